@@ -1,0 +1,108 @@
+"""Writing a file so that its final name holds either the old content or the finished new one, never a part.
+
+The bytes go to a temporary file beside the target (same file system), are flushed to the disk, and the temporary name
+is then renamed over the target. A process killed on the way leaves at most a ``*.partial`` file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import DiskSpaceError, OutputError
+
+__all__ = ["atomic_write", "require_space"]
+
+_SERIAL = itertools.count()
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], *, size: int | None = None) -> Iterator[BinaryIO]:
+    """Open ``path`` for writing in binary; the file appears under its name only if the block ends without an error.
+
+    Arguments:
+        path: the target. A symbolic link is followed. A device (``/dev/null``, a pipe) is written directly.
+        size: bytes that will be written, if known: checked against the free disk space before anything is created.
+
+    Raises:
+        DiskSpaceError: fewer than ``size`` bytes are free.
+        OutputError: the directory is missing or not writable, the disk is full, or the rename failed.
+
+    >>> import tempfile, pathlib
+    >>> target = pathlib.Path(tempfile.mkdtemp()) / "x.bin"
+    >>> with atomic_write(target) as f:
+    ...     _ = f.write(b"abc")
+    >>> target.read_bytes()
+    b'abc'
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise OutputError("is a directory, not a file to write", path=path, next_step="name a file inside it")
+    if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+        with open(target, "wb") as device:
+            yield device
+        return
+    if size is not None:
+        require_space(target, size)
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{next(_SERIAL)}.partial")
+    try:
+        stream = open(partial, "xb")  # noqa: SIM115 - closed below, before the rename
+    except OSError as error:
+        raise _output_error(error, path) from error
+    done = False
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+        done = True
+        _sync_directory(target.parent)
+    except OSError as error:
+        if error.filename not in (None, str(partial)):
+            raise  # the caller's own trouble with another file
+        raise _output_error(error, path) from error
+    finally:
+        if not done:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+
+def require_space(path: str | os.PathLike[str], size: int) -> None:
+    """Raise :class:`DiskSpaceError` unless ``size`` bytes are free where ``path`` will be written."""
+    directory = Path(os.path.realpath(path)).parent
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    if size > free:
+        raise DiskSpaceError(
+            "not enough disk space",
+            path=path,
+            expected=f"{size:,} bytes free",
+            found=f"{free:,}",
+            next_step=f"free {size - free:,} bytes in {directory} or write to another disk",
+        )
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the rename itself durable, where the platform lets a directory be opened."""
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError:
+    advice = {
+        "FileNotFoundError": "create the directory first",
+        "PermissionError": "choose a directory that you may write to",
+    }.get(type(error).__name__, "check the disk and its free space, then run the command again")
+    return OutputError(f"cannot write: {error.strerror or error}", path=path, next_step=advice)

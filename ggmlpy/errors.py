@@ -1,0 +1,113 @@
+"""What goes wrong with a file, said so that a person knows what to do next.
+
+Every error about a file derives from :class:`FormatError` and carries, as attributes, where it is (``path``,
+``offset``, ``field``), what was ``expected`` and ``found``, the likely ``cause`` and the ``next_step``. ``str(error)``
+joins them into one line. The library raises; only the command line prints and exits (code 3 for a
+:class:`FormatError`, code 2 for a :class:`UsageError`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+__all__ = [
+    "BadMagicError",
+    "DiskSpaceError",
+    "FormatError",
+    "IntegrityError",
+    "MissingFileError",
+    "OutputError",
+    "ShapeError",
+    "TruncatedError",
+    "UnsupportedError",
+    "UsageError",
+    "VocabularyError",
+]
+
+
+class FormatError(Exception):
+    """A file is bad, missing, or not what the operation needs.
+
+    >>> print(FormatError("bad magic", path="m.bin", offset=0, field="magic",
+    ...                   expected="0x67676a74", found="0x46554747", cause="this is a GGUF file",
+    ...                   next_step="python cli.py identify m.bin"))
+    m.bin: bad magic (offset 0, field magic, expected 0x67676a74, found 0x46554747). Likely cause: this is a
+    GGUF file. Next: python cli.py identify m.bin
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        offset: int | None = None,
+        field: str | None = None,
+        expected: Any = None,
+        found: Any = None,
+        cause: str | None = None,
+        next_step: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.path = os.fspath(path) if path is not None else None
+        self.offset = offset
+        self.field = field
+        self.expected = expected
+        self.found = found
+        self.cause = cause
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        where = [
+            f"offset {self.offset}" if self.offset is not None else "",
+            f"field {self.field}" if self.field is not None else "",
+            f"expected {self.expected}" if self.expected is not None else "",
+            f"found {self.found}" if self.found is not None else "",
+        ]
+        details = ", ".join(part for part in where if part)
+        text = f"{self.path}: {self.problem}" if self.path is not None else self.problem
+        text += f" ({details})" if details else ""
+        text += f". Likely cause: {self.cause}" if self.cause else ""
+        text += f". Next: {self.next_step}" if self.next_step else ""
+        return text
+
+
+class MissingFileError(FormatError):
+    """A file or a part of a model that must be there is not."""
+
+
+class BadMagicError(FormatError):
+    """The first bytes belong to no format that this reader knows."""
+
+
+class UnsupportedError(FormatError):
+    """The file is well formed as far as can be seen, but a version, type or feature in it is not supported."""
+
+
+class TruncatedError(FormatError):
+    """The file ends before the bytes that its own header promises."""
+
+
+class ShapeError(FormatError):
+    """A tensor is missing, unknown, or of another shape than the header implies."""
+
+
+class VocabularyError(FormatError):
+    """Tokenizer, embedding, output and header do not agree on the vocabulary."""
+
+
+class IntegrityError(FormatError):
+    """A checksum or a structural invariant does not hold: the file was damaged or tampered with."""
+
+
+class OutputError(FormatError):
+    """The result could not be written."""
+
+
+class DiskSpaceError(OutputError):
+    """The result would not fit on the disk; nothing was written."""
+
+
+class UsageError(ValueError):
+    """The request itself is wrong: an unknown type name, an era that lacks a type, options that exclude each other."""
