@@ -1,0 +1,39 @@
+"""Where the tests find their oracles: small golden files in ``tests/data``, larger ones in ``../shared`` if it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"../shared/{name} is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The golden files that travel with the repository."""
+    return ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """All golden files of the real tools (skips where they are not at hand)."""
+    return _shared("vectors")
+
+
+@pytest.fixture(scope="session")
+def tokenizers() -> Path:
+    """The real LLaMA and Chinese SentencePiece models (skips where they are not at hand)."""
+    return _shared("tokenizers")
