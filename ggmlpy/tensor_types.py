@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class TensorType:
         return self.name
 
 
-def _type(number: int, layout: str, blck_size: int, block: object, doc: str) -> TensorType:
+def _type(number: int, layout: str, blck_size: int, block: Any, doc: str) -> TensorType:
     return TensorType(number, layout.split("-")[0], layout, blck_size, np.dtype(block), doc)
 
 
@@ -107,6 +108,7 @@ def _fields(*fields: str) -> np.dtype:
 
 
 # fmt: off
+MINS = "d * scale * q - dmin * min"
 _ALL = (
     _type(0,  "f32",          1,    "<f4",                                                          "the value"),
     _type(1,  "f16",          1,    "<f2",                                                          "the value"),
@@ -124,11 +126,11 @@ _ALL = (
     _type(7,  "q5_1-2023-05", QK,   _fields("d <f2", "m <f2", "qh <u4", "qs u1 16"),                "q * d + m"),
     _type(8,  "q8_0-2023-04", QK,   _fields("d <f4", "qs i1 32"),                                   "q * d"),
     _type(8,  "q8_0-2023-08", QK,   _fields("d <f2", "qs i1 32"),                                   "q * d"),
-    _type(10, "q2_K",         QK_K, _fields("scales u1 16", "qs u1 64", "d <f2", "dmin <f2"),       "d * scale * q - dmin * min"),
-    _type(11, "q3_K",         QK_K, _fields("hmask u1 32", "qs u1 64", "scales u1 12", "d <f2"),    "d * (scale - 32) * (q - 4)"),
-    _type(12, "q4_K",         QK_K, _fields("d <f2", "dmin <f2", "scales u1 12", "qs u1 128"),      "d * scale * q - dmin * min"),
-    _type(13, "q5_K",         QK_K, _fields("d <f2", "dmin <f2", "scales u1 12", "qh u1 32", "qs u1 128"), "d * scale * q - dmin * min"),
-    _type(14, "q6_K",         QK_K, _fields("ql u1 128", "qh u1 64", "scales i1 16", "d <f2"),      "d * scale * (q - 32)"),
+    _type(10, "q2_K",         QK_K, _fields("scales u1 16", "qs u1 64", "d <f2", "dmin <f2"), MINS),
+    _type(11, "q3_K",         QK_K, _fields("hmask u1 32", "qs u1 64", "scales u1 12", "d <f2"), "d * (scale - 32) * (q - 4)"),
+    _type(12, "q4_K",         QK_K, _fields("d <f2", "dmin <f2", "scales u1 12", "qs u1 128"), MINS),
+    _type(13, "q5_K",         QK_K, _fields("d <f2", "dmin <f2", "scales u1 12", "qh u1 32", "qs u1 128"), MINS),
+    _type(14, "q6_K",         QK_K, _fields("ql u1 128", "qh u1 64", "scales i1 16", "d <f2"), "d * scale * (q - 32)"),
 )
 
 TENSOR_TYPES: dict[str, TensorType] = {record.layout: record for record in _ALL}

@@ -1,0 +1,61 @@
+"""ggmlpy: every GGML model file from before GGUF, read and written from declared tables. Knows no transformer.
+
+    >>> import ggmlpy
+    >>> sorted(ggmlpy.ERAS)
+    ['2023-03-19', '2023-03-30', '2023-03-31', '2023-04-30', '2023-05-19', '2023-08-21']
+
+:func:`open_model` opens a file of any container; :func:`write_model` writes one; ``dequantize`` and ``quantize`` turn
+blocks into numbers and back, each as one *era* of llama.cpp did.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .containers import CONTAINERS, Container, Hparams
+from .eras import DEFAULT_ERA, ERAS, Era, era_of
+from .errors import FormatError, UsageError
+from .model_file import ModelFile, Tensor, Vocabulary, open_model
+from .tensor_types import TENSOR_TYPES, TensorType, types_of
+from .writer import OutTensor, out_tensor, write_model
+
+if TYPE_CHECKING:
+    from .dequantize import dequantize
+    from .quantizers import quantize
+
+__all__ = [
+    "CONTAINERS",
+    "DEFAULT_ERA",
+    "ERAS",
+    "TENSOR_TYPES",
+    "Container",
+    "Era",
+    "FormatError",
+    "Hparams",
+    "ModelFile",
+    "OutTensor",
+    "Tensor",
+    "TensorType",
+    "UsageError",
+    "Vocabulary",
+    "dequantize",
+    "era_of",
+    "open_model",
+    "out_tensor",
+    "quantize",
+    "types_of",
+    "write_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Numba is imported only when a quantizer is wanted."""
+    if name == "quantize":
+        from .quantizers import quantize
+
+        return quantize
+    if name == "dequantize":
+        from .dequantize import dequantize
+
+        return dequantize
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,114 @@
+"""Writing a GGML file: the same declared records as the reader's, streamed, under the final name only when complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .atomic import atomic_write
+from .containers import CONTAINERS, Container, Hparams
+from .errors import UsageError
+from .fields import write
+from .model_file import Tensor
+from .tensor_types import TensorType
+
+__all__ = ["OutTensor", "file_size", "header_bytes", "out_tensor", "write_model"]
+
+Chunk = bytes | bytearray | memoryview | NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class OutTensor:
+    """A tensor to be written.
+
+    Attributes:
+        name: the Meta name.
+        type: what its bytes mean.
+        shape: [rows, columns] or [n].
+        chunks: its bytes, in pieces, produced when they are written.
+    """
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[Chunk]] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        return (self.shape[0] if len(self.shape) == 2 else 1) * self.type.row_bytes(self.shape[-1])
+
+
+def out_tensor(tensor: Tensor) -> OutTensor:
+    """A tensor of an open file, to be copied as it is."""
+    return OutTensor(tensor.name, tensor.type, tensor.shape, tensor.chunks)
+
+
+def write_model(
+    path: str | os.PathLike[str],
+    container: str,
+    version: int,
+    hparams: Hparams,
+    vocab: Iterable[tuple[bytes, float]],
+    tensors: Iterable[OutTensor],
+    progress: Callable[[int], object] | None = None,
+) -> int:
+    """Write one file and return its size in bytes.
+
+    Arguments:
+        container, version: "ggml" 0, "ggmf" 1, "ggjt" 1 to 3.
+        vocab: text and score of each piece (unversioned files drop the score), ``hparams.n_vocab`` of them.
+        tensors: in the order of the file; each one's bytes are asked for once.
+        progress: called with the number of bytes after each chunk.
+
+    Raises:
+        UsageError: the vocabulary or a tensor does not have the promised size, or a type does not exist there.
+        OutputError: the file could not be written; nothing stands under its name then.
+    """
+    declared = CONTAINERS[container]
+    tensors = list(tensors)
+    prefix = header_bytes(declared, version, hparams, vocab)
+    with atomic_write(path, size=file_size(declared, len(prefix), tensors)) as stream:
+        stream.write(prefix)
+        for tensor in tensors:
+            _write_tensor(stream, declared, tensor, progress)
+        return stream.tell()
+
+
+def header_bytes(container: Container, version: int, hparams: Hparams, vocab: Iterable[tuple[bytes, float]]) -> bytes:
+    """Everything before the first tensor."""
+    values: Mapping[str, int] = {"magic": container.magic, "version": version, **hparams.as_dict()}
+    entries = [write(container.token, {"text": text, "score": score}) for text, score in vocab]
+    if len(entries) != hparams.n_vocab:
+        raise UsageError(f"the header promises {hparams.n_vocab} vocabulary entries, {len(entries)} were given")
+    return write(container.header, values) + b"".join(entries)
+
+
+def file_size(container: Container, offset: int, tensors: Iterable[OutTensor]) -> int:
+    """Where the file ends if these tensors begin at ``offset``."""
+    for tensor in tensors:
+        offset += len(_tensor_header(container, tensor, offset)) + tensor.nbytes
+    return offset
+
+
+def _tensor_header(container: Container, tensor: OutTensor, offset: int) -> bytes:
+    values = {"type": tensor.type.id, "dims": tensor.shape[::-1], "name": tensor.name.encode()}
+    return write(container.tensor, values, offset)
+
+
+def _write_tensor(
+    stream: BinaryIO, container: Container, tensor: OutTensor, progress: Callable[[int], object] | None
+) -> None:
+    stream.write(_tensor_header(container, tensor, stream.tell()))
+    written = 0
+    for chunk in tensor.chunks():
+        data = memoryview(np.ascontiguousarray(chunk) if isinstance(chunk, np.ndarray) else chunk).cast("B")
+        written += stream.write(data)
+        if progress:
+            progress(len(data))
+    if written != tensor.nbytes:
+        raise UsageError(f"tensor {tensor.name!r}: {tensor.nbytes:,} bytes promised, {written:,} written")
