@@ -253,8 +253,6 @@ def _read_entry(archive: _Zip, offset: int, directory: int, directory_end: int) 
     _check_kind(archive, offset, name, flags, method, attributes >> 16)
     if method == STORED and compressed != size:
         archive.refuse(f"record {name!r}: two sizes for stored data", offset, expected=size, found=compressed)
-            f"record {name!r}: two sizes for stored data", offset, field=name, expected=size, found=compressed
-        )
     if method == DEFLATED and (size > compressed * _DEFLATE_RATIO + 64 or size > MAX_DEFLATED):
         archive.refuse(
             f"record {name!r} would expand {compressed:,} bytes to {size:,}", offset, field=name, cause="a zip bomb"
