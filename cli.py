@@ -128,7 +128,260 @@ def _speak_utf8() -> None:
 # ---------------------------------------------------------------------------------------------------- GGML files
 
 
-COMMANDS: tuple[Callable[[Commands], None], ...] = ()
+def add_identify(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "identify",
+        run_identify,
+        "Say what a file is, which era wrote it, whether it is whole, what can read it, and what to do next.",
+        "identify ggml-model-q4_0.bin\nidentify --json models/*.bin",
+    )
+    parser.add_argument("files", metavar="FILE", nargs="+")
+    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+
+
+def run_identify(args: argparse.Namespace) -> int:
+    from ggmlpy.errors import FormatError
+    from ggmlpy.identify import identify
+
+    found, failed = [], []
+    for file in args.files:
+        try:
+            found.append(identify(file))
+        except FormatError as error:
+            failed.append(error)
+    if args.json:
+        unknown = [{"path": error.path, "problems": [str(error)], "next_step": error.next_step} for error in failed]
+        print_json([item.as_dict() for item in found] + unknown)
+    for item in [] if args.json else found:
+        _print_identification(item)
+    for error in [] if args.json else failed:
+        print(f"error: {error}", file=sys.stderr)
+    return 3 if failed or any(item.problems for item in found) else 0
+
+
+def _print_identification(item: Any) -> None:
+    types = ", ".join(f"{count} {name}" for name, count in item.types.items()) or "none"
+    whole = f"{item.size:,} bytes" + ("" if item.size == item.expected_size else f", expected {item.expected_size:,}")
+    rows = (
+        ("format", item.what),
+        ("written", item.era),
+        ("model", item.model),
+        ("vocabulary", item.vocabulary),
+        ("tensors", types),
+        ("size", whole),
+        ("readers", item.readers),
+        *(("problem", problem) for problem in item.problems),
+        ("next", item.next_step),
+    )
+    print(item.path)
+    for name, value in rows:
+        print(f"  {name:<11} {value}")
+
+
+def add_inspect(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "inspect",
+        run_inspect,
+        "Show a model file: header, a sample of the vocabulary, the table of tensors.",
+        "inspect ggml-model-q4_0.bin --tensors",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--tensors", action="store_true", help="the table of tensors too")
+    parser.add_argument("--vocab", type=int, default=5, metavar="N", help="entries from each end (default 5)")
+    parser.add_argument("--json", action="store_true", help="everything as JSON on stdout")
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    from ggmlpy import open_model
+    from ggmlpy.summary import summarize
+
+    with open_model(args.file) as model:
+        summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab)
+    if args.json:
+        print_json(summary)
+        return 0
+    print(f"{', '.join(summary['files'])}: {summary['format']}, {summary['size']:,} bytes")
+    print("header      " + "  ".join(f"{name} {value}" for name, value in summary["header"].items()))
+    print(f"ftype       {summary['ftype']}")
+    print(f"vocabulary  {summary['vocabulary']['size']:,} entries")
+    for entry in summary["vocabulary"]["sample"]:
+        print(f"  {entry['id']:>6}  {entry['score']:>12g}  {entry['text']!r}")
+    print(f"tensors     {summary['n_tensors']}")
+    for row in summary.get("tensors", ()):
+        shape = " x ".join(map(str, row["shape"]))
+        print(f"  {row['name']:<40} {row['type']:<5} {shape:>15} at {row['offset']:>13,} {row['bytes']:>13,} bytes")
+    return 0
+
+
+def add_compare(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "compare",
+        run_compare,
+        "Compare two model files independently of their containers, down to the first differing block.",
+        "compare mine.bin theirs.bin\ncompare mine-q4_0.bin theirs-q4_0.bin --source model-f16.bin",
+    )
+    parser.add_argument("a", metavar="A")
+    parser.add_argument("b", metavar="B")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.0, metavar="X", help="absolute differences up to X are equal"
+    )
+    parser.add_argument("--source", metavar="F16", help="the unquantized model: say which era's quantizer explains B")
+    parser.add_argument("--json", action="store_true", help="everything as JSON on stdout")
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    from ggmlpy import open_model
+    from ggmlpy.compare import compare, explain
+
+    with open_model(args.a) as a, open_model(args.b) as b:
+        total = sum(tensor.n_rows * tensor.n_cols for tensor in a.tensors.values())
+        with progress_bar(args, total, "compare", "values") as bar:
+            result = compare(a, b, tolerance=args.tolerance, progress=bar.update)
+        explained = {}
+        if args.source and result.differing:
+            with open_model(args.source) as source:
+                names = [item.name for item in result.differing if item.status == "differs"]
+                sides = (("A", a), ("B", b))
+                explained = {side: explain([m.tensors[n] for n in names], source.tensors) for side, m in sides}
+    if args.json:
+        print_json({**result.as_dict(), "explained": explained})
+    else:
+        _print_comparison(args, result, explained)
+    return 0 if result.verdict == "same content" else 1
+
+
+def _print_comparison(args: argparse.Namespace, result: Any, explained: dict[str, dict[str, int]]) -> None:
+    if result.differing:
+        print(f"{'tensor':<40} {'types':<28} {'different':>12} {'of':>12} {'max ulp':>14} {'max error':>12}")
+    for item in result.tensors if args.verbose else result.differing:
+        types = " / ".join(dict.fromkeys(item.types))
+        if item.status in ("same", "differs"):
+            figures = f"{item.n_different:>12,} {item.n_values:>12,} {item.max_ulp:>14,} {item.max_error:>12.3g}"
+        else:
+            figures = item.status
+        print(f"{item.name:<40} {types:<28} {figures}")
+    first = next((item for item in result.differing if item.row is not None), None)
+    if first:
+        print(f"first difference: {first.name} row {first.row} column {first.column}")
+        for side, view in (("A", first.a), ("B", first.b)):
+            place = f" at offset {view.offset}" if view.offset is not None else ""
+            print(f"  {side} {view.layout}{place}  " + "  ".join(f"{n} {v!r}" for n, v in view.fields.items()))
+            print(f"    codes  {' '.join(map(str, view.codes)) or '-'}")
+            print(f"    values {' '.join(f'{value:.6g}' for value in view.values)}")
+        if any(first.signs):
+            print(f"  A looks like the {first.signs[0]}\n  B looks like the {first.signs[1]}")
+    count = sum(item.status == "differs" for item in result.differing)
+    for side, eras in explained.items():
+        for era, explains in eras.items():
+            print(f"  {side}: the quantizer of {era} explains {explains} of {count} differing tensors")
+    for note in result.header:
+        print(f"header: {note}")
+    print(result.sentence())
+
+
+def add_fingerprint(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "fingerprint",
+        run_fingerprint,
+        "One digest of a model's tensors, the same in every container that holds the same bytes.",
+        "fingerprint ggml-model-q4_0.bin",
+    )
+    parser.add_argument("files", metavar="FILE|DIR", nargs="+")
+    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+
+
+def run_fingerprint(args: argparse.Namespace) -> int:
+    from ggmlpy import open_model
+    from ggmlpy.fingerprint import fingerprint
+
+    digests = {}
+    for file in args.files:
+        with open_model(file) as model, progress_bar(args, model.size, "fingerprint") as bar:
+            digests[file] = fingerprint(model, bar.update)
+    if args.json:
+        print_json(digests)
+    else:
+        for file, digest in digests.items():
+            print(f"{digest}  {file}")
+    return 0
+
+
+def add_migrate(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "migrate",
+        run_migrate,
+        "Carry a model into another container; parts are joined, tensor bytes stay as they are.",
+        "migrate old.bin new.bin\nmigrate old.bin new.bin --container ggjt3 --requantize",
+    )
+    parser.add_argument("input", metavar="IN")
+    parser.add_argument("output", metavar="OUT")
+    parser.add_argument("--container", default="ggjt1", help="ggml, ggmf1, ggjt1 (default), ggjt2, ggjt3")
+    parser.add_argument(
+        "--requantize",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="TYPE",
+        help="let quantized bytes change where the layouts differ; with TYPE, quantize anew to it",
+    )
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model with the scores an unversioned file lacks")
+    parser.add_argument("--parts", type=int, default=1, metavar="N", help="spread over N files (ggml and ggmf only)")
+    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+
+
+def run_migrate(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from ggmlpy import open_model
+    from ggmlpy.containers import container_named
+    from ggmlpy.migrate import migrate
+
+    container, version = container_named(args.container)
+    scores = _scores_of(args.tokenizer) if args.tokenizer else None
+    with open_model(args.input) as model, progress_bar(args, model.size, "migrate") as bar:
+        report = migrate(
+            model,
+            args.output,
+            container.name,
+            version,
+            requantize=args.requantize,
+            scores=scores,
+            n_parts=args.parts,
+            progress=bar.update,
+        )
+        source = model.format_name
+    if report.derived_scores:
+        say(args, "note: the file has no scores; they were derived from the order of the pieces (exact for LLaMA's)")
+    for loss in report.losses:
+        say(
+            args,
+            f"{loss.name:<40} {loss.source} -> {loss.target}  RMSE {loss.rmse:.6g}  max error {loss.max_error:.6g}",
+        )
+    say(args, f"{source} -> {container.title(version)}: {', '.join(map(str, report.paths))}, {report.size:,} bytes")
+    if args.json:
+        losses = [{**asdict(loss), "rmse": loss.rmse} for loss in report.losses]
+        print_json({"files": report.paths, "size": report.size, "losses": losses})
+    return 0
+
+
+def _scores_of(tokenizer: str) -> list[float]:
+    from llama_ref.vocabulary import load_vocabulary
+
+    return [score for _, score in load_vocabulary(tokenizer).entries]
+
+
+COMMANDS: tuple[Callable[[Commands], None], ...] = (
+    add_migrate,
+    add_inspect,
+    add_identify,
+    add_compare,
+    add_fingerprint,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -83,19 +83,19 @@ def join_parts(parts: Sequence[Part]) -> dict[str, Tensor]:
 
 
 def _check_sibling(first: Part, other: Part) -> None:
+    strangers = sorted(set(first.tensors) ^ set(other.tensors))
     for what, expected, found in (
         ("container", first.container.title(first.version), other.container.title(other.version)),
         ("header", first.hparams, other.hparams),
-        ("tensor names", list(first.tensors), list(other.tensors)),
+        ("tensor names", "the same in all parts", ", ".join(strangers[:3]) or "the same in all parts"),
     ):
         if expected != found:
-            difference = sorted(set(expected) ^ set(found))[:3] if isinstance(expected, list) else found
             raise FormatError(
                 f"this part does not belong to {first.path.name}: its {what} differs",
                 path=other.path,
                 field=what,
-                expected=expected if not isinstance(expected, list) else f"{len(expected)} tensors",
-                found=difference,
+                expected=expected,
+                found=found,
                 cause="parts of two models, or of two conversions, lie in one directory",
                 next_step="convert the checkpoint again so that all parts come from one run",
             )

@@ -79,6 +79,11 @@ class TensorType:
         """Bits that one value costs, scales included."""
         return 8 * self.type_size / self.blck_size
 
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """The fields of a block; empty for f32 and f16."""
+        return self.block.names or ()
+
     def row_bytes(self, n: int) -> int:
         """Bytes of a row of ``n`` values.
 
@@ -127,7 +132,7 @@ _ALL = (
     _type(8,  "q8_0-2023-04", QK,   _fields("d <f4", "qs i1 32"),                                   "q * d"),
     _type(8,  "q8_0-2023-08", QK,   _fields("d <f2", "qs i1 32"),                                   "q * d"),
     _type(10, "q2_K",         QK_K, _fields("scales u1 16", "qs u1 64", "d <f2", "dmin <f2"), MINS),
-    _type(11, "q3_K",         QK_K, _fields("hmask u1 32", "qs u1 64", "scales u1 12", "d <f2"), "d * (scale - 32) * (q - 4)"),
+    _type(11, "q3_K",         QK_K, _fields("hmask u1 32", "qs u1 64", "scales u1 12", "d <f2"), "d * scale * (q - 4)"),
     _type(12, "q4_K",         QK_K, _fields("d <f2", "dmin <f2", "scales u1 12", "qs u1 128"), MINS),
     _type(13, "q5_K",         QK_K, _fields("d <f2", "dmin <f2", "scales u1 12", "qh u1 32", "qs u1 128"), MINS),
     _type(14, "q6_K",         QK_K, _fields("ql u1 128", "qh u1 64", "scales i1 16", "d <f2"), "d * scale * (q - 32)"),

@@ -106,9 +106,13 @@ def _write_tensor(
     stream.write(_tensor_header(container, tensor, stream.tell()))
     written = 0
     for chunk in tensor.chunks():
-        data = memoryview(np.ascontiguousarray(chunk) if isinstance(chunk, np.ndarray) else chunk).cast("B")
+        data = np.frombuffer(chunk, np.uint8) if not isinstance(chunk, np.ndarray) else _bytes_of(chunk)
         written += stream.write(data)
         if progress:
-            progress(len(data))
+            progress(data.nbytes)
     if written != tensor.nbytes:
         raise UsageError(f"tensor {tensor.name!r}: {tensor.nbytes:,} bytes promised, {written:,} written")
+
+
+def _bytes_of(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
