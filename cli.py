@@ -151,12 +151,12 @@ def run_identify(args: argparse.Namespace) -> int:
         except FormatError as error:
             failed.append(error)
     if args.json:
-        unknown = [{"path": error.path, "problems": [str(error)], "next_step": error.next_step} for error in failed]
+        unknown = [{"path": item.path, "problems": [str(item)], "next_step": item.next_step} for item in failed]
         print_json([item.as_dict() for item in found] + unknown)
     for item in [] if args.json else found:
         _print_identification(item)
-    for error in [] if args.json else failed:
-        print(f"error: {error}", file=sys.stderr)
+    for failure in [] if args.json else failed:
+        print(f"error: {failure}", file=sys.stderr)
     return 3 if failed or any(item.problems for item in found) else 0
 
 
@@ -225,9 +225,7 @@ def add_compare(commands: Commands) -> None:
     )
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
-    parser.add_argument(
-        "--tolerance", type=float, default=0.0, metavar="X", help="absolute differences up to X are equal"
-    )
+    parser.add_argument("--tolerance", type=float, default=0.0, metavar="X", help="differences up to X are equal")
     parser.add_argument("--source", metavar="F16", help="the unquantized model: say which era's quantizer explains B")
     parser.add_argument("--json", action="store_true", help="everything as JSON on stdout")
 
@@ -275,8 +273,10 @@ def _print_comparison(args: argparse.Namespace, result: Any, explained: dict[str
             print(f"  A looks like the {first.signs[0]}\n  B looks like the {first.signs[1]}")
     count = sum(item.status == "differs" for item in result.differing)
     for side, eras in explained.items():
-        for era, explains in eras.items():
-            print(f"  {side}: the quantizer of {era} explains {explains} of {count} differing tensors")
+        most = max(eras.values(), default=0)
+        names = ", ".join(era for era, explains in eras.items() if explains == most)
+        told = f"the quantizer of {names} explains {most}" if most else "no era's quantizer explains any"
+        print(f"  {side}: {told} of {count} differing tensors")
     for note in result.header:
         print(f"header: {note}")
     print(result.sentence())
@@ -372,7 +372,7 @@ def run_migrate(args: argparse.Namespace) -> int:
 def _scores_of(tokenizer: str) -> list[float]:
     from llama_ref.vocabulary import load_vocabulary
 
-    return [score for _, score in load_vocabulary(tokenizer).entries]
+    return [score for _, score in load_vocabulary(tokenizer)]
 
 
 COMMANDS: tuple[Callable[[Commands], None], ...] = (

@@ -131,9 +131,9 @@ def _implied(model: ModelFile, index: int) -> Iterator[OutTensor]:
     main = FTYPES[model.hparams.ftype].main if model.hparams.ftype in FTYPES else "f16"
     known = {record.name: record for record in model.types.values()}
     for name, shape in expected_shapes(model.hparams):
-        tensor_type = known.get(main) if len(shape) == 2 else TENSOR_TYPES["f32"]
-        if name not in present and tensor_type and shape[-1] > 0 and shape[-1] % tensor_type.blck_size == 0:
-            yield OutTensor(name, tensor_type, shape, tuple)
+        record = known.get(main) if len(shape) == 2 else TENSOR_TYPES["f32"]
+        if name not in present and record and min(shape) > 0 and shape[-1] % record.blck_size == 0:
+            yield OutTensor(name, record, shape, tuple)
 
 
 def _era(model: ModelFile) -> str:

@@ -106,7 +106,7 @@ def _write_tensor(
     stream.write(_tensor_header(container, tensor, stream.tell()))
     written = 0
     for chunk in tensor.chunks():
-        data = np.frombuffer(chunk, np.uint8) if not isinstance(chunk, np.ndarray) else _bytes_of(chunk)
+        data = _bytes_of(chunk).data if isinstance(chunk, np.ndarray) else memoryview(chunk).cast("B")
         written += stream.write(data)
         if progress:
             progress(data.nbytes)
