@@ -51,7 +51,8 @@ __all__ = ["quantizable", "quantize", "quantize_rows"]
 
 FLT_MAX = float(np.finfo(np.float32).max)
 FLT_MIN = float(np.finfo(np.float32).tiny)
-SIGN_KEY_NONE = np.int32(64)
+NOWHERE = np.int32(64)
+X86_NAN = np.int32(-0x400000)  # what inf - inf gives
 
 
 @dataclass(frozen=True)
@@ -63,46 +64,49 @@ class Rule:
         steps: what the extent of the block is divided by.
         rounding: "round" (halves away from zero) or "trunc" (add a half, toward zero).
         offset: added to a code so that it isn't negative.
-        limit: the greatest code.
+        limit: the greatest code; None if the era didn't clip (a NaN in the block can then give codes beyond 15, which
+            spill into their neighbours).
         order: values whose codes share a byte: "pairs" 2j and 2j+1, "halves" j and j + half a block, "bytes" none.
         start: where the search for the maximum starts ("range" only).
+        forgets: a NaN makes the search for the greatest magnitude start anew behind it ("magnitude" only).
     """
 
     scale: str
     steps: int
     rounding: str
     offset: int
-    limit: int
+    limit: int | None
     order: str
     start: float = -FLT_MAX
+    forgets: bool = False
 
 
 # fmt: off
 RULES: dict[tuple[str, str], Rule] = {
     # pin, name         scale        steps rounding offset limit order
-    ("p0", "q4_0"): Rule("magnitude",   7, "round",   8,   15, "pairs"),
-    ("p1", "q4_0"): Rule("magnitude",   7, "round",   8,   15, "pairs"),
-    ("p2", "q4_0"): Rule("magnitude",   7, "round",   8,   15, "pairs"),
+    ("p0", "q4_0"): Rule("magnitude",   7, "round",   8, None, "pairs"),
+    ("p1", "q4_0"): Rule("magnitude",   7, "round",   8, None, "pairs", forgets=True),
+    ("p2", "q4_0"): Rule("magnitude",   7, "round",   8, None, "pairs", forgets=True),
     ("p3", "q4_0"): Rule("signed",      8, "round",   8,   15, "pairs"),
     ("p4", "q4_0"): Rule("signed",      8, "trunc",   8,   15, "halves"),
     ("p5", "q4_0"): Rule("signed",      8, "trunc",   8,   15, "halves"),
     # numeric_limits<float>::min() was meant to be the lowest float; it is the smallest positive one
-    ("p0", "q4_1"): Rule("range",      15, "round",   0,   15, "pairs", start=FLT_MIN),
-    ("p1", "q4_1"): Rule("range",      15, "round",   0,   15, "pairs"),
-    ("p2", "q4_1"): Rule("range",      15, "round",   0,   15, "pairs"),
-    ("p3", "q4_1"): Rule("range",      15, "round",   0,   15, "pairs"),
+    ("p0", "q4_1"): Rule("range",      15, "round",   0, None, "pairs", start=FLT_MIN),
+    ("p1", "q4_1"): Rule("range",      15, "round",   0, None, "pairs"),
+    ("p2", "q4_1"): Rule("range",      15, "round",   0, None, "pairs"),
+    ("p3", "q4_1"): Rule("range",      15, "round",   0, None, "pairs"),
     ("p4", "q4_1"): Rule("range",      15, "trunc",   0,   15, "halves"),
     ("p5", "q4_1"): Rule("range",      15, "trunc",   0,   15, "halves"),
     ("p3", "q4_2"): Rule("signed",      8, "trunc",   8,   15, "pairs"),
     ("p3", "q5_0"): Rule("signed",     16, "trunc",  16,   31, "pairs"),
     ("p4", "q5_0"): Rule("signed",     16, "trunc",  16,   31, "halves"),
     ("p5", "q5_0"): Rule("signed",     16, "trunc",  16,   31, "halves"),
-    ("p3", "q5_1"): Rule("range",      31, "trunc",   0,   31, "pairs"),
-    ("p4", "q5_1"): Rule("range",      31, "trunc",   0,   31, "halves"),
-    ("p5", "q5_1"): Rule("range",      31, "trunc",   0,   31, "halves"),
-    ("p3", "q8_0"): Rule("magnitude", 127, "round",   0,  127, "bytes"),
-    ("p4", "q8_0"): Rule("magnitude", 127, "round",   0,  127, "bytes"),
-    ("p5", "q8_0"): Rule("magnitude", 127, "round",   0,  127, "bytes"),
+    ("p3", "q5_1"): Rule("range",      31, "trunc",   0, None, "pairs"),
+    ("p4", "q5_1"): Rule("range",      31, "trunc",   0, None, "halves"),
+    ("p5", "q5_1"): Rule("range",      31, "trunc",   0, None, "halves"),
+    ("p3", "q8_0"): Rule("magnitude", 127, "round",   0, None, "bytes", forgets=True),
+    ("p4", "q8_0"): Rule("magnitude", 127, "round",   0, None, "bytes", forgets=True),
+    ("p5", "q8_0"): Rule("magnitude", 127, "round",   0, None, "bytes", forgets=True),
 }
 # fmt: on
 
@@ -111,8 +115,8 @@ RULES: dict[tuple[str, str], Rule] = {
 
 
 @njit(**JIT_OPTIONS)
-def greatest_magnitude(x, i):
-    """max |x| of block ``i``, NaN ignored."""
+def top_magnitude(x, i):
+    """max |x| of block ``i``; NaN if one is there."""
     most = magnitude(x[i, 0])
     for j in range(1, x.shape[1]):
         m = magnitude(x[i, j])
@@ -121,16 +125,32 @@ def greatest_magnitude(x, i):
 
 
 @njit(**JIT_OPTIONS)
+def greatest_magnitude(x, i, forgets):
+    """max |x| of block ``i`` as C's loop finds it: a NaN is passed over, or (``forgets``) the search starts anew."""
+    top = top_magnitude(x, i)
+    if top == top:
+        return top
+    greatest = np.float32(0)
+    for j in range(x.shape[1]):
+        a = float_of(bits(widen(x[i, j])) & ABS)
+        if forgets:
+            greatest = greatest if greatest > a else a  # MAX(amax, |x|)
+        else:
+            greatest = a if greatest < a else greatest  # std::max(amax, |x|)
+    return greatest
+
+
+@njit(**JIT_OPTIONS)
 def greatest_signed(x, i):
-    """The first value of block ``i`` that has the greatest magnitude; +0.0 if all are zero."""
-    most = greatest_magnitude(x, i)
-    key = SIGN_KEY_NONE  # position and sign of the first value that is that large
+    """The first value of block ``i`` that has the greatest magnitude, NaN passed over; +0.0 if all are zero."""
+    greatest = greatest_magnitude(x, i, False)
+    key = NOWHERE  # twice the position of the first value that is that large, plus its sign
     for j in range(x.shape[1]):
         b = bits(widen(x[i, j]))
         here = np.int32(2 * j) | np.int32(b < 0)
-        here = here if b & ABS == bits(most) else SIGN_KEY_NONE
+        here = here if b & ABS == bits(greatest) else NOWHERE
         key = here if here < key else key
-    return -most if key & 1 and most > np.float32(0) else most
+    return -greatest if key & 1 and greatest > np.float32(0) else greatest
 
 
 @njit(**JIT_OPTIONS)
@@ -171,40 +191,42 @@ def most(x, i, start):
 
 @njit(**JIT_OPTIONS)
 def store_f32(out, i, k, v):
-    b = bits(v) if v == v else np.int32(-0x400000)  # inf - inf is this NaN on x86
     for j in range(4):
-        out[i, k + j] = np.uint8(b >> np.int32(8 * j))
+        out[i, k + j] = np.uint8(bits(v) >> np.int32(8 * j))
     return k + 4
 
 
 @njit(**JIT_OPTIONS)
 def store_f16(out, i, k, v):
-    b = narrow(v) if v == v else np.int32(0xFE00)
     for j in range(2):
-        out[i, k + j] = np.uint8(b >> np.int32(8 * j))
+        out[i, k + j] = np.uint8(narrow(v) >> np.int32(8 * j))
     return k + 2
 
 
 @njit(**JIT_OPTIONS)
 def code_of(v, rounds, offset, limit):
-    """The code of a scaled value; after inlining ``rounds``, ``offset`` and ``limit`` are constants."""
-    if rounds:
-        code = round_half_away(v) + np.int32(offset)
-    else:
-        code = truncate(v + np.float32(offset + 0.5))
+    """The code of a scaled value, in the low 8 bits; after inlining all but ``v`` are constants."""
+    code = round_half_away(v) + np.int32(offset) if rounds else truncate(v + np.float32(offset + 0.5))
     return code if code < np.int32(limit) else np.int32(limit)
 
 
-def block_kernel(rule: Rule, header: str) -> Callable:
-    """The loop over blocks that follows ``rule`` and writes its scales as ``header`` ("f32" or "f16") says.
+def block_kernel(rule: Rule, record: TensorType) -> Callable:
+    """The loop over blocks that follows ``rule`` and fills the fields of ``record``.
 
     The function made takes the blocks ``x`` [n, blck_size] (float32, or f16 as uint16), the bytes to fill ``out``
     [n, type_size], and ``seen`` (uint32 [4, 256]), in which it counts bytes of two 4-bit codes (of halved 5-bit
     codes; of one 8-bit code): the histogram before it is folded.
     """
-    signed, ranged, f32 = rule.scale == "signed", rule.scale == "range", header == "f32"
-    rounds, halves, five_bits = rule.rounding == "round", rule.order == "halves", rule.limit == 31
-    steps, start, offset, limit = rule.steps, rule.start, rule.offset, rule.limit
+    signed, ranged, rounds, halves = (
+        rule.scale == "signed",
+        rule.scale == "range",
+        rule.rounding == "round",
+        rule.order == "halves",
+    )
+    f32, five_bits = record.block["d"] == np.dtype("<f4"), "qh" in (record.block.names or ())
+    steps, start, offset, forgets = rule.steps, rule.start, rule.offset, rule.forgets
+    limit = 2**31 - 1 if rule.limit is None else rule.limit
+    low_bits = np.int32(15 if five_bits else 255)
 
     def quantize_codes_of_4_or_5_bits(x, out, seen):
         half = x.shape[1] // 2
@@ -213,11 +235,12 @@ def block_kernel(rule: Rule, header: str) -> Callable:
             m = np.float32(0)
             if ranged:
                 m = least(x, i)
-                d = (most(x, i, np.float32(start)) - m) / np.float32(steps)
+                extent = most(x, i, np.float32(start)) - m
+                d = (extent if extent == extent else float_of(X86_NAN)) / np.float32(steps)
             elif signed:
                 d = greatest_signed(x, i) / np.float32(-steps)
             else:
-                d = greatest_magnitude(x, i) / np.float32(steps)
+                d = greatest_magnitude(x, i, forgets) / np.float32(steps)
             inverse = np.float32(1) / d if d != np.float32(0) else np.float32(0)
 
             k = store_f32(out, i, 0, d) if f32 else store_f16(out, i, 0, d)
@@ -232,7 +255,7 @@ def block_kernel(rule: Rule, header: str) -> Callable:
                     x0, x1 = x0 - m, x1 - m
                 c0 = code_of(x0 * inverse, rounds, offset, limit)
                 c1 = code_of(x1 * inverse, rounds, offset, limit)
-                out[i, qs + j] = np.uint8((c0 & np.int32(15)) | (c1 << np.int32(4)))
+                out[i, qs + j] = np.uint8((c0 & low_bits) | (c1 << np.int32(4)))
                 if five_bits:
                     qh |= np.uint32(((c0 >> np.int32(4)) & np.int32(1)) << np.int32(first))
                     qh |= np.uint32(((c1 >> np.int32(4)) & np.int32(1)) << np.int32(second))
@@ -245,7 +268,7 @@ def block_kernel(rule: Rule, header: str) -> Callable:
 
     def quantize_codes_of_8_bits(x, out, seen):
         for i in range(x.shape[0]):
-            d = greatest_magnitude(x, i) / np.float32(steps)
+            d = greatest_magnitude(x, i, forgets) / np.float32(steps)
             inverse = np.float32(1) / d if d != np.float32(0) else np.float32(0)
             k = store_f32(out, i, 0, d) if f32 else store_f16(out, i, 0, d)
             for j in range(x.shape[1]):
@@ -257,11 +280,11 @@ def block_kernel(rule: Rule, header: str) -> Callable:
 
 
 @cache
-def _compiled(pin: str, name: str, header: str, half_precision: bool) -> Callable:
+def _compiled(pin: str, record: TensorType, half_precision: bool) -> Callable:
     """The machine code of one row of ``RULES`` for rows of one float type (from Numba's cache on disk if it can be)."""
     element = types.uint16 if half_precision else types.float32
     signature = types.void(types.Array(element, 2, "C", readonly=True), types.uint8[:, ::1], types.uint32[:, ::1])
-    return njit(signature, cache=True, **JIT_OPTIONS)(block_kernel(RULES[pin, name], header))
+    return njit(signature, cache=True, **JIT_OPTIONS)(block_kernel(RULES[pin, record.name], record))
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -325,9 +348,8 @@ def _quantize_blocks(blocks: NDArray[Any], out: NDArray[Any], record: TensorType
 
         k_quantizer(record.name, half_precision)(elements, out)
         return np.zeros(16, np.int64)
-    header = "f32" if record.block["d"] == np.dtype("<f4") else "f16"
     seen = np.zeros((4, 256), np.uint32)
-    _compiled(moment.pin, record.name, header, half_precision)(elements, out, seen)
+    _compiled(moment.pin, record, half_precision)(elements, out, seen)
     return _folded(seen.sum(axis=0, dtype=np.int64), RULES[moment.pin, record.name])
 
 
