@@ -127,6 +127,15 @@ class PthFile(Mapping[str, LazyTensor]):
         self._map = None
         self._inflated = None
 
+    def release(self) -> None:
+        """Give back the memory of the pages read so far; what is read again comes from the file again.
+
+        A mapped page counts as this process's memory once it has been touched, so a program that streams through a
+        checkpoint calls this now and then. Arrays that were read stay valid. Does nothing where the system cannot.
+        """
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.obj.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
     @property
     def state_dict(self) -> dict[str, LazyTensor]:
         """The tensors without a wrapper (``model.``, ``state_dict.``, ...) that all of them share."""
