@@ -1,0 +1,254 @@
+"""What both checkpoint layouts have in common: an open model, and the rotary permutation between them.
+
+Meta rotates neighbouring rows ``(2j, 2j+1)`` of a head of wq and wk, Hugging Face the rows ``(j, j + d/2)``. So the
+rows of these two are stored in another order, ``w.reshape(h, d//2, 2, -1).transpose(0, 2, 1, 3)`` with ``h`` heads of
+``d`` rows. A tensor carries its layout: permuting it twice, which makes a model fluent and then gibberish, raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+
+from ggmlpy.errors import MissingFileError, ShapeError, UnsupportedError, UsageError
+
+from ..names import expected_shapes, find, is_derived, is_known
+from .params import Params
+from .pth import PthFile
+from .tensor import LazyTensor
+
+__all__ = ["Checkpoint", "Layout", "check_model", "in_layout"]
+
+Layout = Literal["meta", "huggingface"]
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+@dataclass
+class Checkpoint:
+    """A whole model, opened lazily; a context manager.
+
+    Attributes:
+        path: its directory.
+        layout: the one it was stored in, "meta" or "huggingface".
+        params: its hyper-parameters, and ``params_path``, the file that states them.
+        tensors: by Meta name, joined over shards, **in Meta layout**, in the order of the files.
+        files: the weight files; several are shards (Meta) or parts (Hugging Face).
+        original_names: Meta name -> the name in the files.
+        shard_sizes: Meta name -> its size along the shard axis in each shard, where there are several.
+        notes: things worth telling the user.
+    """
+
+    path: Path
+    layout: Layout
+    params: Params
+    params_path: Path
+    tensors: dict[str, LazyTensor]
+    files: list[Path]
+    original_names: dict[str, str]
+    shard_sizes: dict[str, list[int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
+    _mapped: list[PthFile] = field(default_factory=list, repr=False)
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the weight files; the tensors can no longer be read."""
+        self._open.close()
+
+    def release(self) -> None:
+        """Give back the memory of the file pages read so far (see :meth:`.PthFile.release`)."""
+        for file in self._mapped:
+            file.release()
+
+    @property
+    def n_vocab(self) -> int:
+        """Rows of the embedding."""
+        return self.tensors["tok_embeddings.weight"].shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def dtype(self) -> str:
+        """The element type of the matrices; several, if they differ, joined by "/"."""
+        return "/".join(sorted({tensor.dtype for tensor in self.tensors.values() if len(tensor.shape) == 2}))
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Its tokenizer.model, in the directory or the parent.
+
+        Raises:
+            MissingFileError: none there; lists the paths that were tried.
+        """
+        from ..vocabulary import find_tokenizer
+
+        return find_tokenizer(self.path)
+
+
+def in_layout(tensor: LazyTensor, layout: Layout, n_head: int) -> LazyTensor:
+    """The tensor under the same name with its rows in another layout: wq and wk are permuted, others only relabelled.
+
+    Arguments:
+        tensor: with the layout that it has now.
+        layout: the one wanted; must be the other one.
+        n_head: heads of the model.
+
+    Raises:
+        UsageError: the tensor's layout is unknown, or it is in that layout already.
+
+    >>> w = LazyTensor.of_array("layers.0.attention.wq.weight", np.arange(4, dtype="f4")[:, None], layout="meta")
+    >>> in_layout(w, "huggingface", 1).numpy().ravel()
+    array([0., 2., 1., 3.], dtype=float32)
+    """
+    if tensor.layout not in ("meta", "huggingface") or tensor.layout == layout:
+        raise UsageError(
+            f"tensor {tensor.name!r} ({tensor.source}) has layout {tensor.layout}; it cannot be turned into {layout}. "
+            "Permuting twice would scramble the heads"
+        )
+    if not find(tensor.name)[0].rotary:
+        return tensor.with_(layout=layout)
+    if len(tensor.shape) != 2 or tensor.shape[0] % (2 * n_head):
+        raise ShapeError(
+            f"tensor {tensor.name!r} does not divide into {n_head} heads of an even size", found=list(tensor.shape)
+        )
+    d = tensor.shape[0] // n_head
+    split = (d // 2, 2) if layout == "huggingface" else (2, d // 2)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        first, last = start // d, -(-stop // d)
+        heads = tensor.stored(first * d, last * d)  # [(last-first)*d, columns]
+        turned = heads.reshape(last - first, *split, -1).swapaxes(1, 2).reshape(heads.shape)
+        return turned[start - first * d : stop - first * d]
+
+    return tensor.with_(read=read, layout=layout, source=f"{tensor.source}, rows of {n_head} heads to {layout}")
+
+
+def check_model(
+    path: Path, params: Params, params_path: Path, tensors: Mapping[str, LazyTensor], missing_cause: str | None = None
+) -> None:
+    """All tensors of a LLaMA and no others, each of the shape that the parameters imply and of a floating type.
+
+    The number of vocabulary rows is left open: that is compared with the tokenizer before something is made of it.
+
+    Raises:
+        ShapeError, UnsupportedError: names the tensor, both shapes, and both files.
+    """
+    embedding = tensors.get("tok_embeddings.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        found = list(embedding.shape) if embedding else f"{len(tensors)} tensors, none of that name"
+        raise ShapeError("no token embedding", path=path, field="tok_embeddings.weight", found=found)
+    sizes = {"n_embd": params.n_embd, "n_ff": params.n_ff, "n_vocab": embedding.shape[0]}
+    expected = expected_shapes(sizes, params.n_layer)
+    _check_names(path, params_path, expected, tensors, missing_cause)
+    for name, shape in expected.items():
+        _check_tensor(path, params_path, tensors[name], shape)
+
+
+def _check_names(
+    path: Path, params_path: Path, expected: Iterable[str], tensors: Mapping[str, LazyTensor], cause: str | None
+) -> None:
+    missing = [name for name in expected if name not in tensors]
+    surplus = [name for name in tensors if name not in set(expected)]
+    if missing:
+        raise ShapeError(
+            f"{len(missing)} tensors are missing, the first {missing[0]!r}",
+            path=path,
+            expected=f"{len(tensors) - len(surplus) + len(missing)} tensors by {params_path.name}",
+            found=len(tensors),
+            cause=cause or f"a weight file is missing, or {params_path} belongs to another model",
+            next_step=f"compare the folder with its source, then python cli.py doctor {path}",
+        )
+    if surplus:
+        raise ShapeError(
+            f"{len(surplus)} more tensors than {params_path.name} implies, the first {surplus[0]!r}",
+            path=path,
+            cause=f"{params_path} belongs to a smaller model",
+            next_step=f"put the {params_path.name} of this model in its place",
+        )
+
+
+def _check_tensor(path: Path, params_path: Path, tensor: LazyTensor, shape: tuple[int, ...]) -> None:
+    vocabulary_rows = find(tensor.name)[0].shape[0] == "n_vocab"
+    same = tensor.shape[1:] == shape[1:] if vocabulary_rows and len(tensor.shape) == 2 else tensor.shape == shape
+    if not same:
+        raise ShapeError(
+            f"tensor {tensor.name!r} has another shape than {params_path.name} implies",
+            path=path,
+            field=tensor.name,
+            expected=list(shape),
+            found=list(tensor.shape),
+            cause="shards are missing or belong to different models"
+            if tensor.size < np.prod(shape, dtype=object)
+            else f"{params_path} belongs to another model",
+        )
+    if tensor.dtype not in FLOATS:
+        raise UnsupportedError(
+            f"tensor {tensor.name!r} holds {tensor.dtype}",
+            path=path,
+            field=tensor.name,
+            expected=f"one of {', '.join(FLOATS)}",
+            found=tensor.dtype,
+            cause="a quantized checkpoint (bitsandbytes, GPTQ)",
+            next_step="start from the unquantized weights",
+        )
+
+
+def known_tensors(path: Path, names: Iterable[str]) -> list[str]:
+    """Of the names in a file those that the table has; derived ones are dropped.
+
+    Raises:
+        ShapeError: any other name: an adapter, a quantized checkpoint, or another architecture.
+    """
+    kept, unknown = [], []
+    for name in names:
+        if is_known(name):
+            kept.append(name)
+        elif not is_derived(name):
+            unknown.append(name)
+    if not unknown:
+        return kept
+    raise ShapeError(
+        f"{len(unknown)} tensors are no LLaMA's, the first {unknown[0]!r}",
+        path=path,
+        cause=_origin(unknown),
+        next_step=f"python cli.py identify {path}",
+    )
+
+
+def _origin(unknown: list[str]) -> str:
+    text = " ".join(unknown[:200])
+    if "lora_" in text:
+        return "the file is a LoRA adapter: merge it into its base first (python cli.py merge)"
+    if "qweight" in text or "qzeros" in text or "SCB" in text:
+        return "the checkpoint is quantized (GPTQ, bitsandbytes); start from the unquantized weights"
+    if text.startswith("base_model.model."):
+        return "the model was saved from within PEFT without merging"
+    return "the model has another architecture than the first LLaMA"
+
+
+def directory_of(path: str | os.PathLike[str]) -> Path:
+    """The directory, or that of a file in it.
+
+    Raises:
+        MissingFileError: no such directory or file.
+    """
+    given = Path(path)
+    if given.is_dir():
+        return given
+    if given.is_file():
+        return given.parent
+    raise MissingFileError("no such directory", path=path, next_step="name the directory that holds the weights")

@@ -1,0 +1,179 @@
+"""Meta's own layout: ``consolidated.00.pth`` … and ``params.json``.
+
+The larger models are cut for model parallelism over 2 (13B), 4 (33B) or 8 (65B) files: each holds every tensor's name,
+with a part of its rows or columns (:data:`llama_ref.names.TABLE` says which) and the norms whole. Shards need not be
+equal: a vocabulary of 49953 over two files is 24976 and 24977 rows. The tokenizer lies one level above.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ggmlpy.errors import MissingFileError, ShapeError
+
+from ..names import shard_axis
+from .layout import Checkpoint, check_model, directory_of, known_tensors
+from .params import MODELS, Params, read_params_json
+from .pth import open_pth
+from .tensor import LazyTensor
+
+__all__ = ["find_shards", "join", "open_meta"]
+
+_SHARD = re.compile(r"consolidated\.(\d{2,})\.pth")
+
+
+def find_shards(directory: str | os.PathLike[str]) -> list[Path]:
+    """The ``consolidated.NN.pth`` of a directory in numeric order; an empty list where there are none.
+
+    Raises:
+        MissingFileError: one in the row is missing; names it.
+    """
+    directory = Path(directory)
+    found = {int(match[1]): path for path in directory.iterdir() if (match := _SHARD.fullmatch(path.name))}
+    absent = [f"consolidated.{i:02}.pth" for i in range(max(found, default=-1) + 1) if i not in found]
+    if absent:
+        raise MissingFileError(
+            f"{', '.join(absent)} missing",
+            path=directory,
+            expected=f"shards 00 to {max(found):02}",
+            found=", ".join(found[i].name for i in sorted(found)),
+            next_step="copy the missing shard into the directory",
+        )
+    return [found[i] for i in sorted(found)]
+
+
+def open_meta(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a model in Meta's layout.
+
+    Arguments:
+        path: its directory, or a file in it.
+
+    Raises:
+        MissingFileError: no shards, one missing in the row, or no params.json.
+        FormatError: a file is bad, or shards and parameters do not fit together.
+    """
+    directory = directory_of(path)
+    files = find_shards(directory)
+    if not files:
+        raise MissingFileError("no consolidated.00.pth here", path=directory, next_step=f"ls {directory}")
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_pth(file)) for file in files]
+        shards = [file.state_dict for file in opened]
+        names = _common_names(files, shards)
+        tensors = {name: join(name, [shard[name] for shard in shards], files) for name in names}
+        params, params_path = _params(directory, tensors)
+        check_model(directory, params, params_path, tensors, _missing_shards(params, files))
+        sizes = {name: _sizes(name, [shard[name] for shard in shards]) for name in names} if len(files) > 1 else {}
+        return Checkpoint(
+            directory,
+            "meta",
+            params,
+            params_path,
+            tensors,
+            files,
+            {name: name for name in names},
+            {name: size for name, size in sizes.items() if size},
+            _open=stack.pop_all(),
+            _mapped=opened,
+        )
+
+
+def join(name: str, parts: Sequence[LazyTensor], files: Sequence[Path]) -> LazyTensor:
+    """One tensor over all shards, read from them row by row.
+
+    Raises:
+        ShapeError: the parts differ in type, or in the size that must be common to them.
+    """
+    axis = shard_axis(name)
+    first = parts[0].with_(layout="meta")
+    if len(parts) == 1:
+        return first
+    for part, file in zip(parts, files):
+        if part.dtype != first.dtype or _across(part.shape, axis) != _across(first.shape, axis):
+            raise ShapeError(
+                f"tensor {name!r} of this shard does not fit that of {files[0].name}",
+                path=file,
+                field=name,
+                expected=f"{first.dtype} {list(first.shape)}",
+                found=f"{part.dtype} {list(part.shape)}",
+                cause="the shards belong to different models",
+            )
+    if axis is None:
+        return first.with_(source=f"{first.source}, the same in {len(parts)} shards")
+    total = sum(part.shape[axis] for part in parts)
+    shape = (total, *first.shape[1:]) if axis == 0 else (first.shape[0], total)
+    source = f"{len(parts)} shards joined by {('rows', 'columns')[axis]}"
+    return first.with_(shape=shape, read=_reader(parts, axis), source=source)
+
+
+def _reader(parts: Sequence[LazyTensor], axis: int) -> Callable[[int, int], np.ndarray]:
+    if axis == 1:
+        return lambda start, stop: np.concatenate([part.stored(start, stop) for part in parts], axis=1)
+    ends = list(itertools.accumulate(part.shape[0] for part in parts))
+
+    def read(start: int, stop: int) -> np.ndarray:
+        pieces = []
+        for i in range(bisect.bisect_right(ends, start), len(parts)):
+            begin = ends[i] - parts[i].shape[0]
+            if begin >= stop:
+                break
+            pieces.append(parts[i].stored(max(start - begin, 0), min(stop, ends[i]) - begin))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [parts[0].stored(0, 0)])
+
+    return read
+
+
+def _across(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    """The sizes that all shards of a tensor share."""
+    return shape if axis is None else (*shape[:axis], -1, *shape[axis + 1 :])
+
+
+def _sizes(name: str, parts: Sequence[LazyTensor]) -> list[int]:
+    axis = shard_axis(name)
+    return [] if axis is None else [part.shape[axis] for part in parts]
+
+
+def _common_names(files: Sequence[Path], shards: Sequence[Mapping[str, LazyTensor]]) -> list[str]:
+    """The model's names in the order of the first shard; every shard must have the same."""
+    kept = [known_tensors(file, shard) for file, shard in zip(files, shards)]
+    for file, names in zip(files, kept):
+        odd = set(names) ^ set(kept[0])
+        if odd:
+            raise ShapeError(
+                f"tensor {min(odd)!r} is not in every shard",
+                path=file,
+                expected=f"the {len(kept[0])} tensors of {files[0].name}",
+                found=len(names),
+                cause="the shards belong to different models, or one is cut off",
+            )
+        flat = next((n for n in names if shard_axis(n) is not None and len(shards[0][n].shape) != 2), None)
+        if flat:
+            raise ShapeError(f"tensor {flat!r} must have two dimensions", path=file, found=list(shards[0][flat].shape))
+    return kept[0]
+
+
+def _params(directory: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Params, Path]:
+    path = directory / "params.json"
+    try:
+        return read_params_json(path), path
+    except MissingFileError as error:
+        embedding = tensors.get("tok_embeddings.weight")
+        width = embedding.shape[-1] if embedding and embedding.shape else 0
+        for name, params in MODELS.items():
+            if params.n_embd == width:
+                error.next_step = f"the weights look like {name}: write {params.to_json()} into {path}"
+        raise
+
+
+def _missing_shards(params: Params, files: Sequence[Path]) -> str | None:
+    if len(files) < params.n_shards:
+        return f"{params.model or 'this width'} has {params.n_shards} shards, here are {len(files)}"
+    return None
