@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +50,14 @@ class Vocabulary(Sequence[bytes]):
         scores: float32 [n_vocab], zeros where the container stores none.
     """
 
-    def __init__(self, buffer: memoryview, starts: NDArray[np.int64], lengths: NDArray[np.int64], scored: bool) -> None:
+    def __init__(self, buffer: memoryview, starts: NDArray[Any], head: int, tail: int) -> None:
         self._buffer = buffer
-        self._starts = starts
-        self._lengths = lengths
-        self._scored = scored
+        self._starts = starts  # [n_vocab + 1]: where each text begins; the last is where the next would
+        self._head = head  # bytes before a text
+        self._tail = tail  # bytes after it: the score, or nothing
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._starts) - 1
 
     @overload
     def __getitem__(self, index: int) -> bytes: ...
@@ -65,20 +66,21 @@ class Vocabulary(Sequence[bytes]):
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        start = int(self._starts[index])
-        return bytes(self._buffer[start : start + int(self._lengths[index])])
+        index = range(len(self))[index]
+        return bytes(self._buffer[int(self._starts[index]) : int(self._starts[index + 1]) - self._head - self._tail])
 
     def __iter__(self) -> Iterator[bytes]:
-        buffer = self._buffer
-        for start, length in zip(self._starts.tolist(), self._lengths.tolist(), strict=True):
-            yield bytes(buffer[start : start + length])
+        buffer, between = self._buffer, self._head + self._tail
+        starts = self._starts.tolist()
+        for start, following in zip(starts[:-1], starts[1:], strict=True):
+            yield bytes(buffer[start : following - between])
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        if not self._scored:
+        if not self._tail:
             return np.zeros(len(self), np.float32)
         data = np.frombuffer(self._buffer, np.uint8)
-        at = (self._starts + self._lengths)[:, None] + np.arange(4)  # [n_vocab, 4]
+        at = self._starts[1:].astype(np.int64)[:, None] - self._head - self._tail + np.arange(4)  # [n_vocab, 4]
         return data[at].view("<f4")[:, 0].astype(np.float32)
 
 
@@ -359,7 +361,7 @@ def _bad_magic(cursor: Cursor, magic: int) -> BadMagicError:
     from .identify import guess_by_magic
 
     known = ", ".join(f"0x{container.magic:08x} {container.name}" for container in CONTAINERS.values())
-    cause, next_step = guess_by_magic(bytes(cursor.buffer[:16]), str(cursor.path))
+    cause, next_step = guess_by_magic(bytes(cursor.buffer[:64]), str(cursor.path))
     return BadMagicError(
         "bad magic: this is not a GGML model file",
         path=cursor.path,
@@ -388,18 +390,20 @@ def _read_vocabulary(cursor: Cursor, container: Container, hparams: Hparams) -> 
             cause="the file is cut off or its header is corrupt",
             next_step="compare its size and SHA256 with the source",
         )
-    starts, lengths = np.zeros(count, np.int64), np.zeros(count, np.int64)
     buffer, size, at = cursor.buffer, cursor.size, cursor.offset
-    from_bytes = int.from_bytes
+    starts = np.zeros(count + 1, np.uint32 if size < 1 << 32 else np.int64)
+    starts[0] = at + head
+    length_at = struct.Struct("<I").unpack_from
     for i in range(count):
-        length = from_bytes(buffer[at : at + head], "little")
-        starts[i], lengths[i] = at + head, length
-        at += head + length + tail
-        if at > size:
-            cursor.offset = int(starts[i]) - head
+        (length,) = length_at(buffer, at) if size - at >= head else (0,)
+        following = at + head + length + tail
+        if following > size:
+            cursor.offset = at
             raise _bad_token(cursor, i, length)
+        at = following
+        starts[i + 1] = at + head
     cursor.offset = at
-    return Vocabulary(buffer, starts, lengths, container.scored)
+    return Vocabulary(buffer, starts, head, tail)
 
 
 def _bad_token(cursor: Cursor, index: int, length: int) -> TruncatedError:

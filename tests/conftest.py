@@ -1,4 +1,4 @@
-"""Where the tests find their oracles: small golden files in ``tests/data``, larger ones in ``../shared`` if it is there."""
+"""Where the tests find their oracles: small golden files in ``tests/data``, larger ones in ``../shared``."""
 
 from __future__ import annotations
 
@@ -37,3 +37,15 @@ def vectors() -> Path:
 def tokenizers() -> Path:
     """The real LLaMA and Chinese SentencePiece models (skips where they are not at hand)."""
     return _shared("tokenizers")
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """A golden file or folder by its name under ``vectors``: from ``tests/data`` if it travels with the repository,
+    else from ``../shared/vectors`` (skips where that is not at hand)."""
+
+    def find(name: str) -> Path:
+        own = ROOT / "tests" / "data" / name
+        return own if own.exists() else _shared("vectors") / name
+
+    return find

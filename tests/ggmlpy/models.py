@@ -1,0 +1,54 @@
+"""Model files for the tests: tiny, valid, made from a seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ggmlpy import Hparams, OutTensor, types_of, write_model
+from ggmlpy.architecture import expected_shapes
+
+FTYPE_OF = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q4_2": 5, "q8_0": 7, "q5_0": 8, "q5_1": 9}
+
+
+def random_bytes(rng: np.random.Generator, size: int) -> bytes:
+    return rng.integers(0, 256, size, np.uint8).tobytes()
+
+
+def finite_blocks(rng: np.random.Generator, record, shape) -> np.ndarray:
+    """Random blocks whose scales are ordinary numbers: uint8 [nbytes]."""
+    n_blocks = int(np.prod(shape)) // record.blck_size
+    if not record.quantized:
+        return rng.standard_normal(n_blocks).astype(record.block).view(np.uint8)
+    blocks = np.frombuffer(random_bytes(rng, n_blocks * record.type_size), record.block).copy()
+    for name in ("d", "m", "dmin"):
+        if name in record.field_names:
+            blocks[name] = rng.standard_normal(n_blocks)
+    return blocks.view(np.uint8)
+
+
+def write_tiny(
+    path: Path,
+    container: str = "ggjt",
+    version: int = 1,
+    type_name: str = "q4_0",
+    *,
+    hparams: Hparams | None = None,
+    seed: int = 0,
+    change=None,
+) -> Path:
+    """A whole model of one or two layers; ``change`` may edit the list of tensors before it is written."""
+    rng = np.random.default_rng(seed)
+    hparams = hparams or Hparams(20, 32, 32, 2, 1, 16, FTYPE_OF[type_name])
+    known = {record.name: record for record in types_of(container, version).values()}
+    vocab = [(random_bytes(rng, int(rng.integers(0, 6))), float(-i)) for i in range(hparams.n_vocab)]
+    tensors = []
+    for name, shape in expected_shapes(hparams):
+        record = known[type_name if len(shape) == 2 else "f32"]
+        data = finite_blocks(rng, record, shape)
+        tensors.append(OutTensor(name, record, shape, lambda data=data: [data]))
+    if change:
+        tensors = change(tensors)
+    write_model(path, container, version, hparams, vocab, tensors)
+    return path
