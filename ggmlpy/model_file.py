@@ -13,9 +13,11 @@ tensor that is cut off) is collected in :attr:`ModelFile.problems` instead, whic
 from __future__ import annotations
 
 import math
+import itertools
 import mmap
 import os
 import struct
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +73,7 @@ class Vocabulary(Sequence[bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         buffer, between = self._buffer, self._head + self._tail
-        starts = self._starts.tolist()
-        for start, following in zip(starts[:-1], starts[1:], strict=True):
+        for start, following in itertools.pairwise(self._starts.tolist()):
             yield bytes(buffer[start : following - between])
 
     @property
@@ -391,19 +392,18 @@ def _read_vocabulary(cursor: Cursor, container: Container, hparams: Hparams) -> 
             next_step="compare its size and SHA256 with the source",
         )
     buffer, size, at = cursor.buffer, cursor.size, cursor.offset
-    starts = np.zeros(count + 1, np.uint32 if size < 1 << 32 else np.int64)
-    starts[0] = at + head
-    length_at = struct.Struct("<I").unpack_from
+    starts = array("I" if size < 1 << 32 else "Q", [at + head])
+    append, length_at, last = starts.append, struct.Struct("<I").unpack_from, size - head
     for i in range(count):
-        (length,) = length_at(buffer, at) if size - at >= head else (0,)
+        length = length_at(buffer, at)[0] if at <= last else 0
         following = at + head + length + tail
         if following > size:
             cursor.offset = at
             raise _bad_token(cursor, i, length)
         at = following
-        starts[i + 1] = at + head
+        append(at + head)
     cursor.offset = at
-    return Vocabulary(buffer, starts, head, tail)
+    return Vocabulary(buffer, np.frombuffer(starts, starts.typecode), head, tail)
 
 
 def _bad_token(cursor: Cursor, index: int, length: int) -> TruncatedError:
