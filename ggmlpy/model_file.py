@@ -12,8 +12,8 @@ tensor that is cut off) is collected in :attr:`ModelFile.problems` instead, whic
 
 from __future__ import annotations
 
-import math
 import itertools
+import math
 import mmap
 import os
 import struct
