@@ -25,6 +25,7 @@ __all__ = [
     "F32",
     "I32",
     "U32",
+    "U64",
     "Align",
     "Array",
     "Cursor",
@@ -46,6 +47,14 @@ class Field:
     name: str
     doc: str = ""
 
+    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> Any:
+        """The value that stands at the cursor; ``values`` holds the record's earlier fields."""
+        raise TypeError(f"{type(self).__name__} cannot be read")
+
+    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
+        """The bytes of its value at ``offset`` of the file."""
+        raise TypeError(f"{type(self).__name__} cannot be written")
+
 
 @dataclass(frozen=True)
 class Number(Field):
@@ -57,6 +66,12 @@ class Number(Field):
     def size(self) -> int:
         return struct.calcsize(self.code)
 
+    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> Any:
+        return struct.unpack(cursor.order + self.code[1:], cursor.take(self.size, self.name))[0]
+
+    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
+        return struct.pack(self.code, values[self.name])
+
 
 @dataclass(frozen=True)
 class Array(Field):
@@ -65,6 +80,14 @@ class Array(Field):
     item: str = "<i"
     count: str = ""
 
+    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        count = values[self.count]
+        data = cursor.take(count * struct.calcsize(self.item), self.name)
+        return struct.unpack(f"{cursor.order}{count}{self.item[1:]}", data)
+
+    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
+        return struct.pack(f"<{len(values[self.name])}{self.item[1:]}", *values[self.name])
+
 
 @dataclass(frozen=True)
 class Text(Field):
@@ -72,12 +95,24 @@ class Text(Field):
 
     length: str = ""
 
+    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> bytes:
+        return bytes(cursor.take(values[self.length], self.name))
+
+    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
+        return bytes(values[self.name])
+
 
 @dataclass(frozen=True)
 class Align(Field):
     """Zero bytes up to the next multiple of ``multiple``, counted from the start of the file."""
 
     multiple: int = 32
+
+    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> bytes:
+        return bytes(cursor.take(-cursor.offset % self.multiple, self.name))
+
+    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
+        return b"\0" * (-offset % self.multiple)
 
 
 Record = tuple[Field, ...]
@@ -91,6 +126,11 @@ def U32(name: str, doc: str = "") -> Number:
 def I32(name: str, doc: str = "") -> Number:
     """A signed 32-bit little-endian integer."""
     return Number(name, doc, "<i")
+
+
+def U64(name: str, doc: str = "") -> Number:
+    """An unsigned 64-bit little-endian integer."""
+    return Number(name, doc, "<Q")
 
 
 def F32(name: str, doc: str = "") -> Number:
@@ -114,6 +154,7 @@ class Cursor:
         buffer: the whole file.
         offset: where the next read begins.
         size: bytes in the file.
+        order: "<" little-endian (all files but big-endian GGUF), ">" big-endian.
     """
 
     def __init__(self, buffer: bytes | memoryview | mmap.mmap, path: str | None = None, offset: int = 0) -> None:
@@ -121,6 +162,7 @@ class Cursor:
         self.path = path
         self.offset = offset
         self.size = len(self.buffer)
+        self.order = "<"
 
     @property
     def left(self) -> int:
@@ -158,7 +200,7 @@ def walk(cursor: Cursor, record: Record) -> Iterator[Span]:
     values: dict[str, Any] = {}
     for field in record:
         offset = cursor.offset
-        values[field.name] = value = _take(cursor, field, values)
+        values[field.name] = value = field.take(cursor, values)
         yield Span(offset, cursor.offset - offset, field, value)
 
 
@@ -172,37 +214,8 @@ def write(record: Record, values: Mapping[str, Any], offset: int = 0) -> bytes:
     values = {**_lengths(record, values), **values}
     out = b""
     for field in record:
-        out += _give(field, values, offset + len(out))
+        out += field.give(values, offset + len(out))
     return out
-
-
-def _take(cursor: Cursor, field: Field, values: Mapping[str, Any]) -> Any:
-    match field:
-        case Number():
-            return struct.unpack(field.code, cursor.take(field.size, field.name))[0]
-        case Array():
-            count = values[field.count]
-            return struct.unpack(
-                f"<{count}{field.item[-1]}", cursor.take(count * struct.calcsize(field.item), field.name)
-            )
-        case Text():
-            return bytes(cursor.take(values[field.length], field.name))
-        case Align():
-            return bytes(cursor.take(-cursor.offset % field.multiple, field.name or "padding"))
-    raise TypeError(f"no rule to read {field!r}")
-
-
-def _give(field: Field, values: Mapping[str, Any], offset: int) -> bytes:
-    match field:
-        case Number():
-            return struct.pack(field.code, values[field.name])
-        case Array():
-            return struct.pack(f"<{len(values[field.name])}{field.item[-1]}", *values[field.name])
-        case Text():
-            return bytes(values[field.name])
-        case Align():
-            return b"\0" * (-offset % field.multiple)
-    raise TypeError(f"no rule to write {field!r}")
 
 
 def _lengths(record: Record, values: Mapping[str, Any]) -> dict[str, int]:
