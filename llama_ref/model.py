@@ -162,6 +162,7 @@ class Model:
         n_ctx: int = 512,
         memory_f32: bool = False,
         n_threads: int | None = None,
+        norm_eps: float = 1e-6,
     ) -> Model:
         """Open a GGML file and prepare it for evaluation.
 
@@ -174,6 +175,8 @@ class Model:
             memory_f32: keep keys and values in float32 instead of float16.
             n_threads: threads to use; None means one for each processor. Results do not depend on it, except in the
                 ``exact`` arithmetic of 2023-03-19, where they did in llama.cpp too (None means 1 there).
+            norm_eps: what is added to the mean square in every norm; LLaMA's own is 1e-6. (llama.cpp of 2023-08-21
+                took 5e-6 unless told otherwise.)
 
         Raises:
             FormatError: the file is bad or missing.
@@ -187,6 +190,7 @@ class Model:
         file = ggmlpy.open_model(path)
         try:
             backend = create_backend(numerics, file, era=era, build=build, n_threads=n_threads)
+            backend.norm_eps = norm_eps
             return cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
         except BaseException:
             file.close()

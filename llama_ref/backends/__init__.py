@@ -23,7 +23,6 @@ from ggmlpy.errors import UsageError
 
 if TYPE_CHECKING:
     from ggmlpy.model_file import Hparams, ModelFile, Tensor
-
     from llama_ref.model import KVCache, LayerCache, Weights
 
 __all__ = ["Backend", "create_backend", "natural_era"]
@@ -35,7 +34,8 @@ class Backend(ABC):
     """The operations that the transformer is made of. Activations are C-contiguous float32 arrays."""
 
     name: str
-    #: added to the mean square in `rms_norm`; llama.cpp used 1e-6 until mid-2023 and 5e-6 by default at 2023-08-21
+    #: added to the mean square in `rms_norm`: LLaMA's 1e-6. llama.cpp had it fixed until mid-2023; at 2023-08-21 it was
+    #: the option --rms-norm-eps, which started at 5e-6 for the sake of LLaMA 2
     norm_eps: float = 1e-6
 
     # Weights: what a matrix becomes is the backend's own business.
@@ -134,7 +134,7 @@ def create_backend(
     if numerics == "reference":
         from llama_ref.backends.reference import ReferenceBackend
 
-        return ReferenceBackend(file, era=date)
+        return ReferenceBackend(file)
     if numerics == "exact":
         from llama_ref.backends.exact import ExactBackend
 
@@ -144,8 +144,3 @@ def create_backend(
 
         return FastBackend(file, era=date, n_threads=n_threads)
     raise UsageError(f"no numerics called {numerics!r}; there are fast, reference and exact")
-
-
-def norm_eps_of(era: str) -> float:
-    """What llama.cpp of that era adds to the mean square: 1e-6, and 5e-6 (a default option by then) at 2023-08-21."""
-    return 5e-6 if era >= "2023-08" else 1e-6

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from llama_ref.backends import Backend, norm_eps_of
+from llama_ref.backends import Backend
 
 if TYPE_CHECKING:
     from ggmlpy.model_file import ModelFile, Tensor
-
     from llama_ref.model import LayerCache
 
 __all__ = ["ReferenceBackend"]
@@ -49,9 +48,8 @@ class ReferenceBackend(Backend):
 
     name = "reference"
 
-    def __init__(self, file: ModelFile, era: str) -> None:
+    def __init__(self, file: ModelFile) -> None:
         self.n_embd = file.hparams.n_embd
-        self.norm_eps = norm_eps_of(era)
         self.room = CACHE_BYTES
 
     def matrix(self, tensor: Tensor) -> Matrix:

@@ -1,0 +1,218 @@
+"""The C library's expf, sinf, cosf and powf, bit for bit, without the C library.
+
+llama.cpp's tables and angles come from glibc's single-precision functions, which are good to about 0.53 units in the
+last place: not correctly rounded, so that computing in double and rounding gives another float for one argument in a
+hundred. Since glibc 2.28 they are Arm's "optimized routines": double arithmetic, a small table and a short polynomial.
+This is that algorithm, with the fused multiply-adds of the variant that glibc picks on processors that have them (every
+x86 that can run an AVX2 build); the tests compare it with the platform's own library. `llama_ref.backends.exact`
+therefore depends on no platform's libm. musl and newer or older C libraries may differ from it in the last bit.
+
+Constants and algorithm: Arm optimized-routines, math/{expf,exp2f_data,sinf,cosf,sincosf,sincosf_data,powf,
+powf_log2_data}.c, Copyright (c) 2017-2024 Arm Limited, MIT OR Apache-2.0 WITH LLVM-exception.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, types, vectorize
+from numba.extending import intrinsic
+
+from ggmlpy.c_arithmetic import JIT_OPTIONS
+
+from .exact_vectors import DOUBLE, INT64, fma64
+
+__all__ = ["cosf", "expf", "powf", "sinf"]
+
+jit = njit(cache=True, **JIT_OPTIONS)
+fh = float.fromhex
+
+
+@intrinsic
+def _bits64(typingctx, x):
+    """The bits of a double."""
+    return types.int64(types.float64), lambda context, builder, sig, args: builder.bitcast(args[0], INT64)
+
+
+@intrinsic
+def _double_of(typingctx, x):
+    """The double that has these bits."""
+    return types.float64(types.int64), lambda context, builder, sig, args: builder.bitcast(args[0], DOUBLE)
+
+
+@intrinsic
+def _bits32(typingctx, x):
+    """The bits of a float, as an unsigned number."""
+
+    def emit(context, builder, signature, args):
+        return builder.zext(builder.bitcast(args[0], context.get_value_type(types.int32)), INT64)
+
+    return types.int64(types.float32), emit
+
+
+# 2^(k/32), as bits with k << 47 taken off, and 2^r - 1 for |r| <= 1/64.
+
+# fmt: off
+EXP2_TABLE = np.array([
+    0x3ff0000000000000, 0x3fefd9b0d3158574, 0x3fefb5586cf9890f, 0x3fef9301d0125b51,
+    0x3fef72b83c7d517b, 0x3fef54873168b9aa, 0x3fef387a6e756238, 0x3fef1e9df51fdee1,
+    0x3fef06fe0a31b715, 0x3feef1a7373aa9cb, 0x3feedea64c123422, 0x3feece086061892d,
+    0x3feebfdad5362a27, 0x3feeb42b569d4f82, 0x3feeab07dd485429, 0x3feea47eb03a5585,
+    0x3feea09e667f3bcd, 0x3fee9f75e8ec5f74, 0x3feea11473eb0187, 0x3feea589994cce13,
+    0x3feeace5422aa0db, 0x3feeb737b0cdc5e5, 0x3feec49182a3f090, 0x3feed503b23e255d,
+    0x3feee89f995ad3ad, 0x3feeff76f2fb5e47, 0x3fef199bdd85529c, 0x3fef3720dcef9069,
+    0x3fef5818dcfba487, 0x3fef7c97337b9b5f, 0x3fefa4afa2a490da, 0x3fefd0765b6e4540,
+], np.int64)
+
+E0, E1, E2 = fh("0x1.c6af84b912394p-5"), fh("0x1.ebfce50fac4f3p-3"), fh("0x1.62e42ff0c52d6p-1")
+SHIFT = fh("0x1.8p+52")  # adding it rounds a double to an integer, which its low bits then hold
+INV_LN2_32 = fh("0x1.71547652b82fep+0") * 32
+
+# log2(c) and 1/c for sixteen c near the centres of [0.7, 1.4] split evenly in the bits.
+LOG2_INVERSE = np.array([fh(x) for x in (
+    "0x1.661ec79f8f3bep+0", "0x1.571ed4aaf883dp+0", "0x1.49539f0f010bp+0",  "0x1.3c995b0b80385p+0",
+    "0x1.30d190c8864a5p+0", "0x1.25e227b0b8eap+0",  "0x1.1bb4a4a1a343fp+0", "0x1.12358f08ae5bap+0",
+    "0x1.0953f419900a7p+0", "0x1p+0",               "0x1.e608cfd9a47acp-1", "0x1.ca4b31f026aap-1",
+    "0x1.b2036576afce6p-1", "0x1.9c2d163a1aa2dp-1", "0x1.886e6037841edp-1", "0x1.767dcf5534862p-1")])
+LOG2_OF = np.array([fh(x) for x in (
+    "-0x1.efec65b963019p-2", "-0x1.b0b6832d4fca4p-2", "-0x1.7418b0a1fb77bp-2", "-0x1.39de91a6dcf7bp-2",
+    "-0x1.01d9bf3f2b631p-2", "-0x1.97c1d1b3b7afp-3",  "-0x1.2f9e393af3c9fp-3", "-0x1.960cbbf788d5cp-4",
+    "-0x1.a6f9db6475fcep-5", "0x0p+0",                "0x1.338ca9f24f53dp-4",  "0x1.476a9543891bap-3",
+    "0x1.e840b4ac4e4d2p-3",  "0x1.40645f0c6651cp-2",  "0x1.88e9c2c1b9ff8p-2",  "0x1.ce0a44eb17bccp-2")])
+L0, L1, L2, L3, L4 = (fh(x) for x in (
+    "0x1.27616c9496e0bp-2", "-0x1.71969a075c67ap-2", "0x1.ec70a6ca7baddp-2", "-0x1.7154748bef6c8p-1",
+    "0x1.71547652ab82bp0"))
+
+# sin(x) = x + S1 x³ + S2 x⁵ + S3 x⁷ and cos(x) = 1 + C1 x² + … + C4 x⁸ for |x| <= π/4.
+C1, C2, C3, C4 = (fh(x) for x in (
+    "-0x1.ffffffd0c621cp-2", "0x1.55553e1068f19p-5", "-0x1.6c087e89a359dp-10", "0x1.99343027bf8c3p-16"))
+S1, S2, S3 = fh("-0x1.555545995a603p-3"), fh("0x1.1107605230bc4p-7"), fh("-0x1.994eb3774cf24p-13")
+HALF_PI, TWO_OVER_PI = fh("0x1.921FB54442D18p0"), fh("0x1.45F306DC9C883p+23")  # 2/π scaled by 2^24
+PI_63 = fh("0x1.921FB54442D18p-62")  # 2π * 2^-64
+
+# 4/π to 192 bits, eight new bits an entry.
+INV_PIO4 = np.array([
+    0xa2,       0xa2f9,     0xa2f983,   0xa2f9836e, 0xf9836e4e, 0x836e4e44, 0x6e4e4415, 0x4e441529,
+    0x441529fc, 0x1529fc27, 0x29fc2757, 0xfc2757d1, 0x2757d1f5, 0x57d1f534, 0xd1f534dd, 0xf534ddc0,
+    0x34ddc0db, 0xddc0db62, 0xc0db6295, 0xdb629599, 0x6295993c, 0x95993c43, 0x993c4390, 0x3c439041,
+], np.uint64)
+# fmt: on
+
+EXP_OVERFLOW = np.float32(fh("0x1.62e42ep6"))  # above it, e^x exceeds the largest float
+EXP_UNDERFLOW = np.float32(fh("-0x1.9fe368p6"))  # below it, e^x is less than half the smallest
+QUARTER_PI = 0x3F490FDB  # bits of π/4
+INFINITY = 0x7F800000
+
+
+@jit
+def _scaled_exp2(k, r, c0, c1, c2):
+    """2^(k/32) * (1 + c2 r + c1 r² + c0 r³), rounded to float."""
+    scale = _double_of(EXP2_TABLE[k & 31] + (k << 47))
+    r2 = r * r
+    return np.float32(fma64(fma64(c0, r, c1), r2, fma64(c2, r, 1.0)) * scale)
+
+
+@jit
+def _expf(x):
+    if np.isnan(x):
+        return x
+    if x > EXP_OVERFLOW:
+        return np.float32(np.inf)
+    if x < EXP_UNDERFLOW:
+        return np.float32(0)
+    wide = np.float64(x)
+    shifted = fma64(INV_LN2_32, wide, SHIFT)
+    r = fma64(INV_LN2_32, wide, -(shifted - SHIFT))
+    return _scaled_exp2(_bits64(shifted), r, E0 / 32 / 32 / 32, E1 / 32 / 32, E2 / 32)
+
+
+@jit
+def _sine(x, n, negative):
+    """sin(x) for even quadrants n, ±cos(x) for odd ones."""
+    x2 = x * x
+    if n & 1 == 0:
+        x3 = x * x2
+        return np.float32(fma64(x3 * x2, fma64(x2, S3, S2), fma64(x3, S1, x)))
+    sign = -1.0 if negative else 1.0
+    x4 = x2 * x2
+    c = fma64(x4, sign * C2, fma64(x2, sign * C1, sign))
+    return np.float32(fma64(x4 * x2, fma64(x2, sign * C4, sign * C3), c))
+
+
+@jit
+def _reduced(x, bits):
+    """|x| or x minus the nearest multiple of π/2, and that multiple."""
+    if bits >> 20 < 0x42F:  # |x| < 120
+        wide = np.float64(x)
+        n = (np.int64(wide * TWO_OVER_PI) + 0x800000) >> 24
+        return fma64(-np.float64(n), HALF_PI, wide), n
+    at = (bits >> 26) & 15
+    mantissa = np.uint64(((bits & 0xFFFFFF) | 0x800000) << ((bits >> 23) & 7)) & np.uint64(0xFFFFFFFF)
+    high = (mantissa * INV_PIO4[at]) & np.uint64(0xFFFFFFFF)
+    middle = mantissa * INV_PIO4[at + 4]
+    low = mantissa * INV_PIO4[at + 8]
+    turns = ((low >> np.uint64(32)) | (high << np.uint64(32))) + middle
+    n = (turns + np.uint64(1 << 61)) >> np.uint64(62)
+    return np.float64(np.int64(turns - (n << np.uint64(62)))) * PI_63, np.int64(n)
+
+
+@jit
+def _sin_or_cos(x, is_cos):
+    bits = _bits32(x) & 0x7FFFFFFF
+    if bits >= INFINITY:
+        return np.float32(np.nan)
+    if bits >> 20 < QUARTER_PI >> 20:
+        if bits >> 20 < 0x398:  # |x| < 2^-12
+            return np.float32(1) if is_cos else x
+        return _sine(np.float64(x), 1 if is_cos else 0, False)
+    reduced, n = _reduced(x, bits)
+    turned = n + (_bits32(x) >> 31 if bits >> 20 >= 0x42F else 0)
+    flipped = -reduced if turned & 3 in (1, 2) else reduced
+    return _sine(flipped, n ^ 1 if is_cos else n, turned & 2 != 0)
+
+
+@jit
+def _log2(bits):
+    """log2 of a positive float, as a double."""
+    offset = bits - 0x3F330000
+    i, top = (offset >> 19) & 15, offset & ~0x7FFFFF
+    z = np.float64(np.int32(bits - top).view(np.float32))
+    r = fma64(z, LOG2_INVERSE[i], -1.0)
+    y0 = LOG2_OF[i] + np.float64(top >> 23)
+    r2 = r * r
+    q = fma64(fma64(L2, r, L3), r2, fma64(L4, r, y0))
+    return fma64(fma64(L0, r, L1), r2 * r2, q)
+
+
+@jit
+def _powf(x, y):
+    power = np.float64(y) * _log2(_bits32(x))
+    if power > 127.99999999:
+        return np.float32(np.inf)
+    if power <= -150.0:
+        return np.float32(0)
+    shifted = power + SHIFT / 32
+    return _scaled_exp2(_bits64(shifted), power - (shifted - SHIFT / 32), E0, E1, E2)
+
+
+@vectorize(["float32(float32)"], cache=True)
+def expf(x):
+    """glibc's expf, element by element."""
+    return _expf(x)
+
+
+@vectorize(["float32(float32)"], cache=True)
+def sinf(x):
+    """glibc's sinf, element by element."""
+    return _sin_or_cos(x, False)
+
+
+@vectorize(["float32(float32)"], cache=True)
+def cosf(x):
+    """glibc's cosf, element by element."""
+    return _sin_or_cos(x, True)
+
+
+@vectorize(["float32(float32, float32)"], cache=True)
+def powf(x, y):
+    """glibc's powf for a normal x > 0 and a finite y, element by element (all that rope needs)."""
+    return _powf(x, y)
