@@ -375,12 +375,127 @@ def _scores_of(tokenizer: str) -> list[float]:
     return [score for _, score in load_vocabulary(tokenizer)]
 
 
+def add_quantize(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "quantize",
+        run_quantize,
+        "Quantize an f32 or f16 model, byte for byte as llama.cpp's quantize of an era did.",
+        "quantize ggml-model-f16.bin ggml-model-q4_0.bin 2\n"
+        "quantize model-f16.bin model-q4_k_m.bin q4_k_m --era 2023-08-21",
+    )
+    parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
+    parser.add_argument("output", metavar="OUT", help="the file to write; it may be IN")
+    parser.add_argument("type", metavar="TYPE", help="as llama.cpp takes it (2, 3) or by name (q4_0, q4_k_m)")
+    parser.add_argument("--era", default=None, help="whose quantizer: 2023-03-19 … 2023-08-21 (default 2023-03-31)")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="workers (default: one a processor)")
+    parser.add_argument("--allow-requantize", action="store_true", help="accept a model that is quantized already")
+    parser.add_argument("--leave-output-tensor", action="store_true", help="keep output.weight as it is")
+    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+
+
+def run_quantize(args: argparse.Namespace) -> int:
+    import time
+
+    from ggmlpy.eras import DEFAULT_ERA
+    from ggmlpy.quantize_file import quantize_file
+
+    start = time.perf_counter()
+
+    with progress_bar(args, 0, "quantize") as bar:
+
+        def advanced(size: int, total: int) -> None:
+            bar.total = total
+            bar.update(size)
+
+        def finished(report: Any, index: int) -> None:
+            if not args.json:
+                bar.write(report.tensor_line(index))
+
+        report = quantize_file(
+            args.input,
+            args.output,
+            args.type,
+            args.era or DEFAULT_ERA,
+            threads=args.threads,
+            progress=advanced,
+            on_tensor=finished,
+            allow_requantize=args.allow_requantize,
+            leave_output=args.leave_output_tensor,
+        )
+    if args.json:
+        print_json(report.as_dict())
+    else:
+        print(*report.closing_lines(), sep="\n")
+    say(args, f"quantize time = {1000 * (time.perf_counter() - start):8.2f} ms")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------- checkpoints
+
+
+def add_convert(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "convert",
+        run_convert,
+        "Turn a checkpoint (Meta's layout or Hugging Face's) into a GGML file of f16 or f32.",
+        "convert models/7B\nconvert merged_dir --outfile chinese-alpaca-7b.f16.bin\n"
+        "convert models/7B --vocab-only --outfile ggml-vocab.bin",
+    )
+    parser.add_argument("model", metavar="MODEL_DIR", help="holds consolidated.*.pth, *.safetensors or *.bin")
+    parser.add_argument("--outtype", default="f16", metavar="TYPE", help="f16 (default) or f32")
+    parser.add_argument("--outfile", metavar="FILE", help="default: ggml-model-TYPE.bin in MODEL_DIR")
+    parser.add_argument("--container", metavar="C", help="ggml, ggmf1, ggjt1, ggjt2, ggjt3 (default: the era's)")
+    parser.add_argument("--era", default="2023-03-31", help="whose container and order of tensors (default 2023-03-31)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if not in MODEL_DIR or its parent")
+    parser.add_argument("--vocab-only", action="store_true", help="header and vocabulary only; needs no weights")
+    parser.add_argument("--params", metavar="7B", help="with --vocab-only: the model's size, in place of params.json")
+    parser.add_argument("--pad-vocab", action="store_true", help="fill missing pieces with <dummy00001> and so on")
+    parser.add_argument(
+        "--guess-params", action="store_true", help="n_mult and n_head as the spring converters guessed"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be written, stop")
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    from llama_ref.convert import plan_conversion, plan_vocabulary
+
+    common = {
+        "outtype": args.outtype,
+        "era": args.era,
+        "container": args.container,
+        "tokenizer": args.tokenizer,
+    }
+    if args.vocab_only:
+        plan = plan_vocabulary(args.model, args.outfile, model=args.params, **common)
+    else:
+        plan = plan_conversion(
+            args.model, args.outfile, pad_vocab=args.pad_vocab, guess_params=args.guess_params, **common
+        )
+    with plan:
+        for path, size in plan.files.items():
+            say(args, f"{path}: {plan.container.title(plan.version)}, {size:,} bytes")
+        if not args.dry_run:
+            with progress_bar(args, plan.tensor_bytes, "convert") as bar:
+                plan.write(bar.update)
+        for note in plan.notes:
+            say(args, f"note: {note}")
+        if args.json:
+            files = [{"path": str(path), "size": size} for path, size in plan.files.items()]
+            print_json({"files": files, "container": plan.container.title(plan.version), "notes": plan.notes})
+        return 0
+
+
 COMMANDS: tuple[Callable[[Commands], None], ...] = (
+    add_quantize,
     add_migrate,
     add_inspect,
     add_identify,
     add_compare,
     add_fingerprint,
+    add_convert,
 )
 
 if __name__ == "__main__":
