@@ -21,6 +21,7 @@ from .writer import OutTensor, out_tensor, write_model
 
 if TYPE_CHECKING:
     from .dequantize import dequantize
+    from .quantize_file import quantize_file
     from .quantizers import quantize
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "open_model",
     "out_tensor",
     "quantize",
+    "quantize_file",
     "types_of",
     "write_model",
 ]
@@ -54,6 +56,10 @@ def __getattr__(name: str) -> Any:
         from .quantizers import quantize
 
         return quantize
+    if name == "quantize_file":
+        from .quantize_file import quantize_file
+
+        return quantize_file
     if name == "dequantize":
         from .dequantize import dequantize
 

@@ -210,6 +210,20 @@ def code_of(v, rounds, offset, limit):
     return code if code < np.int32(limit) else np.int32(limit)
 
 
+@njit(**JIT_OPTIONS)
+def halved_codes(byte, qh, j, halves):
+    """Two 5-bit codes, halved, in one byte, as the histogram counts them.
+
+    When codes moved to j and j + 16 (``halves``) the counting loop kept stepping in pairs: it takes byte j's fifth bits
+    from 2j and 2j + 16, and past the end C's shifts wrap around. The printed figures show it, so it is kept.
+    """
+    first, second = (2 * j, (2 * j + 16) & 31) if halves else (2 * j, 2 * j + 1)
+    low, high = (qh >> np.uint32(first)) & np.uint32(1), (qh >> np.uint32(second)) & np.uint32(1)
+    if halves and (j == 8 or j == 9):
+        high = np.uint32(0)
+    return (byte >> np.uint8(1)) & np.uint8(0x77) | np.uint8(low << np.uint32(3) | high << np.uint32(7))
+
+
 def block_kernel(rule: Rule, record: TensorType) -> Callable:
     """The loop over blocks that follows ``rule`` and fills the fields of ``record``.
 
@@ -259,10 +273,11 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
                 if five_bits:
                     qh |= np.uint32(((c0 >> np.int32(4)) & np.int32(1)) << np.int32(first))
                     qh |= np.uint32(((c1 >> np.int32(4)) & np.int32(1)) << np.int32(second))
-                    pairs[j] = np.uint8(((c0 >> np.int32(1)) & np.int32(15)) | ((c1 >> np.int32(1)) << np.int32(4)))
             if five_bits:
                 for j in range(4):
                     out[i, k + j] = np.uint8(qh >> np.uint32(8 * j))
+                for j in range(half):
+                    pairs[j] = halved_codes(out[i, qs + j], qh, j, halves)
             for j in range(half):
                 seen[j & 3, pairs[j] if five_bits else out[i, qs + j]] += np.uint32(1)
 
