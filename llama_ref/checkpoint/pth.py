@@ -13,8 +13,8 @@ once (``check_crc=False`` turns that off; legacy files have none).
 format         records besides ``data.pkl``, ``data/<key>`` and ``version``
 =============  =====================================================================================================
 torch-1.13     none: torch 1.6 to 2.0
-torch-2.1      ``byteorder`` and ``.data/serialization_id``: torch 2.1 to 2.5
-torch-2.6+     also ``.format_version`` and ``.storage_alignment``
+torch-2.1      ``byteorder`` and ``.data/serialization_id``: torch 2.1 to 2.6
+torch-2.7+     also ``.format_version`` and ``.storage_alignment``
 legacy         no zip archive at all, see :mod:`.legacy`
 =============  =====================================================================================================
 """
@@ -67,7 +67,7 @@ class PthFile(Mapping[str, LazyTensor]):
 
     Attributes:
         path, size: the file and its bytes.
-        format: ``"torch-1.13"``, ``"torch-2.1"``, ``"torch-2.6+"`` or ``"legacy"``.
+        format: ``"torch-1.13"``, ``"torch-2.1"``, ``"torch-2.7+"`` or ``"legacy"``.
         prefix: the directory in the archive, torch's base name of the file when it was saved; None in legacy files.
         tensors: name to tensor, in the order of the file.
         extras: what else was saved, by name: numbers, strings, None, empty containers.
@@ -230,7 +230,7 @@ class PthFile(Mapping[str, LazyTensor]):
                 found=content["byteorder"].decode("ascii", "replace"),
             )
         if ".format_version" in content:
-            return "torch-2.6+"
+            return "torch-2.7+"
         return "torch-2.1" if "byteorder" in content else "torch-1.13"
 
     def _storage_record(self, storage: Storage) -> Record:
@@ -256,7 +256,7 @@ class PthFile(Mapping[str, LazyTensor]):
             if name in self.tensors or name in self.extras:
                 raise self._refusal(f"two values with the name {name!r}", record)
             if isinstance(leaf, TensorView):
-                name = name or "tensor"
+                name = name if keys else "tensor"
                 self.tensors[name] = self._lazy(name, leaf)
             elif isinstance(leaf, Storage):
                 self.extras[name] = f"storage of {leaf.size:,} {leaf.dtype or 'bytes'}"
