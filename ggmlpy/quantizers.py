@@ -237,7 +237,7 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
         rule.rounding == "round",
         rule.order == "halves",
     )
-    f32, five_bits = record.block["d"] == np.dtype("<f4"), "qh" in (record.block.names or ())
+    f32, five_bits = record.block["d"] == np.dtype("<f4"), "qh" in record.field_names
     steps, start, offset, forgets = rule.steps, rule.start, rule.offset, rule.forgets
     limit = 2**31 - 1 if rule.limit is None else rule.limit
     low_bits = np.int32(15 if five_bits else 255)
