@@ -488,6 +488,100 @@ def run_convert(args: argparse.Namespace) -> int:
         return 0
 
 
+def add_to_hf(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "to-hf",
+        run_to_hf,
+        "Write a Meta checkpoint in Hugging Face's layout: weights, config.json, tokenizer files.",
+        "to-hf models/7B llama-7b-hf\nto-hf models/13B llama-13b-hf --bin --shard-size 5GB",
+    )
+    parser.add_argument("source", metavar="META_DIR")
+    parser.add_argument("output", metavar="OUT", help="a directory of its own")
+    parser.add_argument("--bin", action="store_true", help="pytorch_model.bin rather than model.safetensors")
+    parser.add_argument("--shard-size", default="10GB", metavar="SIZE", help="largest weight file (default 10GB)")
+    parser.add_argument(
+        "--inv-freq", action=argparse.BooleanOptionalAction, help="rotary frequencies (default: with --bin only)"
+    )
+    _add_export_options(parser)
+
+
+def add_from_hf(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "from-hf",
+        run_from_hf,
+        "Write a Hugging Face model in Meta's layout: consolidated.NN.pth and params.json.",
+        "from-hf llama-7b-hf models/7B\nfrom-hf llama-13b-hf models/13B --params 13B",
+    )
+    parser.add_argument("source", metavar="HF_DIR")
+    parser.add_argument("output", metavar="OUT", help="a directory of its own")
+    parser.add_argument("--shards", type=int, metavar="N", help="weight files (default: as Meta had for the width)")
+    parser.add_argument("--params", metavar="7B", help="a model's size or a params.json (default: derived)")
+    _add_export_options(parser)
+
+
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", choices=("float16", "float32"), help="round the weights (default: keep)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if not with the model or in its parent")
+    parser.add_argument("--weights-only", action="store_true", help="leave the tokenizer out")
+    parser.add_argument("--torch-format", default="1.13", metavar="V", help="whose torch.save (default 1.13)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be written, stop")
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+
+
+def run_to_hf(args: argparse.Namespace) -> int:
+    from llama_ref.hf_export import plan_to_hf
+
+    plan = plan_to_hf(
+        args.source,
+        args.output,
+        weights="bin" if args.bin else "safetensors",
+        shard_size=args.shard_size,
+        inv_freq=args.inv_freq,
+        dtype=args.dtype,
+        tokenizer=args.tokenizer,
+        weights_only=args.weights_only,
+        torch_format=args.torch_format,
+    )
+    return _run_export(args, plan)
+
+
+def run_from_hf(args: argparse.Namespace) -> int:
+    from llama_ref.checkpoint.params import model_named, read_params_json
+    from llama_ref.hf_export import plan_from_hf
+
+    params = args.params
+    if params:
+        params = read_params_json(params) if os.path.isfile(params) else model_named(params)
+    plan = plan_from_hf(
+        args.source,
+        args.output,
+        shards=args.shards,
+        dtype=args.dtype,
+        params=params,
+        tokenizer=args.tokenizer,
+        weights_only=args.weights_only,
+        torch_format=args.torch_format,
+    )
+    return _run_export(args, plan)
+
+
+def _run_export(args: argparse.Namespace, plan: Any) -> int:
+    with plan:
+        for name, size in plan.sizes.items():
+            say(args, f"{plan.directory / name}: {size:,} bytes")
+        paths = []
+        if not args.dry_run:
+            with progress_bar(args, plan.tensor_bytes, args.command) as bar:
+                paths = plan.write(bar.update)
+        for note in plan.notes:
+            say(args, f"note: {note}")
+        if args.json:
+            print_json({"files": [str(path) for path in paths], "sizes": plan.sizes, "notes": plan.notes})
+        return 0
+
+
 COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_quantize,
     add_migrate,
@@ -496,6 +590,8 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_compare,
     add_fingerprint,
     add_convert,
+    add_to_hf,
+    add_from_hf,
 )
 
 if __name__ == "__main__":

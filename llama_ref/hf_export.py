@@ -32,6 +32,7 @@ from .checkpoint.safetensors_file import safetensors_size, write_safetensors
 from .checkpoint.tensor import DTYPES
 from .convert import check_vocabulary
 from .names import meta_names, rename, shard_axis
+from .tokenizer_json import tokenizer_json
 from .vocabulary import GgmlVocabulary, find_tokenizer, load_vocabulary
 
 __all__ = ["ExportPlan", "parse_size", "plan_from_hf", "plan_to_hf"]
@@ -301,9 +302,14 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _add_tokenizer(plan: ExportPlan, vocab: GgmlVocabulary) -> None:
-    """tokenizer.model and what lies beside it; the two small JSON files are written where they are missing."""
+    """tokenizer.model and what lies beside it; the JSON files are written where they are missing."""
     beside = [vocab.path.parent / name for name in TOKENIZER_FILES[1:]]
     plan.copies = [vocab.path, *(path for path in beside if path.is_file())]
+    fast = tokenizer_json(vocab.path)
+    if fast is None:
+        plan.notes.append("no tokenizer.json: its format cannot express appended pieces; load the slow LlamaTokenizer")
+    else:
+        plan.texts["tokenizer.json"] = fast
     if not any(path.name == "special_tokens_map.json" for path in plan.copies):
         plan.texts["special_tokens_map.json"] = _json({f"{name}_token": _special(text) for name, text in _SPECIAL})
     if not any(path.name == "tokenizer_config.json" for path in plan.copies):

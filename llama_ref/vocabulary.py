@@ -20,7 +20,7 @@ from ggmlpy.errors import FormatError, MissingFileError, VocabularyError
 
 from .checkpoint.params import read_json
 
-__all__ = ["GgmlVocabulary", "find_tokenizer", "load_vocabulary", "vocabulary_name"]
+__all__ = ["GgmlVocabulary", "find_tokenizer", "load_vocabulary", "read_tokenizer", "vocabulary_name"]
 
 UNKNOWN = " \u2047 ".encode()
 ADDED_SCORE = -1000.0
@@ -129,7 +129,12 @@ def load_vocabulary(
     return GgmlVocabulary(tokenizer, base, _added_tokens(Path(added_tokens), base), Path(added_tokens))
 
 
-def _pieces(path: Path) -> Iterator[tuple[bytes, float]]:
+def read_tokenizer(path: Path) -> Any:
+    """The SentencePiece processor of a tokenizer.model.
+
+    Raises:
+        MissingFileError, VocabularyError: no such file, or not a SentencePiece model.
+    """
     from sentencepiece import SentencePieceProcessor
 
     data = _tokenizer_bytes(path)
@@ -138,6 +143,11 @@ def _pieces(path: Path) -> Iterator[tuple[bytes, float]]:
         processor.LoadFromSerializedProto(data)
     except (RuntimeError, ValueError, TypeError) as error:
         raise _not_a_tokenizer(path, data) from error
+    return processor
+
+
+def _pieces(path: Path) -> Iterator[tuple[bytes, float]]:
+    processor = read_tokenizer(path)
     for i in range(processor.vocab_size()):
         yield _piece_bytes(processor, i, path), float(processor.get_score(i))
 
