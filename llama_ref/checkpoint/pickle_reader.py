@@ -203,7 +203,7 @@ class _Machine:
             expected=expected,
             found=found,
             cause=cause or _FOREIGN,
-            next_step=next_step or "do not load this file with anything; get it again from its publisher",
+            next_step=next_step or (_SAVE_PLAINLY if error is UnsupportedError else _LEAVE_ALONE),
         )
 
     def _unknown_opcode(self, code: int) -> NoReturn:
@@ -249,7 +249,6 @@ class _Machine:
                 UnsupportedError,
                 expected="protocol 2, torch.save's default",
                 cause="saved with pickle_protocol=… or not by torch.save",
-                next_step="save it again with torch.save and its default protocol",
             )
 
     # -- stack -------------------------------------------------------------------------------------------------------
@@ -332,7 +331,7 @@ class _Machine:
 
     def _long1(self) -> None:
         value = int.from_bytes(self._take(self._take(1)[0]), "little", signed=True)
-        if value.bit_length() > 63 and value != LEGACY_MAGIC:
+        if value.bit_length() > 64 and value != LEGACY_MAGIC:
             self.refuse("an integer of more than 64 bits", found=f"{value.bit_length()} bits")
         self.frame.append(value)
 
@@ -347,10 +346,13 @@ class _Machine:
                 f"unsupported storage {name} in tensor {self._tensor_name()!r}; supported: {supported}",
                 UnsupportedError,
                 cause="a quantized or experimental tensor type",
-                next_step="convert the tensor to float16 or float32 with torch and save again",
             )
-        elif module == "torch" and name.isidentifier() and name.islower():
-            self.refuse(f"unsupported dtype or function torch.{name}", UnsupportedError)
+        elif module.partition(".")[0] == "torch":
+            self.refuse(
+                f"unsupported global '{module}.{name}' in tensor {self._tensor_name()!r}",
+                UnsupportedError,
+                cause="a whole module, a sparse or quantized tensor, an experimental dtype, or an attempt to run code",
+            )
         else:
             self.refuse(f"global '{module}.{name}' is not part of a checkpoint of tensors", cause=_ATTACK)
 
@@ -425,7 +427,7 @@ class _Machine:
             self._no_hooks(arguments[4], arguments[5])
         metadata = arguments[6 + typed :]
         if metadata not in ((), (None,), ({},)):
-            self.refuse("a tensor with metadata (a conjugated or negated view)", UnsupportedError)
+            self.refuse("a tensor with metadata", UnsupportedError, cause="a conjugated or negated view")
         dtype = arguments[6].dtype if typed and isinstance(arguments[6], _Global) else arguments[0].dtype
         if dtype is None:
             self.refuse("a tensor without an element type")
@@ -445,6 +447,8 @@ class _Machine:
         if view.offset < 0 or min(view.shape, default=0) < 0 or min(view.strides, default=0) < 0:
             found = f"offset {view.offset}, shape {list(view.shape)}, strides {list(view.strides)}"
             self.refuse(f"tensor {name!r} has a negative offset, shape or stride", found=found)
+        if math.prod(max(n, 1) for n in view.shape) * DTYPES[view.dtype].size >= 1 << 62:
+            self.refuse(f"tensor {name!r} has an impossible shape", found=list(view.shape))
         available = view.storage.nbytes // DTYPES[view.dtype].size
         size = math.prod(view.shape)
         last = sum((n - 1) * stride for n, stride in zip(view.shape, view.strides)) if size else -1
@@ -515,6 +519,8 @@ def _short(value: Any) -> str:
 
 _ATTACK = "the file tries to run code, or holds Python objects besides tensors"
 _BOMB = "the file is built to exhaust memory or time"
+_SAVE_PLAINLY = "save it again with torch.save: plain tensors in a dict, contiguous, default protocol"
+_LEAVE_ALONE = "do not load this file with anything; get it again from its publisher"
 _FOREIGN = "the file is damaged, was edited, or was not written by torch.save"
 
 _REDUCERS: dict[str, Callable[[_Machine, _Global, tuple[Any, ...]], Any]] = {

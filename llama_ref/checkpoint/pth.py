@@ -138,15 +138,17 @@ class PthFile(Mapping[str, LazyTensor]):
 
     @property
     def state_dict(self) -> dict[str, LazyTensor]:
-        """The tensors without a wrapper (``model.``, ``state_dict.``, ...) that all of them share."""
-        heads = {name.partition(".")[0] for name in self.tensors}
-        if len(heads) != 1 or not heads <= set(_WRAPPERS) or set(self.tensors) & heads:
-            return dict(self.tensors)
-        names = {name: name.partition(".")[2] for name in self.tensors}
-        return {short: self.tensors[name].with_(name=short) for name, short in names.items()}
+        """The tensors of the model: those in the dict ``model``, ``state_dict``, ... of a training checkpoint, under
+        their names within it; all of them where tensors stand at the top, or in no such dict."""
+        depth = len(self._wrapper)
+        inside = {name: keys for name, keys in self._keys.items() if keys[:depth] == self._wrapper}
+        return {
+            ".".join(keys[depth:]): self.tensors[name].with_(name=".".join(keys[depth:]))
+            for name, keys in inside.items()
+        }
 
     def verify(self) -> None:
-        """Read the whole file once and check the CRC-32 of every record.
+        """Read the whole file once and check the CRC-32 of every record. (Legacy files have none: nothing to check.)
 
         Raises:
             IntegrityError: naming the first record whose content is not what was written.
@@ -250,7 +252,7 @@ class PthFile(Mapping[str, LazyTensor]):
 
     def _name_leaves(self, value: Any, n_opcodes: int, record: str) -> None:
         """Fill ``tensors``, ``extras`` and ``metadata`` from the loaded object."""
-        self.tensors, self.extras = {}, {}
+        self.tensors, self.extras, self._keys = {}, {}, {}
         for keys, leaf in walk(value, n_opcodes, path=self.path, record=record):
             name = ".".join(keys)
             if name in self.tensors or name in self.extras:
@@ -258,12 +260,14 @@ class PthFile(Mapping[str, LazyTensor]):
             if isinstance(leaf, TensorView):
                 name = name if keys else "tensor"
                 self.tensors[name] = self._lazy(name, leaf)
+                self._keys[name] = keys or (name,)
             elif isinstance(leaf, Storage):
                 self.extras[name] = f"storage of {leaf.size:,} {leaf.dtype or 'bytes'}"
             elif leaf is None or isinstance(leaf, str | int | float | bool | list | tuple | dict):
                 self.extras[name] = leaf
             else:
                 self.extras[name] = getattr(leaf, "name", "")
+        self._wrapper = _wrapper(list(self._keys.values()))
         self.metadata = _metadata(value, n_opcodes, self.path, record)
 
     # -- values ------------------------------------------------------------------------------------------------------
@@ -281,7 +285,7 @@ class PthFile(Mapping[str, LazyTensor]):
             return np.zeros(shape, element.stored)
         buffer, offset = self._storage_data(view.storage)
         first = view.offset + (start * view.strides[0] if view.shape else 0)
-        strides = tuple(stride * element.size for stride in view.strides)
+        strides = tuple(stride * element.size if n > 1 else 0 for n, stride in zip(view.shape, view.strides))
         return np.ndarray(shape, element.stored, buffer, offset + first * element.size, strides)
 
     def _storage_data(self, storage: Storage) -> tuple[memoryview | bytes, int]:
@@ -371,6 +375,17 @@ def _refuse_foreign(buffer: memoryview, path: str) -> None:
         cause=cause,
         next_step=f"python cli.py identify {path}",
     )
+
+
+def _wrapper(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The key of the dict that holds the model among others, as a path of one key; ``()`` if there is none.
+
+    The nesting decides, not the spelling: ``model.norm.weight`` may well be a name at the top.
+    """
+    if any(len(keys) == 1 for keys in paths):
+        return ()
+    heads = {keys[0] for keys in paths}
+    return next(((key,) for key in _WRAPPERS if key in heads), ())
 
 
 def _metadata(value: Any, n_opcodes: int, path: str, record: str) -> dict[str, Any] | None:

@@ -110,7 +110,7 @@ def write_pth(
         ordered: save an OrderedDict, as a module's ``state_dict()`` is, rather than a plain dict.
 
     Raises:
-        UsageError: an unknown ``torch_format``, a name given twice, a dtype that torch 1.13 to 2.13 has no storage for.
+        UsageError: an unknown ``torch_format``, a name given twice, a dtype that this torch does not have.
         ShapeError: the chunks of a tensor hold more or fewer bytes than its shape.
         DiskSpaceError, OutputError: see :func:`ggmlpy.atomic.atomic_write`.
 
@@ -124,7 +124,7 @@ def write_pth(
            [0., 1.]], dtype=float16), 771)
     """
     layout = _layout(torch_format)
-    wanted = [_Tensor.of(tensor) for tensor in tensors]
+    wanted = [_Tensor.of(tensor, layout) for tensor in tensors]
     pickle = _pickle(wanted, ordered)
     places = _plan(_prefix(path, layout), layout, len(pickle), wanted)
     with atomic_write(path, size=_archive_size(places)) as stream:
@@ -144,7 +144,7 @@ def pth_size(
     771
     """
     layout = _layout(torch_format)
-    wanted = [_Tensor.of((*tensor, ())) for tensor in tensors]
+    wanted = [_Tensor.of((*tensor, ()), layout) for tensor in tensors]
     return _archive_size(_plan(_prefix(path, layout), layout, len(_pickle(wanted, ordered)), wanted))
 
 
@@ -179,14 +179,14 @@ class _Tensor:
     chunks: Iterable[object] | LazyTensor
 
     @classmethod
-    def of(cls, tensor: TensorToWrite) -> _Tensor:
+    def of(cls, tensor: TensorToWrite, layout: _Layout) -> _Tensor:
         if isinstance(tensor, LazyTensor):
             made = cls(tensor.name, tensor.dtype, tensor.shape, tensor)
         else:
             name, dtype, shape, chunks = tensor
             made = cls(name, dtype, tuple(int(n) for n in shape), chunks)
-        if made.dtype not in DTYPES or DTYPES[made.dtype].storage is None:
-            known = ", ".join(entry.name for entry in DTYPES.values() if entry.storage)
+        if made.dtype not in DTYPES or (layout is _1_13 and not DTYPES[made.dtype].storage):
+            known = ", ".join(entry.name for entry in DTYPES.values() if entry.storage or layout is not _1_13)
             raise UsageError(f"tensor {made.name!r}: cannot save dtype {made.dtype}; supported: {known}")
         return made
 
@@ -325,15 +325,19 @@ class _Pickler:
         self.new(b"R")
 
     def tensor(self, tensor: _Tensor, key: int) -> None:
-        """A dict item: the name, and _rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())."""
+        """A dict item: the name, and _rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict()).
+
+        A dtype without a storage class of its own takes _rebuild_tensor_v3 over bytes, with itself at the end.
+        """
+        storage = DTYPES[tensor.dtype].storage
         self.text(tensor.name)
-        self.global_("torch._utils", "_rebuild_tensor_v2")
+        self.global_("torch._utils", "_rebuild_tensor_v2" if storage else "_rebuild_tensor_v3")
         self.write(b"((")
         self.text("storage")
-        self.global_("torch", str(DTYPES[tensor.dtype].storage))
+        self.global_(*(("torch", storage) if storage else ("torch.storage", "UntypedStorage")))
         self.text(str(key))
         self.text("cpu")
-        self.integer(tensor.size)
+        self.integer(tensor.size if storage else tensor.nbytes)
         self.new(b"t")
         self.write(b"Q")
         self.integer(0)
@@ -341,6 +345,8 @@ class _Pickler:
         self.integers(tensor.strides())
         self.write(b"\x89")
         self.ordered_dict()
+        if not storage:
+            self.global_("torch", tensor.dtype)
         self.new(b"t")
         self.new(b"R")
 
