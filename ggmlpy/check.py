@@ -55,12 +55,13 @@ def problems_of(model: ModelFile) -> Iterator[FormatError]:
 def _expected(model: ModelFile) -> dict[str, tuple[int, ...]]:
     if not 0 < model.hparams.n_layer <= 10_000:
         return {}
-    return dict(expected_shapes(model.hparams))
+    return dict(expected_shapes(model.hparams, model.attributes))
 
 
 def _header(model: ModelFile) -> Iterator[FormatError]:
     hparams = model.hparams
-    offsets = {field.name: 4 * index for index, field in enumerate(model.declared.header)}
+    offsets: dict[str, int | None] = dict.fromkeys(hparams.as_dict())  # GGUF keeps them as metadata
+    offsets |= {field.name: 4 * index for index, field in enumerate(model.declared.header)}
     for name, value in hparams.as_dict().items():
         if name != "ftype" and value <= 0:
             yield ShapeError(

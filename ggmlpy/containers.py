@@ -26,7 +26,19 @@ from dataclasses import asdict, dataclass
 from .errors import UsageError
 from .fields import F32, I32, U32, Align, Array, Record, Text
 
-__all__ = ["CONTAINERS", "FTYPES", "GGJT", "GGMF", "GGML", "Container", "Ftype", "Hparams", "container_named"]
+__all__ = [
+    "CONTAINERS",
+    "FTYPES",
+    "GGJT",
+    "GGMF",
+    "GGML",
+    "GGUF",
+    "Attributes",
+    "Container",
+    "Ftype",
+    "Hparams",
+    "container_named",
+]
 
 ALIGNMENT = 32
 
@@ -92,6 +104,7 @@ GGML = Container("ggml", 0x67676D6C, (0,),      (MAGIC, *HPARAMS),          TOKE
 GGMF = Container("ggmf", 0x67676D66, (1,),      (MAGIC, VERSION, *HPARAMS), (*TOKEN, SCORE), TENSOR, multipart=True)
 GGJT = Container("ggjt", 0x67676A74, (1, 2, 3), (MAGIC, VERSION, *HPARAMS), (*TOKEN, SCORE),
                  (*TENSOR, Align("padding", "zeros up to the alignment", ALIGNMENT)), multipart=False)
+GGUF = Container("gguf", 0x46554747, (1, 2, 3), (MAGIC, VERSION), (), (), multipart=False)  # the rest: ggmlpy.gguf
 # fmt: on
 
 CONTAINERS: dict[str, Container] = {container.name: container for container in (GGML, GGMF, GGJT)}
@@ -122,6 +135,25 @@ class Hparams:
     def as_dict(self) -> dict[str, int]:
         """The values by field name."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a header before GGUF does not say, because every LLaMA model of the time agreed on it.
+
+    Attributes:
+        n_ff: width of the feed-forward layer.
+        n_head_kv: heads of keys and values; fewer than n_head where several queries share them.
+        rope_freq_base: base of the rotary frequencies.
+        norm_eps: epsilon of the norms; None where the file does not say, and the program's own counts.
+        n_ctx_train: the longest context that the model was trained with.
+    """
+
+    n_ff: int
+    n_head_kv: int
+    rope_freq_base: float = 10000.0
+    norm_eps: float | None = None
+    n_ctx_train: int = 2048
 
 
 @dataclass(frozen=True)
@@ -173,7 +205,8 @@ def container_named(name: str) -> tuple[Container, int]:
         for container in CONTAINERS.values()
         for version in container.versions
     }
-    aliases = {"ggmf": "ggmf1", "ggjt": "ggjt1"}
+    names["gguf"] = (GGUF, 3)
+    aliases = {"ggmf": "ggmf1", "ggjt": "ggjt1", "gguf3": "gguf"}
     wanted = name.lower().replace(" ", "").replace("_", "").replace("v", "")
     found = names.get(aliases.get(wanted, wanted))
     if found is None:

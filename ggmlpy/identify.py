@@ -51,6 +51,9 @@ READERS: dict[tuple[str, int], tuple[str, str]] = {  # container, version: when 
     ("ggjt", 1): ("2023-03-31 – 2023-05-11", "llama.cpp 2023-03-31 to 2023-05-11, this program"),
     ("ggjt", 2): ("2023-05-12 – 2023-05-18", "llama.cpp 2023-05-12 to 2023-05-18, this program"),
     ("ggjt", 3): ("2023-05-19 – 2023-08-20", "llama.cpp 2023-05-19 to 2023-08-21, llama-cpp-python 0.1, this program"),
+    ("gguf", 1): ("2023-08",                 "llama.cpp since 2023-08-21 (today's refuses version 1), this program"),
+    ("gguf", 2): ("2023-08 – 2023-10",       "llama.cpp, Ollama, LM Studio and others of today, this program"),
+    ("gguf", 3): ("since 2023-10",           "llama.cpp, Ollama, LM Studio and others of today, this program"),
 }
 # fmt: on
 
@@ -115,8 +118,8 @@ def identify(path: str | os.PathLike[str]) -> Identification:
 def expected_size(model: ModelFile) -> int:
     """Bytes of the whole model that the header implies: the tensors that are there, and the missing ones as if of the
     header's type."""
-    if not model.tensors and not model.problems:
-        return model.size
+    if model.container == "gguf" or (not model.tensors and not model.problems):
+        return model.size  # a GGUF file that is cut off does not open
     return sum(
         file_size(part.container, part.tensors_offset, _implied(model, index)) for index, part in enumerate(model.parts)
     )
@@ -126,11 +129,11 @@ def _implied(model: ModelFile, index: int) -> Iterator[OutTensor]:
     present = model.parts[index].tensors
     for name, (tensor_type, piece) in present.items():
         yield OutTensor(name, tensor_type, piece.shape, tuple)
-    if len(model.parts) > 1 or not 0 < model.hparams.n_layer <= 10_000:
+    if len(model.parts) > 1 or model.container == "gguf" or not 0 < model.hparams.n_layer <= 10_000:
         return
     main = FTYPES[model.hparams.ftype].main if model.hparams.ftype in FTYPES else "f16"
     known = {record.name: record for record in model.types.values()}
-    for name, shape in expected_shapes(model.hparams):
+    for name, shape in expected_shapes(model.hparams, model.attributes):
         record = known.get(main) if len(shape) == 2 else TENSOR_TYPES["f32"]
         if name not in present and record and min(shape) > 0 and shape[-1] % record.blck_size == 0:
             yield OutTensor(name, record, shape, tuple)
@@ -157,6 +160,6 @@ def _next_step(model: ModelFile, problems: list[FormatError]) -> str:
         return advice or "convert the checkpoint again"
     if all(not tensor.type.quantized for tensor in model.tensors.values()):
         return f"python cli.py quantize {model.path} OUT q4_0"
-    if model.container != "ggjt":
+    if model.container not in ("ggjt", "gguf"):
         return f"python cli.py migrate {model.path} OUT --container ggjt1"
     return f"python cli.py generate -m {model.path} -p TEXT"

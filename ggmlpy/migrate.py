@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .architecture import split_axis
+from .architecture import gguf_name, split_axis
 from .codes import repack, repackable
-from .containers import CONTAINERS, FTYPES, Container
+from .containers import CONTAINERS, FTYPES, GGUF, Container
 from .eras import DEFAULT_ERA, ERAS, Era
 from .errors import FormatError, UsageError
+from .gguf import write_gguf
+from .gguf_model import gguf_metadata
 from .model_file import ModelFile, Tensor
 from .multipart import part_path, split_sizes
 from .tensor_types import TensorType, type_named, types_of
@@ -101,7 +103,9 @@ def migrate(
     Raises:
         UsageError: the container can't hold the model so; what to ask for is said.
     """
-    declared = CONTAINERS[container]
+    declared = GGUF if container == "gguf" else CONTAINERS[container]
+    if container == "gguf" and version != 3:
+        raise UsageError("GGUF is written as version 3")
     if n_parts > 1 and not declared.multipart:
         raise UsageError(f"{container} models are always one file; --parts goes with ggml and ggmf")
     targets = _targets(model, container, version, requantize)
@@ -110,6 +114,11 @@ def migrate(
     hparams = replace(model.hparams, ftype=_ftype(model, targets, requantize))
     pairs, derived = _vocabulary(model, declared, scores)
     paths = tuple(part_path(Path(path), index) for index in range(n_parts))
+    if container == "gguf":
+        metadata = gguf_metadata(model, [score for _, score in pairs], hparams.ftype)
+        renamed = [_renamed(_out(t, targets[t.name], by_name.get(t.name), 0, 1)) for t in model.tensors.values()]
+        size = write_gguf(path, metadata, renamed, progress)
+        return MigrationReport(paths, size, tuple(losses), derived)
     size = 0
     for index, out in enumerate(paths):
         tensors = [_out(t, targets[t.name], by_name.get(t.name), index, n_parts) for t in model.tensors.values()]
@@ -138,7 +147,8 @@ def derived_scores(pieces: Iterable[bytes]) -> NDArray[np.float32]:
 def _vocabulary(
     model: ModelFile, target: Container, scores: Sequence[float] | None
 ) -> tuple[list[tuple[bytes, float]], bool]:
-    derive = target.scored and not model.declared.scored and scores is None
+    scored = target.scored or target is GGUF
+    derive = scored and not (model.declared.scored or model.declared is GGUF) and scores is None
     if scores is None:
         scores = derived_scores(model.vocab).tolist() if derive else model.vocab.scores.tolist()
     if len(scores) != len(model.vocab):
@@ -163,13 +173,14 @@ def _target(tensor: Tensor, container: str, version: int, requantize: bool | str
     if isinstance(requantize, str) and len(tensor.shape) == 2 and tensor.type.quantized:
         return type_named(requantize, container, version)
     same = there.get(tensor.type.id)
-    title = CONTAINERS[container].title(version)
+    title = f"{container} v{version}" if version else container
     if same is None:
         raise UsageError(
             f"{title} has no {tensor.type.name} (tensor {tensor.name}); "
             f"--requantize TYPE converts the values, e.g. --requantize {_nearest(there)}"
         )
-    if same.layout != tensor.type.layout and not requantize:
+    carried = container == "gguf" and repackable(tensor.type, same)  # there is no older GGUF to be true to
+    if same.layout != tensor.type.layout and not (requantize or carried):
         raise UsageError(
             f"{tensor.type.name} has other bytes in {title} ({tensor.type.layout} became {same.layout}; tensor "
             f"{tensor.name}); --requantize carries the codes over and says what is lost"
@@ -190,6 +201,10 @@ def _ftype(model: ModelFile, targets: dict[str, TensorType], requantize: bool | 
     if not isinstance(requantize, str):
         return model.hparams.ftype
     return next((ftype.id for ftype in FTYPES.values() if requantize in (ftype.name, ftype.main)), model.hparams.ftype)
+
+
+def _renamed(tensor: OutTensor) -> OutTensor:
+    return replace(tensor, name=gguf_name(tensor.name))
 
 
 def _out(tensor: Tensor, target: TensorType, loss: Loss | None, part: int, n_parts: int) -> OutTensor:

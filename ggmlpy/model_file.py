@@ -26,7 +26,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .containers import BY_MAGIC, CONTAINERS, HPARAMS, MAGIC, TENSOR, Container, Hparams
+from .containers import BY_MAGIC, CONTAINERS, GGUF, HPARAMS, MAGIC, TENSOR, Attributes, Container, Hparams
 from .errors import (
     BadMagicError,
     FormatError,
@@ -83,6 +83,31 @@ class Vocabulary(Sequence[bytes]):
         data = np.frombuffer(self._buffer, np.uint8)
         at = self._starts[1:].astype(np.int64)[:, None] - self._head - self._tail + np.arange(4)  # [n_vocab, 4]
         return data[at].view("<f4")[:, 0].astype(np.float32)
+
+
+class ListedVocabulary(Vocabulary):
+    """A vocabulary that was read as a list (GGUF keeps texts, scores and types in three arrays)."""
+
+    def __init__(self, pieces: Sequence[bytes], scores: NDArray[np.float32]) -> None:
+        self._pieces = pieces
+        self._scores = scores
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        return list(self._pieces[index]) if isinstance(index, slice) else self._pieces[index]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        return self._scores
 
 
 @dataclass(frozen=True)
@@ -202,6 +227,7 @@ class Part:
     vocab_offset: int
     tensors_offset: int
     end: int
+    attributes: Attributes | None = None
 
 
 class ModelFile:
@@ -210,8 +236,9 @@ class ModelFile:
     Attributes:
         paths: its file, or its files in order of their parts.
         parts: the same, as they were read.
-        container, version: "ggml", "ggmf" or "ggjt", and 0 to 3.
+        container, version: "ggml", "ggmf", "ggjt" or "gguf", and 0 to 3.
         hparams: the header.
+        attributes: what a GGUF file says beyond it, or what was understood before.
         vocab: the vocabulary.
         tensors: the tensors by name, in the order of the file, parts joined.
         problems: what ``strict=False`` let pass.
@@ -225,6 +252,7 @@ class ModelFile:
         self.container = first.container.name
         self.version = first.version
         self.hparams = first.hparams
+        self.attributes = first.attributes or Attributes(n_ff=first.hparams.n_ff, n_head_kv=first.hparams.n_head)
         self.vocab = first.vocab
         self.tensors = dict(tensors)
         self.problems = list(problems)
@@ -251,7 +279,8 @@ class ModelFile:
 
     @property
     def n_ff(self) -> int:
-        return self.hparams.n_ff
+        """Width of the feed-forward layer."""
+        return self.attributes.n_ff
 
     def close(self) -> None:
         """Forget the maps; arrays handed out before keep theirs alive."""
@@ -283,11 +312,19 @@ def open_model(path: str | os.PathLike[str], *, n_parts: int | None = None, stri
     """
     from .multipart import find_parts, join_parts
 
+    if _is_gguf(Path(path)):
+        from .gguf_model import open_gguf_model
+
+        return open_gguf_model(Path(path))
     problems: list[FormatError] = []
     first = read_part(Path(path), 0, strict, problems)
     paths = find_parts(first, n_parts)
     parts = [first, *(read_part(other, index, strict, problems) for index, other in enumerate(paths[1:], 1))]
     return ModelFile(parts, join_parts(parts), problems)
+
+
+def _is_gguf(path: Path) -> bool:
+    return bytes(map_file(path)[:4]) == GGUF.magic.to_bytes(4, "little")
 
 
 def map_file(path: Path) -> memoryview:

@@ -17,7 +17,7 @@ from .fields import write
 from .model_file import Tensor
 from .tensor_types import TensorType
 
-__all__ = ["OutTensor", "file_size", "header_bytes", "out_tensor", "write_model"]
+__all__ = ["OutTensor", "file_size", "header_bytes", "out_tensor", "write_chunks", "write_model"]
 
 Chunk = bytes | bytearray | memoryview | NDArray[np.generic]
 
@@ -75,7 +75,8 @@ def write_model(
     with atomic_write(path, size=file_size(declared, len(prefix), tensors)) as stream:
         stream.write(prefix)
         for tensor in tensors:
-            _write_tensor(stream, declared, tensor, progress)
+            stream.write(_tensor_header(declared, tensor, stream.tell()))
+            write_chunks(stream, tensor, progress)
         return stream.tell()
 
 
@@ -100,10 +101,8 @@ def _tensor_header(container: Container, tensor: OutTensor, offset: int) -> byte
     return write(container.tensor, values, offset)
 
 
-def _write_tensor(
-    stream: BinaryIO, container: Container, tensor: OutTensor, progress: Callable[[int], object] | None
-) -> None:
-    stream.write(_tensor_header(container, tensor, stream.tell()))
+def write_chunks(stream: BinaryIO, tensor: OutTensor, progress: Callable[[int], object] | None) -> None:
+    """The data of one tensor, checked against the size that was promised."""
     written = 0
     for chunk in tensor.chunks():
         data = _bytes_of(chunk).data if isinstance(chunk, np.ndarray) else memoryview(chunk).cast("B")
