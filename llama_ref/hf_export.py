@@ -31,11 +31,11 @@ from .checkpoint.params import Params
 from .checkpoint.safetensors_file import safetensors_size, write_safetensors
 from .checkpoint.tensor import DTYPES
 from .convert import check_vocabulary
-from .names import meta_names, rename, shard_axis
+from .names import meta_names, original_names, rename, shard_axis
 from .tokenizer_json import tokenizer_json
 from .vocabulary import GgmlVocabulary, find_tokenizer, load_vocabulary
 
-__all__ = ["ExportPlan", "parse_size", "plan_from_hf", "plan_to_hf"]
+__all__ = ["ExportPlan", "huggingface_files", "parse_size", "plan_from_hf", "plan_to_hf"]
 
 SHARD_SIZE = "10GB"
 METADATA = {"format": "pt"}
@@ -146,26 +146,47 @@ def plan_to_hf(
         UsageError: an unknown kind of weights, type or size.
         FormatError: something is wrong with the source; VocabularyError if the tokenizer does not fit.
     """
-    if weights not in ("safetensors", "bin"):
-        raise UsageError(f"unknown kind of weights {weights!r}: choose safetensors or bin")
-    limit = parse_size(shard_size)
     with contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(source))
         notes = list(checkpoint.notes)
         vocab = None if weights_only else _fitting_vocabulary(checkpoint, tokenizer, notes)
-        tensors = list(_huggingface_tensors(checkpoint, dtype, weights == "bin" if inv_freq is None else inv_freq))
-        files = _split(tensors, limit, weights)
-        plan = ExportPlan(checkpoint, Path(directory), files, {}, {}, [], torch_format, notes)
+        files, texts = huggingface_files(
+            checkpoint, weights=weights, shard_size=shard_size, inv_freq=inv_freq, dtype=dtype
+        )
+        plan = ExportPlan(checkpoint, Path(directory), files, {}, texts, [], torch_format, notes)
         plan.sizes = {name: _file_size(name, part, torch_format) for name, part in files.items()}
-        plan.texts = _config_files(checkpoint, tensors)
-        if len(files) > 1:
-            index = "model.safetensors.index.json" if weights == "safetensors" else "pytorch_model.bin.index.json"
-            plan.texts[index] = _index(files)
         if vocab:
             _add_tokenizer(plan, vocab)
         _refuse_same_directory(plan)
         stack.pop_all()
         return plan
+
+
+def huggingface_files(
+    checkpoint: Checkpoint,
+    *,
+    weights: str = "safetensors",
+    shard_size: str | int = SHARD_SIZE,
+    inv_freq: bool | None = None,
+    dtype: str | None = None,
+) -> tuple[dict[str, list[LazyTensor]], dict[str, str]]:
+    """The weight files of a checkpoint in Hugging Face's layout with their tensors, and the texts of the JSON files.
+
+    Arguments as for :func:`plan_to_hf`.
+
+    Raises:
+        UsageError: an unknown kind of weights, type or size.
+    """
+    if weights not in ("safetensors", "bin"):
+        raise UsageError(f"unknown kind of weights {weights!r}: choose safetensors or bin")
+    limit = parse_size(shard_size)
+    tensors = list(_huggingface_tensors(checkpoint, dtype, weights == "bin" if inv_freq is None else inv_freq))
+    files = _split(tensors, limit, weights)
+    texts = _config_files(checkpoint, tensors)
+    if len(files) > 1:
+        index = "model.safetensors.index.json" if weights == "safetensors" else "pytorch_model.bin.index.json"
+        texts[index] = _index(files)
+    return files, texts
 
 
 def plan_from_hf(
@@ -201,7 +222,7 @@ def plan_from_hf(
         count = params.n_shards if shards is None else shards
         if not 1 <= count <= min(100, params.n_head, checkpoint.n_vocab):
             raise UsageError(f"{count} shards: choose 1 to {min(100, params.n_head, checkpoint.n_vocab)}")
-        tensors = [_cast(checkpoint.tensors[name], dtype) for name in meta_names(params.n_layer)]
+        tensors = [_cast(checkpoint.tensors[name], dtype) for name in original_names(params.n_layer)]
         files = {f"consolidated.{i:02}.pth": [_shard(tensor, i, count) for tensor in tensors] for i in range(count)}
         plan = ExportPlan(checkpoint, Path(directory), files, {}, {}, [], torch_format, notes)
         plan.sizes = {name: _file_size(name, part, torch_format) for name, part in files.items()}

@@ -93,16 +93,19 @@ class MergedTensor(LazyTensor):
 
     def chunks(self, limit: int = PANEL) -> Iterator[np.ndarray]:
         """See :meth:`LazyTensor.chunks`; pieces have at most :data:`PANEL` bytes."""
-        if self.workers is None or not self.size:
-            yield from super().chunks(min(limit, PANEL))
-            return
-        n_rows = self.shape[0]
-        step = max(1, min(limit, PANEL) * n_rows // self.nbytes)
-        ranges = [(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
-        for piece in self.workers.ordered(lambda rows: np.ascontiguousarray(self.stored(*rows)), ranges):
-            yield piece.reshape(-1).view(np.uint8)
+        for panel in self.in_panels(lambda rows: rows):
+            yield panel.reshape(-1).view(np.uint8)
+
+    def in_panels(self, transform: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
+        """``transform`` of panels of rows from first to last; the threads do that, too."""
+        step = max(1, PANEL * self.shape[0] // max(self.nbytes, 1))
+        ranges = [(start, min(start + step, self.shape[0])) for start in range(0, self.shape[0], step)]
+        work = self.workers.ordered if self.workers else map
+        row_bytes = self.nbytes // max(self.shape[0], 1)
+        for i, panel in enumerate(work(lambda rows: transform(self.stored(*rows)), ranges)):
+            yield panel
             if self.consumed:
-                self.consumed(piece.nbytes)
+                self.consumed((ranges[i][1] - ranges[i][0]) * row_bytes)
 
 
 @dataclass

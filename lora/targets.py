@@ -1,0 +1,312 @@
+"""What a merged model is written as: Meta's checkpoint, Hugging Face's, or a GGML file.
+
+**Crash safety.** A directory is written in a folder ``.merge-partial`` inside it, each file appearing there when it is
+whole; when all are, they are renamed into place, ``params.json`` (``config.json``) last. So under their final names
+there is the old state or the finished new one. A run that was killed leaves the folder; ``resume`` takes finished
+shards from it if base, adapters and options are still the same, and otherwise says what differs. A GGML file is one
+file: it appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggmlpy.atomic import atomic_write, require_space
+from ggmlpy.containers import CONTAINERS, Hparams
+from ggmlpy.eras import era_of
+from ggmlpy.errors import OutputError, ShapeError, UsageError
+from ggmlpy.file_types import TypeChooser, file_type_of
+from ggmlpy.quantizers import quantize_rows
+from ggmlpy.tensor_types import TensorType, type_named
+from ggmlpy.writer import OutTensor, file_size, header_bytes, write_model
+from llama_ref.checkpoint import LazyTensor, pth_size, write_pth
+from llama_ref.checkpoint.safetensors_file import safetensors_size, write_safetensors
+from llama_ref.hf_export import METADATA, huggingface_files
+from llama_ref.names import ggml_names, meta_names, shard_axis
+
+from .preflight import OUTPUT, Chain
+from .stream import MergedModel, MergedTensor
+from .vocab import tokenizer_side_files
+
+if TYPE_CHECKING:
+    from .merge import MergePlan
+
+__all__ = ["STAGE", "Target", "target_of"]
+
+STAGE = ".merge-partial"
+
+
+def target_of(plan: MergePlan) -> Target:
+    """The target that the plan's ``output_type`` names.
+
+    Raises:
+        UsageError: there is no such type, or the era has none.
+    """
+    if plan.options.output_type == "pth":
+        return PthTarget(plan)
+    if plan.options.output_type == "huggingface":
+        return HuggingFaceTarget(plan)
+    return GgmlTarget(plan)
+
+
+class Target:
+    """Something that a merged model is written as."""
+
+    def __init__(self, plan: MergePlan) -> None:
+        self.plan = plan
+
+    def sizes(self) -> dict[Path, int]:
+        """Final path -> bytes, of the large files."""
+        raise NotImplementedError
+
+    def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
+        """Write everything; returns the files and the names of those taken from an interrupted run."""
+        raise NotImplementedError
+
+
+class DirectoryTarget(Target):
+    """A directory of files: staged, then renamed into place."""
+
+    last = ""  # the file without which readers see no model
+
+    def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
+        """Name -> (bytes, how to write it), of the large files in order."""
+        raise NotImplementedError
+
+    def small_files(self) -> dict[str, bytes]:
+        """Name -> content of the others, but those of the tokenizer."""
+        raise NotImplementedError
+
+    def sizes(self) -> dict[Path, int]:
+        return {self.plan.output / name: size for name, (size, _) in self.shards().items()}
+
+    def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
+        shards = self.shards()
+        small = {**_tokenizer_content(self.plan.chain), **self.small_files()}
+        names = [*shards, *small]
+        if not force:
+            _refuse_existing(self.plan.output, names)
+        stage = self.plan.output / STAGE
+        done = _prepare_stage(stage, _identity(self.plan), resume)
+        resumed = [name for name, (size, _) in shards.items() if name in done and done[name] == size]
+        require_space(stage / "x", sum(size for name, (size, _) in shards.items() if name not in resumed))
+        for name, (_, write) in shards.items():
+            if name not in resumed:
+                write(stage / name)
+        for name, content in small.items():
+            with atomic_write(stage / name) as stream:
+                stream.write(content)
+        _publish(stage, self.plan.output, sorted(names, key=lambda name: name == self.last), self.last)
+        return [self.plan.output / name for name in names], resumed
+
+
+class PthTarget(DirectoryTarget):
+    """``consolidated.NN.pth`` and ``params.json``, byte for byte what the original script saves."""
+
+    last = "params.json"
+
+    def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
+        model, n, torch_format = self.plan.model, self.plan.n_shards, self.plan.options.torch_format
+        found: dict[str, tuple[int, Callable[[Path], object]]] = {}
+        for k in range(n):
+            name = f"consolidated.{k:02}.pth"
+            tensors = [_shard_of(model, tensor, k, n) for tensor in meta_names(self.plan.base.params.n_layer)]
+            size = pth_size(self.plan.output / name, [(t.name, t.dtype, t.shape) for t in tensors], torch_format)
+            found[name] = size, _pth_writer(tensors, torch_format)
+        return found
+
+    def small_files(self) -> dict[str, bytes]:
+        return {"params.json": self.plan.base.params.to_json().encode()}
+
+
+def _shard_of(model: MergedModel, name: str, k: int, n: int) -> LazyTensor:
+    """Shard ``k`` of ``n`` of a merged tensor; of the vocabulary's odd rows the last shard gets the remainder."""
+    axis, shape = shard_axis(name), model.shape_of(name)
+    if n == 1 or axis is None:
+        return model.tensor(name)
+    width, remainder = divmod(shape[axis], n)
+    if remainder and name != OUTPUT:
+        raise UsageError(f"{name} {list(shape)} cannot be cut into {n} shards: choose another --shards")
+    part = slice(k * width, (k + 1) * width + (remainder if k == n - 1 else 0))
+    return model.tensor(name, rows=part) if axis == 0 else model.tensor(name, columns=part)
+
+
+class HuggingFaceTarget(DirectoryTarget):
+    """Weights in one file or in parts with an index, and ``config.json`` with the new vocabulary."""
+
+    last = "config.json"
+
+    def _files(self) -> tuple[dict[str, list[LazyTensor]], dict[str, str]]:
+        options = self.plan.options
+        return huggingface_files(self.plan.model.checkpoint, weights=options.weights, shard_size=options.shard_size)
+
+    def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
+        torch_format = self.plan.options.torch_format
+        found: dict[str, tuple[int, Callable[[Path], object]]] = {}
+        for name, tensors in self._files()[0].items():
+            if name.endswith(".safetensors"):
+                found[name] = safetensors_size(tensors, METADATA), _safetensors_writer(tensors)
+            else:
+                shapes = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+                found[name] = pth_size(name, shapes, torch_format), _pth_writer(tensors, torch_format)
+        return found
+
+    def small_files(self) -> dict[str, bytes]:
+        return {name: text.encode() for name, text in self._files()[1].items()}
+
+
+def _pth_writer(tensors: list[LazyTensor], torch_format: str) -> Callable[[Path], object]:
+    return lambda path: write_pth(path, tensors, torch_format)
+
+
+def _safetensors_writer(tensors: list[LazyTensor]) -> Callable[[Path], object]:
+    return lambda path: write_safetensors(path, tensors, METADATA)
+
+
+class GgmlTarget(Target):
+    """One GGML file, f16 or quantized: the bytes that converting (and quantizing) the merged .pth would give."""
+
+    def __init__(self, plan: MergePlan) -> None:
+        super().__init__(plan)
+        self.era = era_of(plan.options.era)
+        kind = plan.options.output_type.removeprefix("ggml-")
+        self.file_type = None if kind == "f16" else file_type_of(kind, self.era)
+        container = ("ggjt", 1) if self.file_type is None and self.era.container == "ggjt" else None
+        self.container, self.version = container or (self.era.container, self.era.version)
+        if CONTAINERS[self.container].multipart and plan.base.params.n_shards > 1:
+            raise UsageError(f"era {self.era} has several files for a model of this size: merge to pth, then convert")
+        output = plan.output
+        self.path = output / f"ggml-model-{kind}.bin" if output.is_dir() else output
+
+    @property
+    def hparams(self) -> Hparams:
+        """The header's numbers."""
+        p = self.plan.base.params
+        file_type = 1 if self.file_type is None else self.file_type.id
+        return Hparams(self.plan.chain.n_vocab, p.n_embd, p.n_mult, p.n_head, p.n_layer, p.n_rot, file_type)
+
+    def tensors(self) -> list[OutTensor]:
+        """In the order of the era's converter."""
+        n_layer = self.plan.base.params.n_layer
+        names = ggml_names(n_layer) if self.era.date >= "2023-04-30" else meta_names(n_layer)
+        choose = TypeChooser(self.file_type, self.era, names) if self.file_type else None
+        return [self._tensor(self.plan.model.tensor(name), choose) for name in names]
+
+    def _tensor(self, tensor: MergedTensor, choose: TypeChooser | None) -> OutTensor:
+        source = type_named("f16" if len(tensor.shape) == 2 else "f32", self.container, self.version)
+        kind = (choose(tensor.name, tensor.shape, source) if choose else None) or source
+        if tensor.shape[-1] % kind.blck_size:
+            raise ShapeError(
+                f"rows of tensor {tensor.name!r} can't be divided into blocks of {kind.name}",
+                path=self.plan.base.path,
+                expected=f"a multiple of {kind.blck_size} columns",
+                found=tensor.shape[-1],
+                next_step="--output-type ggml-f16",
+            )
+        return OutTensor(tensor.name, kind, tensor.shape, lambda: _in_type(tensor, kind, self.era.date))
+
+    def sizes(self) -> dict[Path, int]:
+        vocab = self.plan.chain.tokenizer
+        prefix = len(header_bytes(CONTAINERS[self.container], self.version, self.hparams, vocab))
+        return {self.path: file_size(CONTAINERS[self.container], prefix, self.tensors())}
+
+    def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
+        if self.path.exists() and not force:
+            raise UsageError(f"{self.path} is there already; use --force to replace it, or name another file")
+        vocab = self.plan.chain.tokenizer
+        write_model(self.path, self.container, self.version, self.hparams, vocab, self.tensors())
+        return [self.path], []
+
+
+def _in_type(tensor: MergedTensor, kind: TensorType, era: str) -> Iterator[np.ndarray]:
+    """The tensor's rows as a GGML file holds them."""
+    if not kind.quantized:
+        yield from (tensor.chunks() if kind.name == "f16" else [tensor.numpy().astype(kind.block)])
+        return
+    yield from tensor.in_panels(lambda rows: quantize_rows(rows, kind.name, era))
+
+
+# ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _refuse_existing(output: Path, names: Sequence[str]) -> None:
+    there = [name for name in names if (output / name).exists()]
+    if there:
+        raise UsageError(
+            f"{output} holds {', '.join(there[:5])} already; use --force to replace, or name another directory"
+        )
+
+
+def _identity(plan: MergePlan) -> dict[str, Any]:
+    """What must be the same for a shard of an earlier run to be a shard of this one."""
+    sources = [*plan.base.files, plan.base.params_path]
+    for adapter in plan.adapters:
+        sources += [adapter.config.path, adapter.weights]
+    states = [path.stat() for path in sources]
+    options = plan.options
+    return {
+        "base": str(plan.base.path.resolve()),
+        "adapters": [str(adapter.path.resolve()) for adapter in plan.adapters],
+        "files": [[path.name, state.st_size] for path, state in zip(sources, states)],
+        "changed": [_stamp(plan, path, state) for path, state in zip(sources, states)],
+        "output": [options.output_type, options.torch_format, plan.n_shards, options.init, options.seed],
+        "vocabulary": plan.chain.n_vocab,
+    }
+
+
+def _stamp(plan: MergePlan, path: Path, state: os.stat_result) -> Any:
+    """A file's time of change; of one unpacked from a ZIP, which is new each time, the ZIP's."""
+    zipped = next((a.path for a in plan.adapters if a.path.is_file() and a.path.parent != path.parent), None)
+    is_unpacked = zipped is not None and path not in plan.base.files and path != plan.base.params_path
+    return (zipped.stat() if is_unpacked and zipped else state).st_mtime_ns
+
+
+def _prepare_stage(stage: Path, identity: dict[str, Any], resume: bool) -> dict[str, int]:
+    """An empty stage, or that of the same merge; returns name -> bytes of the whole files in it."""
+    marker = stage / "merge.json"
+    wanted = json.dumps(identity, indent=1)
+    if resume and stage.is_dir():
+        try:
+            before = json.loads(marker.read_text())
+        except (OSError, ValueError):
+            before = None
+        different = [key for key in identity if not before or before.get(key) != json.loads(wanted)[key]]
+        if different:
+            raise UsageError(
+                f"{stage} holds another merge (different: {', '.join(different)}); leave --resume out to start again"
+            )
+        for leftover in stage.glob(".*.partial"):
+            leftover.unlink()
+        return {path.name: path.stat().st_size for path in stage.iterdir() if path != marker}
+    try:
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write: {error.strerror}", path=stage, next_step="choose a directory that you may write to"
+        ) from error
+    with atomic_write(marker) as stream:
+        stream.write(wanted.encode())
+    return {}
+
+
+def _publish(stage: Path, output: Path, names: Sequence[str], last: str) -> None:
+    """Rename finished files into place; an older ``last`` goes first, so that no reader takes a mixture for a model."""
+    (output / last).unlink(missing_ok=True)
+    for name in names:
+        os.replace(stage / name, output / name)
+    shutil.rmtree(stage, ignore_errors=True)
+
+
+def _tokenizer_content(chain: Chain) -> dict[str, bytes]:
+    """The files of the result's tokenizer; side files that are missing are made as transformers saves them."""
+    files = {name: path.read_bytes() for name, path in chain.tokenizer_files.items()}
+    pad = "[PAD]" if chain.tokenizer.base[-1][0] == b"[PAD]" else None
+    return {**tokenizer_side_files(pad), **files}
