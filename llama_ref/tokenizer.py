@@ -28,7 +28,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from ggmlpy.eras import DEFAULT_ERA, Era, era_of
-from ggmlpy.errors import MissingFileError, UsageError, VocabularyError
+from ggmlpy.errors import UsageError, VocabularyError
 
 __all__ = [
     "BOS",
@@ -40,14 +40,12 @@ __all__ = [
     "Tokenizer",
     "disagreements",
     "tokenizer_for",
-    "vocabulary_of",
 ]
 
 BOS = 1
 EOS = 2
 FIRST_BYTE = 3  # token 3 is byte 0x00, token 258 is byte 0xff
 LONGEST_GREEDY_PIECE = 18  # bytes; MAX_TOKEN_LEN of da5303c1e
-UNKNOWN_TEXT = " ⁇ ".encode()
 
 
 class Tokenizer(Protocol):
@@ -276,8 +274,10 @@ class GreedyTokenizer(_PieceTokenizer):
         return token_at
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(_PieceTokenizer):
     """A ``tokenizer.model`` read by Google's library: the reference for the other two.
+
+    Its pieces are those that a GGML file would hold: "" for control pieces, one raw byte, ▁ as a space.
 
     Args:
         path: the file.
@@ -288,66 +288,20 @@ class SentencePieceTokenizer:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self._processor: Any = _load_sentencepiece(self.path)
+        from .vocabulary import load_vocabulary
 
-    def __len__(self) -> int:
-        return int(self._processor.vocab_size())
+        vocabulary = load_vocabulary(path).without_added()
+        super().__init__([piece for piece, _ in vocabulary])
+        self.scores = [score for _, score in vocabulary]
+        from sentencepiece import SentencePieceProcessor
+
+        self._processor: Any = SentencePieceProcessor(model_file=os.fspath(path))
 
     def encode(self, text: str | bytes, *, bos: bool = False) -> list[int]:
         """The token ids of ``text``. SentencePiece itself puts a space in front."""
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         tokens = [int(token) for token in self._processor.encode(data)]
         return [BOS, *tokens] if bos else tokens
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that a GGML file would hold for this token: "" for control pieces, one raw byte, ▁ as a space."""
-        if not 0 <= token < len(self):
-            raise VocabularyError(
-                "token outside the vocabulary",
-                path=self.path,
-                field="token",
-                expected=f"0 … {len(self) - 1}",
-                found=token,
-            )
-        text = self._processor.id_to_piece(token)
-        if self._processor.is_unknown(token):
-            return UNKNOWN_TEXT
-        if self._processor.is_control(token):
-            return b""
-        if self._processor.is_byte(token):
-            return bytes([int(text[3:-1], 16)])
-        return str(text).replace("\u2581", " ").encode()
-
-    def score(self, token: int) -> float:
-        """The log probability that training gave this piece."""
-        return float(self._processor.get_score(token))
-
-
-def _load_sentencepiece(path: str) -> Any:
-    import sentencepiece
-
-    if not os.path.isfile(path):
-        raise MissingFileError(
-            "no such tokenizer model",
-            path=path,
-            next_step="give the tokenizer.model that belongs to the checkpoint",
-        )
-    try:
-        return sentencepiece.SentencePieceProcessor(model_file=path)
-    except (RuntimeError, OSError) as error:
-        raise VocabularyError(
-            f"SentencePiece cannot read it: {str(error).strip().splitlines()[0][:200]}",
-            path=path,
-            cause="an interrupted download, or not a tokenizer model",
-            next_step="download tokenizer.model again",
-        ) from error
-
-
-def vocabulary_of(model: SentencePieceTokenizer) -> tuple[list[bytes], list[float]]:
-    """The pieces and scores that ``convert`` writes into a GGML file for this tokenizer."""
-    tokens = range(len(model))
-    return [model.piece(token) for token in tokens], [model.score(token) for token in tokens]
 
 
 def tokenizer_for(
