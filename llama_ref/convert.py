@@ -40,7 +40,7 @@ from ggmlpy.writer import OutTensor, file_size, header_bytes, write_model
 from .checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from .checkpoint.layout import directory_of
 from .checkpoint.params import Params, model_named, read_config_json, read_params_json
-from .names import ggml_names, meta_names, shard_axis
+from .names import ggml_names, original_names, shard_axis
 from .vocabulary import GgmlVocabulary, find_tokenizer, load_vocabulary, vocabulary_name
 
 __all__ = ["Plan", "VocabularyCount", "check_vocabulary", "plan_conversion", "plan_vocabulary", "vocabulary_counts"]
@@ -382,7 +382,7 @@ def _parts(
 def _order(checkpoint: Checkpoint, era: Era) -> list[str]:
     if era.date >= "2023-04-30":
         return ggml_names(checkpoint.params.n_layer)
-    return list(checkpoint.tensors) if checkpoint.layout == "meta" else meta_names(checkpoint.params.n_layer)
+    return list(checkpoint.tensors) if checkpoint.layout == "meta" else original_names(checkpoint.params.n_layer)
 
 
 def _n_parts(checkpoint: Checkpoint) -> int:

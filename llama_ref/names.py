@@ -30,6 +30,7 @@ __all__ = [
     "is_derived",
     "is_known",
     "meta_names",
+    "original_names",
     "rename",
     "shard_axis",
     "spelling_of",
@@ -190,6 +191,17 @@ def meta_names(n_layer: int) -> list[str]:
     ['layers.0.feed_forward.w1.weight', 'layers.0.feed_forward.w2.weight', 'layers.0.feed_forward.w3.weight']
     """
     return list(_expand([row.meta for row in TABLE], n_layer))
+
+
+def original_names(n_layer: int) -> list[str]:
+    """All Meta names in the order of the files that Meta published.
+
+    >>> original_names(1)[:4], original_names(1)[-1]
+    (['tok_embeddings.weight', 'norm.weight', 'output.weight', 'layers.0.attention.wq.weight'],
+     'layers.0.ffn_norm.weight')
+    """
+    in_layers = [row.meta for row in TABLE if row.per_layer]
+    return list(_expand(["tok_embeddings.weight", "norm.weight", "output.weight", *in_layers], n_layer))
 
 
 def ggml_names(n_layer: int) -> list[str]:
