@@ -55,7 +55,7 @@ from ggmlpy.errors import OutputError, ShapeError, UsageError
 
 from .tensor import DTYPES, LazyTensor
 
-__all__ = ["TORCH_FORMATS", "TensorToWrite", "pth_size", "write_pth"]
+__all__ = ["TORCH_FORMATS", "TensorToWrite", "pth_size", "stream_pth", "write_pth"]
 
 TensorToWrite = LazyTensor | tuple[str, str, Sequence[int], Iterable[object]]
 
@@ -129,6 +129,18 @@ def write_pth(
     places = _plan(_prefix(path, layout), layout, len(pickle), wanted)
     with atomic_write(path, size=_archive_size(places)) as stream:
         _write_archive(stream, layout, places, pickle, wanted)
+
+
+def stream_pth(
+    stream: BinaryIO, name: str, tensors: Iterable[TensorToWrite], torch_format: str = "1.13", *, ordered: bool = False
+) -> None:
+    """What :func:`write_pth` writes, into anything that has a ``write`` method: to learn the digest of a file that
+    does not exist, for instance. ``name`` is the file's name, whose stem stands inside.
+    """
+    layout = _layout(torch_format)
+    wanted = [_Tensor.of(tensor, layout) for tensor in tensors]
+    pickle = _pickle(wanted, ordered)
+    _write_archive(stream, layout, _plan(_prefix(name, layout), layout, len(pickle), wanted), pickle, wanted)
 
 
 def pth_size(
