@@ -215,6 +215,48 @@ def run_inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_hexdump(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "hexdump",
+        run_hexdump,
+        "Show a model file's bytes with the meaning of each field beside them.",
+        "hexdump ggml-model-q4_0.bin\nhexdump model.gguf --field n_vocab",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--field", metavar="NAME", help="only this: n_vocab, vocabulary[278], tensor[norm.weight]")
+    parser.add_argument("--all", action="store_true", help="fold nothing")
+    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+
+
+def run_hexdump(args: argparse.Namespace) -> int:
+    from ggmlpy.errors import UsageError
+    from ggmlpy.hexdump import dump, matches
+
+    lines = dump(args.file, fold=not (args.all or args.field))
+    shown = (line for line in lines if not args.field or matches(line, args.field))
+    if args.json:
+        print_json([line.as_dict() for line in shown])
+        return 0
+    found = False
+    for line in shown:
+        print(_hexdump_line(line, sys.stdout.isatty()))
+        found = True
+    if not found:
+        raise UsageError(f"{args.file} has no field {args.field!r}; the names stand in the last column of the dump")
+    return 0
+
+
+def _hexdump_line(line: Any, colour: bool) -> str:
+    if not line.size:
+        return f"{'':>12}  {line.value}"
+    text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line.data)
+    more = "…" if line.size > len(line.data) else " "
+    dim, bold, green, reset = ("\033[2m", "\033[1m", "\033[32m", "\033[0m") if colour else ("",) * 4
+    place = f"{line.offset:>12,}  {line.data.hex(' '):<47}{more} {dim}{text:<16}{reset}"
+    return f"{place}  {bold}{line.path}{reset} = {green}{line.value}{reset}"
+
+
 def add_compare(commands: Commands) -> None:
     parser = command(
         commands,
@@ -582,16 +624,290 @@ def _run_export(args: argparse.Namespace, plan: Any) -> int:
         return 0
 
 
+# ------------------------------------------------------------------------------------------ adapters, vocabularies
+
+
+def add_merge(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "merge",
+        run_merge,
+        "Merge LoRA adapters, in order, into a base model: the original scripts' files to the byte, in a stream.",
+        "merge --base models/7B --lora chinese_alpaca_lora_7b.zip --output merged\n"
+        "merge --base models/13B --lora llama-plus-lora,alpaca-plus-lora --output merged --dry-run\n"
+        "merge --base models/7B --lora alpaca-lora --output alpaca-q4_0.bin --output-type ggml-q4_0",
+    )
+    parser.add_argument("--base", "--base-model", required=True, metavar="DIR", help="Meta's or Hugging Face's layout")
+    parser.add_argument(
+        "--lora", "--lora-model", required=True, action="append", metavar="DIR|ZIP[,…]", help="adapters in order"
+    )
+    parser.add_argument("--output", "--output-dir", required=True, metavar="DIR|FILE", help="a file for GGML types")
+    parser.add_argument(
+        "--output-type",
+        default="pth",
+        metavar="TYPE",
+        help="pth (default), huggingface, ggml-f16, ggml-q4_0 or ggml- with another type of the era",
+    )
+    parser.add_argument("--torch-format", default="1.13", metavar="V", help="whose torch.save bytes: 1.13, 2.0, 2.6, …")
+    parser.add_argument("--shards", type=int, metavar="N", help="number of .pth files (default: as Meta's)")
+    parser.add_argument("--weights", choices=("bin", "safetensors"), default="bin", help="for huggingface")
+    parser.add_argument("--shard-size", default="10GB", metavar="SIZE", help="for huggingface (default 10GB)")
+    parser.add_argument("--era", default="2023-03-31", help="for GGML types (default 2023-03-31)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model of the result, if no adapter has it")
+    parser.add_argument(
+        "--init-embeddings",
+        choices=("pieces", "mean", "normal", "zeros"),
+        help="fill rows of new tokens that no adapter brings (untrained!)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="for --init-embeddings normal (default 0)")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="default: one a processor")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, stop")
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted merge")
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from lora.merge import plan_merge
+
+    adapters = [path.strip() for group in args.lora for path in group.split(",") if path.strip()]
+    options = {
+        "output_type": args.output_type,
+        "torch_format": args.torch_format,
+        "n_shards": args.shards,
+        "weights": args.weights,
+        "shard_size": args.shard_size,
+        "era": args.era,
+        "tokenizer": Path(args.tokenizer) if args.tokenizer else None,
+        "init": args.init_embeddings,
+        "seed": args.seed,
+        "n_threads": args.threads,
+    }
+    with plan_merge(args.base, adapters, args.output, **options) as plan:
+        if args.dry_run or args.verbose:
+            say(args, plan.describe())
+        if args.dry_run:
+            return 0
+        with progress_bar(args, plan.nbytes, "merge") as bar:
+            report = plan.run(force=args.force, resume=args.resume, progress=bar.update)
+    say(args, report)
+    if args.json:
+        print_json(report.as_dict())
+    return 0
+
+
+def add_tokenizer(commands: Commands) -> None:
+    parser = commands.add_parser("tokenizer", help="Merge, train and compare SentencePiece vocabularies.")
+    inner = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    merge = command(
+        inner,
+        "merge",
+        run_tokenizer_merge,
+        "Append to BASE the pieces of EXTRA that it lacks: LLaMA + Chinese gives the published tokenizer to the byte.",
+        "tokenizer merge llama/tokenizer.model chinese_sp.model merged/tokenizer.model\n"
+        "tokenizer merge llama/tokenizer.model chinese_sp.model alpaca_tokenizer_dir --pad-token '[PAD]'",
+    )
+    merge.add_argument("base", metavar="BASE")
+    merge.add_argument("extra", metavar="EXTRA")
+    merge.add_argument("out", metavar="OUT", help="a .model file, or a directory for all of a LlamaTokenizer's files")
+    merge.add_argument("--pad-token", metavar="PIECE", help="one more piece at the end, as Chinese-Alpaca has [PAD]")
+    train = command(
+        inner,
+        "train",
+        run_tokenizer_train,
+        "Train a SentencePiece model by the recipe of the published 20,000 Chinese pieces.",
+        "tokenizer train corpus.txt --output chinese_sp.model\ntokenizer train small.txt --output sp.model --vocab-size 500",
+    )
+    train.add_argument("corpus", nargs="+", metavar="TEXT_FILE", help="UTF-8, one sentence a line")
+    train.add_argument("-o", "--output", required=True, metavar="OUT")
+    train.add_argument("--vocab-size", type=int, default=20000, metavar="N", help="at most (default 20000)")
+    train.add_argument("--character-coverage", type=float, default=0.9995, metavar="X", help="default 0.9995")
+    train.add_argument("--max-sentences", type=int, default=10_000_000, metavar="N", help="sample a larger corpus")
+    train.add_argument("--no-byte-fallback", action="store_true", help="leave the 256 byte pieces out")
+    stats = command(
+        inner,
+        "stats",
+        run_tokenizer_stats,
+        "Cut the same text with several tokenizers: tokens a character, and the tokens side by side.",
+        "tokenizer stats llama/tokenizer.model merged/tokenizer.model 人工智能是计算机科学的一个分支。\n"
+        "tokenizer stats llama/tokenizer.model merged/tokenizer.model -f text.txt --json",
+    )
+    stats.add_argument("first", metavar="A")
+    stats.add_argument("second", metavar="B")
+    stats.add_argument("text", nargs="*", metavar="TEXT", help="words, the name of a file, or - for stdin")
+    stats.add_argument("-f", "--file", metavar="FILE", help="read the text from a file")
+    stats.add_argument("--no-colour", "--no-color", action="store_true", help="bars between tokens instead of colours")
+    stats.add_argument("--json", action="store_true", help="as JSON on stdout")
+
+
+def run_tokenizer_merge(args: argparse.Namespace) -> int:
+    from lora.vocab import merge_vocabularies, read_sentencepiece, write_tokenizer
+
+    merged, growth = merge_vocabularies(read_sentencepiece(args.base), read_sentencepiece(args.extra), args.pad_token)
+    for path in write_tokenizer(args.out, merged, args.pad_token):
+        say(args, path)
+    padded = f" + {args.pad_token}" if growth.padded else ""
+    say(args, f"{growth.base} + {growth.added}{padded} = {growth.total} pieces; {growth.skipped} were there already")
+    return 0
+
+
+def run_tokenizer_train(args: argparse.Namespace) -> int:
+    from lora.vocab import train_vocabulary, write_tokenizer
+
+    model = train_vocabulary(
+        args.corpus,
+        vocab_size=args.vocab_size,
+        byte_fallback=not args.no_byte_fallback,
+        max_sentences=args.max_sentences,
+        character_coverage=args.character_coverage,
+    )
+    for path in write_tokenizer(args.output, model):
+        say(args, path)
+    say(args, f"{len(model)} pieces")
+    return 0
+
+
+def run_tokenizer_stats(args: argparse.Namespace) -> int:
+    from lora.vocab import compare_tokenizers, side_by_side
+
+    results = compare_tokenizers([args.first, args.second], _text_argument(args.file, args.text))
+    if args.json:
+        print_json([item.as_dict() for item in results])
+        return 0
+    print(side_by_side(results, colour=sys.stdout.isatty() and not args.no_colour))
+    return 0
+
+
+def _text_argument(file: str | None, words: list[str]) -> str:
+    """The text of ``-f FILE``, of a single word that names a file, of stdin for ``-``, or the words themselves."""
+    from ggmlpy.errors import MissingFileError, UsageError
+
+    if file is None and not words:
+        raise UsageError("give a text, the name of a file, or - for stdin")
+    name = file or (words[0] if len(words) == 1 else "")
+    if name == "-":
+        return sys.stdin.read()
+    if file is None and not os.path.isfile(name):
+        return " ".join(words)
+    try:
+        with open(name, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError as error:
+        raise MissingFileError(f"cannot be read: {error.strerror}", path=name) from error
+
+
+# ---------------------------------------------------------------------------------------------------- logits, perplexity
+
+
+def _add_arithmetic(parser: argparse.ArgumentParser) -> None:
+    """The model and how to compute with it."""
+    parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="a ggml, ggmf or ggjt file")
+    parser.add_argument("--numerics", default="fast", metavar="HOW", help="fast (default), reference or exact")
+    parser.add_argument(
+        "--era", metavar="DATE", help="exact: whose arithmetic (default: of the era that wrote the file)"
+    )
+    parser.add_argument("--build", metavar="B", help="exact: scalar (default), avx2, avx512 or cmake-avx2")
+    parser.add_argument("--memory-f32", action="store_true", help="keep keys and values in f32, not f16")
+    parser.add_argument("--norm-eps", type=float, default=1e-6, metavar="E", help="added in every norm (default 1e-6)")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: one a processor)")
+
+
+def _open_for_arithmetic(args: argparse.Namespace, n_ctx: int) -> Any:
+    from llama_ref.model import Model
+
+    return Model.from_file(
+        args.model,
+        numerics=args.numerics,
+        era=args.era,
+        build=args.build,
+        n_ctx=n_ctx,
+        memory_f32=args.memory_f32,
+        n_threads=args.threads,
+        norm_eps=args.norm_eps,
+    )
+
+
+def add_logits(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "logits",
+        run_logits,
+        "Write the logits of a sequence of tokens as a .npy file: float32 [n_tokens, n_vocab].",
+        "logits -m model.bin --tokens 1,15043,3186 --out logits.npy --numerics exact --build avx2 --batch 8",
+    )
+    _add_arithmetic(parser)
+    parser.add_argument("--tokens", required=True, metavar="IDS", help="token ids, separated by commas")
+    parser.add_argument("--out", required=True, metavar="F.npy", help="the file to write")
+    parser.add_argument("--batch", type=int, metavar="N", help="tokens evaluated at a time (default: all at once)")
+
+
+def run_logits(args: argparse.Namespace) -> int:
+    from llama_ref.logits import logits, parse_tokens, write_logits
+
+    tokens = parse_tokens(args.tokens)
+    with _open_for_arithmetic(args, len(tokens)) as model, progress_bar(args, len(tokens), "logits", "token") as bar:
+        values = logits(model, tokens, batch=args.batch, progress=lambda done: bar.update(done - bar.n))
+    write_logits(args.out, values)
+    say(args, f"{args.out}: float32 {list(values.shape)}")
+    return 0
+
+
+def add_perplexity(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "perplexity",
+        run_perplexity,
+        "Perplexity of a text, as llama.cpp's perplexity of 2023-03-31 computes it; also bits per byte and character.",
+        "perplexity -m model.bin -f wiki.test.raw\nperplexity -m model.bin -f text.txt -c 256 --numerics exact",
+    )
+    _add_arithmetic(parser)
+    parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="the text (- is standard input)")
+    parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens a chunk (default 512)")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of the running figures")
+
+
+def run_perplexity(args: argparse.Namespace) -> int:
+    from ggmlpy.eras import DEFAULT_ERA
+    from llama_ref.perplexity import perplexity, read_text
+    from llama_ref.tokenizer import tokenizer_for
+
+    text = sys.stdin.buffer.read() if args.file == "-" else read_text(args.file)
+    with _open_for_arithmetic(args, args.ctx_size) as model:
+        tokenizer = tokenizer_for(model.vocab, model.vocab.scores, args.era or DEFAULT_ERA)
+        tokens = tokenizer.encode(text.removesuffix(b"\n"), bos=True)
+        values = []
+        with progress_bar(args, len(tokens) // args.ctx_size, "perplexity", "chunk") as bar:
+            for state in perplexity(model, tokens):
+                values.append(state.value)
+                if not args.json:
+                    print(f"[{state.chunk}]{state.value:.4f},", end="", flush=True)
+                bar.update()
+    if args.json:
+        print_json({**state.as_dict(), "running": values})
+        return 0
+    print()
+    say(args, f"perplexity {state.value:.4f} over {state.n_tokens} tokens, {state.bits_per_byte:.4f} bits per byte,")
+    say(args, f"{state.bits_per_character:.4f} bits per character")
+    return 0
+
+
 COMMANDS: tuple[Callable[[Commands], None], ...] = (
+    add_merge,
+    add_tokenizer,
     add_quantize,
     add_migrate,
     add_inspect,
     add_identify,
+    add_hexdump,
     add_compare,
     add_fingerprint,
     add_convert,
     add_to_hf,
     add_from_hf,
+    add_logits,
+    add_perplexity,
 )
 
 if __name__ == "__main__":

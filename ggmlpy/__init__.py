@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .containers import CONTAINERS, Container, Hparams
+from .dequantize import dequantize
 from .eras import DEFAULT_ERA, ERAS, Era, era_of
 from .errors import FormatError, UsageError
 from .model_file import ModelFile, Tensor, Vocabulary, open_model
@@ -60,8 +61,4 @@ def __getattr__(name: str) -> Any:
         from .quantize_file import quantize_file
 
         return quantize_file
-    if name == "dequantize":
-        from .dequantize import dequantize
-
-        return dequantize
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -71,6 +71,10 @@ class Vocabulary(Sequence[bytes]):
         index = range(len(self))[index]
         return bytes(self._buffer[int(self._starts[index]) : int(self._starts[index + 1]) - self._head - self._tail])
 
+    def entry_offset(self, index: int) -> int:
+        """Where entry ``index`` begins in the file."""
+        return int(self._starts[index]) - self._head
+
     def __iter__(self) -> Iterator[bytes]:
         buffer, between = self._buffer, self._head + self._tail
         for start, following in itertools.pairwise(self._starts.tolist()):
@@ -312,7 +316,7 @@ def open_model(path: str | os.PathLike[str], *, n_parts: int | None = None, stri
     """
     from .multipart import find_parts, join_parts
 
-    if _is_gguf(Path(path)):
+    if is_gguf(Path(path)):
         from .gguf_model import open_gguf_model
 
         return open_gguf_model(Path(path))
@@ -323,7 +327,8 @@ def open_model(path: str | os.PathLike[str], *, n_parts: int | None = None, stri
     return ModelFile(parts, join_parts(parts), problems)
 
 
-def _is_gguf(path: Path) -> bool:
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF does."""
     return bytes(map_file(path)[:4]) == GGUF.magic.to_bytes(4, "little")
 
 

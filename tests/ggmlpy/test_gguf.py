@@ -1,0 +1,244 @@
+"""GGUF: round trips, other versions and byte orders, the PyPI package ``gguf`` on our files, hostile files."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ggmlpy import FormatError, OutTensor, dequantize, open_model, types_of
+from ggmlpy.check import problems_of
+from ggmlpy.codes import unpack_codes
+from ggmlpy.compare import compare
+from ggmlpy.errors import MissingFileError, TruncatedError, UnsupportedError
+from ggmlpy.gguf import Value, open_gguf, write_gguf
+from ggmlpy.gguf_model import from_gguf_token, to_gguf_token
+from ggmlpy.migrate import migrate
+from tests.ggmlpy.models import finite_blocks, write_tiny
+from tests.ggmlpy.test_hostile import mutate, mutations, survive
+
+
+def to_gguf(source: Path, target: Path, **options):
+    with open_model(source) as model:
+        return migrate(model, target, "gguf", 3, **options)
+
+
+def back(source: Path, target: Path, version: int = 3) -> Path:
+    with open_model(source) as model:
+        migrate(model, target, "ggjt", version)
+    return target
+
+
+AUGUST = [f"ggml/T1_quant_p5/T1.{name}.bin" for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")]
+AUGUST += ["ggml/T2_quant_p5_q4_K_M/T2.q4_K_M.bin", "ggml/T2_quant_p5_q6_K/T2.q6_K.bin"]
+
+
+@pytest.mark.parametrize("name", AUGUST)
+def test_ggjt_v3_to_gguf_and_back_is_the_identity(name, golden, tmp_path):
+    report = to_gguf(golden(name), tmp_path / "m.gguf")
+    assert report.losses == ()
+    assert back(tmp_path / "m.gguf", tmp_path / "m.bin").read_bytes() == golden(name).read_bytes()
+
+
+def test_random_vocabularies_survive(tmp_path):
+    source = write_tiny(tmp_path / "a.bin", "ggjt", 3, "q4_0")
+    to_gguf(source, tmp_path / "m.gguf")
+    assert back(tmp_path / "m.gguf", tmp_path / "b.bin").read_bytes() == source.read_bytes()
+
+
+def test_the_real_vocabulary_survives_spelt_as_sentencepiece_does(vectors, tmp_path):
+    source = vectors / "ggml/vocab/ggml-vocab-p2.bin"
+    to_gguf(source, tmp_path / "m.gguf")
+    gguf = open_gguf(tmp_path / "m.gguf")
+    tokens = gguf.metadata["tokenizer.ggml.tokens"].value
+    assert tokens[:4] == [b"<unk>", b"<s>", b"</s>", b"<0x00>"]
+    assert tokens[278] == "▁the".encode()
+    assert len(set(tokens)) == 32000
+    assert "ggmlpy.vocabulary" not in gguf.metadata
+    assert np.bincount(gguf.metadata["tokenizer.ggml.token_type"].value).tolist() == [0, 31741, 1, 2, 0, 0, 256]
+    assert back(tmp_path / "m.gguf", tmp_path / "m.bin", 1).read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("type_name", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_eras_keep_their_codes_and_round_their_scales(type_name, version, tmp_path):
+    source = write_tiny(tmp_path / "a.bin", "ggjt", version, type_name)
+    to_gguf(source, tmp_path / "m.gguf")
+    with open_model(source) as a, open_model(tmp_path / "m.gguf") as b:
+        for name, tensor in a.tensors.items():
+            other = b.tensors[name]
+            if tensor.type.quantized:
+                before, after = tensor.blocks(), other.blocks()
+                np.testing.assert_array_equal(unpack_codes(after, other.type), unpack_codes(before, tensor.type))
+                for field in ("d", "m"):
+                    if field in other.type.field_names:
+                        np.testing.assert_array_equal(after[field], before[field].astype("<f2"))
+            else:
+                np.testing.assert_array_equal(tensor.raw(), other.raw())
+
+
+@given(st.integers(0, 60000), st.binary(max_size=6) | st.text("a▁ 中", max_size=4).map(str.encode))
+def test_spelling_is_undone_or_known_to_be_ambiguous(index, piece):
+    token, kind = to_gguf_token(index, piece)
+    if "▁".encode() not in piece:
+        assert from_gguf_token(token, kind) == piece
+
+
+def big_endian(gguf: Path, target: Path) -> Path:
+    """The same file with every number reversed, written independently of the library's writer."""
+    file = open_gguf(gguf)
+    out = [b"GGUF", struct.pack(">IQQ", 3, len(file.tensors), len(file.metadata))]
+    codes = {"u32": ">I", "f32": ">f"}
+    numbers = {"u32": 4, "f32": 6, "string": 8, "array": 9, "i32": 5}
+    for key, value in file.metadata.items():
+        out += [struct.pack(">Q", len(key)), key.encode(), struct.pack(">I", numbers[value.type])]
+        if value.type == "string":
+            out += [struct.pack(">Q", len(value.value)), value.value]
+        elif value.type == "array":
+            out.append(struct.pack(">IQ", numbers[value.item], len(value.value)))
+            if value.item == "string":
+                out += [struct.pack(">Q", len(item)) + item for item in value.value]
+            else:
+                out.append(np.asarray(value.value).astype(">f4" if value.item == "f32" else ">i4").tobytes())
+        else:
+            out.append(struct.pack(codes[value.type], value.value))
+    for name, tensor in file.tensors.items():
+        out += [struct.pack(">Q", len(name)), name.encode(), struct.pack(">I", len(tensor.shape))]
+        out.append(struct.pack(f">{len(tensor.shape)}Q", *tensor.shape[::-1]))
+        out.append(struct.pack(">IQ", tensor.type.id, tensor.offset - file.data_offset))
+    data = b"".join(out)
+    data += bytes(-len(data) % 32)
+    for tensor in file.tensors.values():
+        data += tensor.data.view(tensor.type.block).byteswap().tobytes() + bytes(-len(tensor.data) % 32)
+    target.write_bytes(data)
+    return target
+
+
+@pytest.mark.parametrize("type_name", ["q4_0", "q5_1", "q8_0", "f16"])
+def test_big_endian_files_hold_the_same_model(type_name, tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, type_name), tmp_path / "m.gguf")
+    big_endian(tmp_path / "m.gguf", tmp_path / "big.gguf")
+    with open_model(tmp_path / "m.gguf") as a, open_model(tmp_path / "big.gguf") as b:
+        assert compare(a, b).verdict == "same content"
+        assert list(problems_of(b)) == []
+
+
+def version_1(gguf: Path, target: Path) -> Path:
+    """A v1 file: 32-bit lengths, counts and dimensions."""
+    file = open_gguf(gguf)
+
+    def text(value: bytes) -> bytes:
+        return struct.pack("<I", len(value)) + value
+
+    out = [struct.pack("<4sIII", b"GGUF", 1, len(file.tensors), len(file.metadata))]
+    for key, value in file.metadata.items():
+        out.append(text(key.encode()))
+        match value.type:
+            case "string":
+                out.append(struct.pack("<I", 8) + text(value.value))
+            case "u32":
+                out.append(struct.pack("<II", 4, value.value))
+            case "f32":
+                out.append(struct.pack("<If", 6, value.value))
+            case "array":
+                item = {"string": 8, "f32": 6, "i32": 5}[value.item]
+                out.append(struct.pack("<III", 9, item, len(value.value)))
+                strings = value.item == "string"
+                out.append(b"".join(map(text, value.value)) if strings else np.asarray(value.value).tobytes())
+    for name, tensor in file.tensors.items():
+        dims = struct.pack(f"<{len(tensor.shape)}I", *tensor.shape[::-1])
+        out.append(text(name.encode()) + struct.pack("<I", len(tensor.shape)) + dims)
+        out.append(struct.pack("<IQ", tensor.type.id, tensor.offset - file.data_offset))
+    data = b"".join(out)
+    target.write_bytes(data + bytes(-len(data) % 32) + file.cursor.buffer[file.data_offset :].tobytes())
+    return target
+
+
+def test_version_1_holds_the_same_model(tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "q5_0"), tmp_path / "m.gguf")
+    version_1(tmp_path / "m.gguf", tmp_path / "v1.gguf")
+    with open_model(tmp_path / "m.gguf") as a, open_model(tmp_path / "v1.gguf") as b:
+        assert b.version == 1
+        assert compare(a, b).verdict == "same content"
+
+
+def test_split_models_are_found_and_missing_splits_named(tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "q4_0"), tmp_path / "m.gguf")
+    whole = open_gguf(tmp_path / "m.gguf")
+    tensors = [OutTensor(t.name, t.type, t.shape, lambda data=t.data: [data]) for t in whole.tensors.values()]
+    for number, (metadata, share) in enumerate(((whole.metadata, tensors[:5]), ({}, tensors[5:]))):
+        split = {"split.no": Value("u16", number), "split.count": Value("u16", 2)}
+        write_gguf(tmp_path / f"s-0000{number + 1}-of-00002.gguf", {**metadata, **split}, share)
+    with open_model(tmp_path / "m.gguf") as a, open_model(tmp_path / "s-00001-of-00002.gguf") as b:
+        assert len(b.paths) == 2
+        assert compare(a, b).verdict == "same content"
+    (tmp_path / "s-00002-of-00002.gguf").unlink()
+    with pytest.raises(MissingFileError, match=r"s-00002-of-00002\.gguf: a file of this model split in 2 is missing"):
+        open_model(tmp_path / "s-00001-of-00002.gguf")
+
+
+def test_the_file_that_hangs_other_readers_is_refused_at_once(tmp_path):
+    """49 bytes that promise 2**63 items."""
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q", 1) + b"k"
+    (tmp_path / "m.gguf").write_bytes(head + struct.pack("<IIQ", 9, 4, 2**63))
+    assert (tmp_path / "m.gguf").stat().st_size == 49
+    with pytest.raises(TruncatedError, match="a count is larger than the file has room for"):
+        open_gguf(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("general.architecture", Value("string", b"falcon"), "architecture 'falcon' is not supported"),
+        ("tokenizer.ggml.model", Value("string", b"gpt2"), "tokenizer 'gpt2' is not supported"),
+        ("llama.block_count", Value("string", b"two"), "no number 'llama.block_count'"),
+        ("tokenizer.ggml.scores", Value("array", np.zeros(3, np.float32), "f32"), "does not belong to the vocabulary"),
+    ],
+)
+def test_metadata_that_is_not_a_llama_s_is_refused_by_name(key, value, words, tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "q4_0"), tmp_path / "m.gguf")
+    file = open_gguf(tmp_path / "m.gguf")
+    write_gguf(tmp_path / "n.gguf", {**file.metadata, key: value}, [])
+    with pytest.raises(FormatError, match=words):
+        open_model(tmp_path / "n.gguf")
+
+
+def test_types_of_later_years_are_refused_by_name(tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "q4_0"), tmp_path / "m.gguf")
+    header = next(iter(open_gguf(tmp_path / "m.gguf").tensors.values())).header
+    data = bytearray((tmp_path / "m.gguf").read_bytes())
+    at = header + 8 + len("token_embd.weight") + 4 + 16
+    data[at : at + 4] = struct.pack("<I", 20)
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(UnsupportedError, match=r"type 20 \(iq4_nl\), which is not supported"):
+        open_model(tmp_path / "m.gguf")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> bytes:
+    folder = tmp_path_factory.mktemp("gguf")
+    to_gguf(write_tiny(folder / "a.bin", "ggjt", 3, "q4_0"), folder / "m.gguf")
+    return (folder / "m.gguf").read_bytes()
+
+
+@settings(max_examples=300)
+@given(mutation=mutations())
+def test_mutated_files_never_crash(mutation, original, tmp_path_factory):
+    path = tmp_path_factory.mktemp("mutated") / "m.gguf"
+    path.write_bytes(mutate(original, mutation[1]))
+    survive(path)
+
+
+@pytest.mark.parametrize("record", types_of("gguf", 3).values(), ids=str)
+def test_the_gguf_package_dequantizes_to_the_same_numbers(record, tmp_path):
+    gguf = pytest.importorskip("gguf", reason="the PyPI package gguf is not installed")
+    data = finite_blocks(np.random.default_rng(1), record, (4, record.blck_size * 8))
+    tensor = OutTensor("x", record, (4, record.blck_size * 8), lambda: [data])
+    write_gguf(tmp_path / "m.gguf", {"general.architecture": Value("string", b"llama")}, [tensor])
+    theirs = gguf.GGUFReader(tmp_path / "m.gguf").tensors[0]
+    ours = dequantize(open_gguf(tmp_path / "m.gguf").tensors["x"].data.view(record.block), record)
+    np.testing.assert_array_equal(gguf.dequantize(theirs.data, theirs.tensor_type).reshape(-1), ours.reshape(-1))
