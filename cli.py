@@ -798,7 +798,7 @@ def _text_argument(file: str | None, words: list[str]) -> str:
         raise MissingFileError(f"cannot be read: {error.strerror}", path=name) from error
 
 
-# ---------------------------------------------------------------------------------------------------- logits, perplexity
+# -------------------------------------------------------------------------------------------------- logits, perplexity
 
 
 def _add_arithmetic(parser: argparse.ArgumentParser) -> None:
@@ -888,8 +888,8 @@ def run_perplexity(args: argparse.Namespace) -> int:
         print_json({**state.as_dict(), "running": values})
         return 0
     print()
-    say(args, f"perplexity {state.value:.4f} over {state.n_tokens} tokens, {state.bits_per_byte:.4f} bits per byte,")
-    say(args, f"{state.bits_per_character:.4f} bits per character")
+    say(args, f"perplexity {state.value:.4f} over {state.n_tokens} tokens")
+    say(args, f"{state.bits_per_byte:.4f} bits per byte, {state.bits_per_character:.4f} bits per character")
     return 0
 
 

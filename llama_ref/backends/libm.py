@@ -1,4 +1,4 @@
-"""The C library's expf, sinf, cosf and powf, bit for bit, without the C library.
+"""The C library's expf, logf, sinf, cosf and powf, bit for bit, without the C library.
 
 llama.cpp's tables and angles come from glibc's single-precision functions, which are good to about 0.53 units in the
 last place: not correctly rounded, so that computing in double and rounding gives another float for one argument in a
@@ -7,46 +7,41 @@ This is that algorithm, with the fused multiply-adds of the variant that glibc p
 x86 that can run an AVX2 build); the tests compare it with the platform's own library. `llama_ref.backends.exact`
 therefore depends on no platform's libm. musl and newer or older C libraries may differ from it in the last bit.
 
-Constants and algorithm: Arm optimized-routines, math/{expf,exp2f_data,sinf,cosf,sincosf,sincosf_data,powf,
-powf_log2_data}.c, Copyright (c) 2017-2024 Arm Limited, MIT OR Apache-2.0 WITH LLVM-exception.
+Constants and algorithm: Arm optimized-routines, math/{expf,exp2f_data,logf,logf_data,sinf,cosf,sincosf,
+sincosf_data,powf,powf_log2_data}.c, Copyright (c) 2017-2024 Arm Limited, MIT OR Apache-2.0 WITH LLVM-exception.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types, vectorize
-from numba.extending import intrinsic
+from numba import njit, vectorize
 
 from ggmlpy.c_arithmetic import JIT_OPTIONS
 
-from .exact_vectors import DOUBLE, INT64, fma64
+from .exact_vectors import DOUBLE, INT32, INT64, f32, f64, fma64, i64, operation
 
-__all__ = ["cosf", "expf", "powf", "sinf"]
+__all__ = ["cosf", "expf", "logf", "powf", "sinf"]
 
 jit = njit(cache=True, **JIT_OPTIONS)
 fh = float.fromhex
 
 
-@intrinsic
-def _bits64(typingctx, x):
+@operation(i64, f64)
+def _bits64(b, x):
     """The bits of a double."""
-    return types.int64(types.float64), lambda context, builder, sig, args: builder.bitcast(args[0], INT64)
+    return b.bitcast(x, INT64)
 
 
-@intrinsic
-def _double_of(typingctx, x):
+@operation(f64, i64)
+def _double_of(b, x):
     """The double that has these bits."""
-    return types.float64(types.int64), lambda context, builder, sig, args: builder.bitcast(args[0], DOUBLE)
+    return b.bitcast(x, DOUBLE)
 
 
-@intrinsic
-def _bits32(typingctx, x):
+@operation(i64, f32)
+def _bits32(b, x):
     """The bits of a float, as an unsigned number."""
-
-    def emit(context, builder, signature, args):
-        return builder.zext(builder.bitcast(args[0], context.get_value_type(types.int32)), INT64)
-
-    return types.int64(types.float32), emit
+    return b.zext(b.bitcast(x, INT32), INT64)
 
 
 # 2^(k/32), as bits with k << 47 taken off, and 2^r - 1 for |r| <= 1/64.
@@ -67,8 +62,8 @@ E0, E1, E2 = fh("0x1.c6af84b912394p-5"), fh("0x1.ebfce50fac4f3p-3"), fh("0x1.62e
 SHIFT = fh("0x1.8p+52")  # adding it rounds a double to an integer, which its low bits then hold
 INV_LN2_32 = fh("0x1.71547652b82fep+0") * 32
 
-# log2(c) and 1/c for sixteen c near the centres of [0.7, 1.4] split evenly in the bits.
-LOG2_INVERSE = np.array([fh(x) for x in (
+# 1/c, log2(c) and ln(c) for sixteen c near the centres of [0.7, 1.4] split evenly in the bits.
+INVERSE = np.array([fh(x) for x in (
     "0x1.661ec79f8f3bep+0", "0x1.571ed4aaf883dp+0", "0x1.49539f0f010bp+0",  "0x1.3c995b0b80385p+0",
     "0x1.30d190c8864a5p+0", "0x1.25e227b0b8eap+0",  "0x1.1bb4a4a1a343fp+0", "0x1.12358f08ae5bap+0",
     "0x1.0953f419900a7p+0", "0x1p+0",               "0x1.e608cfd9a47acp-1", "0x1.ca4b31f026aap-1",
@@ -78,6 +73,13 @@ LOG2_OF = np.array([fh(x) for x in (
     "-0x1.01d9bf3f2b631p-2", "-0x1.97c1d1b3b7afp-3",  "-0x1.2f9e393af3c9fp-3", "-0x1.960cbbf788d5cp-4",
     "-0x1.a6f9db6475fcep-5", "0x0p+0",                "0x1.338ca9f24f53dp-4",  "0x1.476a9543891bap-3",
     "0x1.e840b4ac4e4d2p-3",  "0x1.40645f0c6651cp-2",  "0x1.88e9c2c1b9ff8p-2",  "0x1.ce0a44eb17bccp-2")])
+LN_OF = np.array([fh(x) for x in (
+    "-0x1.57bf7808caadep-2", "-0x1.2bef0a7c06ddbp-2", "-0x1.01eae7f513a67p-2", "-0x1.b31d8a68224e9p-3",
+    "-0x1.6574f0ac07758p-3", "-0x1.1aa2bc79c81p-3",   "-0x1.a4e76ce8c0e5ep-4", "-0x1.1973c5a611cccp-4",
+    "-0x1.252f438e10c1ep-5", "0x0p+0",                "0x1.aa5aa5df25984p-5",  "0x1.c5e53aa362eb4p-4",
+    "0x1.526e57720db08p-3",  "0x1.bc2860d22477p-3",   "0x1.1058bc8a07ee1p-2",  "0x1.4043057b6ee09p-2")])
+LN_2 = fh("0x1.62e42fefa39efp-1")
+N0, N1, N2 = fh("-0x1.00ea348b88334p-2"), fh("0x1.5575b0be00b6ap-2"), fh("-0x1.ffffef20a4123p-2")
 L0, L1, L2, L3, L4 = (fh(x) for x in (
     "0x1.27616c9496e0bp-2", "-0x1.71969a075c67ap-2", "0x1.ec70a6ca7baddp-2", "-0x1.7154748bef6c8p-1",
     "0x1.71547652ab82bp0"))
@@ -171,13 +173,36 @@ def _sin_or_cos(x, is_cos):
 
 
 @jit
+def _split(bits):
+    """A positive float x as 2^k * z: k, the entry i whose c is near z, and z/c - 1."""
+    offset = bits - 0x3F330000
+    i, k = (offset >> 19) & 15, offset >> 23
+    z = np.float64(np.int32(bits - (k << 23)).view(np.float32))
+    return np.float64(k), i, fma64(z, INVERSE[i], -1.0)
+
+
+@jit
+def _logf(x):
+    if np.isnan(x) or x < 0:
+        return np.float32(np.nan)
+    if x == 0:
+        return np.float32(-np.inf)
+    bits = _bits32(x)
+    if bits == INFINITY:
+        return x
+    if bits < 0x00800000:  # a denormal
+        bits = _bits32(x * np.float32(8388608)) - (23 << 23)
+    k, i, r = _split(bits)
+    y0 = fma64(k, LN_2, LN_OF[i])
+    r2 = r * r
+    return np.float32(fma64(fma64(N0, r2, fma64(N1, r, N2)), r2, y0 + r))
+
+
+@jit
 def _log2(bits):
     """log2 of a positive float, as a double."""
-    offset = bits - 0x3F330000
-    i, top = (offset >> 19) & 15, offset & ~0x7FFFFF
-    z = np.float64(np.int32(bits - top).view(np.float32))
-    r = fma64(z, LOG2_INVERSE[i], -1.0)
-    y0 = LOG2_OF[i] + np.float64(top >> 23)
+    k, i, r = _split(bits)
+    y0 = LOG2_OF[i] + k
     r2 = r * r
     q = fma64(fma64(L2, r, L3), r2, fma64(L4, r, y0))
     return fma64(fma64(L0, r, L1), r2 * r2, q)
@@ -198,6 +223,12 @@ def _powf(x, y):
 def expf(x):
     """glibc's expf, element by element."""
     return _expf(x)
+
+
+@vectorize(["float32(float32)"], cache=True)
+def logf(x):
+    """glibc's logf, element by element."""
+    return _logf(x)
 
 
 @vectorize(["float32(float32)"], cache=True)
