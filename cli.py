@@ -718,7 +718,8 @@ def add_tokenizer(commands: Commands) -> None:
         "train",
         run_tokenizer_train,
         "Train a SentencePiece model by the recipe of the published 20,000 Chinese pieces.",
-        "tokenizer train corpus.txt --output chinese_sp.model\ntokenizer train small.txt --output sp.model --vocab-size 500",
+        "tokenizer train corpus.txt --output chinese_sp.model\n"
+        "tokenizer train small.txt --output sp.model --vocab-size 500",
     )
     train.add_argument("corpus", nargs="+", metavar="TEXT_FILE", help="UTF-8, one sentence a line")
     train.add_argument("-o", "--output", required=True, metavar="OUT")

@@ -15,7 +15,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -84,6 +84,10 @@ class MergeReport:
     resumed: tuple[str, ...]
     seconds: float
     notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "files": [{"path": str(path), "size": path.stat().st_size} for path in self.files]}
 
     def __str__(self) -> str:
         lines = [

@@ -91,8 +91,7 @@ class DirectoryTarget(Target):
         shards = self.shards()
         small = {**_tokenizer_content(self.plan.chain), **self.small_files()}
         names = [*shards, *small]
-        if not force:
-            _refuse_existing(self.plan.output, names)
+        _refuse_existing(self.plan.output, names, force)
         stage = self.plan.output / STAGE
         done = _prepare_stage(stage, _identity(self.plan), resume)
         resumed = [name for name, (size, _) in shards.items() if name in done and done[name] == size]
@@ -236,9 +235,17 @@ def _in_type(tensor: MergedTensor, kind: TensorType, era: str) -> Iterator[np.nd
 # ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _refuse_existing(output: Path, names: Sequence[str]) -> None:
+_WEIGHTS = ("consolidated.*.pth", "model*.safetensors*", "pytorch_model*.bin*")
+
+
+def _refuse_existing(output: Path, names: Sequence[str], force: bool) -> None:
     there = [name for name in names if (output / name).exists()]
-    if there:
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file; name a directory for this output type")
+    stale = sorted({path.name for pattern in _WEIGHTS for path in output.glob(pattern)} - set(names))
+    if stale:
+        raise UsageError(f"{output} holds weights of another model ({', '.join(stale[:5])}): remove them first")
+    if there and not force:
         raise UsageError(
             f"{output} holds {', '.join(there[:5])} already; use --force to replace, or name another directory"
         )

@@ -30,7 +30,7 @@ import os
 import struct
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,14 @@ class Growth:
 
 
 def read_sentencepiece(path: str | os.PathLike[str]) -> SentencePieceModel:
-    """Read a ``tokenizer.model``.
+    """Read a ``tokenizer.model``, or the one in a directory.
 
     Raises:
         MissingFileError: there is no such file.
         VocabularyError: it is not a SentencePiece model (a web page, a Git LFS pointer, weights).
         TruncatedError: it ends inside a field.
     """
+    path = Path(path) / "tokenizer.model" if Path(path).is_dir() else path
     try:
         size = Path(path).stat().st_size
         if size > MAX_MODEL_BYTES:
@@ -416,6 +417,11 @@ class Comparison:
     def characters_per_token(self) -> float:
         return self.n_characters / self.n_tokens if self.n_tokens else 0.0
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        ratios = {name: getattr(self, name) for name in ("tokens_per_character", "characters_per_token")}
+        return {**asdict(self), **ratios}
+
 
 def compare_tokenizers(paths: Iterable[str | os.PathLike[str]], text: str) -> list[Comparison]:
     """Cut ``text`` with each tokenizer: the seed's FAQ on why the vocabulary was grown, as numbers.
@@ -454,7 +460,7 @@ def side_by_side(comparisons: Iterable[Comparison], *, colour: bool = True) -> s
     """The same text under each tokenizer, one block a tokenizer, each token on its own background (or between bars).
 
     >>> print(side_by_side([Comparison("tiny", 3, 2, 2, 2, 0, ("▁你", "好"))], colour=False))
-    tiny (3 pieces): 2 tokens, 1.00 tokens a character
+    tiny (3 pieces): 2 tokens for 2 characters, 1.00 tokens a character, 1.00 characters a token
     |▁你|好|
     """
     return "\n".join(f"{_headline(item)}\n{_tokens(item.pieces, colour)}" for item in comparisons)
@@ -462,8 +468,9 @@ def side_by_side(comparisons: Iterable[Comparison], *, colour: bool = True) -> s
 
 def _headline(item: Comparison) -> str:
     return (
-        f"{item.name} ({item.n_pieces} pieces): {item.n_tokens} tokens, "
-        f"{item.tokens_per_character:.2f} tokens a character"
+        f"{item.name} ({item.n_pieces} pieces): {item.n_tokens} tokens for {item.n_characters} characters, "
+        f"{item.tokens_per_character:.2f} tokens a character, {item.characters_per_token:.2f} characters a token"
+        + (f", {item.n_byte_tokens} of them single bytes" if item.n_byte_tokens else "")
     )
 
 
