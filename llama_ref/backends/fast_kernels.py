@@ -1,0 +1,885 @@
+"""The transformer in compiled code: one call a thread evaluates a token, another a batch of tokens.
+
+Both read like `llama_ref.model.forward`, with the work of each operation cut into units that the threads take (see
+`threads`). Arrays are addresses; their shapes stand beside them. `make_evaluators` builds the two functions for the
+kinds of matrices that a model has, so that nothing is compiled that isn't needed.
+
+For each kind there is a product with one vector (straight from the blocks of the file, a row at a time: it is as fast
+as the memory) and a product with many vectors (rows packed by sixteen, see `fast_blocks.make_tile`: as fast as the
+arithmetic). Every sum is made of the same terms in the same order in both, so a batch gives the same floats as its
+tokens one by one, and any number of threads the same as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+
+from .fast_blocks import (
+    make_group_dot,
+    make_pack_quad,
+    make_scale_reader,
+    make_tile,
+    store_biased_codes,
+    store_codes,
+)
+from .fast_layouts import (
+    FLOATS,
+    GROUP,
+    GROUP_BYTES,
+    LAYOUTS,
+    OFFSET,
+    OFFSET_FIRST,
+    OFFSET_SECOND,
+    SCALE,
+    SUM,
+    SUM_FIRST,
+    SUM_SECOND,
+    TILE,
+    TOKEN_BYTES,
+    Layout,
+    panel_bytes,
+)
+from .fast_plan import LAYER, MATRIX, PLAN
+from .simd import (
+    F32X16,
+    I64,
+    absolute,
+    add,
+    address,
+    at,
+    copy_bytes,
+    div,
+    exp,
+    f32x16,
+    fill,
+    fma,
+    gather_sums,
+    integer,
+    largest,
+    load,
+    load_as,
+    load_f16,
+    load_f32,
+    load_i64,
+    maximum,
+    mul,
+    nothing,
+    number,
+    op,
+    round_to_int,
+    shuffle,
+    store,
+    store_as,
+    store_f16,
+    store_f32,
+    store_i32,
+    store_i64,
+    sub,
+    total,
+    total_int,
+    zero_bytes,
+    zeros,
+)
+from .threads import LINE, make_barrier, make_take
+
+__all__ = ["SIGNATURE", "make_evaluators"]
+
+ROWS = 32  # of a matrix, in a unit of work of the product with one vector
+PANEL_ROWS = GROUP * TILE.panels
+LOWEST = -1e30  # instead of -inf: exp brings it to 0 without a special case
+SIGNATURE = types.int64(types.int64, types.int64)  # (address of a PLAN, number of the thread) -> 0
+
+compiled = njit(nogil=True, error_model="numpy")
+
+
+def field(name: str, record: np.dtype = PLAN) -> Any:
+    """The operation (address of a record) -> the value of one of its fields."""
+    fields = record.fields
+    assert fields is not None
+    offset = fields[name][1]
+
+    @op(integer, address)
+    def read(b: ir.IRBuilder, a: Any) -> Any:
+        return load_as(b, at(b, a, offset), I64)
+
+    return read
+
+
+n_threads, n_vocab, n_embd, n_ff, n_head, n_layer, head_dim, head_pad = map(
+    field, ("n_threads", "n_vocab", "n_embd", "n_ff", "n_head", "n_layer", "head_dim", "head_pad")
+)
+n_tokens, n_past, n_logits = map(field, ("n_tokens", "n_past", "n_logits"))
+layers_at, norm_at, rope_at = map(field, ("layers_at", "norm_at", "rope_at"))
+keys_at, values_at, memory_f32, layer_bytes, head_bytes, position_bytes = map(
+    field, ("keys_at", "values_at", "memory_f32", "layer_bytes", "head_bytes", "position_bytes")
+)
+x_at, qkv_at, attention_at, gate_at, up_at, normed_at, logits_at, records_at = map(
+    field, ("x_at", "qkv_at", "attention_at", "gate_at", "up_at", "normed_at", "logits_at", "records_at")
+)
+barrier_at, counters_at, cancel_at, scratch_at, scratch_bytes = map(
+    field, ("barrier_at", "counters_at", "cancel_at", "scratch_at", "scratch_bytes")
+)
+scratch_vector, scratch_record, scratch_panel, scratch_sums, scratch_scores = map(
+    field, ("scratch_vector", "scratch_record", "scratch_panel", "scratch_sums", "scratch_scores")
+)
+attention_norm_at, ffn_norm_at = field("attention_norm_at", LAYER), field("ffn_norm_at", LAYER)
+EPS, OUTPUT = (PLAN.fields[name][1] for name in ("eps_bits", "output"))  # type: ignore[index]
+WQ, WO, W1, W2, W3 = (LAYER.fields[name][1] for name in ("wq", "wo", "w1", "w2", "w3"))  # type: ignore[index]
+LAYER_SIZE, MATRIX_SIZE = LAYER.itemsize, MATRIX.itemsize
+KIND = MATRIX.fields["kind"][1]  # type: ignore[index]
+
+
+# Norm and quantization of a vector.
+
+
+@compiled
+def norm_scale(x, n, eps):
+    """1 / sqrt(mean(x²) + eps); x: f32 [n]."""
+    squares = zeros()
+    for i in range(0, 4 * n, 64):
+        v = load(x + i)
+        squares = fma(v, v, squares)
+    return np.float32(1) / np.sqrt(total(squares) / np.float32(n) + eps)
+
+
+@compiled
+def normalize(x, weight, n, scale, y):
+    """y = x · scale · weight, each f32 [n]."""
+    s = fill(scale)
+    for i in range(0, 4 * n, 64):
+        store(y + i, mul(mul(load(x + i), s), load(weight + i)))
+
+
+@compiled
+def block_scale(first, second):
+    """The scale da that maps 32 values to -127 … 127, and its inverse."""
+    most = largest(maximum(absolute(first), absolute(second)))
+    if most > np.float32(1e-30):
+        return most / np.float32(127), np.float32(127) / most
+    return np.float32(0), np.float32(0)
+
+
+@compiled
+def quantize_groups(x, n, record):
+    """A vector f32 [n] to the groups that the product with one vector reads (`fast_blocks`)."""
+    n_blocks = n // 32
+    if n_blocks % GROUP:
+        zero_bytes(record + n_blocks // GROUP * GROUP_BYTES, GROUP_BYTES)
+    for block in range(n_blocks):
+        group, i = record + block // GROUP * GROUP_BYTES, block % GROUP
+        lane = group + 4 * (4 * (i % 4) + i // 4)
+        first, second = load(x + 128 * block), load(x + 128 * block + 64)
+        da, inverse = block_scale(first, second)
+        a, c = round_to_int(mul(first, fill(inverse))), round_to_int(mul(second, fill(inverse)))
+        store_codes(group + 16 * i, a, c)
+        sum_a, sum_c = total_int(a), total_int(c)
+        store_f32(lane + SCALE, da)
+        store_i32(lane + SUM, sum_a + sum_c)
+        store_i32(lane + SUM_FIRST, sum_a)
+        store_i32(lane + SUM_SECOND, sum_c)
+        store_f32(lane + OFFSET, da * np.float32(sum_a + sum_c))
+        store_f32(lane + OFFSET_FIRST, da * np.float32(sum_a))
+        store_f32(lane + OFFSET_SECOND, da * np.float32(sum_c))
+
+
+@compiled
+def lane_start(lane, n_blocks):
+    """How many blocks lie before those of `lane` when blocks lane, lane+16, lane+32 … stand together."""
+    return lane * (n_blocks // GROUP) + min(lane, n_blocks % GROUP)
+
+
+@compiled
+def lane_count(lane, n_blocks):
+    """How many blocks are lane, lane+16, lane+32 …"""
+    return (n_blocks - lane + GROUP - 1) // GROUP
+
+
+TOKENS = TILE.tokens
+
+
+@compiled
+def quantize_token(x, n, records, token, n_tiles):
+    """The same codes to where the product with many vectors reads them: [lane][tile][block][token of the tile]."""
+    n_blocks = n // 32
+    tile, t = token // TOKENS, token % TOKENS
+    for block in range(n_blocks):
+        lane = block % GROUP
+        count = lane_count(lane, n_blocks)
+        place = (lane_start(lane, n_blocks) * n_tiles + tile * count + block // GROUP) * TOKENS + t
+        record = records + place * TOKEN_BYTES
+        first, second = load(x + 128 * block), load(x + 128 * block + 64)
+        da, inverse = block_scale(first, second)
+        a, c = round_to_int(mul(first, fill(inverse))), round_to_int(mul(second, fill(inverse)))
+        store_biased_codes(record, a, c)
+        sum_a, sum_c = total_int(a), total_int(c)
+        store_f32(record + 32, da)
+        store_f32(record + 36, da * np.float32(sum_a + sum_c))
+        store_f32(record + 40, da * np.float32(sum_a))
+        store_f32(record + 44, da * np.float32(sum_c))
+
+
+# Attention.
+
+
+@compiled
+def rope(x, pairs, angles, y):
+    """Rotate pairs (2i, 2i+1) of x f32 [2·pairs] by angles f32 [pairs][cos, sin], to y."""
+    for i in range(0, 8 * pairs, 8):
+        c, s = load_f32(angles + i), load_f32(angles + i + 4)
+        even, odd = load_f32(x + i), load_f32(x + i + 4)
+        store_f32(y + i, even * c - odd * s)
+        store_f32(y + i + 4, even * s + odd * c)
+
+
+@op(nothing, address, f32x16, f32x16, f32x16, f32x16)
+def store_four_totals(b: ir.IRBuilder, a: Any, *sums: Any) -> None:
+    """Write the totals of four vectors: f32 [4]."""
+    x = gather_sums(b, sums, b.fadd)
+    for distance in (4, 8):
+        x = b.fadd(x, shuffle(b, x, x, [lane ^ distance for lane in range(16)]))
+    store_as(b, a, shuffle(b, x, x, range(4)))
+
+
+def make_attention(load_values: Any, store_values: Any, size: int) -> Any:
+    """Attention of one query over one head's cache, for values of `size` bytes."""
+
+    @compiled
+    def remember(x, n, place):
+        """f32 [n] into the cache, rounded as the cache is."""
+        for i in range(0, n, 16):
+            store_values(place + size * i, load(x + 4 * i))
+
+    @compiled
+    def scores_of(q, keys, stride, n_keys, n, scale, scores):
+        """scores[j] = scale · Σ q·keys[j], four keys at a time. q: f32 [n], keys: [n_keys][n] `stride` bytes apart."""
+        last = keys + (n_keys - 1) * stride
+        s = fill(scale)
+        for j in range(0, n_keys, 4):
+            k0 = keys + j * stride
+            k1, k2, k3 = min(k0 + stride, last), min(k0 + 2 * stride, last), min(k0 + 3 * stride, last)
+            s0, s1, s2, s3 = zeros(), zeros(), zeros(), zeros()
+            for i in range(0, n, 16):
+                v = mul(load(q + 4 * i), s)
+                s0 = fma(load_values(k0 + size * i), v, s0)
+                s1 = fma(load_values(k1 + size * i), v, s1)
+                s2 = fma(load_values(k2 + size * i), v, s2)
+                s3 = fma(load_values(k3 + size * i), v, s3)
+            store_four_totals(scores + 4 * j, s0, s1, s2, s3)
+
+    @compiled
+    def weighted_sum(weights, values, stride, n_keys, n, scale, y):
+        """y = scale · Σ weights[j] · values[j]; values: [n_keys][n] `stride` bytes apart, y: f32 [n]."""
+        s = fill(scale)
+        i = 0
+        while i + 64 <= n:
+            v = values + size * i
+            y0, y1, y2, y3 = zeros(), zeros(), zeros(), zeros()
+            for j in range(n_keys):
+                w = fill(load_f32(weights + 4 * j))
+                y0 = fma(load_values(v), w, y0)
+                y1 = fma(load_values(v + 16 * size), w, y1)
+                y2 = fma(load_values(v + 32 * size), w, y2)
+                y3 = fma(load_values(v + 48 * size), w, y3)
+                v += stride
+            store(y + 4 * i, mul(y0, s))
+            store(y + 4 * i + 64, mul(y1, s))
+            store(y + 4 * i + 128, mul(y2, s))
+            store(y + 4 * i + 192, mul(y3, s))
+            i += 64
+        while i < n:
+            v = values + size * i
+            y0 = zeros()
+            for j in range(n_keys):
+                y0 = fma(load_values(v), fill(load_f32(weights + 4 * j)), y0)
+                v += stride
+            store(y + 4 * i, mul(y0, s))
+            i += 16
+
+    @compiled
+    def attend(q, keys, values, stride, n_keys, n, scale, scores, y):
+        """y = softmax(scale · q·keysᵀ) · values; q, y: f32 [n], scores: room for n_keys numbers and 16 more."""
+        scores_of(q, keys, stride, n_keys, n, scale, scores)
+        most = softmax_top(scores, n_keys)
+        weights = exponentials(scores, n_keys, most)
+        weighted_sum(scores, values, stride, n_keys, n, np.float32(1) / weights, y)
+
+    return remember, attend
+
+
+@compiled
+def softmax_top(scores, n):
+    """The largest of f32 [n]; also fills up to the next sixteen with something that weighs nothing."""
+    padded = (n + 15) // 16 * 16
+    for j in range(n, padded):
+        store_f32(scores + 4 * j, np.float32(LOWEST))
+    most = fill(np.float32(LOWEST))
+    for j in range(0, 4 * padded, 64):
+        most = maximum(most, load(scores + j))
+    return largest(most)
+
+
+@compiled
+def exponentials(scores, n, most):
+    """scores = exp(scores - most); returns their sum."""
+    m, weights = fill(most), zeros()
+    for j in range(0, 4 * n, 64):
+        e = exp(sub(load(scores + j), m))
+        store(scores + j, e)
+        weights = add(weights, e)
+    return total(weights)
+
+
+remember_f16, attend_f16 = make_attention(load_f16, store_f16, 2)
+remember_f32, attend_f32 = make_attention(load, store, 4)
+
+
+@compiled
+def attention_head(plan, layer, head, tokens, scratch):
+    """Rope, remember and attend: one head, all tokens of this call.
+
+    scratch + vector: f32 [3][head_pad]; + scores: f32 [n_ctx + 16].
+    """
+    n, padded, width = head_dim(plan), head_pad(plan), 4 * n_embd(plan)
+    stride, in_f32 = position_bytes(plan), memory_f32(plan) != 0
+    place = layer * layer_bytes(plan) + head * head_bytes(plan)
+    keys, values = keys_at(plan) + place, values_at(plan) + place
+    q = scratch + scratch_vector(plan)  # f32 [head_pad], zero beyond head_dim
+    k, y = q + 4 * padded, q + 8 * padded
+    scores = scratch + scratch_scores(plan)
+    zero_bytes(q, 12 * padded)
+    for t in range(tokens):
+        position = n_past(plan) + t
+        x = qkv_at(plan) + t * 3 * width + 4 * n * head  # f32 [3][n_embd], the head's part
+        rope(x + width, n // 2, rope_at(plan) + 4 * n * position, k)
+        copy_bytes(y, x + 2 * width, 4 * n)
+        if in_f32:
+            remember_f32(k, padded, keys + stride * position)
+            remember_f32(y, padded, values + stride * position)
+        else:
+            remember_f16(k, padded, keys + stride * position)
+            remember_f16(y, padded, values + stride * position)
+    scale = np.float32(1) / np.sqrt(np.float32(n))
+    for t in range(tokens):
+        position = n_past(plan) + t
+        rope(qkv_at(plan) + t * 3 * width + 4 * n * head, n // 2, rope_at(plan) + 4 * n * position, q)
+        if in_f32:
+            attend_f32(q, keys, values, stride, position + 1, padded, scale, scores, y)
+        else:
+            attend_f16(q, keys, values, stride, position + 1, padded, scale, scores, y)
+        copy_bytes(attention_at(plan) + t * width + 4 * n * head, y, 4 * n)
+
+
+@compiled
+def silu_mul(gate, up, n):
+    """gate = silu(gate) · up, f32 [n], n a multiple of sixteen; silu(x) = x / (1 + exp(-x))."""
+    one = fill(np.float32(1))
+    for i in range(0, 4 * n, 64):
+        g = load(gate + i)
+        store(gate + i, mul(div(g, add(one, exp(sub(zeros(), g)))), load(up + i)))
+
+
+# A matrix of one kind times vectors.
+
+
+@dataclass(frozen=True)
+class Product:
+    """The compiled functions of one kind of matrix.
+
+    Attributes:
+        rows: (base, cols, vector, record, scratch, first, last, y, accumulate): y[first:last] of one vector.
+        panel: (base, cols, first, last, n_tokens, vectors, records, panel, sums, y, y_stride, accumulate): the same
+            rows for all tokens.
+    """
+
+    rows: Any
+    panel: Any
+
+
+@compiled
+def put(y, value, accumulate):
+    store_f32(y, load_f32(y) + value if accumulate else value)
+
+
+def make_quantized_product(layout: Layout) -> Product:
+    group_dots = [make_group_dot(layout, quads) for quads in (1, 2, 3, 4)]
+    one_quad, two_quads, three_quads, group_dot = group_dots
+    size = layout.size
+    group_size = GROUP * size
+
+    @compiled
+    def row_dot(p, record, n_blocks, scratch):
+        """One row, n_blocks blocks at p, times a quantized vector."""
+        acc = zeros()
+        for _ in range(n_blocks // GROUP):
+            acc = group_dot(acc, p, record)
+            p += group_size
+            record += GROUP_BYTES
+        left = n_blocks % GROUP
+        if left % 4:  # a model whose rows are no multiple of 128: read the rest from a copy with zeros behind it
+            copy_bytes(scratch, p, left * size)
+            acc = group_dot(acc, scratch, record)
+        elif left == 4:
+            acc = one_quad(acc, p, record)
+        elif left == 8:
+            acc = two_quads(acc, p, record)
+        elif left == 12:
+            acc = three_quads(acc, p, record)
+        return total(acc)
+
+    @compiled
+    def rows(base, cols, vector, record, scratch, first, last, y, accumulate):
+        n_blocks = cols // 32
+        if n_blocks % 4:
+            zero_bytes(scratch, group_size)
+        for row in range(first, last):
+            put(y + 4 * row, row_dot(base + row * n_blocks * size, record, n_blocks, scratch), accumulate)
+
+    panel = make_panel_product(layout)
+    return Product(rows, panel)
+
+
+@op(f32x16, address, integer)
+def fold_lanes(b: ir.IRBuilder, sums: Any, stride: Any) -> Any:
+    """The sum of sixteen vectors in the order in which `simd.total` adds the lanes they stand for."""
+    lanes = [load_as(b, b.add(sums, b.mul(stride, I64(i // 4 + 4 * (i % 4)))), F32X16) for i in range(16)]
+    for distance in (8, 4, 2, 1):
+        lanes = [b.fadd(lanes[i], lanes[i + distance]) for i in range(distance)]
+    return lanes[0]
+
+
+@compiled
+def put_rows(y, value, valid, accumulate):
+    """Write (or add) the first `valid` lanes to y: f32."""
+    if valid >= GROUP:
+        store(y, add(load(y), value) if accumulate else value)
+    else:
+        for i in range(valid):
+            put(y + 4 * i, lane_of(value, i), accumulate)
+
+
+@op(number, f32x16, integer)
+def lane_of(b: ir.IRBuilder, x: Any, i: Any) -> Any:
+    return b.extract_element(x, i)
+
+
+def make_panel_product(layout: Layout) -> Any:
+    """Sixteen rows, or a few times sixteen, times all tokens."""
+    pack_quad, multiply_tile = make_pack_quad(layout), make_tile(layout)
+    size, record_size = layout.size, panel_bytes(layout)
+    parts, has_m = (2 if layout.halves else 1), layout.m is not None
+    scale = make_scale_reader(layout, layout.d)
+    minimum = make_scale_reader(layout, layout.m or 0)
+    scale_second = make_scale_reader(layout, layout.d_second or 0)
+    minimum_second = make_scale_reader(layout, layout.m_second or 0)
+    d_at = 512 + 64 * parts
+    m_at = d_at + 64 * parts
+    panels, tile_tokens = TILE.panels, TILE.tokens
+    sums_of_panel = 64 * tile_tokens
+    sums_of_tile = panels * sums_of_panel
+
+    @compiled
+    def target(panel, block, n_blocks):
+        return panel + record_size * (lane_start(block % GROUP, n_blocks) + block // GROUP)
+
+    @compiled
+    def pack_scales(p, row, record):
+        store_f32(record + d_at + 4 * row, scale(p))
+        if has_m:
+            store_f32(record + m_at + 4 * row, minimum(p))
+        if parts == 2:
+            store_f32(record + d_at + 64 + 4 * row, scale_second(p))
+            store_f32(record + m_at + 64 + 4 * row, minimum_second(p))
+
+    @compiled
+    def pack(base, row_bytes, first, last, n_blocks, table, spare, panel):
+        """Rows first … first+15 (those from `last` on repeat the one before) to a panel, by lanes.
+
+        table: i64 [16], spare: room for 4 blocks of 16 rows and a record.
+        """
+        for row in range(GROUP):
+            store_i64(table + 8 * row, base + min(first + row, last - 1) * row_bytes)
+        for block in range(0, n_blocks - n_blocks % 4, 4):
+            pack_quad(
+                table,
+                block * size,
+                target(panel, block, n_blocks),
+                target(panel, block + 1, n_blocks),
+                target(panel, block + 2, n_blocks),
+                target(panel, block + 3, n_blocks),
+            )
+        for row in range(GROUP):
+            p = load_i64(table + 8 * row)
+            for block in range(n_blocks):
+                pack_scales(p + block * size, row, target(panel, block, n_blocks))
+        left = n_blocks % 4
+        if left:
+            start, nowhere = n_blocks - left, spare + GROUP * 4 * size
+            for row in range(GROUP):
+                p = spare + row * 4 * size
+                copy_bytes(p, load_i64(table + 8 * row) + start * size, left * size)
+                store_i64(table + 8 * row, p)
+            pack_quad(
+                table,
+                0,
+                target(panel, start, n_blocks),
+                target(panel, start + 1, n_blocks) if left > 1 else nowhere,
+                target(panel, start + 2, n_blocks) if left > 2 else nowhere,
+                nowhere,
+            )
+
+    @compiled
+    def panel_product(base, cols, first, last, n, vectors, records, panel, sums, y, y_stride, accumulate):
+        n_blocks, n_tiles = cols // 32, (n + tile_tokens - 1) // tile_tokens
+        row_bytes, panel_stride = n_blocks * size, n_blocks * record_size
+        table = sums  # nothing is summed yet
+        for i in range(panels):
+            start = min(first + GROUP * i, last - 1)
+            pack(base, row_bytes, start, last, n_blocks, table, table + 128, panel + i * panel_stride)
+        for lane in range(GROUP):
+            count = lane_count(lane, n_blocks)
+            start = lane_start(lane, n_blocks)
+            for tile in range(n_tiles):
+                multiply_tile(
+                    panel + start * record_size,
+                    panel_stride,
+                    records + (start * n_tiles + tile * count) * tile_tokens * TOKEN_BYTES,
+                    count,
+                    sums + (lane * n_tiles + tile) * sums_of_tile,
+                )
+        for t in range(n):
+            for i in range(panels):
+                row = first + GROUP * i
+                place = sums + t // tile_tokens * sums_of_tile + i * sums_of_panel + 64 * (t % tile_tokens)
+                value = fold_lanes(place, n_tiles * sums_of_tile)
+                if row < last:
+                    put_rows(y + t * y_stride + 4 * row, value, last - row, accumulate)
+
+    return panel_product
+
+
+def make_float_product(load_values: Any, size: int) -> Product:
+    """f16 and f32: four sums, of columns 0…15, 16…31, 32…47, 48…63 of every 64, are added at the end."""
+
+    @compiled
+    def row_dot(p, x, cols):
+        s0, s1, s2, s3 = zeros(), zeros(), zeros(), zeros()
+        whole = cols - cols % 64
+        for i in range(0, whole, 64):
+            s0 = fma(load_values(p + size * i), load(x + 4 * i), s0)
+            s1 = fma(load_values(p + size * (i + 16)), load(x + 4 * i + 64), s1)
+            s2 = fma(load_values(p + size * (i + 32)), load(x + 4 * i + 128), s2)
+            s3 = fma(load_values(p + size * (i + 48)), load(x + 4 * i + 192), s3)
+        if cols % 64:  # cols is a multiple of 32
+            s0 = fma(load_values(p + size * whole), load(x + 4 * whole), s0)
+            s1 = fma(load_values(p + size * (whole + 16)), load(x + 4 * whole + 64), s1)
+        return total(add(add(s0, s1), add(s2, s3)))
+
+    @compiled
+    def rows(base, cols, vector, record, scratch, first, last, y, accumulate):
+        for row in range(first, last):
+            put(y + 4 * row, row_dot(base + row * cols * size, vector, cols), accumulate)
+
+    @compiled
+    def four_by_four(w, w_stride, x, x_stride, cols, sums):
+        """sums f32 [4 rows][4 tokens][16]: columns i … i+15 of every 64, for one i."""
+        a00, a01, a02, a03 = zeros(), zeros(), zeros(), zeros()
+        a10, a11, a12, a13 = zeros(), zeros(), zeros(), zeros()
+        a20, a21, a22, a23 = zeros(), zeros(), zeros(), zeros()
+        a30, a31, a32, a33 = zeros(), zeros(), zeros(), zeros()
+        w1, w2, w3 = w + w_stride, w + 2 * w_stride, w + 3 * w_stride
+        x1, x2, x3 = x + x_stride, x + 2 * x_stride, x + 3 * x_stride
+        for c in range(0, cols, 64):
+            v0, v1, v2, v3 = load(x + 4 * c), load(x1 + 4 * c), load(x2 + 4 * c), load(x3 + 4 * c)
+            u = load_values(w + size * c)
+            a00, a01, a02, a03 = fma(u, v0, a00), fma(u, v1, a01), fma(u, v2, a02), fma(u, v3, a03)
+            u = load_values(w1 + size * c)
+            a10, a11, a12, a13 = fma(u, v0, a10), fma(u, v1, a11), fma(u, v2, a12), fma(u, v3, a13)
+            u = load_values(w2 + size * c)
+            a20, a21, a22, a23 = fma(u, v0, a20), fma(u, v1, a21), fma(u, v2, a22), fma(u, v3, a23)
+            u = load_values(w3 + size * c)
+            a30, a31, a32, a33 = fma(u, v0, a30), fma(u, v1, a31), fma(u, v2, a32), fma(u, v3, a33)
+        store_sixteen(sums, a00, a01, a02, a03, a10, a11, a12, a13, a20, a21, a22, a23, a30, a31, a32, a33)
+
+    @compiled
+    def panel(base, cols, first, last, n, vectors, records, panel, sums, y, y_stride, accumulate):
+        w_stride, x_stride = cols * size, 4 * cols
+        whole_rows, whole_tokens = first + (last - first) // 4 * 4, n // 4 * 4
+        for row in range(first, whole_rows, 4):
+            for t in range(0, whole_tokens, 4):
+                for i in range(4):
+                    w, x = base + row * w_stride + size * 16 * i, vectors + t * x_stride + 64 * i
+                    four_by_four(w, w_stride, x, x_stride, max(cols - 16 * i, 0), sums + 1024 * i)
+                for r in range(4):
+                    for k in range(4):
+                        s = sums + 64 * (4 * r + k)
+                        low, high = add(load(s), load(s + 1024)), add(load(s + 2048), load(s + 3072))
+                        put(y + (t + k) * y_stride + 4 * (row + r), total(add(low, high)), accumulate)
+        for row in range(first, last):
+            for t in range(whole_tokens if row < whole_rows else 0, n):
+                value = row_dot(base + row * w_stride, vectors + t * x_stride, cols)
+                put(y + t * y_stride + 4 * row, value, accumulate)
+
+    return Product(rows, panel)
+
+
+@op(nothing, address, *[f32x16] * 16)
+def store_sixteen(b: ir.IRBuilder, a: Any, *values: Any) -> None:
+    for i, value in enumerate(values):
+        store_as(b, at(b, a, 64 * i), value)
+
+
+def make_product(kind: str) -> Product:
+    if kind in FLOATS:
+        return make_float_product(load_f16 if kind == "f16" else load, FLOATS[kind])
+    return make_quantized_product(LAYOUTS[kind])
+
+
+def choose(products: Sequence[Product]) -> Product:
+    """One product for several kinds: `kind`, their number, comes first among the arguments."""
+    rows, panel = products[0].rows, products[0].panel
+    if len(products) == 1:
+
+        @compiled
+        def only_rows(kind, base, cols, vector, record, scratch, first, last, y, accumulate):
+            rows(base, cols, vector, record, scratch, first, last, y, accumulate)
+
+        @compiled
+        def only_panel(kind, base, cols, first, last, n, vectors, records, room, sums, y, y_stride, accumulate):
+            panel(base, cols, first, last, n, vectors, records, room, sums, y, y_stride, accumulate)
+
+        return Product(only_rows, only_panel)
+    others = choose(products[1:])
+    other_rows, other_panel = others.rows, others.panel
+
+    @compiled
+    def chosen_rows(kind, base, cols, vector, record, scratch, first, last, y, accumulate):
+        if kind == 0:
+            rows(base, cols, vector, record, scratch, first, last, y, accumulate)
+        else:
+            other_rows(kind - 1, base, cols, vector, record, scratch, first, last, y, accumulate)
+
+    @compiled
+    def chosen_panel(kind, base, cols, first, last, n, vectors, records, room, sums, y, y_stride, accumulate):
+        if kind == 0:
+            panel(base, cols, first, last, n, vectors, records, room, sums, y, y_stride, accumulate)
+        else:
+            other_panel(kind - 1, base, cols, first, last, n, vectors, records, room, sums, y, y_stride, accumulate)
+
+    return Product(chosen_rows, chosen_panel)
+
+
+# The transformer.
+
+
+@compiled
+def units(n, size):
+    return (n + size - 1) // size
+
+
+def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
+    """The compiled functions token(plan, thread) and batch(plan, thread) for a model with matrices of these kinds.
+
+    Both take x from the plan (the embeddings) and leave the logits, keys and values where the plan says.
+    """
+    product = choose([make_product(kind) for kind in kinds])
+    multiply, multiply_panel = product.rows, product.panel
+    any_quantized = any(kind not in FLOATS for kind in kinds)
+    any_float = any(kind in FLOATS for kind in kinds)
+    barrier, take = make_barrier(), make_take()
+
+    @compiled
+    def meet(plan, work):
+        """All threads have come this far; the counters of the next phase."""
+        barrier(barrier_at(plan), n_threads(plan))
+        return work + LINE * n_threads(plan)
+
+    @compiled
+    def prepare(plan, x, norm, n, scratch):
+        """norm(x) in this thread's scratch, as f32 [n] and quantized; norm 0: x as it is."""
+        y, record = scratch + scratch_vector(plan), scratch + scratch_record(plan)
+        if norm != 0:
+            normalize(x, norm, n, norm_scale(x, n, load_f32(plan + EPS)), y)
+        else:
+            copy_bytes(y, x, 4 * n)
+        if any_quantized:
+            quantize_groups(y, n, record)
+
+    @compiled
+    def rows_of(plan, matrix, cols, first, last, scratch, y, accumulate):
+        """y[first:last] = rows of a MATRIX times the prepared vector."""
+        x, record = scratch + scratch_vector(plan), scratch + scratch_record(plan)
+        spare = scratch + scratch_sums(plan)
+        multiply(load_i64(matrix + KIND), load_i64(matrix), cols, x, record, spare, first, last, y, accumulate)
+
+    @compiled
+    def logits_of(plan, thread, x, logits, scratch, work):
+        """logits f32 [n_vocab] = output · norm(x)."""
+        n, width = n_vocab(plan), n_embd(plan)
+        prepare(plan, x, norm_at(plan), width, scratch)
+        while True:
+            unit = take(work, cancel_at(plan), thread, n_threads(plan), units(n, ROWS))
+            if unit < 0:
+                break
+            rows_of(plan, plan + OUTPUT, width, unit * ROWS, min(unit * ROWS + ROWS, n), scratch, logits, False)
+
+    @compiled
+    def token(plan, thread):
+        """One token at position n_past."""
+        width, hidden, team = n_embd(plan), n_ff(plan), n_threads(plan)
+        x, attention, gate, up = x_at(plan), attention_at(plan), gate_at(plan), up_at(plan)
+        scratch = scratch_at(plan) + thread * scratch_bytes(plan)
+        work, cancel = counters_at(plan), cancel_at(plan)
+        chunks = units(width, ROWS)
+        for layer in range(n_layer(plan)):
+            w = layers_at(plan) + layer * LAYER_SIZE
+            prepare(plan, x, attention_norm_at(w), width, scratch)
+            while True:
+                unit = take(work, cancel, thread, team, 3 * chunks)
+                if unit < 0:
+                    break
+                which, first = unit // chunks, unit % chunks * ROWS
+                y = qkv_at(plan) + 4 * width * which
+                rows_of(plan, w + WQ + MATRIX_SIZE * which, width, first, min(first + ROWS, width), scratch, y, False)
+            work = meet(plan, work)
+            while True:
+                head = take(work, cancel, thread, team, n_head(plan))
+                if head < 0:
+                    break
+                attention_head(plan, layer, head, 1, scratch)
+            work = meet(plan, work)
+            prepare(plan, attention, 0, width, scratch)
+            while True:
+                unit = take(work, cancel, thread, team, chunks)
+                if unit < 0:
+                    break
+                rows_of(plan, w + WO, width, unit * ROWS, min(unit * ROWS + ROWS, width), scratch, x, True)
+            work = meet(plan, work)
+            prepare(plan, x, ffn_norm_at(w), width, scratch)
+            while True:
+                unit = take(work, cancel, thread, team, units(hidden, ROWS))
+                if unit < 0:
+                    break
+                first, last = unit * ROWS, min(unit * ROWS + ROWS, hidden)
+                rows_of(plan, w + W1, width, first, last, scratch, gate, False)
+                rows_of(plan, w + W3, width, first, last, scratch, up, False)
+                silu_mul(gate + 4 * first, up + 4 * first, last - first)
+            work = meet(plan, work)
+            prepare(plan, gate, 0, hidden, scratch)
+            while True:
+                unit = take(work, cancel, thread, team, chunks)
+                if unit < 0:
+                    break
+                rows_of(plan, w + W2, hidden, unit * ROWS, min(unit * ROWS + ROWS, width), scratch, x, True)
+            work = meet(plan, work)
+        logits_of(plan, thread, x, logits_at(plan), scratch, work)
+        return 0
+
+    @compiled
+    def prepare_tokens(plan, thread, work, x, norm, n, first_token, tokens):
+        """norm(x) of all tokens, quantized (and as f32 where a matrix is), a token a unit. x: f32 [tokens, n]."""
+        n_tiles, spare = units(tokens, TOKENS), scratch_at(plan) + thread * scratch_bytes(plan) + scratch_vector(plan)
+        while True:
+            t = take(work, cancel_at(plan), thread, n_threads(plan), tokens)
+            if t < 0:
+                break
+            source, y = x + 4 * n * (first_token + t), spare
+            if any_float:
+                y = normed_at(plan) + 4 * n * t
+            if norm != 0:
+                normalize(source, norm, n, norm_scale(source, n, load_f32(plan + EPS)), y)
+            else:
+                copy_bytes(y, source, 4 * n)
+            if any_quantized:
+                quantize_token(y, n, records_at(plan), t, n_tiles)
+        return meet(plan, work)
+
+    @compiled
+    def panel_of(plan, matrix, cols, first, n_rows, tokens, scratch, y, y_width, accumulate):
+        """y[:, first : first + PANEL_ROWS] = rows of a MATRIX times all prepared tokens. y: f32 [tokens, y_width]."""
+        room, sums = scratch + scratch_panel(plan), scratch + scratch_sums(plan)
+        base, kind, last = load_i64(matrix), load_i64(matrix + KIND), min(first + PANEL_ROWS, n_rows)
+        x, records = normed_at(plan), records_at(plan)
+        multiply_panel(kind, base, cols, first, last, tokens, x, records, room, sums, y, 4 * y_width, accumulate)
+
+    @compiled
+    def batch(plan, thread):
+        """n_tokens tokens at positions n_past …"""
+        tokens, width, hidden, team = n_tokens(plan), n_embd(plan), n_ff(plan), n_threads(plan)
+        x, attention, gate, up = x_at(plan), attention_at(plan), gate_at(plan), up_at(plan)
+        scratch = scratch_at(plan) + thread * scratch_bytes(plan)
+        work, cancel = counters_at(plan), cancel_at(plan)
+        panels = units(width, PANEL_ROWS)
+        for layer in range(n_layer(plan)):
+            w = layers_at(plan) + layer * LAYER_SIZE
+            work = prepare_tokens(plan, thread, work, x, attention_norm_at(w), width, 0, tokens)
+            while True:
+                unit = take(work, cancel, thread, team, 3 * panels)
+                if unit < 0:
+                    break
+                which, first = unit // panels, unit % panels * PANEL_ROWS
+                y, matrix = qkv_at(plan) + 4 * width * which, w + WQ + MATRIX_SIZE * which
+                panel_of(plan, matrix, width, first, width, tokens, scratch, y, 3 * width, False)
+            work = meet(plan, work)
+            while True:
+                head = take(work, cancel, thread, team, n_head(plan))
+                if head < 0:
+                    break
+                attention_head(plan, layer, head, tokens, scratch)
+            work = meet(plan, work)
+            work = prepare_tokens(plan, thread, work, attention, 0, width, 0, tokens)
+            while True:
+                unit = take(work, cancel, thread, team, panels)
+                if unit < 0:
+                    break
+                panel_of(plan, w + WO, width, unit * PANEL_ROWS, width, tokens, scratch, x, width, True)
+            work = meet(plan, work)
+            work = prepare_tokens(plan, thread, work, x, ffn_norm_at(w), width, 0, tokens)
+            while True:
+                unit = take(work, cancel, thread, team, units(hidden, PANEL_ROWS))
+                if unit < 0:
+                    break
+                first = unit * PANEL_ROWS
+                panel_of(plan, w + W1, width, first, hidden, tokens, scratch, gate, hidden, False)
+                panel_of(plan, w + W3, width, first, hidden, tokens, scratch, up, hidden, False)
+                for t in range(tokens):
+                    place = 4 * (t * hidden + first)
+                    silu_mul(gate + place, up + place, min(PANEL_ROWS, hidden - first))
+            work = meet(plan, work)
+            work = prepare_tokens(plan, thread, work, gate, 0, hidden, 0, tokens)
+            while True:
+                unit = take(work, cancel, thread, team, panels)
+                if unit < 0:
+                    break
+                panel_of(plan, w + W2, hidden, unit * PANEL_ROWS, width, tokens, scratch, x, width, True)
+            work = meet(plan, work)
+        wanted = n_logits(plan)
+        if wanted == 1:
+            logits_of(plan, thread, x + 4 * width * (tokens - 1), logits_at(plan), scratch, work)
+        elif wanted > 1:
+            work = prepare_tokens(plan, thread, work, x, norm_at(plan), width, tokens - wanted, wanted)
+            n, logits = n_vocab(plan), logits_at(plan)
+            while True:
+                unit = take(work, cancel, thread, team, units(n, PANEL_ROWS))
+                if unit < 0:
+                    break
+                first = unit * PANEL_ROWS
+                panel_of(plan, plan + OUTPUT, width, first, n, wanted, scratch, logits, n, False)
+        return 0
+
+    return token, batch
+
+
+@compiled
+def read_memory(start, size):
+    """Read `size` bytes and do next to nothing with them: how fast memory can be read by one thread."""
+    s0, s1, s2, s3 = zeros(), zeros(), zeros(), zeros()
+    for p in range(start, start + size - 255, 256):
+        s0, s1 = maximum(load(p), s0), maximum(load(p + 64), s1)
+        s2, s3 = maximum(load(p + 128), s2), maximum(load(p + 192), s3)
+    return np.int64(largest(maximum(maximum(s0, s1), maximum(s2, s3))) > np.float32(0))

@@ -1,0 +1,91 @@
+"""What the processor can do, and what code is compiled for. Needs llvmlite, not Numba.
+
+`LLAMA_SIMD` names another target than the processor at hand: ``vnni``, ``avxvnni``, ``avx2`` or ``portable``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import llvmlite.binding as llvm
+
+from ggmlpy.errors import UsageError
+
+__all__ = ["MACHINE", "Machine"]
+
+#: LLAMA_SIMD -> (LLVM's name of a processor, features beyond it)
+TARGETS = {
+    "avxvnni": ("haswell", "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+avxvnni,+sse2"),
+    "avx2": ("haswell", "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+sse2"),
+    "portable": ("x86-64", "+sse2"),
+}
+#: the name of the byte dot product -> the features it needs; the first that fits is taken
+SIMD = (
+    ("vnni", {"avx512vnni", "avx512bw", "avx512f"}),
+    ("avxvnni", {"avxvnni", "avx2"}),
+    ("avx2", {"avx2"}),
+    ("neon", {"dotprod", "neon"}),
+    ("portable", set()),
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A compilation target.
+
+    Attributes:
+        cpu: LLVM's name of the processor.
+        features: the instruction sets it has, by LLVM's names.
+        simd: which byte dot product the kernels use (see `simd.dot_bytes`).
+        override: whether it is another than the processor at hand.
+    """
+
+    cpu: str
+    features: frozenset[str]
+    override: bool = False
+    triple: str = ""
+    llvm_version: int = 0
+
+    @property
+    def simd(self) -> str:
+        return next(name for name, needs in SIMD if needs <= self.features)
+
+    @property
+    def is_x86(self) -> bool:
+        return self.triple.startswith(("x86_64", "i686", "amd64"))
+
+    @property
+    def is_arm(self) -> bool:
+        return self.triple.startswith(("aarch64", "arm64"))
+
+    def has(self, feature: str) -> bool:
+        return feature in self.features
+
+    @property
+    def feature_string(self) -> str:
+        """As LLVM takes it: "+avx2,+fma"."""
+        return ",".join(f"+{name}" for name in sorted(self.features))
+
+
+def detect(wish: str | None = None) -> Machine:
+    """The machine at hand, or the one that `wish` (LLAMA_SIMD) names.
+
+    Raises:
+        UsageError: no such name, or the processor lacks what it needs.
+    """
+    triple, version = llvm.get_process_triple(), llvm.llvm_version_info[0]
+    have = frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    host = Machine(llvm.get_host_cpu_name(), have, False, triple, version)
+    if not wish or wish == host.simd:
+        return host
+    if wish not in TARGETS or not host.is_x86:
+        raise UsageError(f"LLAMA_SIMD={wish} is not offered here; there are {host.simd}, {', '.join(TARGETS)}")
+    cpu, features = TARGETS[wish]
+    wanted = frozenset(name.lstrip("+") for name in features.split(","))
+    if wanted - have:
+        raise UsageError(f"LLAMA_SIMD={wish} needs {', '.join(sorted(wanted - have))}, which this processor lacks")
+    return Machine(cpu, wanted, True, triple, version)
+
+
+MACHINE = detect(os.environ.get("LLAMA_SIMD"))
