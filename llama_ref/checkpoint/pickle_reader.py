@@ -496,6 +496,7 @@ def walk(value: Any, n_opcodes: int, *, path: str, record: str) -> Iterator[tupl
                 field=record,
                 expected=f"depth up to {MAX_DEPTH}, up to {n_opcodes:,} values",
                 cause=_BOMB,
+                next_step=_LEAVE_ALONE,
             )
         if not node:
             yield keys, node

@@ -25,6 +25,7 @@ import mmap
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -40,6 +41,7 @@ from .torch_zip import STORED, Record, crc_of, inflate, read_directory
 
 __all__ = ["PthFile", "open_pth"]
 
+_RELEASE = 64 << 20  # bytes whose CRC is computed before their pages are given back
 _PAGE = 4096  # records up to this size have their CRC checked when the file is opened
 _WRAPPERS = ("model", "state_dict", "module", "model_state_dict")
 _SIDE_RECORDS = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
@@ -87,6 +89,7 @@ class PthFile(Mapping[str, LazyTensor]):
     def __init__(self, path: str | os.PathLike[str], *, check_crc: bool = True) -> None:
         self.path = os.fspath(path)
         self._check_crc = check_crc
+        self._lock = threading.RLock()
         self._checked: set[str] = set()
         self._inflated: tuple[str, bytes] | None = None
         self._map: memoryview | None = _map_file(self.path)
@@ -300,11 +303,17 @@ class PthFile(Mapping[str, LazyTensor]):
         return self._content(record), 0
 
     def _check(self, record: Record) -> None:
-        """Check the CRC of a record, once."""
-        if record.name in self._checked:
-            return
+        """Check the CRC of a record, once (threads that want the same record wait for it)."""
+        with self._lock:
+            if record.name not in self._checked:
+                self._check_now(record)
+
+    def _check_now(self, record: Record) -> None:
         if record.method == STORED:
-            crc = crc_of(self._buffer(), record.data, record.data + record.size)
+            crc, end = 0, record.data + record.size
+            for start in range(record.data, end, _RELEASE):
+                crc = crc_of(self._buffer(), start, min(start + _RELEASE, end), crc)
+                self.release()
         else:
             content = memoryview(self._content(record))
             crc = crc_of(content, 0, len(content))
@@ -357,14 +366,15 @@ def _map_file(path: str) -> memoryview:
 
 def _refuse_foreign(buffer: memoryview, path: str) -> None:
     """Say what a file is that is neither a zip archive nor a pickle of protocol 2."""
-    if buffer[0] == 0x80 or bytes(buffer[:1]) in (b"c", b"(", b"]", b"}"):
+    is_safetensors = bytes(buffer[8:10]) == b'{"' and int.from_bytes(buffer[:8], "little") <= len(buffer)
+    if not is_safetensors and bytes(buffer[:1]) in (b"\x80", b"c", b"(", b"]", b"}"):
         return  # a pickle: the interpreter names what it refuses
     kinds = {b"GGUF": "a GGUF model", b"ggml": "a GGML model", b"lmgg": "a GGML model", b"fmgg": "a GGML model"}
     kinds |= {b"tjgg": "a GGML model", b"<htm": "a web page", b"<!DO": "a web page", b"vers": "a git-lfs pointer"}
     cause = kinds.get(bytes(buffer[:4]))
     if bytes(buffer[257:262]) == b"ustar":
         cause = "a checkpoint of torch 0.1, which is a tar file"
-    if len(buffer) > 9 and bytes(buffer[8:10]) == b'{"':
+    if is_safetensors:
         cause = "a safetensors file"
     raise BadMagicError(
         "not a checkpoint of torch.save",
