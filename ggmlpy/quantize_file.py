@@ -345,13 +345,14 @@ def _quantize_rows(
     from .quantizers import quantize_rows
 
     histogram = np.zeros(16, np.int64)
+    first = max(0, start - 1) if target.name.endswith("_K") else start  # a k-quant's search sees the block before
     if tensor.type.quantized:
-        x: NDArray[Any] = tensor.rows(start, stop)
+        x: NDArray[Any] = tensor.rows(first, stop)
     else:
-        x = tensor.raw_rows(start, stop).view(tensor.type.block)  # [rows, columns] f32 or f16
+        x = tensor.raw_rows(first, stop).view(tensor.type.block)  # [rows, columns] f32 or f16
     if not target.quantized:
         return x.astype(target.block), histogram
-    return quantize_rows(x, target.name, moment, histogram=histogram), histogram
+    return quantize_rows(x, target.name, moment, histogram=histogram)[start - first :], histogram
 
 
 def _in_order(

@@ -356,13 +356,13 @@ quantize = quantize_rows
 
 def _quantize_blocks(blocks: NDArray[Any], out: NDArray[Any], record: TensorType, moment: Era) -> NDArray[Any]:
     """Fill ``out`` [n, type_size] from ``blocks`` [n, blck_size]; return the histogram, int64 [16]."""
-    half_precision = blocks.dtype == np.float16
-    elements = blocks.view(np.uint16) if half_precision else blocks
     if record.name.endswith("_K"):
         from .k_quants import k_quantizer
 
-        k_quantizer(record.name, half_precision)(elements, out)
+        k_quantizer(record.name)(blocks.astype(np.float32), out)
         return np.zeros(16, np.int64)
+    half_precision = blocks.dtype == np.float16
+    elements = blocks.view(np.uint16) if half_precision else blocks
     seen = np.zeros((4, 256), np.uint32)
     _compiled(moment.pin, record, half_precision)(elements, out, seen)
     return _folded(seen.sum(axis=0, dtype=np.int64), RULES[moment.pin, record.name])
