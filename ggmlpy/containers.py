@@ -129,7 +129,9 @@ class Hparams:
 
     @property
     def n_ff(self) -> int:
-        """Width of the feed-forward layer (llama.cpp's integer arithmetic)."""
+        """Width of the feed-forward layer (llama.cpp's integer arithmetic); 0 if n_mult is none."""
+        if self.n_mult <= 0:
+            return 0
         return ((2 * (4 * self.n_embd) // 3 + self.n_mult - 1) // self.n_mult) * self.n_mult
 
     def as_dict(self) -> dict[str, int]:

@@ -403,7 +403,7 @@ def _read_magic(cursor: Cursor) -> tuple[Container, int]:
 def _bad_magic(cursor: Cursor, magic: int) -> BadMagicError:
     from .identify import guess_by_magic
 
-    known = ", ".join(f"0x{container.magic:08x} {container.name}" for container in CONTAINERS.values())
+    known = ", ".join(f"0x{container.magic:08x} {container.name}" for container in (*CONTAINERS.values(), GGUF))
     cause, next_step = guess_by_magic(bytes(cursor.buffer[:64]), str(cursor.path))
     return BadMagicError(
         "bad magic: this is not a GGML model file",

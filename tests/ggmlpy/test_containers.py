@@ -30,8 +30,8 @@ def test_golden_files_survive_reading_and_writing(name, golden, tmp_path):
 
 
 def test_parts_are_found_and_joined(golden):
-    folder = golden("ggml/T3_convert_f16")
-    with open_model(folder / "T3.p1.f16.bin") as parts, open_model(folder / "T3.p2.f16.bin") as whole:
+    names = ("ggml/T3_convert_f16/T3.p1.f16.bin", "ggml/T3_convert_f16/T3.p2.f16.bin")
+    with open_model(golden(names[0])) as parts, open_model(golden(names[1])) as whole:
         assert len(parts.paths) == 2
         assert list(parts.tensors) == list(whole.tensors)
         for name, tensor in whole.tensors.items():

@@ -42,16 +42,19 @@ def header_of(path: Path, name: str) -> int:
         return model.tensors[name].pieces[0].header
 
 
-def test_another_magic(golden):
+def test_another_magic(tiny):
     error = rejected(
-        golden("ggml/rejects_small/bad_magic_GGUF.bin"),
+        patched(tiny, 0, b"lmgh"),
         BadMagicError,
         "bad magic",
-        "expected 0x67676d6c ggml, 0x67676d66 ggmf, 0x67676a74 ggjt, found 0x46554747",
-        "this is a GGUF file",
+        "expected 0x67676d6c ggml, 0x67676d66 ggmf, 0x67676a74 ggjt, 0x46554747 gguf, found 0x68676d6c",
         "Next: python cli.py identify",
     )
     assert (error.offset, error.field) == (0, "magic")
+
+
+def test_the_magic_alone_makes_no_gguf(golden):
+    rejected(golden("ggml/rejects_small/bad_magic_GGUF.bin"), FormatError, "metadata key '' occurs twice", "offset 66")
 
 
 def test_an_empty_file(golden):
