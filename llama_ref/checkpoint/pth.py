@@ -313,7 +313,8 @@ class PthFile(Mapping[str, LazyTensor]):
             crc, end = 0, record.data + record.size
             for start in range(record.data, end, _RELEASE):
                 crc = crc_of(self._buffer(), start, min(start + _RELEASE, end), crc)
-                self.release()
+                if record.size > _PAGE:
+                    self.release()
         else:
             content = memoryview(self._content(record))
             crc = crc_of(content, 0, len(content))

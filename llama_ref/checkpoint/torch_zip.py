@@ -122,9 +122,8 @@ def read_directory(buffer: Buffer, path: str) -> dict[str, Record]:
     return _without_gaps(archive, records, directory)
 
 
-def crc_of(buffer: Buffer, start: int, stop: int, step: int = 1 << 22) -> int:
-    """CRC-32 of ``buffer[start:stop]``, a few megabytes at a time."""
-    crc = 0
+def crc_of(buffer: Buffer, start: int, stop: int, crc: int = 0, step: int = 1 << 22) -> int:
+    """CRC-32 of ``buffer[start:stop]``, a few megabytes at a time, going on from ``crc``."""
     for at in range(start, stop, step):
         crc = zlib.crc32(buffer[at : min(at + step, stop)], crc)
     return crc

@@ -130,14 +130,14 @@ def test_opening_reads_no_values_and_reading_one_reads_only_that(tmp_path, monke
     zeros = np.zeros((64, 4096), np.float16)
     write_pth(path, [(f"w{i}", "float16", zeros.shape, [zeros]) for i in range(50)])
     spans = []
-    monkeypatch.setattr(pth, "crc_of", lambda *args: (spans.append(args[1:]), torch_zip.crc_of(*args))[1])
+    monkeypatch.setattr(pth, "crc_of", lambda *args: (spans.append(args[1:3]), torch_zip.crc_of(*args))[1])
     with open_pth(path) as f:
-        assert max(stop - start for start, stop in spans) < zeros.nbytes
+        assert max(stop - start for start, stop, *_ in spans) < zeros.nbytes
         spans.clear()
         f["w7"].rows(3, 4)
         f["w7"].numpy()
         record = f.records["small/data/7"]
-        assert spans == [(record.data, record.data + record.size)]
+        assert [span[:2] for span in spans] == [(record.data, record.data + record.size)]
         f.verify()
         assert len(spans) == 50
 
