@@ -894,6 +894,39 @@ def run_perplexity(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_verify(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "verify",
+        run_verify,
+        "Compare files with what was published: SHA256 of original, adapter and merged files; checklists; content.",
+        "verify models/13B\nverify chinese_alpaca_lora_7b.zip\nverify merged/consolidated.00.pth other/consolidated.00.pth",
+    )
+    parser.add_argument("paths", metavar="DIR|ZIP|FILE", nargs="+")
+    parser.add_argument("--json", action="store_true", help="the verdicts as JSON on stdout")
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from llama_ref.verify_known import bytes_to_read, verify
+
+    with progress_bar(args, bytes_to_read(args.paths), "verify") as bar:
+        report = verify(args.paths, bar.update)
+    if args.json:
+        print_json({"files": [asdict(verdict) for verdict in report.verdicts], "notes": report.notes})
+    else:
+        for verdict in report.verdicts:
+            print(f"{verdict.status:<13} {verdict.path}\n{'':<13} {verdict.words}")
+            if args.verbose or verdict.status in ("unknown", "differs", "no reference"):
+                print(f"{'':<13} sha256 {verdict.sha256}, {verdict.size:,} bytes")
+        for note in report.notes:
+            print(note)
+    if not report.verdicts:
+        say(args, "nothing to verify here: no weights, adapters, tokenizers, archives or checklists")
+    return report.exit_code
+
+
 COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_merge,
     add_tokenizer,
@@ -909,6 +942,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_from_hf,
     add_logits,
     add_perplexity,
+    add_verify,
 )
 
 if __name__ == "__main__":

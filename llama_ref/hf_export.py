@@ -27,11 +27,12 @@ from ggmlpy.atomic import atomic_write, require_space
 from ggmlpy.errors import MissingFileError, OutputError, UsageError
 
 from .checkpoint import Checkpoint, LazyTensor, in_layout, open_checkpoint, pth_size, write_pth
+from .checkpoint.layout import shard_of
 from .checkpoint.params import Params
 from .checkpoint.safetensors_file import safetensors_size, write_safetensors
 from .checkpoint.tensor import DTYPES
 from .convert import check_vocabulary
-from .names import meta_names, original_names, rename, shard_axis
+from .names import meta_names, original_names, rename
 from .tokenizer_json import tokenizer_json
 from .vocabulary import GgmlVocabulary, find_tokenizer, load_vocabulary
 
@@ -223,7 +224,7 @@ def plan_from_hf(
         if not 1 <= count <= min(100, params.n_head, checkpoint.n_vocab):
             raise UsageError(f"{count} shards: choose 1 to {min(100, params.n_head, checkpoint.n_vocab)}")
         tensors = [_cast(checkpoint.tensors[name], dtype) for name in original_names(params.n_layer)]
-        files = {f"consolidated.{i:02}.pth": [_shard(tensor, i, count) for tensor in tensors] for i in range(count)}
+        files = {f"consolidated.{i:02}.pth": [shard_of(tensor, i, count) for tensor in tensors] for i in range(count)}
         plan = ExportPlan(checkpoint, Path(directory), files, {}, {}, [], torch_format, notes)
         plan.sizes = {name: _file_size(name, part, torch_format) for name, part in files.items()}
         plan.texts = {"params.json": params.to_json()}
@@ -369,20 +370,6 @@ def _chosen_params(checkpoint: Checkpoint, chosen: Params | None) -> Params:
             f"{own.n_head}, {own.n_layer})"
         )
     return chosen
-
-
-def _shard(tensor: LazyTensor, i: int, count: int) -> LazyTensor:
-    """The ``i``-th of ``count`` parts along the tensor's axis; the rest of an uneven cut goes to the last."""
-    axis = shard_axis(tensor.name)
-    if axis is None or count == 1:
-        return tensor
-    each = tensor.shape[axis] // count
-    begin, end = i * each, tensor.shape[axis] if i == count - 1 else (i + 1) * each
-    if axis == 0:
-        return tensor.with_(
-            shape=(end - begin, *tensor.shape[1:]), read=lambda a, b: tensor.stored(begin + a, begin + b)
-        )
-    return tensor.with_(shape=(tensor.shape[0], end - begin), read=lambda a, b: tensor.stored(a, b)[:, begin:end])
 
 
 # --------------------------------------------------------------------------------------------------------- in common

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ggmlpy.fingerprint import digest_lines
 from .layout import Checkpoint
 from .tensor import LazyTensor
 
-__all__ = ["fingerprint_checkpoint"]
+__all__ = ["fingerprint_checkpoint", "fingerprint_tensors"]
 
 _TYPES = {"float16": "f16", "float32": "f32", "bfloat16": "bf16", "float64": "f64"}
 _CHUNK = 16 << 20
@@ -30,21 +30,30 @@ def fingerprint_checkpoint(checkpoint: Checkpoint, progress: Callable[[int], obj
     Arguments:
         progress: called with the number of bytes after each piece.
     """
+    return fingerprint_tensors(checkpoint.tensors.values(), checkpoint.release, progress)
+
+
+def fingerprint_tensors(
+    tensors: Iterable[LazyTensor],
+    release: Callable[[], object] = lambda: None,
+    progress: Callable[[int], object] | None = None,
+) -> str:
+    """The fingerprint of tensors under the names that they have; ``release`` is called after each of them."""
     lines = []
-    for tensor in checkpoint.tensors.values():
-        as_f32 = len(tensor.shape) == 1
-        lines.append(
-            (tensor.name, "f32" if as_f32 else _TYPES[tensor.dtype], tensor.shape, _digest(tensor, as_f32, progress))
-        )
-        checkpoint.release()
+    for tensor in tensors:
+        as_f32 = len(tensor.shape) == 1 and tensor.dtype in _TYPES
+        kind = "f32" if as_f32 else _TYPES.get(tensor.dtype, tensor.dtype)
+        lines.append((tensor.name, kind, tensor.shape, _digest(tensor, as_f32, progress)))
+        release()
     return digest_lines(lines)
 
 
 def _digest(tensor: LazyTensor, as_f32: bool, progress: Callable[[int], object] | None) -> str:
     sha = hashlib.sha256()
-    step = max(1, _CHUNK // (8 * math.prod(tensor.shape[1:])))
-    for start in range(0, tensor.shape[0], step):
-        stop = min(start + step, tensor.shape[0])
+    n_rows = tensor.shape[0] if tensor.shape else 1
+    step = max(1, _CHUNK // max(1, 8 * math.prod(tensor.shape[1:])))
+    for start in range(0, n_rows if tensor.size else 0, step):
+        stop = min(start + step, n_rows)
         rows = tensor.rows(start, stop).astype("<f4") if as_f32 else tensor.stored(start, stop)
         sha.update(np.ascontiguousarray(rows).data)
         if progress:

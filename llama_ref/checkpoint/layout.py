@@ -19,12 +19,12 @@ import numpy as np
 
 from ggmlpy.errors import MissingFileError, ShapeError, UnsupportedError, UsageError
 
-from ..names import expected_shapes, find, is_derived, is_known
+from ..names import expected_shapes, find, is_derived, is_known, shard_axis
 from .params import Params
 from .pth import PthFile
 from .tensor import LazyTensor
 
-__all__ = ["Checkpoint", "Layout", "check_model", "in_layout"]
+__all__ = ["Checkpoint", "Layout", "check_model", "in_layout", "shard_of"]
 
 Layout = Literal["meta", "huggingface"]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -135,6 +135,20 @@ def in_layout(tensor: LazyTensor, layout: Layout, n_head: int) -> LazyTensor:
         return turned[start - first * d : stop - first * d]
 
     return tensor.with_(read=read, layout=layout, source=f"{tensor.source}, rows of {n_head} heads to {layout}")
+
+
+def shard_of(tensor: LazyTensor, i: int, count: int) -> LazyTensor:
+    """The ``i``-th of ``count`` parts along the tensor's axis; the rest of an uneven cut goes to the last."""
+    axis = shard_axis(tensor.name)
+    if axis is None or count == 1:
+        return tensor
+    each = tensor.shape[axis] // count
+    begin, end = i * each, tensor.shape[axis] if i == count - 1 else (i + 1) * each
+    if axis == 0:
+        return tensor.with_(
+            shape=(end - begin, *tensor.shape[1:]), read=lambda a, b: tensor.stored(begin + a, begin + b)
+        )
+    return tensor.with_(shape=(tensor.shape[0], end - begin), read=lambda a, b: tensor.stored(a, b)[:, begin:end])
 
 
 def check_model(
