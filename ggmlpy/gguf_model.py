@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .architecture import meta_name, model_size
 from .containers import FTYPES, GGUF, Attributes, Hparams
-from .errors import FormatError, UnsupportedError, VocabularyError
+from .errors import UnsupportedError, UsageError, VocabularyError
 from .gguf import GgufFile, GgufTensor, Value, open_gguf, split_paths
 from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
 
@@ -205,16 +204,19 @@ def to_gguf_token(index: int, piece: bytes) -> tuple[bytes, int]:
 
 
 def gguf_metadata(
-    model: ModelFile, scores: Sequence[float] | NDArray[np.float32], ftype: int, name: str = "LLaMA"
+    hparams: Hparams, attributes: Attributes, vocab: Sequence[tuple[bytes, float]], name: str = "LLaMA"
 ) -> dict[str, Value]:
     """The metadata that a LLaMA model needs, in the order in which they are written.
 
     Arguments:
-        scores: [n_vocab].
-        ftype: the type that most matrices have.
+        vocab: piece and score of each token, as the older containers keep them.
+
+    Raises:
+        UsageError: a number does not fit into GGUF's types.
     """
-    hparams, attributes = model.hparams, model.attributes
-    pieces = list(model.vocab)
+    ftype = hparams.ftype
+    pieces = [piece for piece, _ in vocab]
+    scores = np.array([score for _, score in vocab], np.float32)
     tokens = [to_gguf_token(index, piece) for index, piece in enumerate(pieces)]
     eps = attributes.norm_eps or (1e-5 if model_size(hparams) == "65B" else DEFAULT_EPS)
     quantized = FTYPES[ftype].main not in ("f32", "f16") if ftype in FTYPES else True
@@ -235,7 +237,7 @@ def gguf_metadata(
         "general.file_type":                       Value("u32", ftype),
         "tokenizer.ggml.model":                    Value("string", b"llama"),
         "tokenizer.ggml.tokens":                   Value("array", [token for token, _ in tokens], "string"),
-        "tokenizer.ggml.scores":                   Value("array", np.asarray(scores, np.float32), "f32"),
+        "tokenizer.ggml.scores":                   Value("array", scores, "f32"),
         "tokenizer.ggml.token_type":               Value("array", kinds, "i32"),
         "tokenizer.ggml.unknown_token_id":         Value("u32", 0),
         "tokenizer.ggml.bos_token_id":             Value("u32", 1),
@@ -249,12 +251,12 @@ def gguf_metadata(
         metadata["tokenizer.ggml.padding_token_id"] = Value("u32", len(pieces) - 1)
     if any(from_gguf_token(token, kind) != piece for (token, kind), piece in zip(tokens, pieces, strict=True)):
         metadata["ggmlpy.vocabulary"] = Value("array", pieces, "string")
-    return _checked(metadata, model.path)
+    return _checked(metadata)
 
 
-def _checked(metadata: Mapping[str, Value], path: Path) -> dict[str, Value]:
+def _checked(metadata: Mapping[str, Value]) -> dict[str, Value]:
     """Numbers of a corrupt header that GGUF's types can't hold are refused by name."""
     for key, value in metadata.items():
         if value.type == "u32" and not 0 <= value.value < 1 << 32:
-            raise FormatError("a number of the header is impossible", path=path, field=key, found=value.value)
+            raise UsageError(f"{key} is {value.value}, which GGUF can't hold")
     return dict(metadata)

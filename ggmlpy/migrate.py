@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .architecture import gguf_name, split_axis
+from .architecture import split_axis
 from .codes import repack, repackable
 from .containers import CONTAINERS, FTYPES, GGUF, Container
 from .eras import DEFAULT_ERA, ERAS, Era
 from .errors import FormatError, UsageError
-from .gguf import write_gguf
-from .gguf_model import gguf_metadata
 from .model_file import ModelFile, Tensor
 from .multipart import part_path, split_sizes
 from .tensor_types import TensorType, type_named, types_of
@@ -104,8 +102,6 @@ def migrate(
         UsageError: the container can't hold the model so; what to ask for is said.
     """
     declared = GGUF if container == "gguf" else CONTAINERS[container]
-    if container == "gguf" and version != 3:
-        raise UsageError("GGUF is written as version 3")
     if n_parts > 1 and not declared.multipart:
         raise UsageError(f"{container} models are always one file; --parts goes with ggml and ggmf")
     targets = _targets(model, container, version, requantize)
@@ -114,15 +110,10 @@ def migrate(
     hparams = replace(model.hparams, ftype=_ftype(model, targets, requantize))
     pairs, derived = _vocabulary(model, declared, scores)
     paths = tuple(part_path(Path(path), index) for index in range(n_parts))
-    if container == "gguf":
-        metadata = gguf_metadata(model, [score for _, score in pairs], hparams.ftype)
-        renamed = [_renamed(_out(t, targets[t.name], by_name.get(t.name), 0, 1)) for t in model.tensors.values()]
-        size = write_gguf(path, metadata, renamed, progress)
-        return MigrationReport(paths, size, tuple(losses), derived)
     size = 0
     for index, out in enumerate(paths):
         tensors = [_out(t, targets[t.name], by_name.get(t.name), index, n_parts) for t in model.tensors.values()]
-        size += write_model(out, container, version, hparams, pairs, tensors, progress)
+        size += write_model(out, container, version, hparams, pairs, tensors, progress, model.attributes)
     return MigrationReport(paths, size, tuple(losses), derived)
 
 
@@ -201,10 +192,6 @@ def _ftype(model: ModelFile, targets: dict[str, TensorType], requantize: bool | 
     if not isinstance(requantize, str):
         return model.hparams.ftype
     return next((ftype.id for ftype in FTYPES.values() if requantize in (ftype.name, ftype.main)), model.hparams.ftype)
-
-
-def _renamed(tensor: OutTensor) -> OutTensor:
-    return replace(tensor, name=gguf_name(tensor.name))
 
 
 def _out(tensor: Tensor, target: TensorType, loss: Loss | None, part: int, n_parts: int) -> OutTensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .architecture import gguf_name
 from .atomic import atomic_write
-from .containers import CONTAINERS, Container, Hparams
+from .containers import CONTAINERS, Attributes, Container, Hparams
 from .errors import UsageError
 from .fields import write
 from .model_file import Tensor
@@ -56,21 +57,25 @@ def write_model(
     vocab: Iterable[tuple[bytes, float]],
     tensors: Iterable[OutTensor],
     progress: Callable[[int], object] | None = None,
+    attributes: Attributes | None = None,
 ) -> int:
     """Write one file and return its size in bytes.
 
     Arguments:
-        container, version: "ggml" 0, "ggmf" 1, "ggjt" 1 to 3.
+        container, version: "ggml" 0, "ggmf" 1, "ggjt" 1 to 3, "gguf" 3.
         vocab: text and score of each piece (unversioned files drop the score), ``hparams.n_vocab`` of them.
         tensors: in the order of the file; each one's bytes are asked for once.
         progress: called with the number of bytes after each chunk.
+        attributes: what only GGUF says; what LLaMA models agree on if not given.
 
     Raises:
         UsageError: the vocabulary or a tensor does not have the promised size, or a type does not exist there.
         OutputError: the file could not be written; nothing stands under its name then.
     """
-    declared = CONTAINERS[container]
     tensors = list(tensors)
+    if container == "gguf":
+        return _write_gguf(path, version, hparams, list(vocab), tensors, progress, attributes)
+    declared = CONTAINERS[container]
     prefix = header_bytes(declared, version, hparams, vocab)
     with atomic_write(path, size=file_size(declared, len(prefix), tensors)) as stream:
         stream.write(prefix)
@@ -78,6 +83,25 @@ def write_model(
             stream.write(_tensor_header(declared, tensor, stream.tell()))
             write_chunks(stream, tensor, progress)
         return stream.tell()
+
+
+def _write_gguf(
+    path: str | os.PathLike[str],
+    version: int,
+    hparams: Hparams,
+    vocab: Sequence[tuple[bytes, float]],
+    tensors: Sequence[OutTensor],
+    progress: Callable[[int], object] | None,
+    attributes: Attributes | None,
+) -> int:
+    from .gguf import write_gguf
+    from .gguf_model import gguf_metadata
+
+    if version != 3:
+        raise UsageError("GGUF is written as version 3")
+    attributes = attributes or Attributes(n_ff=hparams.n_ff, n_head_kv=hparams.n_head)
+    renamed = [replace(tensor, name=gguf_name(tensor.name)) for tensor in tensors]
+    return write_gguf(path, gguf_metadata(hparams, attributes, vocab), renamed, progress)
 
 
 def header_bytes(container: Container, version: int, hparams: Hparams, vocab: Iterable[tuple[bytes, float]]) -> bytes:
