@@ -900,7 +900,7 @@ def add_verify(commands: Commands) -> None:
         "verify",
         run_verify,
         "Compare files with what was published: SHA256 of original, adapter and merged files; checklists; content.",
-        "verify models/13B\nverify chinese_alpaca_lora_7b.zip\nverify merged/consolidated.00.pth other/consolidated.00.pth",
+        "verify models/13B\nverify adapter.zip\nverify mine/consolidated.00.pth theirs/consolidated.00.pth",
     )
     parser.add_argument("paths", metavar="DIR|ZIP|FILE", nargs="+")
     parser.add_argument("--json", action="store_true", help="the verdicts as JSON on stdout")

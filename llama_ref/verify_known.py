@@ -26,7 +26,7 @@ from typing import Any, Literal
 from ggmlpy.errors import FormatError, IntegrityError, MissingFileError
 
 from . import known_files
-from .checkpoint import Checkpoint, open_checkpoint, open_pth
+from .checkpoint import Checkpoint, LazyTensor, open_checkpoint, open_pth
 from .checkpoint.fingerprint import fingerprint_checkpoint, fingerprint_tensors
 from .checkpoint.huggingface import find_weight_files
 from .checkpoint.layout import shard_of
@@ -288,17 +288,16 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Verd
 
 def _look_at_content(report: Report, progress: Progress | None) -> None:
     """For weights that the table does not have: whole or damaged, and are the tensors those of a published model?"""
-    for directory in sorted({verdict.path.parent for verdict in report.verdicts if verdict.status == "unknown"}):
-        unknown = [
-            v for v in report.verdicts if v.status == "unknown" and v.path.parent == directory and v.path.is_file()
-        ]
+    candidates = [verdict for verdict in report.verdicts if verdict.status == "unknown" and verdict.path.is_file()]
+    for directory in sorted({verdict.path.parent for verdict in candidates}):
+        unknown = [verdict for verdict in candidates if verdict.path.parent == directory]
         weights = _weight_files(directory)
-        model = [verdict for verdict in unknown if verdict.path in weights]
-        if model and len(model) == len(weights):
-            _judge_model(directory, model, progress)
+        parts = [verdict for verdict in unknown if verdict.path in weights and verdict.path.suffix != ".pth"]
+        if parts and len(parts) == len(weights):
+            _judge_huggingface(directory, parts, progress)
         for verdict in unknown:
             if verdict.status == "unknown":
-                _check_whole(verdict)
+                _judge_file(verdict, progress)
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -308,77 +307,106 @@ def _weight_files(directory: Path) -> list[Path]:
         return []
 
 
-def _judge_model(directory: Path, verdicts: list[Verdict], progress: Progress | None) -> None:
+def _judge_huggingface(directory: Path, verdicts: list[Verdict], progress: Progress | None) -> None:
+    """A model in Hugging Face's layout: nothing is published of its files, but perhaps of its tensors."""
     try:
         with open_checkpoint(directory) as checkpoint:
             known = _same_tensors(checkpoint, progress)
-            layout = checkpoint.layout
+    except MissingFileError:
+        return
     except FormatError as error:
         for verdict in verdicts:
             verdict.status, verdict.words = "bad", str(error)
         return
-    for i, verdict in enumerate(verdicts):
+    words = "no reference published for this layout"
+    for verdict in verdicts:
         if known:
-            verdict.known = known[min(i, len(known) - 1)]
-            container = "Hugging Face's layout" if layout == "huggingface" else "another container"
-            verdict.status = "same content"
-            verdict.words = f"same tensors as {verdict.known.model}, {container} (another torch.save wrote the file)"
-            if layout == "huggingface":
-                verdict.words = f"no reference published for this layout; same tensors as {verdict.known.model}"
-        elif layout == "huggingface":
-            verdict.status = "no reference"
-            verdict.words = "no reference published for this layout (the published SHA256 are those of Meta's .pth)"
+            verdict.status, verdict.known, verdict.words = (
+                "same content",
+                known[0],
+                f"{words}; same tensors as {known[0].model}",
+            )
+        else:
+            verdict.status, verdict.words = "no reference", f"{words}: the published SHA256 are those of Meta's .pth"
 
 
 def _same_tensors(checkpoint: Checkpoint, progress: Progress | None) -> list[KnownFile]:
-    """The published files whose tensors these are, shard by shard; an empty list if they are no published model's."""
-    if checkpoint.dtype != "float16" or checkpoint.n_vocab not in known_files.PUBLISHED_VOCABULARIES:
-        return []
-    count = checkpoint.params.n_shards
+    """The published files whose tensors these are; an empty list if they are no published model's."""
+    names, count = meta_names(checkpoint.params.n_layer), checkpoint.params.n_shards
     found: list[KnownFile] = []
     for i in range(count):
-        known = known_files.BY_SHA256.get(meta_digest(checkpoint, i, count, progress))
+        tensors = [shard_of(checkpoint.tensors[name], i, count) for name in names]
+        known = _as_published(f"consolidated.{i:02}.pth", tensors, checkpoint.n_vocab, checkpoint.release, progress)
         if known is None or (found and known.model != found[0].model):
             return []
         found.append(known)
     return found
 
 
-def meta_digest(checkpoint: Checkpoint, i: int, count: int, progress: Progress | None = None) -> str:
-    """SHA256 of shard ``i`` of ``count`` as the merge script with torch 1.13 would have written these tensors."""
-    sink = _Digest(checkpoint, progress)
-    tensors = [shard_of(checkpoint.tensors[name], i, count) for name in meta_names(checkpoint.params.n_layer)]
-    stream_pth(sink, f"consolidated.{i:02}.pth", tensors)  # type: ignore[arg-type]
-    return sink.sha.hexdigest()
+def _as_published(
+    name: str, tensors: Sequence[LazyTensor], n_vocab: int, release: Callable[[], object], progress: Progress | None
+) -> KnownFile | None:
+    """The published file with these tensors: by the SHA256 that the merge script with torch 1.13 gives them."""
+    if n_vocab not in known_files.PUBLISHED_VOCABULARIES or any(tensor.dtype != "float16" for tensor in tensors):
+        return None
+    sink = _Digest(release, progress)
+    stream_pth(sink, name, tensors)  # type: ignore[arg-type]
+    return known_files.BY_SHA256.get(sink.sha.hexdigest())
 
 
 class _Digest:
     """A sink with the ``write`` of a file."""
 
-    def __init__(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
+    def __init__(self, release: Callable[[], object], progress: Progress | None) -> None:
         self.sha = hashlib.sha256()
-        self._checkpoint = checkpoint
+        self._release = release
         self._progress = progress
 
     def write(self, data: Any) -> int:
         self.sha.update(data)
         size = memoryview(data).nbytes
         if size > 1 << 20:
-            self._checkpoint.release()
+            self._release()
         if self._progress:
             self._progress(size)
         return size
 
 
-def _check_whole(verdict: Verdict) -> None:
-    """Structure and checksums of a file that nothing is published of."""
+def _judge_file(verdict: Verdict, progress: Progress | None) -> None:
+    """One file: the tensors of a published one, or at least whole?"""
     try:
-        how = _structure(verdict.path)
+        known = _same_shard(verdict.path, progress)
+        whole = "" if known else _structure(verdict.path)
     except FormatError as error:
         verdict.status, verdict.words = "bad", str(error)
         return
-    if how:
-        verdict.words += f"; the file itself is whole ({how})"
+    if known:
+        verdict.status, verdict.known = "same content", known
+        verdict.words = f"same tensors as {_published(known)}, other container: another torch.save wrote this file"
+    elif whole:
+        verdict.words += f"; the file itself is whole ({whole})"
+
+
+def _same_shard(path: Path, progress: Progress | None) -> KnownFile | None:
+    """The published ``consolidated.NN.pth`` that has the tensors of this one."""
+    if path.suffix != ".pth":
+        return None
+    with open_pth(path) as pth:
+        tensors = pth.state_dict
+        output = tensors.get("output.weight")
+        n_layer = sum(name.endswith(".attention.wq.weight") for name in tensors)
+        if output is None or any(name not in tensors for name in meta_names(n_layer)):
+            return None
+        ordered = [tensors[name] for name in meta_names(n_layer)]
+        shards = {5120: 2, 6656: 4, 8192: 8}.get(tensors["norm.weight"].size, 1)
+        near = [
+            n for n in known_files.PUBLISHED_VOCABULARIES if n // shards <= output.shape[0] <= n // shards + n % shards
+        ]
+        names = [path.name] if path.name.startswith("consolidated.") else []
+        for name in names or [f"consolidated.{i:02}.pth" for i in range(shards)]:
+            if near and (known := _as_published(name, ordered, near[0], pth.release, progress)):
+                return known
+    return None
 
 
 def _structure(path: Path) -> str:
