@@ -41,7 +41,7 @@ from .fields import U32, U64, Align, Array, Cursor, Field, Number, Record, Text,
 from .tensor_types import TensorType, types_of
 from .writer import OutTensor, write_chunks
 
-__all__ = ["GGUF_MAGIC", "GgufFile", "GgufTensor", "Value", "open_gguf", "records_of", "write_gguf"]
+__all__ = ["GGUF_MAGIC", "GgufFile", "GgufTensor", "Value", "gguf_size", "open_gguf", "records_of", "write_gguf"]
 
 GGUF_MAGIC = 0x46554747
 ALIGNMENT = 32
@@ -476,14 +476,18 @@ def write_gguf(
         OutputError: the file could not be written; nothing stands under its name then.
     """
     tensors = list(tensors)
-    prefix, offsets = _prefix(metadata, tensors)
-    size = len(prefix) + (offsets[-1] + tensors[-1].nbytes if tensors else 0)
-    with atomic_write(path, size=size + -size % ALIGNMENT) as stream:
+    prefix, _ = _prefix(metadata, tensors)
+    with atomic_write(path, size=gguf_size(metadata, tensors)) as stream:
         stream.write(prefix)
         for tensor in tensors:
             write_chunks(stream, tensor, progress)
             stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
         return stream.tell()
+
+
+def gguf_size(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> int:
+    """Bytes of the file that :func:`write_gguf` would write."""
+    return len(_prefix(metadata, tensors)[0]) + sum(tensor.nbytes + -tensor.nbytes % ALIGNMENT for tensor in tensors)
 
 
 def _prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> tuple[bytes, list[int]]:

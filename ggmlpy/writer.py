@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,10 @@ from .fields import write
 from .model_file import Tensor
 from .tensor_types import TensorType
 
-__all__ = ["OutTensor", "file_size", "header_bytes", "out_tensor", "write_chunks", "write_model"]
+if TYPE_CHECKING:
+    from .gguf import Value
+
+__all__ = ["OutTensor", "file_size", "header_bytes", "out_tensor", "write_chunks", "write_model", "written_size"]
 
 Chunk = bytes | bytearray | memoryview | NDArray[np.generic]
 
@@ -72,10 +75,12 @@ def write_model(
         UsageError: the vocabulary or a tensor does not have the promised size, or a type does not exist there.
         OutputError: the file could not be written; nothing stands under its name then.
     """
-    tensors = list(tensors)
     if container == "gguf":
-        return _write_gguf(path, version, hparams, list(vocab), tensors, progress, attributes)
+        from .gguf import write_gguf
+
+        return write_gguf(path, *_as_gguf(version, hparams, vocab, tensors, attributes), progress)
     declared = CONTAINERS[container]
+    tensors = list(tensors)
     prefix = header_bytes(declared, version, hparams, vocab)
     with atomic_write(path, size=file_size(declared, len(prefix), tensors)) as stream:
         stream.write(prefix)
@@ -85,23 +90,38 @@ def write_model(
         return stream.tell()
 
 
-def _write_gguf(
-    path: str | os.PathLike[str],
+def written_size(
+    container: str,
     version: int,
     hparams: Hparams,
-    vocab: Sequence[tuple[bytes, float]],
-    tensors: Sequence[OutTensor],
-    progress: Callable[[int], object] | None,
-    attributes: Attributes | None,
+    vocab: Iterable[tuple[bytes, float]],
+    tensors: Iterable[OutTensor],
+    attributes: Attributes | None = None,
 ) -> int:
-    from .gguf import write_gguf
+    """Bytes of the file that :func:`write_model` would write from the same arguments."""
+    if container == "gguf":
+        from .gguf import gguf_size
+
+        return gguf_size(*_as_gguf(version, hparams, vocab, tensors, attributes))
+    declared = CONTAINERS[container]
+    return file_size(declared, len(header_bytes(declared, version, hparams, vocab)), tensors)
+
+
+def _as_gguf(
+    version: int,
+    hparams: Hparams,
+    vocab: Iterable[tuple[bytes, float]],
+    tensors: Iterable[OutTensor],
+    attributes: Attributes | None,
+) -> tuple[dict[str, Value], list[OutTensor]]:
+    """The metadata and the tensors under GGUF's names."""
     from .gguf_model import gguf_metadata
 
     if version != 3:
         raise UsageError("GGUF is written as version 3")
     attributes = attributes or Attributes(n_ff=hparams.n_ff, n_head_kv=hparams.n_head)
     renamed = [replace(tensor, name=gguf_name(tensor.name)) for tensor in tensors]
-    return write_gguf(path, gguf_metadata(hparams, attributes, vocab), renamed, progress)
+    return gguf_metadata(hparams, attributes, list(vocab)), renamed
 
 
 def header_bytes(container: Container, version: int, hparams: Hparams, vocab: Iterable[tuple[bytes, float]]) -> bytes:

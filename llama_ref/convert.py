@@ -31,11 +31,11 @@ import numpy as np
 
 from ggmlpy.architecture import n_parts_of
 from ggmlpy.atomic import require_space
-from ggmlpy.containers import Container, Hparams, container_named
+from ggmlpy.containers import Attributes, Container, Hparams, container_named
 from ggmlpy.eras import DEFAULT_ERA, Era, era_of
 from ggmlpy.errors import MissingFileError, UsageError, VocabularyError
 from ggmlpy.tensor_types import TensorType, type_named
-from ggmlpy.writer import OutTensor, file_size, header_bytes, write_model
+from ggmlpy.writer import OutTensor, write_model, written_size
 
 from .checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from .checkpoint.layout import directory_of
@@ -92,6 +92,12 @@ class Plan:
             self.checkpoint.close()
 
     @property
+    def attributes(self) -> Attributes:
+        """What only GGUF has a place for."""
+        eps = self.checkpoint.params.norm_eps if self.checkpoint else None
+        return Attributes(n_ff=self.hparams.n_ff, n_head_kv=self.hparams.n_head, norm_eps=eps)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all files."""
         return sum(self.files.values())
@@ -113,7 +119,8 @@ class Plan:
         """
         require_space(next(iter(self.files)), self.nbytes)
         for path, part in zip(self.files, self.parts):
-            write_model(path, self.container.name, self.version, self.hparams, self.vocab, part, progress)
+            name, version = self.container.name, self.version
+            write_model(path, name, version, self.hparams, self.vocab, part, progress, self.attributes)
         self.notes += [
             f"{count} values of {name} exceed the range of f16 and became infinite: use --outtype f32"
             for name, count in self.overflows.items()
@@ -139,7 +146,7 @@ def plan_conversion(
         outfile: the file (or directory) to write; by default ``ggml-model-f16.bin`` in ``source``.
         outtype: "f16" or "f32", the type of two-dimensional tensors.
         era: whose order of tensors and container to take.
-        container: another container than the era's: "ggml", "ggmf1", "ggjt1", "ggjt2", "ggjt3".
+        container: another container than the era's: "ggml", "ggmf1", "ggjt1", "ggjt2", "ggjt3", "gguf".
         tokenizer: the tokenizer.model, if it is neither in the directory nor in its parent.
         pad_vocab: fill up with dummy pieces where the embedding has more rows than the tokenizer.
         guess_params: write n_mult 256 and n_embd/128 heads into the header whatever params.json says, as the
@@ -170,7 +177,7 @@ def plan_conversion(
         hparams = _hparams(params, len(vocab), OUTTYPES[outtype])
         plan = Plan({}, declared, version, hparams, vocab, [], notes, checkpoint)
         plan.parts = _parts(checkpoint, era, declared, type_named(outtype, declared.name, version), plan)
-        plan.files = _files(outfile, checkpoint.path / f"ggml-model-{outtype}.bin", plan)
+        plan.files = _files(outfile, checkpoint.path / f"ggml-model-{outtype}.{_suffix(declared)}", plan)
         _refuse_overwriting(plan, [*checkpoint.files, vocab.path])
         stack.pop_all()
         return plan
@@ -205,7 +212,7 @@ def plan_vocabulary(
         params = model_named(model) if model else _params_beside(directory)
         hparams = _hparams(params, len(vocab), OUTTYPES[outtype])
     plan = Plan({}, declared, version, hparams, vocab, [[]])
-    plan.files = _files(outfile, directory / "ggml-vocab.bin", plan)
+    plan.files = _files(outfile, directory / f"ggml-vocab.{_suffix(declared)}", plan)
     _refuse_overwriting(plan, [vocab.path])
     return plan
 
@@ -351,12 +358,16 @@ def _files(outfile: str | os.PathLike[str] | None, default: Path, plan: Plan) ->
     path = default if outfile is None else Path(outfile)
     if path.is_dir():
         path = path / default.name
-    prefix = len(header_bytes(plan.container, plan.version, plan.hparams, plan.vocab))
-    sizes = [file_size(plan.container, prefix, part) for part in plan.parts]
+    name, version = plan.container.name, plan.version
+    sizes = [written_size(name, version, plan.hparams, plan.vocab, part, plan.attributes) for part in plan.parts]
     stale = path.with_name(f"{path.name}.{len(sizes)}")
     if stale.exists():
         plan.notes.append(f"{stale} is left from another conversion and no part of this model: remove it")
     return {path.with_name(path.name + (f".{i}" if i else "")): size for i, size in enumerate(sizes)}
+
+
+def _suffix(container: Container) -> str:
+    return "gguf" if container.name == "gguf" else "bin"
 
 
 def _refuse_overwriting(plan: Plan, inputs: Sequence[Path]) -> None:
