@@ -1,4 +1,4 @@
-"""llama.cpp's quantizers written down once more, one value at a time, in the plainest Python: an oracle for the kernels.
+"""llama.cpp's quantizers once more, one value at a time, in the plainest Python: an oracle for the kernels.
 
 float32 operations are numpy scalars; casts are what x86 does. Slow and obvious.
 """
@@ -72,7 +72,7 @@ def extent(x, start):
 
 def scale_bytes(v: np.float32, record, field: str) -> bytes:
     if record.block[field] == np.dtype("<f4"):
-        return np.array(v if v == v or field == "d" else v, "<f4").tobytes()
+        return np.array(v, "<f4").tobytes()
     half = np.array(v, "<f4").astype("<f2")
     if np.isnan(half):
         return b"\x00\xfe" if np.signbit(half) else b"\x00\x7e"
