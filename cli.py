@@ -257,6 +257,31 @@ def _hexdump_line(line: Any, colour: bool) -> str:
     return f"{place}  {bold}{line.path}{reset} = {green}{line.value}{reset}"
 
 
+def add_report(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "report",
+        run_report,
+        "Write a self-contained HTML page: bytes beside fields, tensors, quantization errors, a block explorer.",
+        "report ggml-model-q4_0.bin --html q4_0.html --source ggml-model-f16.bin",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--html", metavar="OUT", required=True, help="the page to write")
+    parser.add_argument("--source", metavar="F16", help="the unquantized model, to measure errors against")
+
+
+def run_report(args: argparse.Namespace) -> int:
+    from ggmlpy import open_model
+    from ggmlpy.report import write_report
+
+    with open_model(args.file, strict=False) as model:
+        total = sum(tensor.n_rows * tensor.n_cols for tensor in model.tensors.values())
+    with progress_bar(args, total, "report", "values") as bar:
+        size = write_report(args.file, args.html, args.source, bar.update)
+    say(args, f"{args.html}: {size:,} bytes")
+    return 0
+
+
 def add_compare(commands: Commands) -> None:
     parser = command(
         commands,
@@ -927,6 +952,45 @@ def run_verify(args: argparse.Namespace) -> int:
     return report.exit_code
 
 
+def add_doctor(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "doctor",
+        run_doctor,
+        "Look at a folder: what is there, what fits together, what does not, and the commands to run next.",
+        "doctor models",
+    )
+    parser.add_argument("directory", metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="the diagnosis as JSON on stdout")
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from lora.doctor import examine, in_words
+
+    diagnosis = examine(args.directory)
+    if args.json:
+        print_json(asdict(diagnosis))
+        return diagnosis.exit_code
+    for finding in diagnosis.found:
+        print(f"{finding.kind:<10} {finding.path}\n{'':<10} {finding.words}")
+    if not diagnosis.found:
+        print(f"no model, adapter, tokenizer or GGML file in {args.directory}")
+    for title, lines in (("fits", diagnosis.fits), ("does not fit", diagnosis.misfits), ("bad", diagnosis.bad)):
+        if lines:
+            print(f"\n{title}\n" + "\n".join(f"  {line}" for line in lines))
+    if diagnosis.steps:
+        memory = f", {in_words(diagnosis.free_memory)} of memory" if diagnosis.free_memory is not None else ""
+        print(f"\nnext ({in_words(diagnosis.free_disk)} of disk{memory} free)")
+    for step in diagnosis.steps:
+        needs = f"{in_words(step.disk)} of disk, {in_words(step.memory)} of memory"
+        print(f"  {step.command}\n      {step.why}: {needs}")
+        if step.obstacle:
+            print(f"      but {step.obstacle}")
+    return diagnosis.exit_code
+
+
 COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_merge,
     add_tokenizer,
@@ -935,6 +999,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_inspect,
     add_identify,
     add_hexdump,
+    add_report,
     add_compare,
     add_fingerprint,
     add_convert,
@@ -943,6 +1008,7 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_logits,
     add_perplexity,
     add_verify,
+    add_doctor,
 )
 
 if __name__ == "__main__":
