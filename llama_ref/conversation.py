@@ -252,15 +252,15 @@ class Conversation:
             "ignore_eos": self.ignore_eos,
             "n_past": self.n_past,
         }
+        arrays: dict[str, Any] = {
+            "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+            "recent": np.array(self.recent, np.int32),
+            "waiting": np.array(self.waiting, np.int32),
+            "rng": self.sampler.rng.state,
+            **{f"cache_{name}": array for name, array in self.model.cache.save().items()},
+        }
         with atomic_write(path) as file:
-            np.savez(
-                file,
-                header=np.frombuffer(json.dumps(header).encode(), np.uint8),
-                recent=np.array(self.recent, np.int32),
-                waiting=np.array(self.waiting, np.int32),
-                rng=self.sampler.rng.state,
-                **{f"cache_{name}": array for name, array in self.model.cache.save().items()},
-            )
+            np.savez(file, **arrays)
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str], model: Model) -> Conversation:

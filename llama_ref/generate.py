@@ -11,7 +11,9 @@ changes a byte.
 from __future__ import annotations
 
 import json
+import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from typing import IO, Any, BinaryIO, Protocol
 
 import numpy as np
 
+from ggmlpy.eras import Era
 from ggmlpy.errors import MissingFileError, OutputError, UsageError
 
 from .conversation import Conversation, Timings, Token
@@ -38,9 +41,11 @@ __all__ = [
     "MainOptions",
     "PromptTooLongError",
     "default_model_path",
+    "lines_of",
     "prompt_table",
     "random_prompt",
     "read_prompt_file",
+    "real_seed",
     "timings_text",
     "trace_sampling",
 ]
@@ -75,6 +80,18 @@ def read_prompt_file(path: str, stdin: BinaryIO) -> bytes:
     except OSError as error:
         raise MissingFileError(f"the prompt cannot be read: {error.strerror}", path=path) from error
     return data[:-1] if data.endswith(b"\n") else data
+
+
+def real_seed(seed: int, era: Era) -> int:
+    """The seed that is used: the time instead of 0 (not at 2023-03-19) and of negative numbers.
+
+    Raises:
+        UsageError: it is no 32-bit number.
+    """
+    if not -(2**31) <= seed < 2**31:
+        raise UsageError(f"the seed must be between {-(2**31)} and {2**31 - 1}, not {seed}")
+    means_time = seed < 0 if era.pin == "p0" else seed <= 0
+    return int(time.time()) if means_time else seed
 
 
 def random_prompt(seed: int) -> str:
@@ -142,7 +159,7 @@ def lines_of(stream: BinaryIO, out: BinaryIO) -> LineSource:
         out.write(prompt)
         out.flush()
         line = stream.readline()
-        return line.removesuffix(b"\n") if line else None
+        return line.removesuffix(os.linesep.encode()).removesuffix(b"\n") if line else None
 
     return read_line
 

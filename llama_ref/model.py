@@ -12,7 +12,7 @@ against.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from ggmlpy.errors import ShapeError, UsageError
 if TYPE_CHECKING:
     from ggmlpy.model_file import Hparams, ModelFile, Vocabulary
     from llama_ref.backends import Backend
+    from llama_ref.conversation import Token
+    from llama_ref.sampling import SamplingOptions
 
 __all__ = ["KVCache", "LayerCache", "LayerWeights", "Model", "Weights", "forward"]
 
@@ -225,6 +227,20 @@ class Model:
         if n_past + len(batch) > self.n_ctx:
             raise UsageError(f"{n_past} + {len(batch)} tokens do not fit the context of {self.n_ctx} (n_ctx)")
         return batch
+
+    def generate(
+        self, prompt: str | bytes | Sequence[int], *, max_tokens: int = 128, sampling: SamplingOptions | None = None
+    ) -> Iterator[Token]:
+        """Continue a prompt in a conversation of its own: yields tokens with .id, .bytes, .text and .logprob.
+
+        Example:
+            >>> for token in model.generate("你好", max_tokens=20):  # doctest: +SKIP
+            ...     print(token.text, end="", flush=True)
+        """
+        from llama_ref.conversation import Conversation
+        from llama_ref.sampling import SamplingOptions
+
+        return Conversation(self, sampling or SamplingOptions()).say(prompt, max_tokens=max_tokens)
 
     def close(self) -> None:
         """Release the file; the model cannot be evaluated afterwards."""

@@ -75,7 +75,8 @@ class Mt19937:
 
     def __init__(self, seed: int) -> None:
         # numpy's legacy seeding of an integer is init_genrand, which is what the C++ standard asks for
-        _, key, position, *_ = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=True)
+        state: Any = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=True)
+        _, key, position, *_ = state
         self._bits = np.random.MT19937(0)
         self._bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": position}}
 

@@ -24,11 +24,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 from ggmlpy.eras import DEFAULT_ERA, Era, era_of
-from ggmlpy.errors import UsageError, VocabularyError
+from ggmlpy.errors import VocabularyError
 
 __all__ = [
     "BOS",
@@ -331,40 +331,29 @@ class Disagreement:
 def disagreements(text: bytes, encodings: dict[str, tuple[Tokenizer, list[int]]]) -> list[Disagreement]:
     """Where tokenizations of the same ``text`` differ: the smallest ranges between boundaries that all share.
 
-    Args:
-        text: what was tokenized, exactly as the pieces spell it.
-        encodings: by name, the tokenizer and its ids. One whose pieces do not spell ``text`` is an error.
+    If the pieces of one do not spell ``text`` (SentencePiece turns a literal ▁ into a space), the whole text is one
+    disagreement.
 
-    Raises:
-        UsageError: the pieces of an encoding, joined, are not ``text``.
+    Args:
+        text: what was tokenized.
+        encodings: by name, the tokenizer and its ids.
     """
-    spans = {name: _spans(name, text, tokenizer, ids) for name, (tokenizer, ids) in encodings.items()}
-    shared = set.intersection(*({stop for _, stop in span.values()} for span in _by_index(spans)))
+    ends = {name: _ends(tokenizer, ids) for name, (tokenizer, ids) in encodings.items()}
+    for tokenizer, ids in encodings.values():
+        if b"".join(map(tokenizer.piece, ids)) != text:
+            return [Disagreement(0, len(text), {name: ids for name, (_, ids) in encodings.items()})]
+    shared = sorted(set.intersection(*map(set, ends.values())))
     found = []
-    edges = [0, *sorted(shared)]
-    for start, stop in pairwise(edges):
+    for start, stop in pairwise([0, *shared]):
         tokens = {
-            name: [encodings[name][1][i] for i, (a, b) in span.items() if start <= a and b <= stop and a < b]
-            for name, span in spans.items()
+            name: [token for token, end in zip(ids, ends[name], strict=True) if start < end <= stop]
+            for name, (_, ids) in encodings.items()
         }
-        if len({tuple(ids) for ids in tokens.values()}) > 1:
+        if len(set(map(tuple, tokens.values()))) > 1:
             found.append(Disagreement(start, stop, tokens))
     return found
 
 
-def _by_index(spans: dict[str, dict[int, tuple[int, int]]]) -> list[dict[int, tuple[int, int]]]:
-    return list(spans.values())
-
-
-def _spans(name: str, text: bytes, tokenizer: Tokenizer, ids: list[int]) -> dict[int, tuple[int, int]]:
-    """Index of each token → its byte range in ``text``."""
-    spans, at = {}, 0
-    for index, token in enumerate(ids):
-        piece = tokenizer.piece(token)
-        spans[index] = (at, at + len(piece))
-        if text[at : at + len(piece)] != piece:
-            raise UsageError(f"the tokens of {name} do not spell the text from byte {at} on")
-        at += len(piece)
-    if at != len(text):
-        raise UsageError(f"the tokens of {name} stop at byte {at} of {len(text)}")
-    return spans
+def _ends(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """The byte position after each token."""
+    return list(accumulate(len(tokenizer.piece(token)) for token in ids))
