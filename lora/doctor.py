@@ -299,7 +299,8 @@ def _merge_steps(root: Path, folder: _Folder, chains: Sequence[Chain], diagnosis
     for model, adapters, size in chains:
         merged = [m for m in folder.models if m.n_vocab == size and m.params.n_embd == model.params.n_embd]
         if size != model.n_vocab and merged:
-            diagnosis.fits.append(f"{merged[0].path} has the vocabulary of that merge: it is probably its result")
+            words = f"{merged[0].path} has the vocabulary of such a merge: it is probably its result"
+            diagnosis.fits += [words] if words not in diagnosis.fits else []
             continue
         loras = ",".join(shlex.quote(str(adapter.path)) for adapter in adapters)
         output = root / f"merged-{adapters[-1].path.stem}"

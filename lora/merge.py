@@ -28,7 +28,7 @@ from llama_ref.checkpoint.layout import Checkpoint
 from llama_ref.checkpoint.opening import open_checkpoint
 
 from .adapter import Adapter, open_adapter
-from .preflight import EMBEDDING, OUTPUT, Chain, check_chain, check_output
+from .preflight import Chain, check_chain, check_output
 from .resize import INITIALISATIONS, grow, spellings
 from .stream import MergedModel, Workers
 from .targets import Target, target_of
@@ -148,7 +148,7 @@ class MergePlan:
             f"pairs: {sum(len(a.pairs) for a in self.adapters)}, whole tensors: "
             f"{sum(len(a.replaced) for a in self.adapters)}",
             *(f"writes: {path} ({size:,} bytes)" for path, size in target.sizes().items()),
-            f"disk: {sum(target.sizes().values()):,} bytes; memory: about 0.4 GB, whatever the size of the model",
+            f"disk: {sum(target.sizes().values()):,} bytes; memory: about 0.3 GB, whatever the size of the model",
         ]
         return "\n".join([*words, *(f"note: {note}" for note in self.chain.notes)])
 
@@ -248,7 +248,7 @@ def plan_merge(
         readers = [stack.enter_context(open_adapter(path)) for path in adapters]
         check_output(opened, readers, Path(output))
         chain = check_chain(opened, readers, init=chosen.init, tokenizer=chosen.tokenizer)
-        model = MergedModel(opened, readers, _grown(opened, chain, chosen))
+        model = MergedModel(opened, readers, _filler(readers, chain, chosen) if chosen.init else None)
         return MergePlan(opened, readers, Path(output), chosen, chain, model, stack.pop_all())
 
 
@@ -265,19 +265,21 @@ def _check_options(options: MergeOptions) -> None:
     pth_size("consolidated.00.pth", [], options.torch_format)
 
 
-def _grown(base: Checkpoint, chain: Chain, options: MergeOptions) -> dict[str, LazyTensor]:
-    """The base's embedding and output with rows added, if the vocabulary grows beyond what an adapter brings."""
-    first, *later = chain.links
-    untrained = [link for link in later if link.embedding is None and link.n_vocab > first.n_vocab]
-    if not untrained or options.init is None or any(link.embedding is not None for link in later):
-        return {}
-    texts = [text for text, _ in chain.tokenizer][first.n_vocab :]
-    pieces = []
-    if options.init == "pieces":
-        if chain.base_tokenizer is None:
-            raise UsageError(f"--init-embeddings pieces needs the base's tokenizer.model in {base.path}")
-        pieces = spellings(chain.base_tokenizer.path, [text.replace(b" ", "▁".encode()) for text in texts])
-    return {
-        name: grow(base.tensors[name], chain.n_vocab, options.init, seed=options.seed, pieces=pieces)
-        for name in (EMBEDDING, OUTPUT)
-    }
+def _filler(adapters: Sequence[Adapter], chain: Chain, options: MergeOptions) -> Callable[[LazyTensor], LazyTensor]:
+    """What adds untrained rows to a matrix that is shorter than the vocabulary."""
+    tokenizers = [chain.base_tokenizer, *(adapter.tokenizer for adapter in adapters)]
+
+    def fill(tensor: LazyTensor) -> LazyTensor:
+        n_old = tensor.shape[0]
+        if n_old >= chain.n_vocab:
+            return tensor
+        pieces: list[list[int]] = []
+        if options.init == "pieces":
+            old = next((t for t in tokenizers if t is not None and len(t) == n_old), None)
+            if old is None:
+                raise UsageError(f"--init-embeddings pieces needs the tokenizer.model with {n_old} pieces of the base")
+            texts = [text.replace(b" ", "▁".encode()) for text, _ in chain.tokenizer]
+            pieces = spellings(old.path, texts[n_old:])
+        return grow(tensor, chain.n_vocab, options.init or "", seed=options.seed, pieces=pieces)
+
+    return fill

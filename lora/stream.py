@@ -17,7 +17,7 @@ import dataclasses
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -115,7 +115,7 @@ class MergedModel:
     Attributes:
         base: the open base.
         adapters: open adapters in the order of application.
-        grown: Meta name -> the base's tensor with rows added, where the vocabulary grows without trained embeddings.
+        fill: adds rows to an embedding or output matrix that is too short for the vocabulary; None: there is none.
         workers: who computes.
         changes: filled in as tensors are read.
         progress: called with the number of bytes after each piece that was read.
@@ -123,13 +123,14 @@ class MergedModel:
 
     base: Checkpoint
     adapters: Sequence[Adapter]
-    grown: Mapping[str, LazyTensor] = field(default_factory=dict)
+    fill: Callable[[LazyTensor], LazyTensor] | None = None
     workers: Workers | None = None
     changes: Changes = field(default_factory=Changes)
     progress: Callable[[int], object] | None = None
 
     def __post_init__(self) -> None:
         self._deltas = lru_cache(maxsize=4)(self._make_deltas)
+        self._starting_point = lru_cache(maxsize=None)(self._find_starting_point)
         self._unreleased = 0
 
     @property
@@ -140,8 +141,7 @@ class MergedModel:
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The merged tensor's shape."""
-        replaced = [adapter.replaced[name].shape for adapter in self.adapters if name in adapter.replaced]
-        return replaced[-1] if replaced else self.grown.get(name, self.base.tensors[name]).shape
+        return self._starting_point(name)[0].shape
 
     def tensor(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> MergedTensor:
         """A merged tensor by its Meta name, in Meta layout and half precision; or a block of it.
@@ -173,12 +173,14 @@ class MergedModel:
             self.changes.record(name, delta.add_to(panel, start))
         return panel
 
-    def _starting_point(self, name: str) -> tuple[LazyTensor, int]:
+    def _find_starting_point(self, name: str) -> tuple[LazyTensor, int]:
         """The last whole tensor (an adapter's, or the base's) and the adapter from which on changes are added."""
-        for i in reversed(range(len(self.adapters))):
-            if name in self.adapters[i].replaced:
-                return self._in_meta_layout(name, self.adapters[i].replaced[name]), i
-        return self.grown.get(name, self.base.tensors[name]), 0
+        whole, later = self.base.tensors[name], 0
+        for i, adapter in enumerate(self.adapters):
+            if name in adapter.replaced:
+                whole, later = self._in_meta_layout(name, adapter.replaced[name]), i
+        is_vocabulary = find(name)[0].shape[0] == "n_vocab"
+        return (self.fill(whole) if self.fill and is_vocabulary else whole), later
 
     def _in_meta_layout(self, name: str, tensor: LazyTensor) -> LazyTensor:
         return in_layout(tensor.with_(name=name, layout="huggingface"), "meta", self.base.params.n_head)

@@ -255,24 +255,15 @@ def _identity(plan: MergePlan) -> dict[str, Any]:
     """What must be the same for a shard of an earlier run to be a shard of this one."""
     sources = [*plan.base.files, plan.base.params_path]
     for adapter in plan.adapters:
-        sources += [adapter.config.path, adapter.weights]
-    states = [path.stat() for path in sources]
+        sources += [adapter.path] if adapter.path.is_file() else [adapter.config.path, adapter.weights]
     options = plan.options
     return {
         "base": str(plan.base.path.resolve()),
         "adapters": [str(adapter.path.resolve()) for adapter in plan.adapters],
-        "files": [[path.name, state.st_size] for path, state in zip(sources, states)],
-        "changed": [_stamp(plan, path, state) for path, state in zip(sources, states)],
-        "output": [options.output_type, options.torch_format, plan.n_shards, options.init, options.seed],
-        "vocabulary": plan.chain.n_vocab,
+        "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources],
+        "output": [options.output_type, options.torch_format, plan.n_shards, options.weights, str(options.shard_size)],
+        "vocabulary": [plan.chain.n_vocab, options.init, options.seed],
     }
-
-
-def _stamp(plan: MergePlan, path: Path, state: os.stat_result) -> Any:
-    """A file's time of change; of one unpacked from a ZIP, which is new each time, the ZIP's."""
-    zipped = next((a.path for a in plan.adapters if a.path.is_file() and a.path.parent != path.parent), None)
-    is_unpacked = zipped is not None and path not in plan.base.files and path != plan.base.params_path
-    return (zipped.stat() if is_unpacked and zipped else state).st_mtime_ns
 
 
 def _prepare_stage(stage: Path, identity: dict[str, Any], resume: bool) -> dict[str, int]:
