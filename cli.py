@@ -513,7 +513,7 @@ def add_convert(commands: Commands) -> None:
     parser.add_argument("model", metavar="MODEL_DIR", help="holds consolidated.*.pth, *.safetensors or *.bin")
     parser.add_argument("--outtype", default="f16", metavar="TYPE", help="f16 (default) or f32")
     parser.add_argument("--outfile", metavar="FILE", help="default: ggml-model-TYPE.bin in MODEL_DIR")
-    parser.add_argument("--container", metavar="C", help="ggml, ggmf1, ggjt1, ggjt2, ggjt3 (default: the era's)")
+    parser.add_argument("--container", metavar="C", help="ggml, ggmf1, ggjt1, ggjt2, ggjt3, gguf (default: the era's)")
     parser.add_argument("--era", default="2023-03-31", help="whose container and order of tensors (default 2023-03-31)")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if not in MODEL_DIR or its parent")
     parser.add_argument("--vocab-only", action="store_true", help="header and vocabulary only; needs no weights")

@@ -1,0 +1,69 @@
+"""The HTML report: one file, no network, the figures of the model in it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from ggmlpy import FormatError, Hparams, open_model
+from ggmlpy.report import report_data, write_report
+from tests.ggmlpy.models import write_tiny
+
+
+def page_data(text: str) -> dict:
+    return json.loads(re.search(r"const DATA = (.*);\n", text)[1].replace("<\\/", "</"))
+
+
+def test_the_page_stands_alone_and_holds_the_data(golden, tmp_path):
+    source = golden("ggml/T1_convert_f16/T1.p2.f16.bin")
+    write_report(golden("ggml/T1_quant_p2/T1.q4_0.bin"), tmp_path / "r.html", source)
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert not re.search(r"https?://(?!www\.w3\.org)|@import|<link|src=", text)
+    data = page_data(text)
+    assert data["file"] == "T1.q4_0.bin"
+    assert len(data["tensors"]) == 21
+    assert data["fields"][2]["field"] == "header.n_vocab"
+
+
+def test_errors_and_histograms_are_over_all_values(golden):
+    quantized, source = golden("ggml/T1_quant_p2/T1.q4_0.bin"), golden("ggml/T1_convert_f16/T1.p2.f16.bin")
+    data = report_data(quantized, source)
+    with open_model(quantized) as a, open_model(source) as b:
+        for row in data["tensors"]:
+            error = a.tensors[row["name"]].numpy().astype(np.float64) - b.tensors[row["name"]].numpy()
+            assert row["rmse"] == pytest.approx(np.sqrt(np.mean(error**2)))
+            assert row["max_error"] == pytest.approx(np.abs(error).max())
+            assert sum(row["histogram"]) == (error.size if row["type"] == "q4_0" else 0)
+
+
+def test_sampled_blocks_are_those_of_the_file(golden):
+    path = golden("ggml/T1_quant_p2/T1.q4_0.bin")
+    (row,) = [row for row in report_data(path)["tensors"] if row["name"] == "output.weight"]
+    with open_model(path) as model:
+        raw = model.tensors["output.weight"].raw_rows(0, 400)
+        for block in row["sample"]:
+            assert bytes.fromhex(block["hex"]) == raw[block["row"], 20 * block["block"] :][:20].tobytes()
+
+
+def test_nan_and_markup_in_a_file_do_not_break_the_page(tmp_path):
+    path = write_tiny(tmp_path / "m.bin")
+    data = bytearray(path.read_bytes())
+    with open_model(path) as model:
+        at = model.tensors["output.weight"].offset
+    data[at : at + 4] = np.float32(np.nan).tobytes()
+    data[40:44] = b"</sc"
+    path.write_bytes(data)
+    write_report(path, tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert text.count("</script>") == 1
+    assert page_data(text)["tensors"]
+
+
+def test_the_source_of_another_model_is_refused(tmp_path):
+    a = write_tiny(tmp_path / "a.bin")
+    b = write_tiny(tmp_path / "b.bin", hparams=Hparams(24, 32, 32, 2, 1, 16, 2))
+    with pytest.raises(FormatError, match="the source has no tensor 'tok_embeddings.weight' of this shape"):
+        report_data(a, b)
