@@ -73,6 +73,7 @@ class PthFile(Mapping[str, LazyTensor]):
         prefix: the directory in the archive, torch's base name of the file when it was saved; None in legacy files.
         tensors: name to tensor, in the order of the file.
         extras: what else was saved, by name: numbers, strings, None, empty containers.
+        ordered: whether an OrderedDict was saved, not a plain dict.
         metadata: the ``_metadata`` attribute of a state dict, or None.
         records: the members of the archive; empty for legacy files.
     """
@@ -83,6 +84,7 @@ class PthFile(Mapping[str, LazyTensor]):
     prefix: str | None
     tensors: dict[str, LazyTensor]
     extras: dict[str, Any]
+    ordered: bool
     metadata: dict[str, Any] | None
     records: dict[str, Record]
 
@@ -271,6 +273,7 @@ class PthFile(Mapping[str, LazyTensor]):
             else:
                 self.extras[name] = getattr(leaf, "name", "")
         self._wrapper = _wrapper(list(self._keys.values()))
+        self.ordered = isinstance(value, StateDict)
         self.metadata = _metadata(value, n_opcodes, self.path, record)
 
     # -- values ------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ extension. Local headers carry neither CRC nor sizes; those follow the data in a
 and global is put into the memo at its first use and fetched from there afterwards, the dict in batches of 1,000.
 
 Sources: torch/serialization.py of 1.13.1, 2.0.1, 2.1.2, 2.3.1, 2.5.1, 2.6.0, 2.7.0, 2.8.0 and 2.13.0;
-caffe2/serialize/inline_container.cc; third_party/miniz; files of torch 1.13.1, 2.0.1, 2.5.1 and 2.13.0.
+caffe2/serialize/inline_container.cc; third_party/miniz; files of torch 1.13.1, 2.0.1, 2.5.1, 2.6.0 and 2.13.0.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -71,21 +71,25 @@ class _Layout:
     first: tuple[tuple[str, bytes], ...]  # records between data.pkl and the data
     numeric: bool  # data/10 after data/9, not after data/1
     identified: bool  # .data/serialization_id at the end
+    unsigned: bool  # uint16, uint32 and uint64 can be saved
     ascii_prefix: bool  # a path that is not ASCII is written through a stream, which has no name
 
 
 _BYTEORDER = ("byteorder", b"little")
-_1_13 = _Layout((), numeric=False, identified=False, ascii_prefix=False)
-_2_1 = _Layout((_BYTEORDER,), numeric=False, identified=True, ascii_prefix=True)
+_1_13 = _Layout((), numeric=False, identified=False, unsigned=False, ascii_prefix=False)
+_2_1 = _Layout((_BYTEORDER,), numeric=False, identified=True, unsigned=False, ascii_prefix=True)
+_2_6 = replace(_2_1, unsigned=True)
 _2_7 = _Layout(
     ((".format_version", b"1"), (".storage_alignment", b"64"), _BYTEORDER),
     numeric=True,
     identified=True,
+    unsigned=True,
     ascii_prefix=True,
 )
 TORCH_FORMATS: dict[str, _Layout] = {
     **dict.fromkeys(("1.13", "2.0"), _1_13),
-    **dict.fromkeys(("2.1", "2.2", "2.3", "2.4", "2.5", "2.6.0"), _2_1),
+    **dict.fromkeys(("2.1", "2.2", "2.3", "2.4", "2.5"), _2_1),
+    "2.6.0": _2_6,
     **dict.fromkeys(("2.6", "2.7", "2.8", "2.9", "2.10", "2.11", "2.12", "2.13"), _2_7),
 }
 
@@ -197,8 +201,8 @@ class _Tensor:
         else:
             name, dtype, shape, chunks = tensor
             made = cls(name, dtype, tuple(int(n) for n in shape), chunks)
-        if made.dtype not in DTYPES or (layout is _1_13 and not DTYPES[made.dtype].storage):
-            known = ", ".join(entry.name for entry in DTYPES.values() if entry.storage or layout is not _1_13)
+        if made.dtype not in DTYPES or not (layout.unsigned or DTYPES[made.dtype].storage):
+            known = ", ".join(entry.name for entry in DTYPES.values() if entry.storage or layout.unsigned)
             raise UsageError(f"tensor {made.name!r}: cannot save dtype {made.dtype}; supported: {known}")
         return made
 
