@@ -123,7 +123,7 @@ def spellings(tokenizer: str | os.PathLike[str], texts: Sequence[bytes]) -> list
     space = processor.piece_to_id("▁")
     spelt = []
     for text in (raw.decode("utf-8", "replace") for raw in texts):
-        ids = processor.encode(text.replace("▁", " "))
+        ids = processor.encode(text.removeprefix("▁").replace("▁", " "))
         bare = ids[1:] if len(ids) > 1 and ids[0] == space and not text.startswith("▁") else ids
         spelt.append(bare or [processor.unk_id()])
     return spelt
