@@ -52,6 +52,9 @@ class Storage:
     size: int  # in elements; in bytes if untyped
     location: str  # the device it was saved from: "cpu", "cuda:0"
 
+    def __str__(self) -> str:
+        return f"{self.size:,} x {self.dtype or 'byte'}"
+
     @property
     def nbytes(self) -> int:
         """Bytes that the storage takes in the file."""

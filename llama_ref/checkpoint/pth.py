@@ -250,7 +250,7 @@ class PthFile(Mapping[str, LazyTensor]):
             raise self._refusal(
                 f"record {name!r} has another size than its tensors need",
                 name,
-                expected=f"{storage.nbytes:,} bytes ({storage.size:,} x {storage.dtype or 'byte'})",
+                expected=f"{storage.nbytes:,} bytes ({storage})",
                 found=f"{record.size:,}",
             )
         return record
@@ -267,7 +267,7 @@ class PthFile(Mapping[str, LazyTensor]):
                 self.tensors[name] = self._lazy(name, leaf)
                 self._keys[name] = keys or (name,)
             elif isinstance(leaf, Storage):
-                self.extras[name] = f"storage of {leaf.size:,} {leaf.dtype or 'bytes'}"
+                self.extras[name] = f"storage of {leaf}"
             elif leaf is None or isinstance(leaf, str | int | float | bool | list | tuple | dict):
                 self.extras[name] = leaf
             else:
