@@ -186,6 +186,19 @@ class Conversation:
         self.remember([sample.token])
         return sample.token
 
+    def memory_test(self, n_predict: int) -> None:
+        """Evaluate a full batch at the beginning and one token at the last position (``main --mtest``)."""
+        last = n_predict - 1
+        if not 0 <= last < self.model.n_ctx:
+            raise UsageError(
+                f"--mtest evaluates position {last}, which the context of {self.model.n_ctx} does not have"
+            )
+        for tokens, n_past in (([0] * self.n_batch, 0), ([0], last)):
+            self.model.cache.length = max(self.model.cache.length, n_past)  # what lies before does not matter here
+            began = time.perf_counter()
+            self.model.evaluate(tokens, n_past, last_only=True)
+            self.timings.evaluated(len(tokens), time.perf_counter() - began)
+
     # ------------------------------------------------------------------------------------------- for programs
 
     def say(self, prompt: str | bytes | Sequence[int] = (), *, max_tokens: int = 128) -> Iterator[Token]:

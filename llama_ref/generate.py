@@ -15,16 +15,16 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, BinaryIO, Protocol
 
 import numpy as np
 
-from ggmlpy.eras import Era
+from ggmlpy.eras import era_of
 from ggmlpy.errors import MissingFileError, OutputError, UsageError
 
 from .conversation import Conversation, Timings, Token
@@ -41,10 +41,11 @@ __all__ = [
     "MainOptions",
     "PromptTooLongError",
     "default_model_path",
+    "era_of_file",
     "lines_of",
     "prompt_table",
     "random_prompt",
-    "read_prompt_file",
+    "read_prompt",
     "real_seed",
     "timings_text",
     "trace_sampling",
@@ -69,20 +70,41 @@ def default_model_path() -> Path:
     raise UsageError("no model was named: give one with -m MODEL.bin")
 
 
-def read_prompt_file(path: str, stdin: BinaryIO) -> bytes:
-    """A prompt from a file or, for ``-``, from stdin; one new line at its end is dropped, as ``main`` does.
+def read_prompt(parts: Iterable[tuple[str, str]], stdin: BinaryIO) -> bytes:
+    """The prompt that ``-p`` and ``-f`` make together: ("PROMPT", text) and ("FILE", path), "-" being stdin.
+
+    Texts and files are joined; after a file, one new line at the end is dropped, as ``main`` does.
 
     Raises:
-        MissingFileError: it cannot be read.
+        MissingFileError: a file cannot be read.
     """
+    prompt = b""
+    for kind, value in parts:
+        if kind == "PROMPT":
+            prompt += os.fsencode(value)
+        else:
+            prompt = (prompt + _read(value, stdin)).removesuffix(b"\n")
+    return prompt
+
+
+def _read(path: str, stdin: BinaryIO) -> bytes:
     try:
-        data = stdin.read() if path == "-" else Path(path).read_bytes()
+        return stdin.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise MissingFileError(f"the prompt cannot be read: {error.strerror}", path=path) from error
-    return data[:-1] if data.endswith(b"\n") else data
 
 
-def real_seed(seed: int, era: Era) -> int:
+def era_of_file(path: str | os.PathLike[str]) -> str:
+    """The date of the era that wrote a model file."""
+    import ggmlpy
+
+    from .backends import natural_era
+
+    with ggmlpy.open_model(path) as file:
+        return natural_era(file)
+
+
+def real_seed(seed: int, era: str) -> int:
     """The seed that is used: the time instead of 0 (not at 2023-03-19) and of negative numbers.
 
     Raises:
@@ -90,7 +112,7 @@ def real_seed(seed: int, era: Era) -> int:
     """
     if not -(2**31) <= seed < 2**31:
         raise UsageError(f"the seed must be between {-(2**31)} and {2**31 - 1}, not {seed}")
-    means_time = seed < 0 if era.pin == "p0" else seed <= 0
+    means_time = seed < 0 if era_of(era).pin == "p0" else seed <= 0
     return int(time.time()) if means_time else seed
 
 
@@ -245,6 +267,48 @@ class MainLoop:
         if isinstance(tokenizer, GreedyTokenizer):
             return tokenizer.encode(text, bos=bos, on_failure=lambda lost: self.console.raw(GREEDY_FAILURE))
         return tokenizer.encode(text, bos=bos)
+
+    def settings_words(self) -> str:
+        """Everything that decides the text, in words."""
+        conversation, options = self.conversation, self.options
+        chosen = ", ".join(f"{name} = {value}" for name, value in asdict(conversation.sampling).items())
+        lines = [
+            f"sampling: {chosen}",
+            f"generate: n_ctx = {conversation.model.n_ctx}, n_batch = {conversation.n_batch}, "
+            f"n_predict = {options.n_predict}, n_keep = {conversation.n_keep}",
+        ]
+        lines += [f"reverse prompt: {_shown(text)!r}" for text in self.reverse_prompts]
+        if self.interactive:
+            lines.append(
+                "interactive: Ctrl-C takes the turn, once more quits; Return gives it back; a final \\ continues a line"
+            )
+        return "\n".join(lines) + "\n"
+
+    def prompt_words(self) -> str:
+        """The prompt and its tokens, as ``--verbose-prompt`` shows them."""
+        tokenizer, n_keep = self.conversation.tokenizer, self.conversation.n_keep
+        lines = [
+            f"prompt: '{_shown(b' ' + self.options.prompt)}'",
+            f"number of tokens in prompt = {len(self.prompt_tokens)}",
+            prompt_table(self.prompt_tokens, tokenizer),
+        ]
+        if n_keep > 0:
+            lines.append(f"static prompt based on n_keep: '{_shown(tokenizer.decode(self.prompt_tokens[:n_keep]))}'")
+        return "\n".join(lines) + "\n"
+
+    def as_record(self) -> dict[str, Any]:
+        """The finished generation for JSON: what went in, what came out, and why it stopped."""
+        text = b"".join(token.bytes for token in self.generated)
+        timings = self.conversation.timings
+        return {
+            "prompt": _shown(self.options.prompt),
+            "prompt_tokens": self.prompt_tokens,
+            "text": _shown(text),
+            "tokens": [{**asdict(token), "bytes": token.bytes.hex()} for token in self.generated],
+            "ended_by": self.ended_by,
+            "sampling": asdict(self.conversation.sampling),
+            "timings": asdict(timings),
+        }
 
     def run(self) -> None:
         """Until the length is reached, the text ends, or the input does."""
@@ -420,10 +484,12 @@ def timings_text(load_seconds: float, timings: Timings, total_seconds: float) ->
 
 
 @contextmanager
-def trace_sampling(path: str | None, tokenizer: Callable[[], Tokenizer]) -> Iterator[Callable[..., None] | None]:
+def trace_sampling(path: str | None, pieces: Sequence[bytes]) -> Iterator[Callable[..., None] | None]:
     """A callback that writes one JSON line a token: candidates, their probabilities, and the draw that decided.
 
-    Yields None if there is no path.
+    Args:
+        path: the file; None: nothing is traced, and None is yielded.
+        pieces: the vocabulary.
     """
     if path is None:
         yield None
@@ -433,10 +499,10 @@ def trace_sampling(path: str | None, tokenizer: Callable[[], Tokenizer]) -> Iter
     except OSError as error:
         raise OutputError(f"the trace cannot be written: {error.strerror}", path=path) from error
     with file:
-        yield _tracer(file, tokenizer)
+        yield _tracer(file, pieces)
 
 
-def _tracer(file: IO[str], tokenizer: Callable[[], Tokenizer]) -> Callable[[Sample, np.ndarray], None]:
+def _tracer(file: IO[str], pieces: Sequence[bytes]) -> Callable[[Sample, np.ndarray], None]:
     count = 0
 
     def trace(sample: Sample, logits: np.ndarray) -> None:
@@ -444,10 +510,10 @@ def _tracer(file: IO[str], tokenizer: Callable[[], Tokenizer]) -> Callable[[Samp
         record: dict[str, Any] = {
             "n": count,
             "token": sample.token,
-            "text": _shown(tokenizer().piece(sample.token)),
+            "text": _shown(pieces[sample.token]),
             "draw": sample.draw,
             "candidates": [
-                {"id": int(token), "text": _shown(tokenizer().piece(int(token))), "logit": _number(logits[token]),
+                {"id": int(token), "text": _shown(pieces[int(token)]), "logit": _number(logits[token]),
                  "p": _number(p)}
                 for token, p in zip(sample.candidates, sample.probabilities)
             ],
