@@ -474,11 +474,22 @@ def _compare_each_other(report: Report, paths: Sequence[str | os.PathLike[str]],
     for same in prints.values():
         if len(same) > 1:
             report.notes.append(f"same tensors, other container: {' and '.join(map(str, same))}")
-            for verdict in report.verdicts:
-                if verdict.status == "unknown" and any(_belongs(verdict.path, path) for path in same):
-                    others = [str(path) for path in same if not _belongs(verdict.path, path)]
-                    verdict.status = "same content" if _has_reference(report, same) else verdict.status
-                    verdict.words = f"same tensors as {', '.join(others)}, other container"
+            _mark_same(report, same)
+    if len(prints) > 1:
+        one_of_each = [str(same[0]) for same in prints.values()]
+        report.notes.append(f"different tensors: {' and '.join(one_of_each)} (python cli.py compare shows where)")
+
+
+def _mark_same(report: Report, same: Sequence[Path]) -> None:
+    """Weights that nothing is published of get the words; a good status only if one of their like is a published file."""
+    for verdict in report.verdicts:
+        home = next((path for path in same if _belongs(verdict.path, path)), None)
+        if home is None or verdict.status != "unknown" or verdict.path.suffix in (".model", ".zip"):
+            continue
+        others = ", ".join(str(path) for path in same if path != home)
+        verdict.words = f"same tensors as {others}, other container"
+        if _has_reference(report, same):
+            verdict.status = "same content"
 
 
 def _belongs(path: Path, given: Path) -> bool:
@@ -486,8 +497,9 @@ def _belongs(path: Path, given: Path) -> bool:
 
 
 def _has_reference(report: Report, same: Sequence[Path]) -> bool:
-    """Whether one of those with the same content is a published file."""
-    return any(v.status == "published" and any(_belongs(v.path, path) for path in same) for v in report.verdicts)
+    """Whether the weights of one of those with the same content are published ones."""
+    weights = [v for v in report.verdicts if v.known and v.known.kind != "tokenizer"]
+    return any(_belongs(verdict.path, path) for verdict in weights for path in same)
 
 
 def _completeness(verdicts: Sequence[Verdict]) -> list[str]:
