@@ -1,6 +1,6 @@
 """The merge kernel: ``W' = fp16(fp32(W) + fp32(B @ A) * fp32(scale))`` on rows of half-precision weights, in place.
 
-What torch computes, operation by operation, and so what is written down here (see docs/merge.md):
+What torch computes, operation by operation, and so what is written down here:
 
 * ``B @ A`` in float32: each element starts from +0 and adds ``B[i, k] * A[k, j]`` for k = 0, 1, …, each product and
   each sum rounded. With half-precision adapters every product is exact, so fused or not makes no difference; with

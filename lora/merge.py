@@ -15,7 +15,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,7 @@ from llama_ref.checkpoint.layout import Checkpoint
 from llama_ref.checkpoint.opening import open_checkpoint
 
 from .adapter import Adapter, open_adapter
+from .known import identify_inputs
 from .preflight import Chain, check_chain, check_output
 from .resize import INITIALISATIONS, grow, spellings
 from .stream import MergedModel, Workers
@@ -53,6 +54,7 @@ class MergeOptions:
         era: for GGML types: whose container, order of tensors and quantizer.
         weights: for Hugging Face's layout: "bin" (as the original script) or "safetensors".
         shard_size: for Hugging Face's layout: begin a new file before one would grow over this.
+        check_base: read all of the base first and say whether it is an original one, by SHA256.
         n_threads: threads that compute; None: one a processor.
     """
 
@@ -65,6 +67,7 @@ class MergeOptions:
     era: str = DEFAULT_ERA
     weights: str = "bin"
     shard_size: str | int = "10GB"
+    check_base: bool = False
     n_threads: int | None = None
 
 
@@ -248,6 +251,8 @@ def plan_merge(
         readers = [stack.enter_context(open_adapter(path)) for path in adapters]
         check_output(opened, readers, Path(output))
         chain = check_chain(opened, readers, init=chosen.init, tokenizer=chosen.tokenizer)
+        known = identify_inputs(opened, readers, check_base=chosen.check_base)
+        chain = replace(chain, notes=(*known, *chain.notes))
         model = MergedModel(opened, readers, _filler(readers, chain, chosen) if chosen.init else None)
         return MergePlan(opened, readers, Path(output), chosen, chain, model, stack.pop_all())
 
