@@ -481,7 +481,7 @@ def _compare_each_other(report: Report, paths: Sequence[str | os.PathLike[str]],
 
 
 def _mark_same(report: Report, same: Sequence[Path]) -> None:
-    """Weights that nothing is published of get the words; a good status only if one of their like is a published file."""
+    """Unpublished weights get the words, and a good status only if one of their like is published."""
     for verdict in report.verdicts:
         home = next((path for path in same if _belongs(verdict.path, path)), None)
         if home is None or verdict.status != "unknown" or verdict.path.suffix in (".model", ".zip"):
