@@ -279,7 +279,7 @@ class ModelFile:
     @property
     def types(self) -> dict[int, TensorType]:
         """What the tensor type ids mean in this container."""
-        return types_of(self.container, self.version)
+        return types_of(self.container, self.version, self.hparams.ftype)
 
     @property
     def n_ff(self) -> int:
@@ -375,7 +375,8 @@ def read_part(path: Path, index: int, strict: bool, problems: list[FormatError])
     vocab_offset = cursor.offset
     vocab = _read_vocabulary(cursor, container, hparams)
     tensors_offset = cursor.offset
-    tensors = _read_tensors(cursor, container, version, index, strict, problems)
+    types = types_of(container.name, version, hparams.ftype)
+    tensors = _read_tensors(cursor, container, types, index, strict, problems)
     return Part(path, cursor, container, version, hparams, vocab, tensors, vocab_offset, tensors_offset, cursor.offset)
 
 
@@ -462,10 +463,14 @@ def _bad_token(cursor: Cursor, index: int, length: int) -> TruncatedError:
 
 
 def _read_tensors(
-    cursor: Cursor, container: Container, version: int, index: int, strict: bool, problems: list[FormatError]
+    cursor: Cursor,
+    container: Container,
+    types: Mapping[int, TensorType],
+    index: int,
+    strict: bool,
+    problems: list[FormatError],
 ) -> dict[str, tuple[TensorType, Piece]]:
     tensors: dict[str, tuple[TensorType, Piece]] = {}
-    types = types_of(container.name, version)
     while cursor.left:
         start = cursor.offset
         try:

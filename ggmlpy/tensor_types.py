@@ -25,12 +25,13 @@ q2_K … q6_K       10…  256    84…    see the block dtypes below           
 ================  ===  =====  =====  ==========================================================  ====================
 
 Sources: ggml.c at llama.cpp da5303c1e, 352589927, 3e5aa8a1c, 6986c7835 and dadbed99e; k_quants.h at dadbed99e;
-q4_3 from ggml.c between 2023-04-20 and 2023-04-26 (no release of the pins above writes it).
+q4_3 from ggml.c between e0305ead3 (2023-04-20) and 36d19a603 (2023-04-28). For one day (7a32fcb3b, 2023-04-25, to
+574406dc7, 2023-04-26) q8_0 had id 6, which q5_0 has since: such a file has ftype 7 in its header.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +43,8 @@ __all__ = ["TENSOR_TYPES", "TensorType", "type_named", "types_of"]
 
 QK = 32
 QK_K = 256
+Q8_0_FTYPE = 7
+Q8_0_ID_OF_ONE_DAY = 6
 
 
 @dataclass(frozen=True)
@@ -159,15 +162,21 @@ _LAYOUTS_OF: dict[tuple[str, int], tuple[str, ...]] = {
 # fmt: on
 
 
-def types_of(container: str, version: int) -> dict[int, TensorType]:
+def types_of(container: str, version: int, ftype: int | None = None) -> dict[int, TensorType]:
     """What each tensor type id means in a container.
+
+    Arguments:
+        ftype: the header's, where it is known: it tells apart what the container does not.
 
     >>> types_of("ggjt", 3)[2].layout
     'q4_0-2023-08'
     >>> types_of("ggmf", 1)[2].layout
     'q4_0-2023-03'
     """
-    return {TENSOR_TYPES[layout].id: TENSOR_TYPES[layout] for layout in _LAYOUTS_OF[container, version]}
+    types = {TENSOR_TYPES[layout].id: TENSOR_TYPES[layout] for layout in _LAYOUTS_OF[container, version]}
+    if (container, version, ftype) == ("ggjt", 1, Q8_0_FTYPE):
+        types[Q8_0_ID_OF_ONE_DAY] = replace(types[8], id=Q8_0_ID_OF_ONE_DAY)
+    return types
 
 
 def type_named(name: str, container: str, version: int) -> TensorType:

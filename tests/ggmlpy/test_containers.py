@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 import ggmlpy
 from ggmlpy import CONTAINERS, Hparams, OutTensor, open_model, out_tensor, types_of, write_model
+from ggmlpy.check import problems_of
+from ggmlpy.compare import compare
 from ggmlpy.containers import container_named
 from ggmlpy.errors import MissingFileError, UsageError
+from tests.ggmlpy.models import write_tiny
 
 VERSIONS = [(name, version) for name, container in CONTAINERS.items() for version in container.versions]
 GOLDEN = [f"ggml/T1_convert_f16/T1.p{pin}.f16.bin" for pin in range(3)]
@@ -109,6 +112,22 @@ def test_write_read_write_is_the_identity(content, tmp_path_factory):
         assert [tensor.shape for tensor in model.tensors.values()] == [tensor.shape for tensor in content[4]]
         rewrite(model, folder / "b.bin")
     assert (folder / "a.bin").read_bytes() == (folder / "b.bin").read_bytes()
+
+
+def test_the_q8_0_of_one_april_day_is_read_and_kept(tmp_path):
+    """Between 7a32fcb3b and 574406dc7 q8_0 had the id that q5_0 has since; the header's ftype tells them apart."""
+    ordinary = write_tiny(tmp_path / "a.bin", "ggjt", 1, "q8_0")
+    data = bytearray(ordinary.read_bytes())
+    with open_model(ordinary) as model:
+        for tensor in model.tensors.values():
+            if tensor.type.name == "q8_0":
+                data[tensor.pieces[0].header + 8] = 6
+    (tmp_path / "b.bin").write_bytes(data)
+    with open_model(ordinary) as a, open_model(tmp_path / "b.bin") as b:
+        assert compare(a, b).verdict == "same content"
+        assert list(problems_of(b)) == []
+        rewrite(b, tmp_path / "c.bin")
+    assert (tmp_path / "c.bin").read_bytes() == data
 
 
 def test_a_wrong_number_of_vocabulary_entries_is_refused(tmp_path):
