@@ -147,7 +147,8 @@ def _era(model: ModelFile) -> str:
     if later:
         return f"2023-04-30 ({', '.join(sorted(later))} exist since April)"
     signs = {quantizer_signs(tensor, 8) for tensor in model.tensors.values() if tensor.type.name == "q4_0"}
-    return written + (f"; {' and '.join(sorted(signs))}" if signs else "")
+    told = sorted(sign for sign in signs if sign.startswith("quantizer"))
+    return written + (f"; {' and '.join(told)}" if told else "")
 
 
 def _vocabulary(size: int) -> str:
