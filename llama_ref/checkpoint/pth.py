@@ -284,7 +284,10 @@ class PthFile(Mapping[str, LazyTensor]):
         )
 
     def _read(self, view: TensorView, start: int, stop: int) -> np.ndarray:
-        """Rows of ``view``, as a read-only array over the map (over the inflated bytes of a compressed record)."""
+        """Rows of ``view``, as a read-only array over the map (over the inflated bytes of a compressed record).
+
+        Where the data of the file is not aligned, as in legacy files, it is a copy.
+        """
         element = DTYPES[view.dtype]
         shape = (stop - start, *view.shape[1:]) if view.shape else ()
         if 0 in shape:
@@ -292,7 +295,8 @@ class PthFile(Mapping[str, LazyTensor]):
         buffer, offset = self._storage_data(view.storage)
         first = view.offset + (start * view.strides[0] if view.shape else 0)
         strides = tuple(stride * element.size if n > 1 else 0 for n, stride in zip(view.shape, view.strides))
-        return np.ndarray(shape, element.stored, buffer, offset + first * element.size, strides)
+        array: np.ndarray = np.ndarray(shape, element.stored, buffer, offset + first * element.size, strides)
+        return np.require(array, requirements="A")  # only torch.save aligns; kernels rely on it
 
     def _storage_data(self, storage: Storage) -> tuple[memoryview | bytes, int]:
         """Where the bytes of a storage lie: a buffer and the offset in it."""

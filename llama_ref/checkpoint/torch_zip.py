@@ -357,6 +357,8 @@ def _safe_name(archive: _Zip, offset: int, at: int, length: int) -> str:
         name = str(archive.buffer[at : at + length], "utf-8")
     except UnicodeDecodeError:
         archive.refuse("a record's name is not UTF-8", offset)
+    if name.endswith("/"):
+        archive.refuse(f"record {name!r} is a directory", offset, cause="packed again by another program than torch")
     parts = name.split("/")
     if not all(parts) or {".", ".."} & set(parts) or not name.isprintable() or "\\" in name or ":" in parts[0]:
         archive.refuse(f"unsafe record name {name[:80]!r}", offset, cause="a path that leads out of the archive")
