@@ -30,6 +30,8 @@ import numpy as np
 from ggmlpy.eras import DEFAULT_ERA, Era, era_of
 from ggmlpy.errors import FormatError, UsageError
 
+from .expf import expf
+
 __all__ = ["Mt19937", "Sample", "Sampler", "SamplingOptions", "log_softmax_of", "partial_sort"]
 
 TWO_64 = 2.0**64
@@ -222,7 +224,7 @@ def _march_31(logits: np.ndarray, seen: np.ndarray, options: SamplingOptions) ->
     scores = _penalized(logits, seen, scale, np.float32(options.repeat_penalty))
     candidates = _top_k(scores, options.top_k)
     top = scores[candidates]
-    exps = _expf(top - _max(top))
+    exps = expf(top - _max(top))
     probabilities = (exps.astype(np.float64) / _sum(exps.astype(np.float64))).astype(np.float32)
     return _march_top_p(candidates, probabilities, _widened(options.top_p))
 
@@ -269,7 +271,7 @@ def _chain_top_p(scores: np.ndarray, candidates: np.ndarray, top_p: Any, keep_cr
 
 def _float_softmax(scores: np.ndarray) -> np.ndarray:
     """Softmax of scores in falling order, summed one after another in float."""
-    exps = _expf(scores - scores[0])
+    exps = expf(scores - scores[0])
     return exps / np.cumsum(exps, dtype=np.float32)[-1]
 
 
@@ -307,13 +309,6 @@ def _exp(value: float) -> float:
         return math.exp(value)
     except OverflowError:
         return math.inf
-
-
-def _expf(values: np.ndarray) -> np.ndarray:
-    """glibc's ``expf`` of each, float32 → float32."""
-    from .backends.libm import expf
-
-    return np.asarray(expf(values), np.float32)
 
 
 # ---------------------------------------------------------------------------------------------------- order

@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit, vectorize
 
 from ggmlpy.c_arithmetic import JIT_OPTIONS
+from llama_ref.expf import E0, E1, E2, EXP2_TABLE, EXP_OVERFLOW, EXP_UNDERFLOW, INV_LN2_32, SHIFT
 
 from .exact_vectors import DOUBLE, INT32, INT64, f32, f64, fma64, i64, operation
 
@@ -44,24 +45,7 @@ def _bits32(b, x):
     return b.zext(b.bitcast(x, INT32), INT64)
 
 
-# 2^(k/32), as bits with k << 47 taken off, and 2^r - 1 for |r| <= 1/64.
-
 # fmt: off
-EXP2_TABLE = np.array([
-    0x3ff0000000000000, 0x3fefd9b0d3158574, 0x3fefb5586cf9890f, 0x3fef9301d0125b51,
-    0x3fef72b83c7d517b, 0x3fef54873168b9aa, 0x3fef387a6e756238, 0x3fef1e9df51fdee1,
-    0x3fef06fe0a31b715, 0x3feef1a7373aa9cb, 0x3feedea64c123422, 0x3feece086061892d,
-    0x3feebfdad5362a27, 0x3feeb42b569d4f82, 0x3feeab07dd485429, 0x3feea47eb03a5585,
-    0x3feea09e667f3bcd, 0x3fee9f75e8ec5f74, 0x3feea11473eb0187, 0x3feea589994cce13,
-    0x3feeace5422aa0db, 0x3feeb737b0cdc5e5, 0x3feec49182a3f090, 0x3feed503b23e255d,
-    0x3feee89f995ad3ad, 0x3feeff76f2fb5e47, 0x3fef199bdd85529c, 0x3fef3720dcef9069,
-    0x3fef5818dcfba487, 0x3fef7c97337b9b5f, 0x3fefa4afa2a490da, 0x3fefd0765b6e4540,
-], np.int64)
-
-E0, E1, E2 = fh("0x1.c6af84b912394p-5"), fh("0x1.ebfce50fac4f3p-3"), fh("0x1.62e42ff0c52d6p-1")
-SHIFT = fh("0x1.8p+52")  # adding it rounds a double to an integer, which its low bits then hold
-INV_LN2_32 = fh("0x1.71547652b82fep+0") * 32
-
 # 1/c, log2(c) and ln(c) for sixteen c near the centres of [0.7, 1.4] split evenly in the bits.
 INVERSE = np.array([fh(x) for x in (
     "0x1.661ec79f8f3bep+0", "0x1.571ed4aaf883dp+0", "0x1.49539f0f010bp+0",  "0x1.3c995b0b80385p+0",
@@ -99,8 +83,6 @@ INV_PIO4 = np.array([
 ], np.uint64)
 # fmt: on
 
-EXP_OVERFLOW = np.float32(fh("0x1.62e42ep6"))  # above it, e^x exceeds the largest float
-EXP_UNDERFLOW = np.float32(fh("-0x1.9fe368p6"))  # below it, e^x is less than half the smallest
 QUARTER_PI = 0x3F490FDB  # bits of π/4
 INFINITY = 0x7F800000
 
