@@ -125,13 +125,13 @@ def in_layout(tensor: LazyTensor, layout: Layout, n_head: int) -> LazyTensor:
         raise ShapeError(
             f"tensor {tensor.name!r} does not divide into {n_head} heads of an even size", found=list(tensor.shape)
         )
-    d = tensor.shape[0] // n_head
+    d, columns = tensor.shape[0] // n_head, tensor.shape[1]
     split = (d // 2, 2) if layout == "huggingface" else (2, d // 2)
 
     def read(start: int, stop: int) -> np.ndarray:
         first, last = start // d, -(-stop // d)
         heads = tensor.stored(first * d, last * d)  # [(last-first)*d, columns]
-        turned = heads.reshape(last - first, *split, -1).swapaxes(1, 2).reshape(heads.shape)
+        turned = heads.reshape(last - first, *split, columns).swapaxes(1, 2).reshape(heads.shape)
         return turned[start - first * d : stop - first * d]
 
     return tensor.with_(read=read, layout=layout, source=f"{tensor.source}, rows of {n_head} heads to {layout}")

@@ -1,0 +1,129 @@
+"""params.json and config.json: what is read, derived, and refused."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ggmlpy.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
+from llama_ref.checkpoint.params import (
+    MODELS,
+    Params,
+    find_n_mult,
+    model_named,
+    read_config_json,
+    read_json,
+    read_params_json,
+)
+
+GOOD = {"dim": 64, "multiple_of": 32, "n_heads": 4, "n_layers": 2, "norm_eps": 1e-06, "vocab_size": -1}
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "rms_norm_eps": 1e-06,
+    "vocab_size": 320,
+}
+
+
+def written(tmp_path, record, name="params.json"):
+    path = tmp_path / name
+    path.write_text(json.dumps(record) if not isinstance(record, str) else record)
+    return path
+
+
+def test_published_models():
+    assert {name: (p.n_ff, p.n_shards, p.model) for name, p in MODELS.items()} == {
+        "7B": (11008, 1, "7B"),
+        "13B": (13824, 2, "13B"),
+        "33B": (17920, 4, "33B"),
+        "65B": (22016, 8, "65B"),
+    }
+    assert '"norm_eps": 1e-05' in MODELS["65B"].to_json()
+    assert model_named("30B") == MODELS["33B"]
+    with pytest.raises(UsageError, match="published ones are 7B, 13B, 33B, 65B"):
+        model_named("70B")
+
+
+@given(st.integers(1, 512).map(lambda n: n * 8), st.integers(1, 512))
+def test_a_multiple_is_found_for_every_width_that_one_gives(n_embd, n_mult):
+    wanted = Params(n_embd, n_mult, 1, 1).n_ff
+    assert Params(n_embd, find_n_mult(n_embd, wanted), 1, 1).n_ff == wanted
+
+
+def test_golden_files(data):
+    base = data / "merge" / "step1-hf-7b"
+    params = read_params_json(base / "base" / "7B" / "params.json")
+    assert params.to_json() == (base / "base" / "7B" / "params.json").read_text()
+    config = read_config_json(base / "hf" / "config.json")
+    assert (config.n_embd, config.n_ff, config.n_head, config.n_layer, config.vocab_size) == (64, 256, 4, 2, 320)
+    assert params.to_config(320) == json.loads((base / "hf" / "config.json").read_text())
+
+
+def test_norm_eps_and_vocab_size_may_be_absent(tmp_path):
+    record = {key: GOOD[key] for key in ("dim", "multiple_of", "n_heads", "n_layers")}
+    assert read_params_json(written(tmp_path, record)) == Params(64, 32, 4, 2, 1e-6, -1)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"dim": None}, FormatError, "not a plausible size"),
+        ({"dim": True}, FormatError, "not a plausible size"),
+        ({"dim": 0}, FormatError, "not a plausible size"),
+        ({"dim": 64.0}, FormatError, "not a plausible size"),
+        ({"n_layers": 10**9}, FormatError, "not a plausible size"),
+        ({"n_heads": 5}, ShapeError, "does not divide into heads"),
+        ({"n_heads": 64}, ShapeError, "heads of an even size"),
+        ({"norm_eps": "small"}, FormatError, "not a plausible epsilon"),
+        ({"vocab_size": 0}, FormatError, "the tokenizer decides"),
+        ({"n_kv_heads": 2}, UnsupportedError, "grouped-query attention"),
+        ({"ffn_dim_multiplier": 1.3}, UnsupportedError, "ffn_dim_multiplier"),
+    ],
+)
+def test_implausible_params(change, error, words, tmp_path):
+    path = written(tmp_path, {**GOOD, **change})
+    with pytest.raises(error, match=words) as caught:
+        read_params_json(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["dim", "multiple_of", "n_heads", "n_layers"])
+def test_missing_keys_are_named(key, tmp_path):
+    path = written(tmp_path, {k: v for k, v in GOOD.items() if k != key})
+    with pytest.raises(FormatError, match=f"has no '{key}'"):
+        read_params_json(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "gpt_neox"}, "gpt_neox"),
+        ({"num_key_value_heads": 1}, "grouped-query attention"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"intermediate_size": 100}, "cannot be written as a multiple_of"),
+    ],
+)
+def test_other_architectures_are_refused(change, words, tmp_path):
+    path = written(tmp_path, {**CONFIG, **change}, "config.json")
+    with pytest.raises(UnsupportedError, match=words) as caught:
+        read_config_json(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "nan", '"x"', "<html>", "[" * 100_000, "\x00"])
+def test_what_is_not_a_json_object(text, tmp_path):
+    with pytest.raises(FormatError, match=r"is not JSON|is not a JSON object"):
+        read_json(written(tmp_path, text))
+
+
+def test_a_missing_or_giant_file(tmp_path):
+    with pytest.raises(MissingFileError, match=r"copy params\.json"):
+        read_json(tmp_path / "params.json")
+    with open(tmp_path / "params.json", "wb") as stream:
+        stream.truncate(1 << 25)
+    with pytest.raises(FormatError, match="too large for a configuration"):
+        read_json(tmp_path / "params.json")
