@@ -44,7 +44,13 @@ __all__ = ["PthFile", "open_pth"]
 _RELEASE = 64 << 20  # bytes whose CRC is computed before their pages are given back
 _PAGE = 4096  # records up to this size have their CRC checked when the file is opened
 _WRAPPERS = ("model", "state_dict", "module", "model_state_dict")
-_SIDE_RECORDS = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+_SIDE_RECORDS = {
+    "version": rb"[0-9]{1,2}\n?",
+    "byteorder": rb"little|big",
+    ".format_version": rb"[0-9]{1,2}",
+    ".storage_alignment": rb"[0-9]{1,8}",
+    ".data/serialization_id": rb"[0-9]{40}",
+}
 
 
 def open_pth(path: str | os.PathLike[str], *, check_crc: bool = True) -> PthFile:
@@ -219,22 +225,17 @@ class PthFile(Mapping[str, LazyTensor]):
 
     def _side_records(self) -> str:
         """Check the small records; return the name of the format."""
-        content = {}
-        for short in _SIDE_RECORDS:
-            record = self.records.get(f"{self.prefix}/{short}")
-            if record is not None:
-                if record.size > 64:
-                    raise self._refusal(f"record {record.name!r} is too long", record.name, found=record.size)
-                content[short] = bytes(self._content(record)).strip()
-        if not re.fullmatch(rb"[0-9]{1,2}", content.get("version", b"")):
-            raise self._refusal("no record 'version' with a number", f"{self.prefix}/version")
-        if content.get("byteorder", b"little") != b"little":
+        present = {name: self.records.get(f"{self.prefix}/{name}") for name in _SIDE_RECORDS}
+        content = {name: bytes(self._content(record)[:64]) for name, record in present.items() if record is not None}
+        content.setdefault("version", b"")
+        for name, text in content.items():
+            if not re.fullmatch(_SIDE_RECORDS[name], text):
+                raise self._refusal(
+                    f"no record {name!r}, or not what it should be", f"{self.prefix}/{name}", found=text
+                )
+        if content.get("byteorder") == b"big":
             raise UnsupportedError(
-                "written on a big-endian machine",
-                path=self.path,
-                field="byteorder",
-                expected="little",
-                found=content["byteorder"].decode("ascii", "replace"),
+                "written on a big-endian machine", path=self.path, field="byteorder", expected="little", found="big"
             )
         if ".format_version" in content:
             return "torch-2.7+"

@@ -24,6 +24,8 @@ from typing import NoReturn
 
 from ggmlpy.errors import BadMagicError, FormatError, IntegrityError, TruncatedError, UnsupportedError
 
+from .crc32 import crc32
+
 __all__ = ["STORED", "Buffer", "Record", "crc_of", "inflate", "read_directory"]
 
 Buffer = memoryview  # of the mapped file
@@ -125,7 +127,7 @@ def read_directory(buffer: Buffer, path: str) -> dict[str, Record]:
 def crc_of(buffer: Buffer, start: int, stop: int, crc: int = 0, step: int = 1 << 22) -> int:
     """CRC-32 of ``buffer[start:stop]``, a few megabytes at a time, going on from ``crc``."""
     for at in range(start, stop, step):
-        crc = zlib.crc32(buffer[at : min(at + step, stop)], crc)
+        crc = crc32(buffer[at : min(at + step, stop)], crc)
     return crc
 
 
@@ -249,7 +251,7 @@ def _read_entry(archive: _Zip, offset: int, directory: int, directory_end: int) 
     wide = _zip64_extra(archive, extra, n_extra, name)
     if wide is not None:
         size, compressed, header = _widen(archive, offset, name, wide, (size, compressed, header))
-    _check_kind(archive, offset, name, flags, method, attributes >> 16)
+    _check_kind(archive, offset, name, flags, method, attributes)
     if method == STORED and compressed != size:
         archive.refuse(f"record {name!r}: two sizes for stored data", offset, expected=size, found=compressed)
     if method == DEFLATED and (size > compressed * _DEFLATE_RATIO + 64 or size > MAX_DEFLATED):
@@ -260,16 +262,20 @@ def _read_entry(archive: _Zip, offset: int, directory: int, directory_end: int) 
     return Record(name, method, crc, compressed, size, header, data, end), after
 
 
-def _check_kind(archive: _Zip, offset: int, name: str, flags: int, method: int, mode: int) -> None:
-    """Refuse encrypted records, foreign compression, symbolic links and directories."""
+def _check_kind(archive: _Zip, offset: int, name: str, flags: int, method: int, attributes: int) -> None:
+    """Refuse encrypted records, foreign compression, symbolic links and directories.
+
+    The attributes are Unix's mode in the upper half and DOS's byte in the lower; readers differ in which they believe.
+    """
     if flags & 0x2041:
         archive.refuse(f"record {name!r} is encrypted", offset, error=UnsupportedError, field=name)
     if method not in (STORED, DEFLATED):
         archive.refuse(f"record {name!r}: compression method {method}", offset, error=UnsupportedError, field=name)
     if flags & ~(_FLAGS | (_DEFLATE_LEVEL if method == DEFLATED else 0)):
         archive.refuse(f"record {name!r} has unknown flags", offset, field=name, found=hex(flags))
-    if mode & 0xF000 not in (0, 0x8000):
-        archive.refuse(f"record {name!r} is a symbolic link or no regular file", offset, field=name, found=oct(mode))
+    if (attributes >> 16) & 0xF000 not in (0, 0x8000) or attributes & 0x18:
+        found = hex(attributes)
+        archive.refuse(f"record {name!r} is a symbolic link or no regular file", offset, field=name, found=found)
 
 
 def _read_local(

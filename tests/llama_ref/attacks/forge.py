@@ -71,14 +71,22 @@ class Member:
     flags: int = 0x0800
     packed: bytes | None = None  # the bytes in the file; by default the data, compressed if method is 8
     local: dict = field(default_factory=dict)  # fields of the local header that differ: name, crc, size, packed, ...
-    central: dict = field(default_factory=dict)  # fields of the directory that differ, also: offset, mode, disk
+    central: dict = field(default_factory=dict)  # fields of the directory that differ: offset, mode, disk, ...
     before: bytes = b""  # bytes of no record in front of it
 
     def fields(self, changes: dict) -> dict:
         packed = self.packed if self.packed is not None else deflate(self.data) if self.method == 8 else self.data
         encoded = self.name if isinstance(self.name, bytes) else self.name.encode()
         base = {"name": encoded, "method": self.method, "flags": self.flags, "crc": zlib.crc32(self.data)}
-        base |= {"size": len(self.data), "packed": len(packed), "bytes": packed, "extra": b"", "mode": 0, "disk": 0}
+        base |= {
+            "size": len(self.data),
+            "packed": len(packed),
+            "bytes": packed,
+            "extra": b"",
+            "mode": 0,
+            "attributes": 0,
+            "disk": 0,
+        }
         return base | changes
 
 
@@ -103,7 +111,7 @@ def archive(members, *, prepend=b"", append=b"", gap=b"", comment=b"", **end) ->
         f = member.fields({"offset": offset, **member.central})
         directory += struct.pack(
             "<4sHHHHHHIIIHHHHHII", b"PK\1\2", 0x031E, 20, f["flags"], f["method"], 0, 0, f["crc"], f["packed"],
-            f["size"], len(f["name"]), len(f["extra"]), 0, f["disk"], 0, f["mode"] << 16, f["offset"],
+            f["size"], len(f["name"]), len(f["extra"]), 0, f["disk"], 0, f["mode"] << 16 | f["attributes"], f["offset"],
         )  # fmt: skip
         directory += f["name"] + f["extra"]
     out += gap

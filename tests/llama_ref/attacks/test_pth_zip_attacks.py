@@ -231,8 +231,19 @@ ATTACKS = {
     "program in the archive": (checkpoint(extra=Member("x/evil.sh", b"")), r"'x/evil.sh' is not part of a checkpoint"),
     "record of no tensor": (checkpoint(extra=Member("x/data/1", b"")), r"'x/data/1' belongs to no tensor"),
     "no version": (checkpoint(version=None), r"no record 'version'"),
-    "version of words": (checkpoint(version=Member("x/version", b"three")), r"no record 'version' with a number"),
-    "version of a kilobyte": (checkpoint(version=Member("x/version", b"3" * 1000)), r"'x/version' is too long"),
+    "version of words": (checkpoint(version=Member("x/version", b"three")), r"no record 'version'"),
+    "version of a kilobyte": (
+        checkpoint(version=Member("x/version", b"3" * 1000)),
+        r"no record 'version'",
+    ),
+    "serialization id of words": (
+        checkpoint(extra=Member("x/.data/serialization_id", b"three")),
+        r"no record '\.data/serialization_id'",
+    ),
+    "directory by its DOS attributes": (
+        checkpoint(data=Member("x/data/0", DATA, central={"attributes": 0x10})),
+        r"'x/data/0' is a symbolic link or no regular file",
+    ),
     "big-endian": (checkpoint(order=Member("x/byteorder", b"big")), r"big-endian"),
 }
 
