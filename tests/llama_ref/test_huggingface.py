@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -292,8 +293,6 @@ def test_a_tokenizer_that_does_not_fit(data, golden, tmp_path):
 
 
 def test_a_full_disk(golden, tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DiskSpaceError, match="not enough disk space"):
         run(plan_to_hf, golden / "base" / "7B", tmp_path / "hf")
