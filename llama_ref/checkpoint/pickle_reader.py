@@ -2,7 +2,7 @@
 
 ``torch.save`` writes a program for a small stack machine. The real machine (``pickle``) can call any function of any
 module; this one knows only what a checkpoint of tensors needs, and whatever else is found ends the reading. It is an
-allow-list: 30 opcodes of protocol 2 (:data:`_OPCODES`), and as globals only names that become inert values of this
+allow-list: 31 opcodes of protocol 2 (:data:`_OPCODES`), and as globals only names that become inert values of this
 module: the ``_rebuild_tensor`` functions, ``OrderedDict``, ``Size``, ``device``, storage classes and dtypes.
 
 Beyond that, what the interpreter accepts is what Python's pickler produces: one PROTO at the start and one STOP at the
@@ -10,7 +10,7 @@ end, memo numbers 0, 1, 2, … in order, containers filled after they were made,
 reason:
 
 =================  ==========  =======================================================================================
-opcodes            2,000,000   a tensor takes about 25; the largest known checkpoints hold some 10,000 tensors
+opcodes            2,000,000   a tensor takes 33; the largest known checkpoints hold some 10,000 tensors
 values in a frame  4,096       the pickler fills containers in batches of 1,000 (2,000 values for a dict)
 open marks         64          one a level of nesting, and two within a tensor
 nesting            32          a training checkpoint is 4 or 5 deep

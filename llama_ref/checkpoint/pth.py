@@ -114,6 +114,9 @@ class PthFile(Mapping[str, LazyTensor]):
             self.close()
             raise
 
+    def __repr__(self) -> str:
+        return f"<PthFile {self.path!r}: {self.format}, {len(self)} tensors, {self.size:,} bytes>"
+
     # -- mapping -----------------------------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> LazyTensor:
