@@ -1,0 +1,104 @@
+"""convert, to-hf and from-hf on the command line: exit codes, JSON, talk on stderr, an example in every help."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+
+ROOT = Path(cli.__file__).parent
+
+
+@pytest.fixture
+def model(data, tmp_path):
+    return shutil.copytree(data / "ggml" / "T1_input", tmp_path / "7B")
+
+
+def test_convert_writes_the_golden_file(model, data, capsys):
+    assert cli.main(["convert", str(model), "--outfile", str(model / "x.bin")]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"{model / 'x.bin'}: ggjt v1, 321,728 bytes\n"
+    assert (model / "x.bin").read_bytes() == (data / "ggml" / "T1_convert_f16" / "T1.p2.f16.bin").read_bytes()
+
+
+def test_underscores_and_dry_run_and_json(model, capsys):
+    assert cli.main(["convert", str(model), "--dry_run", "--json", "--container", "ggmf1"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["container"] == "ggmf v1"
+    assert document["files"] == [{"path": str(model / "ggml-model-f16.bin"), "size": 321399}]
+    assert not (model / "ggml-model-f16.bin").exists()
+
+
+def test_quiet(model, capsys):
+    assert cli.main(["convert", "-q", str(model)]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--outtype", "q4_0"], 2, "choose f16 or f32"),
+        (["--era", "1999-01-01"], 2, "unknown era"),
+        (["--tokenizer", "none.model"], 3, "tokenizer.model not found"),
+        (["--outfile", "no/such/directory/x.bin"], 3, "create the directory first"),
+    ],
+)
+def test_exit_codes_and_one_line(arguments, code, words, model, capsys):
+    assert cli.main(["convert", str(model), "-q", *arguments]) == code
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == (2 if code == 2 else 1)
+    assert "Traceback" not in err
+
+
+def test_there_and_back(model, tmp_path, capsys):
+    hf, meta = tmp_path / "hf", tmp_path / "meta"
+    assert cli.main(["to-hf", str(model), str(hf), "--shard-size", "100KB", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["sizes"]) > 1
+    assert cli.main(["from-hf", str(hf), str(meta), "--params", str(model / "params.json")]) == 0
+    assert "consolidated.00.pth" in capsys.readouterr().err
+    assert cli.main(["convert", "-q", str(model), "--outfile", str(tmp_path / "a.bin")]) == 0
+    assert cli.main(["convert", "-q", str(meta), "--outfile", str(tmp_path / "b.bin")]) == 0
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+    assert cli.main(["from-hf", str(hf), str(tmp_path / "x"), "--params", "7B"]) == 2
+    assert "are not those of" in capsys.readouterr().err
+    assert cli.main(["to-hf", str(model), str(hf), "--bin"]) == 2
+    assert "holds other weights already" in capsys.readouterr().err
+    assert cli.main(["to-hf", str(tmp_path / "nothing"), str(tmp_path / "y")]) == 3
+    assert cli.main(["to-hf", str(model), str(tmp_path / "z"), "--bin", "--no-inv-freq", "--dry-run"]) == 0
+    assert not (tmp_path / "z").exists()
+
+
+@pytest.mark.parametrize("command", ["convert", "to-hf", "from-hf", "verify", "doctor"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert f"example:\n  python cli.py {command} " in out
+
+
+def test_a_process_of_its_own_stays_small(data, tmp_path):
+    """convert needs neither Numba nor much memory; measured as the kernel reports it."""
+    code = "import sys, resource, cli; c = cli.main(sys.argv[1:]); print('numba' in sys.modules, "
+    code += "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(c)"
+    arguments = ["convert", "-q", str(data / "ggml" / "T3_input"), "--outfile", str(tmp_path / "x.bin")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    numba, kilobytes = done.stdout.split()
+    assert numba == "False"
+    assert int(kilobytes) < 150_000
