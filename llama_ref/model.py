@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,8 @@ import numpy.typing as npt
 from ggmlpy.errors import ShapeError, UsageError
 
 if TYPE_CHECKING:
-    from ggmlpy.model_file import Hparams, ModelFile, Vocabulary
+    from ggmlpy.containers import Hparams
+    from ggmlpy.model_file import ModelFile, Tensor, Vocabulary
     from llama_ref.backends import Backend
     from llama_ref.conversation import Token
     from llama_ref.sampling import SamplingOptions
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["KVCache", "LayerCache", "LayerWeights", "Model", "Weights", "forward"]
 
 F32 = npt.NDArray[np.float32]
+LLAMA_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Model:
         n_ctx: int = 512,
         memory_f32: bool = False,
         n_threads: int | None = None,
-        norm_eps: float = 1e-6,
+        norm_eps: float | None = None,
     ) -> Model:
         """Open a GGML file and prepare it for evaluation.
 
@@ -177,8 +179,8 @@ class Model:
             memory_f32: keep keys and values in float32 instead of float16.
             n_threads: threads to use; None means one for each processor. Results do not depend on it, except in the
                 ``exact`` arithmetic of 2023-03-19, where they did in llama.cpp too (None means 1 there).
-            norm_eps: what is added to the mean square in every norm; LLaMA's own is 1e-6. (llama.cpp of 2023-08-21
-                took 5e-6 unless told otherwise.)
+            norm_eps: what is added to the mean square in every norm; None means what a GGUF file says, else LLaMA's
+                own 1e-6. (llama.cpp of 2023-08-21 took 5e-6 unless told otherwise.)
 
         Raises:
             FormatError: the file is bad or missing.
@@ -192,7 +194,8 @@ class Model:
         file = ggmlpy.open_model(path)
         try:
             backend = create_backend(numerics, file, era=era, build=build, n_threads=n_threads)
-            backend.norm_eps = norm_eps
+            backend.norm_eps = norm_eps or file.attributes.norm_eps or LLAMA_EPS
+            backend.rope_freq_base = file.attributes.rope_freq_base
             return cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
         except BaseException:
             file.close()
@@ -261,6 +264,12 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
         ShapeError: a tensor is missing or of another shape.
     """
     h, n_ff = file.hparams, file.n_ff
+    n_kv = h.n_embd // h.n_head * file.attributes.n_head_kv
+
+    def shared(name: str) -> Any:
+        """Keys or values: where several queries share a head, its rows are repeated for each of them."""
+        tensor = _tensor(file, name, (n_kv, h.n_embd))
+        return backend.matrix(tensor if n_kv == h.n_embd else _repeated(tensor, h.n_head, file.attributes.n_head_kv))
 
     def matrix(name: str, rows: int, cols: int) -> Any:
         return backend.matrix(_tensor(file, name, (rows, cols)))
@@ -272,8 +281,8 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
         return LayerWeights(
             attention_norm=norm(f"{at}.attention_norm.weight"),
             wq=matrix(f"{at}.attention.wq.weight", h.n_embd, h.n_embd),
-            wk=matrix(f"{at}.attention.wk.weight", h.n_embd, h.n_embd),
-            wv=matrix(f"{at}.attention.wv.weight", h.n_embd, h.n_embd),
+            wk=shared(f"{at}.attention.wk.weight"),
+            wv=shared(f"{at}.attention.wv.weight"),
             wo=matrix(f"{at}.attention.wo.weight", h.n_embd, h.n_embd),
             ffn_norm=norm(f"{at}.ffn_norm.weight"),
             w1=matrix(f"{at}.feed_forward.w1.weight", n_ff, h.n_embd),
@@ -287,6 +296,28 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
         norm=norm("norm.weight"),
         output=matrix("output.weight", h.n_vocab, h.n_embd),
     )
+
+
+def _repeated(tensor: Tensor, n_head: int, n_head_kv: int) -> Tensor:
+    """[n_head_kv * head_dim, n_embd] -> [n_head * head_dim, n_embd], each head as often as queries share it.
+
+    This is what grouped-query attention means (Ainslie et al. 2023, figure 2), at the price of a copy of wk and wv; no
+    backend needs to know of it.
+
+    Raises:
+        ShapeError: the queries can't be divided among the heads.
+    """
+    if n_head_kv <= 0 or n_head % n_head_kv:
+        raise ShapeError(
+            "heads of queries and keys do not fit together",
+            field="llama.attention.head_count_kv",
+            expected=f"a divisor of {n_head}",
+            found=n_head_kv,
+        )
+    heads = tensor.raw().reshape(n_head_kv, -1)  # [n_head_kv, head_dim * row_bytes]
+    data = np.repeat(heads, n_head // n_head_kv, axis=0).reshape(-1)
+    shape = (tensor.n_rows * n_head // n_head_kv, tensor.n_cols)
+    return replace(tensor, shape=shape, pieces=(replace(tensor.pieces[0], shape=shape, data=data),), axis=None)
 
 
 def _tensor(file: ModelFile, name: str, shape: tuple[int, ...]) -> Any:

@@ -37,6 +37,8 @@ class Backend(ABC):
     #: added to the mean square in `rms_norm`: LLaMA's 1e-6. llama.cpp had it fixed until mid-2023; at 2023-08-21 it was
     #: the option --rms-norm-eps, which started at 5e-6 for the sake of LLaMA 2
     norm_eps: float = 1e-6
+    #: base of the rotary frequencies; GGUF files may name another
+    rope_freq_base: float = 10000.0
 
     # Weights: what a matrix becomes is the backend's own business.
 
@@ -105,8 +107,10 @@ class Backend(ABC):
 def natural_era(file: ModelFile) -> str:
     """The date of the llama.cpp that a file was made for: its container, and in ggjt v1 its tensor types, tell.
 
-    A ggjt v1 file of f32, f16, q4_0 or q4_1 can be read at 2023-03-31 and at 2023-04-30; the earlier wins.
+    GGUF has its own history; the last era before it is the nearest. A ggjt v1 file of f32, f16, q4_0 or q4_1 can be read at 2023-03-31 and at 2023-04-30; the earlier wins.
     """
+    if file.container == "gguf":
+        return "2023-08-21"
     if file.container != "ggjt":
         return "2023-03-19" if file.container == "ggml" else "2023-03-30"
     if file.version == 1:

@@ -138,7 +138,7 @@ class ExactBackend(Backend):
         self.old_threads = n_threads or 1  # what the arithmetic of 2023-03-19 depends on
         self.n_threads = n_threads or os.cpu_count() or 1
         self.pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
-        self.angles = Angles(self.rules, self.head_dim)
+        self.angles = Angles(self.rules, self.head_dim, file.attributes.rope_freq_base)
         self.exp_table, self.silu_table = half_tables(self.rules)
         for tensor in file.tensors.values():
             check_type(self.rules, tensor)
@@ -369,7 +369,8 @@ def half_tables(rules: Rules) -> tuple[F32, F32]:
 class Angles:
     """Cosines and sines of position * frequency, computed as far as they are asked for."""
 
-    def __init__(self, rules: Rules, head_dim: int) -> None:
+    def __init__(self, rules: Rules, head_dim: int, base: float = 10000.0) -> None:
+        self.base = base
         self.rules = rules
         self.head_dim = head_dim
         self.tables = self._compute(0)
@@ -389,11 +390,11 @@ class Angles:
 
     def _direct(self, n: int) -> F32:
         exponent = np.float32(-1) * np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim)
-        theta = powf(np.float32(10000), exponent)
+        theta = powf(np.float32(self.base), exponent)
         return np.arange(n, dtype=np.float32)[:, None] * theta
 
     def _running(self, n: int) -> F32:
-        scale = powf(np.float32(10000), np.float32(-2) / np.float32(self.head_dim))
+        scale = powf(np.float32(self.base), np.float32(-2) / np.float32(self.head_dim))
         angle = np.empty((n, self.head_dim // 2), np.float32)
         current = np.arange(n, dtype=np.float32)
         for i in range(self.head_dim // 2):
@@ -402,7 +403,7 @@ class Angles:
         return angle
 
     def _in_double(self, n: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        theta = [math.pow(10000.0, -i / self.head_dim) for i in range(0, self.head_dim, 2)]
+        theta = [math.pow(self.base, -i / self.head_dim) for i in range(0, self.head_dim, 2)]
         cos = [[math.cos(p * t) for t in theta] for p in range(n)]
         sin = [[math.sin(p * t) for t in theta] for p in range(n)]
         shape = (n, self.head_dim // 2)

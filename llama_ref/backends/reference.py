@@ -70,7 +70,7 @@ class ReferenceBackend(Backend):
 
     def rope(self, x: F32, n_past: int) -> F32:
         n, _, head_dim = x.shape
-        theta = 10000.0 ** (-np.arange(0, head_dim, 2) / head_dim)  # [head_dim/2]
+        theta = self.rope_freq_base ** (-np.arange(0, head_dim, 2) / head_dim)  # [head_dim/2]
         angle = np.arange(n_past, n_past + n)[:, None] * theta  # [n_tokens, head_dim/2]
         cos = np.cos(angle).astype(np.float32)[:, None, :]
         sin = np.sin(angle).astype(np.float32)[:, None, :]
