@@ -43,7 +43,6 @@ import math
 import os
 import re
 import struct
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -53,6 +52,7 @@ import numpy as np
 from ggmlpy.atomic import atomic_write
 from ggmlpy.errors import OutputError, ShapeError, UsageError
 
+from .crc32 import crc32
 from .tensor import DTYPES, LazyTensor
 
 __all__ = ["TORCH_FORMATS", "TensorToWrite", "pth_size", "stream_pth", "write_pth"]
@@ -454,7 +454,7 @@ def _write_archive(
         stream.write(place.local_header())
         crc = 0
         for piece in content:
-            crc = zlib.crc32(piece, crc)
+            crc = crc32(piece, crc)
             stream.write(piece)
         stream.write(place.descriptor(crc))
         crcs.append(crc)
