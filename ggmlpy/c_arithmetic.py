@@ -16,9 +16,21 @@ import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-__all__ = ["JIT_OPTIONS", "bits", "float_of", "magnitude", "narrow", "round_half_away", "truncate", "value_of", "widen"]
+__all__ = [
+    "JIT_OPTIONS",
+    "bits",
+    "float_of",
+    "narrow",
+    "order_extremes",
+    "round_half_away",
+    "truncate",
+    "value_of",
+    "widen",
+    "widen_by_bits",
+]
 
 # Division by zero gives inf as in C; no contraction, no reassociation: every operation rounds to f32 as written.
 JIT_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
@@ -89,28 +101,48 @@ def _widen(x):
     return lambda x: _widen_f16(x)
 
 
-def magnitude(x):
-    """The absolute value of an element as an integer of its bits: they order as the values do, NaN above inf."""
-    raise NotImplementedError("only inside a kernel")
+@_operation
+def order_extremes(typingctx, rows, i, size):
+    """The least and the greatest *order* among the first ``size`` (a literal: the row's length) elements of row ``i``.
+
+    An order is a float's bits as a signed integer of their width that orders as the values do: -NaN below -inf, -0
+    directly below +0, NaN above inf. All elements are compared at once, in a vector of ``size`` lanes.
+    """
+    if not isinstance(size, types.IntegerLiteral):
+        return None  # Numba then asks again with the literal
+    width, lanes = (32 if rows.dtype == types.float32 else 16), size.literal_value
+    word = ir.IntType(width)
+    vector = ir.VectorType(word, lanes)
+    order = types.int32 if width == 32 else types.int16
+
+    def emit(context, builder, signature, args):
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        first = builder.gep(
+            builder.bitcast(array.data, word.as_pointer()), [builder.mul(args[1], ir.IntType(64)(lanes))]
+        )
+        b = builder.load(builder.bitcast(first, vector.as_pointer()), align=width // 8)
+        negative = builder.ashr(b, ir.Constant(vector, [width - 1] * lanes))
+        orders = builder.xor(b, builder.and_(negative, ir.Constant(vector, [2 ** (width - 1) - 1] * lanes)))
+        reduced = []
+        for kind in ("smin", "smax"):
+            name = f"llvm.vector.reduce.{kind}.v{lanes}i{width}"
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(word, [vector]), name)
+            reduced.append(builder.call(function, [orders]))
+        return context.make_tuple(builder, signature.return_type, reduced)
+
+    return types.UniTuple(order, 2)(rows, types.int64, size), emit
 
 
-@overload(magnitude)
-def _magnitude(x):
-    if isinstance(x, types.Float):
-        return lambda x: np.int32(bits(x) & ABS)
-    return lambda x: np.uint16(x & np.uint16(0x7FFF))
-
-
-def value_of(m):
-    """The float32 whose :func:`magnitude` is ``m`` (int32: bits of an f32; uint16: bits of an f16)."""
+def value_of(order):
+    """The float32 that has this order (int32 for float32, int16 for f16), see :func:`order_extremes`."""
     raise NotImplementedError("only inside a kernel")
 
 
 @overload(value_of)
-def _value_of(m):
-    if m == types.uint16:
-        return lambda m: _widen_f16(m)
-    return lambda m: float_of(np.int32(m))
+def _value_of(order):
+    if order == types.int16:
+        return lambda order: _widen_f16(np.uint16(order ^ ((order >> np.int16(15)) & np.int16(0x7FFF))))
+    return lambda order: float_of(np.int32(order ^ ((order >> np.int32(31)) & ABS)))
 
 
 @njit(**JIT_OPTIONS)

@@ -31,18 +31,17 @@ from numpy.typing import NDArray
 
 from .c_arithmetic import (
     ABS,
-    INF,
     JIT_OPTIONS,
-    SIGN,
     bits,
     float_of,
-    magnitude,
     narrow,
+    order_extremes,
     round_half_away,
     truncate,
     value_of,
     widen,
 )
+from .code_counts import count_codes, histogram_of
 from .eras import DEFAULT_ERA, Era, era_of
 from .errors import UsageError
 from .tensor_types import TensorType
@@ -51,7 +50,7 @@ __all__ = ["quantizable", "quantize", "quantize_rows"]
 
 FLT_MAX = float(np.finfo(np.float32).max)
 FLT_MIN = float(np.finfo(np.float32).tiny)
-NOWHERE = np.int32(64)
+GROUP = 128  # blocks between two rounds of counting
 X86_NAN = np.int32(-0x400000)  # what inf - inf gives
 
 
@@ -111,28 +110,25 @@ RULES: dict[tuple[str, str], Rule] = {
 # fmt: on
 
 
-# --- the extent of a block ----------------------------------------------------------------------------------------
+# --- the scale of a block -----------------------------------------------------------------------------------------
+#
+# The extremes of a block without NaN follow from integer comparisons of all its values at once. With a NaN, and where
+# equals or zeros of both signs compete, position matters; llama.cpp's loops are then followed value by value.
 
 
 @njit(**JIT_OPTIONS)
-def top_magnitude(x, i):
-    """max |x| of block ``i``; NaN if one is there."""
-    most = magnitude(x[i, 0])
-    for j in range(1, x.shape[1]):
-        m = magnitude(x[i, j])
-        most = m if m > most else most
-    return value_of(most)
+def absolute(v):
+    return float_of(np.int32(bits(v) & ABS))
 
 
 @njit(**JIT_OPTIONS)
-def greatest_magnitude(x, i, forgets):
+def greatest_magnitude(x, i, low, high, forgets):
     """max |x| of block ``i`` as C's loop finds it: a NaN is passed over, or (``forgets``) the search starts anew."""
-    top = top_magnitude(x, i)
-    if top == top:
-        return top
+    if low == low and high == high:
+        return absolute(low) if absolute(low) > absolute(high) else absolute(high)
     greatest = np.float32(0)
     for j in range(x.shape[1]):
-        a = float_of(bits(widen(x[i, j])) & ABS)
+        a = absolute(widen(x[i, j]))
         if forgets:
             greatest = greatest if greatest > a else a  # MAX(amax, |x|)
         else:
@@ -141,66 +137,33 @@ def greatest_magnitude(x, i, forgets):
 
 
 @njit(**JIT_OPTIONS)
-def greatest_signed(x, i):
+def greatest_signed(x, i, low, high):
     """The first value of block ``i`` that has the greatest magnitude, NaN passed over; +0.0 if all are zero."""
-    greatest = greatest_magnitude(x, i, False)
-    key = NOWHERE  # twice the position of the first value that is that large, plus its sign
+    if low == low and high == high and -low != high:
+        return low if -low > high else high
+    greatest, found = np.float32(0), np.float32(0)
     for j in range(x.shape[1]):
-        b = bits(widen(x[i, j]))
-        here = np.int32(2 * j) | np.int32(b < 0)
-        here = here if b & ABS == bits(greatest) else NOWHERE
-        key = here if here < key else key
-    return -greatest if key & 1 and greatest > np.float32(0) else greatest
-
-
-@njit(**JIT_OPTIONS)
-def ordered(b):
-    """Float bits as integers that order as the floats do (-0 directly below +0); an involution."""
-    return b ^ ((b >> np.int32(31)) & ABS)
-
-
-@njit(**JIT_OPTIONS)
-def least(x, i):
-    """min x of block ``i`` starting from FLT_MAX, NaN ignored; of several zeros the first."""
-    low = ordered(bits(np.float32(FLT_MAX)))
-    for j in range(x.shape[1]):
-        b = bits(widen(x[i, j]))
-        o = ordered(b) if b & ABS <= INF else ABS
-        low = o if o < low else low
-    found = float_of(ordered(low))
-    if found == np.float32(0):
-        for j in range(x.shape[1]):
-            if widen(x[i, j]) == np.float32(0):
-                return widen(x[i, j])
+        v = widen(x[i, j])
+        if greatest < absolute(v):
+            greatest, found = absolute(v), v
     return found
 
 
 @njit(**JIT_OPTIONS)
-def most(x, i, start):
-    """max x of block ``i`` starting from ``start``, NaN ignored. The sign of a zero is of no consequence."""
-    high = ordered(bits(start))
+def least_and_greatest(x, i, low, high, start):
+    """min x, starting from FLT_MAX, and max x, starting from ``start``, of block ``i``, NaN passed over; of several
+    zeros the first is the minimum."""
+    if low == low and high == high and low != np.float32(0):
+        return low if low < np.float32(FLT_MAX) else np.float32(FLT_MAX), high if high > start else start
+    low, high = np.float32(FLT_MAX), start
     for j in range(x.shape[1]):
-        b = bits(widen(x[i, j]))
-        o = ordered(b) if b & ABS <= INF else SIGN
-        high = o if o > high else high
-    return float_of(ordered(high)) + np.float32(0)
+        v = widen(x[i, j])
+        low = v if v < low else low
+        high = v if v > high else high
+    return low, high
 
 
-# --- a block ------------------------------------------------------------------------------------------------------
-
-
-@njit(**JIT_OPTIONS)
-def store_f32(out, i, k, v):
-    for j in range(4):
-        out[i, k + j] = np.uint8(bits(v) >> np.int32(8 * j))
-    return k + 4
-
-
-@njit(**JIT_OPTIONS)
-def store_f16(out, i, k, v):
-    for j in range(2):
-        out[i, k + j] = np.uint8(narrow(v) >> np.int32(8 * j))
-    return k + 2
+# --- codes --------------------------------------------------------------------------------------------------------
 
 
 @njit(**JIT_OPTIONS)
@@ -208,6 +171,25 @@ def code_of(v, rounds, offset, limit):
     """The code of a scaled value, in the low 8 bits; after inlining all but ``v`` are constants."""
     code = round_half_away(v) + np.int32(offset) if rounds else truncate(v + np.float32(offset + 0.5))
     return code if code < np.int32(limit) else np.int32(limit)
+
+
+@njit(**JIT_OPTIONS)
+def store_scale(out, i, k, v, f32):
+    """Store a scale at byte ``k`` of block ``i`` as f32 or f16; return where the next field starts."""
+    size = 4 if f32 else 2
+    b = bits(v) if f32 else narrow(v)
+    for j in range(size):
+        out[i, k + j] = np.uint8(b >> np.int32(8 * j))
+    return k + size
+
+
+@njit(**JIT_OPTIONS)
+def fifth_bits(codes, i, size):
+    """The fifth bit of each code of block ``i``, value l in bit l."""
+    qh = np.uint32(0)
+    for l in range(size):  # noqa: E741 - as in the original
+        qh |= np.uint32((codes[i, l] >> np.uint8(4)) & np.uint8(1)) << np.uint32(l)
+    return qh
 
 
 @njit(**JIT_OPTIONS)
@@ -224,81 +206,94 @@ def halved_codes(byte, qh, j, halves):
     return (byte >> np.uint8(1)) & np.uint8(0x77) | np.uint8(low << np.uint32(3) | high << np.uint32(7))
 
 
+@njit(**JIT_OPTIONS)
+def sixteenth(code):
+    """The bin of a signed 8-bit code: C's code / 16 + 8, toward zero."""
+    signed = np.int32(np.int8(code))
+    return np.int32(((signed + ((signed >> np.int32(31)) & np.int32(15))) >> np.int32(4)) + np.int32(8))
+
+
 def block_kernel(rule: Rule, record: TensorType) -> Callable:
     """The loop over blocks that follows ``rule`` and fills the fields of ``record``.
 
-    The function made takes the blocks ``x`` [n, blck_size] (float32, or f16 as uint16), the bytes to fill ``out``
-    [n, type_size], and ``seen`` (uint32 [4, 256]), in which it counts bytes of two 4-bit codes (of halved 5-bit
-    codes; of one 8-bit code): the histogram before it is folded.
+    It works on a group of blocks in four sweeps: scales, codes, bytes, counting; each is a simple loop that LLVM turns
+    into vector instructions. The function made takes the blocks ``x`` [n, blck_size] (float32, or f16 as uint16), the
+    bytes to fill ``out`` [n, type_size], and ``sums`` (int64 [16]), to which
+    :func:`~ggmlpy.code_counts.count_codes` adds.
     """
-    signed, ranged, rounds, halves = (
-        rule.scale == "signed",
-        rule.scale == "range",
-        rule.rounding == "round",
-        rule.order == "halves",
-    )
+    signed, ranged = rule.scale == "signed", rule.scale == "range"
+    steps, start, forgets = rule.steps, rule.start, rule.forgets
+    rounds, halves, whole_bytes = rule.rounding == "round", rule.order == "halves", rule.order == "bytes"
+    offset, limit = rule.offset, 2**31 - 1 if rule.limit is None else rule.limit
     f32, five_bits = record.block["d"] == np.dtype("<f4"), "qh" in record.field_names
-    steps, start, offset, forgets = rule.steps, rule.start, rule.offset, rule.forgets
-    limit = 2**31 - 1 if rule.limit is None else rule.limit
+    size, half = record.blck_size, record.blck_size // 2
     low_bits = np.int32(15 if five_bits else 255)
 
-    def quantize_codes_of_4_or_5_bits(x, out, seen):
-        half = x.shape[1] // 2
-        pairs = np.empty(half, np.uint8)
-        for i in range(x.shape[0]):
-            m = np.float32(0)
-            if ranged:
-                m = least(x, i)
-                extent = most(x, i, np.float32(start)) - m
-                d = (extent if extent == extent else float_of(X86_NAN)) / np.float32(steps)
-            elif signed:
-                d = greatest_signed(x, i) / np.float32(-steps)
-            else:
-                d = greatest_magnitude(x, i, forgets) / np.float32(steps)
-            inverse = np.float32(1) / d if d != np.float32(0) else np.float32(0)
+    def quantize_blocks(x, out, sums):
+        d, m, inverse = np.empty(GROUP, np.float32), np.zeros(GROUP, np.float32), np.empty(GROUP, np.float32)
+        codes, pairs = np.empty((GROUP, size), np.uint8), np.empty((GROUP, half), np.uint8)
+        fifth = np.zeros(GROUP, np.uint32)
+        planes = np.empty((4, GROUP * half // 32), np.uint64)
+        for group in range(0, x.shape[0], GROUP):
+            n = min(GROUP, x.shape[0] - group)
+            here = x[group : group + n]
 
-            k = store_f32(out, i, 0, d) if f32 else store_f16(out, i, 0, d)
-            if ranged:
-                k = store_f32(out, i, k, m) if f32 else store_f16(out, i, k, m)
-            qh = np.uint32(0)
-            qs = k + 4 if five_bits else k
-            for j in range(half):
-                first, second = (j, j + half) if halves else (2 * j, 2 * j + 1)
-                x0, x1 = widen(x[i, first]), widen(x[i, second])
+            for i in range(n):
+                orders = order_extremes(here, i, size)
+                low, high = value_of(orders[0]), value_of(orders[1])
                 if ranged:
-                    x0, x1 = x0 - m, x1 - m
-                c0 = code_of(x0 * inverse, rounds, offset, limit)
-                c1 = code_of(x1 * inverse, rounds, offset, limit)
-                out[i, qs + j] = np.uint8((c0 & low_bits) | (c1 << np.int32(4)))
-                if five_bits:
-                    qh |= np.uint32(((c0 >> np.int32(4)) & np.int32(1)) << np.int32(first))
-                    qh |= np.uint32(((c1 >> np.int32(4)) & np.int32(1)) << np.int32(second))
-            if five_bits:
-                for j in range(4):
-                    out[i, k + j] = np.uint8(qh >> np.uint32(8 * j))
+                    m[i], most = least_and_greatest(here, i, low, high, np.float32(start))
+                    extent = most - m[i]
+                    d[i] = (extent if extent == extent else float_of(X86_NAN)) / np.float32(steps)
+                elif signed:
+                    d[i] = greatest_signed(here, i, low, high) / np.float32(-steps)
+                else:
+                    d[i] = greatest_magnitude(here, i, low, high, forgets) / np.float32(steps)
+            for i in range(n):
+                inverse[i] = np.float32(1) / d[i] if d[i] != np.float32(0) else np.float32(0)
+
+            for i in range(n):
                 for j in range(half):
-                    pairs[j] = halved_codes(out[i, qs + j], qh, j, halves)
-            for j in range(half):
-                seen[j & 3, pairs[j] if five_bits else out[i, qs + j]] += np.uint32(1)
+                    first, second = (j, j + half) if halves or whole_bytes else (2 * j, 2 * j + 1)
+                    x0, x1 = widen(here[i, first]), widen(here[i, second])
+                    if ranged:
+                        x0, x1 = x0 - m[i], x1 - m[i]
+                    c0 = code_of(x0 * inverse[i], rounds, offset, limit)
+                    c1 = code_of(x1 * inverse[i], rounds, offset, limit)
+                    if whole_bytes:
+                        codes[i, first], codes[i, second] = np.uint8(c0), np.uint8(c1)
+                        pairs[i, j] = np.uint8(sixteenth(c0) | (sixteenth(c1) << np.int32(4)))
+                    else:
+                        pairs[i, j] = np.uint8((c0 & low_bits) | (c1 << np.int32(4)))
+                    if five_bits:
+                        codes[i, first], codes[i, second] = np.uint8(c0), np.uint8(c1)
 
-    def quantize_codes_of_8_bits(x, out, seen):
-        for i in range(x.shape[0]):
-            d = greatest_magnitude(x, i, forgets) / np.float32(steps)
-            inverse = np.float32(1) / d if d != np.float32(0) else np.float32(0)
-            k = store_f32(out, i, 0, d) if f32 else store_f16(out, i, 0, d)
-            for j in range(x.shape[1]):
-                out[i, k + j] = np.uint8(round_half_away(widen(x[i, j]) * inverse))
-            for j in range(x.shape[1]):
-                seen[j & 3, out[i, k + j]] += np.uint32(1)
+            for i in range(n):
+                k = store_scale(out, group + i, 0, d[i], f32)
+                if ranged:
+                    k = store_scale(out, group + i, k, m[i], f32)
+                if five_bits:
+                    fifth[i] = fifth_bits(codes, i, size)
+                    for j in range(4):
+                        out[group + i, k + j] = np.uint8(fifth[i] >> np.uint32(8 * j))
+                    k += 4
+                for j in range(size if whole_bytes else half):
+                    out[group + i, k + j] = codes[i, j] if whole_bytes else pairs[i, j]
 
-    return quantize_codes_of_8_bits if rule.order == "bytes" else quantize_codes_of_4_or_5_bits
+            if five_bits:
+                for i in range(n):
+                    for j in range(half):
+                        pairs[i, j] = halved_codes(pairs[i, j], fifth[i], j, halves)
+            count_codes(pairs.reshape(-1), n * half, planes, sums)
+
+    return quantize_blocks
 
 
 @cache
 def _compiled(pin: str, record: TensorType, half_precision: bool) -> Callable:
     """The machine code of one row of ``RULES`` for rows of one float type (from Numba's cache on disk if it can be)."""
     element = types.uint16 if half_precision else types.float32
-    signature = types.void(types.Array(element, 2, "C", readonly=True), types.uint8[:, ::1], types.uint32[:, ::1])
+    signature = types.void(types.Array(element, 2, "C", readonly=True), types.uint8[:, ::1], types.int64[::1])
     return njit(signature, cache=True, **JIT_OPTIONS)(block_kernel(RULES[pin, record.name], record))
 
 
@@ -363,18 +358,6 @@ def _quantize_blocks(blocks: NDArray[Any], out: NDArray[Any], record: TensorType
         return np.zeros(16, np.int64)
     half_precision = blocks.dtype == np.float16
     elements = blocks.view(np.uint16) if half_precision else blocks
-    seen = np.zeros((4, 256), np.uint32)
-    _compiled(moment.pin, record, half_precision)(elements, out, seen)
-    return _folded(seen.sum(axis=0, dtype=np.int64), RULES[moment.pin, record.name])
-
-
-def _folded(seen: NDArray[Any], rule: Rule) -> NDArray[Any]:
-    """Counts of bytes [256] -> llama.cpp's sixteen bins."""
-    histogram = np.zeros(16, np.int64)
-    byte = np.arange(256)
-    if rule.order == "bytes":  # C's division of a signed byte, toward zero
-        np.add.at(histogram, np.fix(byte.astype(np.int8) / 16).astype(int) + 8, seen)
-        return histogram
-    np.add.at(histogram, byte & 15, seen)
-    np.add.at(histogram, byte >> 4, seen)
-    return histogram
+    sums = np.zeros(16, np.int64)
+    _compiled(moment.pin, record, half_precision)(elements, out, sums)
+    return histogram_of(sums)
