@@ -454,7 +454,7 @@ def add_quantize(commands: Commands) -> None:
     parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
     parser.add_argument("output", metavar="OUT", help="the file to write; it may be IN")
     parser.add_argument("type", metavar="TYPE", help="as llama.cpp takes it (2, 3) or by name (q4_0, q4_k_m)")
-    parser.add_argument("--era", default=None, help="whose quantizer: 2023-03-19 … 2023-08-21 (default 2023-03-31)")
+    parser.add_argument("--era", default=None, help="whose: 2023-03-19 … 2023-08-21 (default 2023-03-31; GGUF the last)")
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="workers (default: one a processor)")
     parser.add_argument("--allow-requantize", action="store_true", help="accept a model that is quantized already")
     parser.add_argument("--leave-output-tensor", action="store_true", help="keep output.weight as it is")
@@ -464,7 +464,6 @@ def add_quantize(commands: Commands) -> None:
 def run_quantize(args: argparse.Namespace) -> int:
     import time
 
-    from ggmlpy.eras import DEFAULT_ERA
     from ggmlpy.quantize_file import quantize_file
 
     start = time.perf_counter()
@@ -483,7 +482,7 @@ def run_quantize(args: argparse.Namespace) -> int:
             args.input,
             args.output,
             args.type,
-            args.era or DEFAULT_ERA,
+            args.era,
             threads=args.threads,
             progress=advanced,
             on_tensor=finished,
@@ -527,7 +526,7 @@ def add_convert(commands: Commands) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    from llama_ref.convert import plan_conversion, plan_vocabulary
+    from llama_ref.convert import plan_conversion, plan_vocabulary, vocabulary_counts
 
     common = {
         "outtype": args.outtype,
@@ -544,6 +543,8 @@ def run_convert(args: argparse.Namespace) -> int:
     with plan:
         for path, size in plan.files.items():
             say(args, f"{path}: {plan.container.title(plan.version)}, {size:,} bytes")
+        for count in vocabulary_counts(plan.checkpoint, plan.vocab) if args.verbose and plan.checkpoint else ():
+            say(args, f"  {count.what:<14} {count.size:>6}  {count.path}")
         if not args.dry_run:
             with progress_bar(args, plan.tensor_bytes, "convert") as bar:
                 plan.write(bar.update)

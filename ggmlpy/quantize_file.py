@@ -35,6 +35,9 @@ __all__ = ["QuantizeReport", "TensorReport", "default_threads", "quantize_file"]
 CHUNK_VALUES = 1 << 20  # values a task: 2 MB of f16, and large enough that starting a task costs nothing
 
 
+GGUF_ERA = "2023-08-21"
+
+
 @dataclass
 class TensorReport:
     """What became of one tensor.
@@ -173,7 +176,7 @@ def quantize_file(
     in_path: str | os.PathLike[str],
     out_path: str | os.PathLike[str],
     type: str | int | FileType,
-    era: str | Era = DEFAULT_ERA,
+    era: str | Era | None = None,
     *,
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -185,10 +188,11 @@ def quantize_file(
 
     Arguments:
         in_path: an f32 or f16 model of any container; the first file of a multi-part one.
-        out_path: the file to write, in the era's container. It may be ``in_path``: the new file replaces the old one
+        out_path: the file to write, in the era's container (GGUF if the input is). It may be ``in_path``: the new file
+            replaces the old one
             only when it is complete. In a multi-part era parts become ``out_path``, ``out_path.1`` …
         type: the file type as llama.cpp takes it: 2, "2", "q4_0", "Q4_K_M"; see :mod:`ggmlpy.file_types`.
-        era: a date, see :mod:`ggmlpy.eras`.
+        era: a date, see :mod:`ggmlpy.eras`; 2023-03-31 if not given, 2023-08-21 for GGUF.
         threads: workers; by default one a processor.
         progress: called after each piece that was written with its bytes, and the bytes of all tensors.
         on_tensor: called with the report and the tensor's index when a tensor is written.
@@ -206,11 +210,13 @@ def quantize_file(
     >>> report = quantize_file("ggml-model-f16.bin", "ggml-model-q4_0.bin", "q4_0")   # doctest: +SKIP
     >>> print(*report.closing_lines(), sep="\\n")                                      # doctest: +SKIP
     """
-    moment = era_of(era)
     if threads is not None and threads < 1:
         raise UsageError(f"at least one thread is needed, not {threads}")
-    job = _Job(moment, file_type_of(type, moment), threads or default_threads(), allow_requantize, leave_output)
-    with open_model(in_path) as model, ThreadPoolExecutor(job.threads) as pool:
+    threads = threads or default_threads()
+    with open_model(in_path) as model, ThreadPoolExecutor(threads) as pool:
+        moment = _moment(model, era)
+        job = _Job(moment, file_type_of(type, moment), threads, allow_requantize, leave_output)
+        container = ("gguf", 3) if model.container == "gguf" else (moment.container, moment.version)
         outputs = _outputs(model, Path(out_path), moment)
         report = QuantizeReport([path for path, _ in outputs], moment, job.file_type)
         planned = [(path, _plan(model, tensors, job, report)) for path, tensors in outputs]
@@ -220,7 +226,7 @@ def quantize_file(
         advance = None if progress is None else lambda size: progress(size, total)
         for path, plan in planned:
             streams = _streams(model, plan, job, report, pool, on_tensor)
-            write_model(path, moment.container, moment.version, hparams, vocab, streams, advance)
+            write_model(path, *container, hparams, vocab, streams, advance, model.attributes)
     return report
 
 
@@ -236,6 +242,14 @@ class _Job:
 
 
 Plan = list[tuple[Tensor, int]]  # a tensor and the index of its report
+
+
+def _moment(model: ModelFile, era: str | Era | None) -> Era:
+    """The era that was asked for. GGUF keeps the bytes of 2023-08-21, whose quantizers today's llama.cpp still has."""
+    moment = era_of(era or (GGUF_ERA if model.container == "gguf" else DEFAULT_ERA))
+    if model.container == "gguf" and moment.date != GGUF_ERA:
+        raise UsageError(f"GGUF files are quantized as of {GGUF_ERA}, not {moment}: leave --era out")
+    return moment
 
 
 def _outputs(model: ModelFile, out: Path, moment: Era) -> list[tuple[Path, list[Tensor]]]:

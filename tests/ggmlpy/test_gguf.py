@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggmlpy import FormatError, OutTensor, dequantize, open_model, types_of
+from ggmlpy import FormatError, Hparams, OutTensor, dequantize, open_model, types_of
 from ggmlpy.check import problems_of
 from ggmlpy.codes import unpack_codes
 from ggmlpy.compare import compare
-from ggmlpy.errors import MissingFileError, TruncatedError, UnsupportedError
+from ggmlpy.errors import MissingFileError, TruncatedError, UnsupportedError, UsageError
 from ggmlpy.gguf import Value, open_gguf, write_gguf
 from ggmlpy.gguf_model import from_gguf_token, to_gguf_token
 from ggmlpy.migrate import migrate
+from ggmlpy.quantize_file import quantize_file
 from tests.ggmlpy.models import finite_blocks, write_tiny
 from tests.ggmlpy.test_hostile import mutate, mutations, survive
 
@@ -242,3 +243,18 @@ def test_the_gguf_package_dequantizes_to_the_same_numbers(record, tmp_path):
     theirs = gguf.GGUFReader(tmp_path / "m.gguf").tensors[0]
     ours = dequantize(open_gguf(tmp_path / "m.gguf").tensors["x"].data.view(record.block), record)
     np.testing.assert_array_equal(gguf.dequantize(theirs.data, theirs.tensor_type).reshape(-1), ours.reshape(-1))
+
+
+@pytest.mark.parametrize("type_name", ["q4_0", "q5_1", "q8_0", "q4_k_m", "q6_k", "q2_k"])
+def test_quantizing_gguf_gives_the_bytes_of_the_last_era(type_name, tmp_path):
+    source = write_tiny(tmp_path / "a.bin", "ggjt", 1, "f16", hparams=Hparams(256, 256, 256, 2, 2, 128, 1))
+    to_gguf(source, tmp_path / "a.gguf")
+    quantize_file(source, tmp_path / "q.bin", type_name, "2023-08-21")
+    quantize_file(tmp_path / "a.gguf", tmp_path / "q.gguf", type_name)
+    assert back(tmp_path / "q.gguf", tmp_path / "again.bin").read_bytes() == (tmp_path / "q.bin").read_bytes()
+
+
+def test_gguf_of_another_era_is_refused(tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16"), tmp_path / "a.gguf")
+    with pytest.raises(UsageError, match="GGUF files are quantized as of 2023-08-21, not 2023-03-31"):
+        quantize_file(tmp_path / "a.gguf", tmp_path / "q.gguf", "q4_0", "2023-03-31")
