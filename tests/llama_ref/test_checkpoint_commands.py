@@ -42,6 +42,13 @@ def test_quiet(model, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_verbose_shows_the_size_of_the_vocabulary_by_each_file(model, capsys):
+    assert cli.main(["convert", "-v", str(model), "--dry-run"]) == 0
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert [line.split()[:2] for line in lines] == [["tokenizer", "400"], ["embedding", "400"], ["output", "400"]]
+    assert lines[0].endswith(str(model / "tokenizer.model"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -102,3 +109,48 @@ def test_a_process_of_its_own_stays_small(data, tmp_path):
     numba, kilobytes = done.stdout.split()
     assert numba == "False"
     assert int(kilobytes) < 150_000
+
+
+MAKE = """
+import sys
+import numpy as np
+from llama_ref.checkpoint import write_pth
+from llama_ref.checkpoint.params import Params
+from llama_ref.names import expected_shapes, meta_names
+
+params, target = Params(2048, 256, 16, 16), sys.argv[1]
+shapes = expected_shapes({"n_vocab": 49953, "n_embd": params.n_embd, "n_ff": params.n_ff}, params.n_layer)
+block = (np.random.default_rng(0).standard_normal(1 << 22) * 0.02).astype(np.float16)
+
+def chunks(shape):
+    left = int(np.prod(shape))
+    while left:
+        yield block[: min(left, block.size)]
+        left -= min(left, block.size)
+
+write_pth(target + "/consolidated.00.pth", [(n, "float16", shapes[n], chunks(shapes[n])) for n in meta_names(16)])
+open(target + "/params.json", "w").write(params.to_json())
+"""
+
+
+@pytest.mark.slow
+def test_a_billion_parameters_in_600_megabytes(tmp_path):
+    """1.03 B parameters through to-hf, from-hf and convert: peak memory of each process, as the kernel reports it."""
+    source = tmp_path / "1B"
+    source.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", MAKE, str(source)], env=environment, check=True)
+    code = "import sys, resource, cli; c = cli.main(sys.argv[1:]);"
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(c)"
+    hf, meta = tmp_path / "hf", tmp_path / "meta"
+    vocabulary = tmp_path / "tokenizer.model"
+    for arguments in (
+        ["to-hf", source, hf, "--weights-only"],
+        ["from-hf", hf, meta, "--weights-only"],
+        ["convert", hf, "--outfile", tmp_path / "x.bin", "--pad-vocab", "--tokenizer", vocabulary],
+    ):
+        if arguments[0] == "convert":
+            shutil.copy(ROOT / "tests" / "data" / "ggml" / "T1_input" / "tokenizer.model", vocabulary)
+        command = [sys.executable, "-c", code, *map(str, arguments), "-q"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert int(done.stdout) < 600_000, arguments[0]

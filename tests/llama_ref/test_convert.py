@@ -17,6 +17,7 @@ from ggmlpy.eras import ERAS
 from ggmlpy.errors import DiskSpaceError, FormatError, MissingFileError, UsageError, VocabularyError
 from llama_ref import convert as convert_module
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, write_pth
+from llama_ref.checkpoint.params import Params
 from llama_ref.checkpoint.safetensors_file import write_safetensors
 from llama_ref.convert import plan_conversion, plan_vocabulary
 from llama_ref.hf_export import plan_to_hf
@@ -204,6 +205,24 @@ def test_cuts_cover_a_tensor_exactly(n_parts, rows, columns):
         assert axis == (shard_axis(name) if n_parts > 1 else 0)
         covered = [i for _, span in cuts for i in range(*span.indices(tensor.shape[axis]))]
         assert covered == list(range(tensor.shape[axis]))
+
+
+@pytest.mark.parametrize(
+    ("width", "layout", "shards", "parts"),
+    [
+        (4096, "meta", 1, 1),
+        (5120, "meta", 2, 2),
+        (5120, "meta", 1, 2),  # merged into one file: the loader of March 2023 wants two all the same
+        (5120, "huggingface", 3, 2),
+        (6656, "meta", 4, 4),
+        (8192, "huggingface", 14, 8),
+        (128, "meta", 2, 2),
+        (128, "huggingface", 5, 1),
+    ],
+)
+def test_as_many_files_as_the_loader_expects(width, layout, shards, parts):
+    checkpoint = SimpleNamespace(params=Params(width, 256, 2, 1), layout=layout, files=[None] * shards)
+    assert convert_module._n_parts(checkpoint) == parts
 
 
 def test_uneven_shards_are_joined_by_their_own_sizes(data, tmp_path):
