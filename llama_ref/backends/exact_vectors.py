@@ -25,7 +25,7 @@ from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
@@ -34,6 +34,9 @@ HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
 
 def _host_features() -> frozenset[str]:
+    """What Numba compiles for: the processor at hand, unless NUMBA_CPU_FEATURES names another."""
+    if config.CPU_FEATURES is not None:
+        return frozenset(word[1:] for word in config.CPU_FEATURES.split(",") if word.startswith("+"))
     return frozenset(name for name, there in llvmlite.binding.get_host_cpu_features().items() if there)
 
 
@@ -286,9 +289,7 @@ def _sum_lanes(b: Any, products: Any, groups: list[list[int]]) -> Any:
     return total
 
 
-@operation(i8, b32, b32)
-def dot_quads(b, x, y):
-    """Lane l = sum of x*y over elements 4l … 4l+3 (what `vpsignb` and `vpmaddubsw` compute, without saturating)."""
+def _dot_quads(b: Any, x: Any, y: Any) -> Any:
     if not HAS_AVX2:
         return _sum_lanes(b, _products(b, x, y), [[4 * lane + k for k in range(4)] for lane in range(8)])
     words = ir.VectorType(INT16, 16)
@@ -296,6 +297,12 @@ def dot_quads(b, x, y):
     magnitude_x = _call(b, "llvm.x86.avx2.psign.b", LLVM[B32], [x, x])
     pairs = _call(b, "llvm.x86.avx2.pmadd.ub.sw", words, [magnitude_x, signed_y])
     return _call(b, "llvm.x86.avx2.pmadd.wd", LLVM[I8], [pairs, _constant([1] * 16, INT16)])
+
+
+@operation(i8, b32, b32)
+def dot_quads(b, x, y):
+    """Lane l = sum of x*y over elements 4l … 4l+3 (what `vpsignb` and `vpmaddubsw` compute, without saturating)."""
+    return _dot_quads(b, x, y)
 
 
 @operation(i8, b32, b32)
@@ -322,10 +329,11 @@ def dot_pairs(b, x, y):
 @operation(i8, b32, b32)
 def sums_of_eights(b, x, y):
     """Lanes X0 Y0 X1 Y1 X2 Y2 X3 Y3: the sum of each run of eight codes of x, then of y."""
-    wide = ir.VectorType(INT32, 32)
-    both = [b.sext(v, wide) for v in (x, y)]
-    halves = [_sum_lanes(b, v, [[8 * run + k for k in range(8)] for run in range(4)]) for v in both]
-    return _shuffle(b, halves[0], halves[1], [0, 4, 1, 5, 2, 6, 3, 7])
+    ones = _constant([1] * 32, INT8)
+    quads = [_dot_quads(b, v, ones) for v in (x, y)]
+    even, odd = (_shuffle(b, *quads, [first, 8 + first, 2 + first, 10 + first, 4 + first, 12 + first, 6 + first,
+                                      14 + first]) for first in (0, 1))  # fmt: skip
+    return b.add(even, odd)
 
 
 @operation(i32, i8)
