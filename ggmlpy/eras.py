@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from .errors import UsageError
 from .tensor_types import TensorType, types_of
 
-__all__ = ["DEFAULT_ERA", "ERAS", "Era", "era_of"]
+__all__ = ["DEFAULT_ERA", "ERAS", "GGUF_ERA", "Era", "era_of"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ _ALL = (
 
 ERAS: dict[str, Era] = {era.date: era for era in _ALL}
 DEFAULT_ERA = "2023-03-31"
+GGUF_ERA = "2023-08-21"  # GGUF came the same day, with the same bytes; today's llama.cpp still reads and writes them
 
 
 def era_of(era: str | Era) -> Era:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .containers import CONTAINERS
-from .eras import DEFAULT_ERA, Era, era_of
+from .eras import DEFAULT_ERA, GGUF_ERA, Era, era_of
 from .errors import FormatError, ShapeError, UnsupportedError, UsageError
 from .file_types import FileType, TypeChooser, file_type_of
 from .model_file import ModelFile, Tensor, open_model
@@ -33,9 +33,6 @@ from .writer import OutTensor, out_tensor, write_model
 __all__ = ["QuantizeReport", "TensorReport", "default_threads", "quantize_file"]
 
 CHUNK_VALUES = 1 << 20  # values a task: 2 MB of f16, and large enough that starting a task costs nothing
-
-
-GGUF_ERA = "2023-08-21"
 
 
 @dataclass
