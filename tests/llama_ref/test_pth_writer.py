@@ -1,11 +1,15 @@
 """Writing .pth files: the bytes of torch.save, for every version that there is a golden file or digest of."""
 
+import collections
 import hashlib
+import io
 import json
 import math
 import os
+import pickle
 import struct
 import sys
+import types
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -346,3 +350,66 @@ def test_the_prefix_is_the_final_name_not_the_temporary_one(tmp_path):
     write_pth(tmp_path / "模型.pth", [], "2.1")
     with open_pth(tmp_path / "模型.pth") as f:
         assert f.prefix == "archive"
+
+
+# -- CPython's own pickler as the oracle -------------------------------------------------------------------------------
+
+
+def stand_in(module, name, **members):
+    """A class that pickles as the global ``module.name``."""
+    return type(name, (), {"__module__": module, "__qualname__": name, **members})
+
+
+@pytest.fixture
+def pickled_like_torch(monkeypatch):
+    """What CPython's pickler writes of a dict of stand-ins that reduce themselves as torch's tensors do."""
+    modules = {name: types.ModuleType(name) for name in ("torch", "torch._utils")}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for element in DTYPES.values():
+        if element.storage:
+            setattr(modules["torch"], element.storage, stand_in("torch", element.storage))
+    rebuild = stand_in("torch._utils", "_rebuild_tensor_v2")
+    modules["torch._utils"]._rebuild_tensor_v2 = rebuild
+
+    class Storage:
+        def __init__(self, kind, key, size):
+            self.id = ("storage", kind, str(key), "cpu", size)
+
+    class Tensor:
+        def __init__(self, key, tensor):
+            storage = Storage(getattr(modules["torch"], DTYPES[tensor.dtype].storage), key, tensor.size)
+            hooks = collections.OrderedDict()
+            self.state = (storage, 0, (*tensor.shape,), (*tensor.strides(),), False, hooks)
+
+        def __reduce_ex__(self, protocol):
+            return rebuild, self.state
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing):
+            return thing.id if isinstance(thing, Storage) else None
+
+    def dumps(tensors, ordered):
+        kind = collections.OrderedDict if ordered else dict
+        out = io.BytesIO()
+        Pickler(out, 2).dump(kind((tensor.name, Tensor(key, tensor)) for key, tensor in enumerate(tensors)))
+        return out.getvalue()
+
+    return dumps
+
+
+COUNTS = [0, 1, 2, 3, 9, 10, 30, 999, 1000, 1001, 1999, 2000, 2001, 3000]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("n", COUNTS)
+def test_the_pickle_is_that_of_cpythons_pickler(n, ordered, pickled_like_torch):
+    """Memo numbers below and above 256, batches of 1,000 and what follows a full one, on this version of Python."""
+    dtypes = [name for name, element in DTYPES.items() if element.storage]
+    shapes = [(), (0,), (7,), (300, 2), (70_000,), (1, 2, 3), (1, 2, 3, 4), (1 << 31, 2), (1 << 40,)]
+    layout = TORCH_FORMATS["1.13"]
+    tensors = [
+        pth_writer._Tensor.of((f"t{i}.é", dtypes[i % len(dtypes)], shapes[i % len(shapes)], ()), layout)
+        for i in range(n)
+    ]
+    assert pth_writer._pickle(tensors, ordered) == pickled_like_torch(tensors, ordered)
