@@ -25,6 +25,7 @@ from ggmlpy.errors import UsageError
 from . import Backend
 from . import exact_attention as attention_kernels
 from . import exact_dots as dots
+from . import exact_k_quants as k_quants
 from .libm import cosf, expf, powf, sinf
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class ExactBackend(Backend):
 
 
 def check_type(rules: Rules, tensor: Tensor) -> None:
-    """Refuse a tensor whose type the era did not know, or whose arithmetic is not offered.
+    """Refuse a tensor whose type the era did not know.
 
     Raises:
         UsageError: with the type's and the tensor's name.
@@ -237,10 +238,6 @@ def check_type(rules: Rules, tensor: Tensor) -> None:
             f"llama.cpp of {rules.era} could not read {tensor.name}: its blocks are {tensor.type.layout}, and that era "
             f"knew {', '.join(sorted(known))}; leave --era out to use the era that wrote the file"
         )
-    if tensor.type.quantized and tensor.type.layout not in dots.LAYOUTS:
-        raise UsageError(
-            f"exact arithmetic for {tensor.type.name} ({tensor.name}) is not offered; use --numerics reference or fast"
-        )
 
 
 # The matrix product: quantize the activations as the era did, then sum as the build did.
@@ -252,6 +249,8 @@ def kernel_for(rules: Rules, w: Matrix, x: F32) -> Kernel:
     """Prepare the activations x [n_tokens, n_cols] for `w` and return what computes a range of its rows."""
     if not w.type.quantized:
         return _float_kernel(rules, w, x)
+    if w.type.name in k_quants.KINDS:
+        return _k_kernel(rules, w, x)
     return _q4_kernel(rules, w, x) if rules.activations == "q4" else _q8_kernel(rules, w, x)
 
 
@@ -328,6 +327,19 @@ def _q8_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
             dots.q4_2_scalar(*where, codes, d, out)
         else:
             dots.integers_scalar(layout, order, *where, codes, d, s, out)
+
+    return run
+
+
+def _k_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
+    codes = np.empty(x.shape, np.int8)
+    d = np.empty((len(x), x.shape[1] // 256), np.float32)
+    sums = np.empty((len(x), x.shape[1] // 16), np.int32)
+    k_quants.quantize_q8_k(x, codes, d, sums)
+    kind = k_quants.KINDS[w.type.name]
+
+    def run(first: int, last: int, out: F32) -> None:
+        k_quants.k_quants(kind, rules.simd, w.address, w.stride, first, last, w.n_cols, codes, d, sums, out)
 
     return run
 

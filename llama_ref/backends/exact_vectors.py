@@ -301,7 +301,7 @@ def _dot_quads(b: Any, x: Any, y: Any) -> Any:
 
 @operation(i8, b32, b32)
 def dot_quads(b, x, y):
-    """Lane l = sum of x*y over elements 4l … 4l+3 (what `vpsignb` and `vpmaddubsw` compute, without saturating)."""
+    """Lane l = sum of x*y over elements 4l … 4l+3; y must not hold -128, whose sign `vpsignb` cannot change."""
     return _dot_quads(b, x, y)
 
 
@@ -324,6 +324,54 @@ def dot_split_pairs(b, x, y):
 def dot_pairs(b, x, y):
     """Lane l of sixteen = sum of x*y over elements 2l, 2l+1."""
     return _sum_lanes(b, _products(b, x, y), [[2 * lane, 2 * lane + 1] for lane in range(16)])
+
+
+def _by_half(b: Any, low: Any, high: Any) -> Any:
+    """low in lanes 0 … 3 and high in the others."""
+    return _shuffle(b, _splat(b, low, LLVM[I8]), _splat(b, high, LLVM[I8]), [0, 1, 2, 3, 12, 13, 14, 15])
+
+
+@operation(i8)
+def zero_i8(b):
+    return _constant([0] * 8, INT32)
+
+
+@operation(i8, i8, b32, b32, i32, i32)
+def add_quads(b, total, x, y, low, high):
+    """total + `dot_quads`, the products of the first 16 elements times `low`, of the others times `high`.
+
+    x must not hold -128, y may.
+    """
+    return b.add(total, b.mul(_dot_quads(b, y, x), _by_half(b, low, high)))
+
+
+@operation(i8, i8, b32, b32, i32, i32)
+def add_columns(b, total, x, y, low, high):
+    """total + x*y, lane l over elements l, 8+l (times `low`) and 16+l, 24+l (times `high`)."""
+    products = _products(b, x, y)
+    for first, scale in ((0, low), (16, high)):
+        pair = [_shuffle(b, products, products, list(range(k, k + 8))) for k in (first, first + 8)]
+        total = b.add(total, b.mul(b.add(*pair), _splat(b, scale, LLVM[I8])))
+    return total
+
+
+@operation(f8, i64)
+def load_i8_as_f8(b, address):
+    """Eight int32 in memory as floats."""
+    return b.sitofp(_load(b, address, LLVM[I8]), LLVM[F8])
+
+
+@operation(f8, f8, f8)
+def mul_f8(b, x, y):
+    return b.fmul(x, y)
+
+
+@operation(f32, f32, f8)
+def add_in_order(b, start, x):
+    """start + a0 + a1 + … + a7, one after another."""
+    for lane in range(8):
+        start = b.fadd(start, b.extract_element(x, INT32(lane)))
+    return start
 
 
 @operation(i8, b32, b32)
