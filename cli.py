@@ -454,7 +454,9 @@ def add_quantize(commands: Commands) -> None:
     parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
     parser.add_argument("output", metavar="OUT", help="the file to write; it may be IN")
     parser.add_argument("type", metavar="TYPE", help="as llama.cpp takes it (2, 3) or by name (q4_0, q4_k_m)")
-    parser.add_argument("--era", default=None, help="whose: 2023-03-19 … 2023-08-21 (default 2023-03-31; GGUF the last)")
+    parser.add_argument(
+        "--era", default=None, help="whose: 2023-03-19 … 2023-08-21 (default 2023-03-31; GGUF the last)"
+    )
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="workers (default: one a processor)")
     parser.add_argument("--allow-requantize", action="store_true", help="accept a model that is quantized already")
     parser.add_argument("--leave-output-tensor", action="store_true", help="keep output.weight as it is")
@@ -672,12 +674,14 @@ def add_merge(commands: Commands) -> None:
         "--output-type",
         default="pth",
         metavar="TYPE",
-        help="pth (default), huggingface, ggml-f16, ggml-q4_0 or ggml- with another type of the era",
+        help="pth (default), huggingface, ggml-f16, ggml-q4_0, gguf-q4_0 … (any type of the era)",
     )
     parser.add_argument("--torch-format", default="1.13", metavar="V", help="whose torch.save bytes: 1.13, 2.0, 2.6, …")
     parser.add_argument("--shards", type=int, metavar="N", help="number of .pth files (default: as Meta's)")
-    parser.add_argument("--weights", choices=("bin", "safetensors"), default="bin", help="for huggingface")
-    parser.add_argument("--shard-size", default="10GB", metavar="SIZE", help="for huggingface (default 10GB)")
+    parser.add_argument(
+        "--weights", choices=("bin", "safetensors"), help="for huggingface (default: as the base, or bin)"
+    )
+    parser.add_argument("--shard-size", metavar="SIZE", help="for huggingface (default: as the base's files, or 10GB)")
     parser.add_argument("--era", default="2023-03-31", help="for GGML types (default 2023-03-31)")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model of the result, if no adapter has it")
     parser.add_argument(

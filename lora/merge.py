@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ggmlpy.eras import DEFAULT_ERA
+from ggmlpy.eras import DEFAULT_ERA, GGUF_ERA
 from ggmlpy.errors import UsageError
 from ggmlpy.file_types import file_type_of
 from llama_ref.checkpoint import LazyTensor, pth_size
@@ -36,7 +36,8 @@ from .targets import Target, target_of
 
 __all__ = ["OUTPUT_TYPES", "MergePlan", "MergeReport", "merge", "plan_merge"]
 
-OUTPUT_TYPES = ("pth", "huggingface", "ggml-f16", "ggml-q4_0")  # and ggml- with any type that the era can quantize to
+# and ggml- or gguf- with any type that the era can quantize to
+OUTPUT_TYPES = ("pth", "huggingface", "ggml-f16", "ggml-q4_0", "gguf-f16", "gguf-q4_0")
 Progress = Callable[[int], object]
 
 
@@ -52,8 +53,9 @@ class MergeOptions:
         seed: for ``init="normal"``.
         tokenizer: a tokenizer.model to take instead of the last adapter's.
         era: for GGML types: whose container, order of tensors and quantizer.
-        weights: for Hugging Face's layout: "bin" (as the original script) or "safetensors".
-        shard_size: for Hugging Face's layout: begin a new file before one would grow over this.
+        weights: for Hugging Face's layout: "bin" or "safetensors"; None: as the base's, else bin like the scripts.
+        shard_size: for Hugging Face's layout: begin a new file before one would grow over this; None: as the base's
+            files, else 10GB.
         check_base: read all of the base first and say whether it is an original one, by SHA256.
         n_threads: threads that compute; None: one a processor.
     """
@@ -65,8 +67,8 @@ class MergeOptions:
     seed: int = 0
     tokenizer: Path | None = None
     era: str = DEFAULT_ERA
-    weights: str = "bin"
-    shard_size: str | int = "10GB"
+    weights: str | None = None
+    shard_size: str | int | None = None
     check_base: bool = False
     n_threads: int | None = None
 
@@ -259,8 +261,9 @@ def plan_merge(
 
 def _check_options(options: MergeOptions) -> None:
     kind = options.output_type
-    if kind.startswith("ggml-") and kind != "ggml-f16":
-        file_type_of(kind.removeprefix("ggml-"), options.era)
+    family, _, type_name = kind.partition("-")
+    if family in ("ggml", "gguf") and type_name not in ("", "f16"):
+        file_type_of(type_name, GGUF_ERA if family == "gguf" else options.era)
     elif kind not in OUTPUT_TYPES:
         raise UsageError(f"unknown output type {options.output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}")
     if options.init not in (None, *INITIALISATIONS):

@@ -12,24 +12,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggmlpy.atomic import atomic_write, require_space
-from ggmlpy.containers import CONTAINERS, Hparams
-from ggmlpy.eras import era_of
+from ggmlpy.containers import Attributes, Hparams
+from ggmlpy.eras import GGUF_ERA, era_of
 from ggmlpy.errors import OutputError, ShapeError, UsageError
 from ggmlpy.file_types import TypeChooser, file_type_of
 from ggmlpy.quantizers import quantize_rows
 from ggmlpy.tensor_types import TensorType, type_named
-from ggmlpy.writer import OutTensor, file_size, header_bytes, write_model
-from llama_ref.checkpoint import LazyTensor, pth_size, write_pth
-from llama_ref.checkpoint.safetensors_file import safetensors_size, write_safetensors
-from llama_ref.hf_export import METADATA, huggingface_files
-from llama_ref.names import ggml_names, meta_names, shard_axis
+from ggmlpy.writer import OutTensor, write_model, written_size
+from llama_ref.checkpoint import LazyTensor, PthFile, open_pth, pth_size, write_pth
+from llama_ref.checkpoint.layout import in_layout
+from llama_ref.checkpoint.params import read_json
+from llama_ref.checkpoint.safetensors_file import SafetensorsFile, safetensors_size, write_safetensors
+from llama_ref.hf_export import METADATA, SHARD_SIZE, huggingface_files
+from llama_ref.names import ggml_names, is_known, meta_names, rename, shard_axis
 
 from .preflight import OUTPUT, Chain
 from .stream import MergedModel, MergedTensor
@@ -138,13 +140,57 @@ def _shard_of(model: MergedModel, name: str, k: int, n: int) -> LazyTensor:
 
 
 class HuggingFaceTarget(DirectoryTarget):
-    """Weights in one file or in parts with an index, and ``config.json`` with the new vocabulary."""
+    """Weights in one file or in parts with an index, and ``config.json`` with the new vocabulary.
+
+    A base in this layout lends its own parts, index and configuration, as in the low-memory script, unless another kind
+    of weights or size of parts is asked for; otherwise parts are cut as transformers does.
+    """
 
     last = "config.json"
 
     def _files(self) -> tuple[dict[str, list[LazyTensor]], dict[str, str]]:
-        options = self.plan.options
-        return huggingface_files(self.plan.model.checkpoint, weights=options.weights, shard_size=options.shard_size)
+        base, options, own = self.plan.base, self.plan.options, "bin"
+        if base.layout == "huggingface":
+            own = "safetensors" if base.files[0].suffix == ".safetensors" else "bin"
+            all_in_files = len(base.original_names) == len(
+                base.tensors
+            )  # not so if the output is tied to the embedding
+            if options.shard_size is None and options.weights in (None, own) and all_in_files:
+                return self._parts_of_the_base()
+        return huggingface_files(
+            self.plan.model.checkpoint, weights=options.weights or own, shard_size=options.shard_size or SHARD_SIZE
+        )
+
+    def _parts_of_the_base(self) -> tuple[dict[str, list[LazyTensor]], dict[str, str]]:
+        files: dict[str, list[LazyTensor]] = {}
+        for path in self.plan.base.files:
+            opened: PthFile | SafetensorsFile
+            with SafetensorsFile(path) if path.suffix == ".safetensors" else open_pth(path) as opened:
+                files[path.name] = [self._merged_or_derived(name, tensor) for name, tensor in opened.items()]
+        total = sum(tensor.nbytes for tensors in files.values() for tensor in tensors)
+        weight_map = {tensor.name: name for name, tensors in files.items() for tensor in tensors}
+        changes: dict[str, dict[str, Any]] = {
+            "config.json": {"vocab_size": self.plan.chain.n_vocab, "torch_dtype": "float16"},
+            "generation_config.json": {},
+        }
+        if len(files) > 1:
+            index = "model.safetensors" if self.plan.base.files[0].suffix == ".safetensors" else "pytorch_model.bin"
+            own = self._changed_json(f"{index}.index.json", {"metadata": {"total_size": total}})
+            changes[f"{index}.index.json"] = {"weight_map": weight_map, **json.loads(own)}
+        return files, {name: self._changed_json(name, change) for name, change in changes.items()}
+
+    def _merged_or_derived(self, name: str, tensor: LazyTensor) -> LazyTensor:
+        """The merged tensor of that name; the rotary frequencies, which no adapter changes, as they are."""
+        if not is_known(name):
+            return LazyTensor.of_array(name, tensor.numpy().copy(), source=tensor.source)
+        merged = self.plan.model.tensor(rename(name, "meta"))
+        return in_layout(merged, "huggingface", self.plan.base.params.n_head).with_(name=name)
+
+    def _changed_json(self, name: str, changes: dict[str, Any]) -> str:
+        """The base's file of that name (if it has one) with values changed, formatted as the script does."""
+        path = self.plan.base.path / name
+        before = read_json(path) if path.is_file() else {}
+        return json.dumps({**before, **changes}, indent=2)
 
     def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
         torch_format = self.plan.options.torch_format
@@ -170,19 +216,24 @@ def _safetensors_writer(tensors: list[LazyTensor]) -> Callable[[Path], object]:
 
 
 class GgmlTarget(Target):
-    """One GGML file, f16 or quantized: the bytes that converting (and quantizing) the merged .pth would give."""
+    """One GGML or GGUF file, f16 or quantized: what converting (and quantizing) the merged .pth would give."""
 
     def __init__(self, plan: MergePlan) -> None:
         super().__init__(plan)
-        self.era = era_of(plan.options.era)
-        kind = plan.options.output_type.removeprefix("ggml-")
+        family, _, kind = plan.options.output_type.partition("-")
+        self.era = era_of(GGUF_ERA if family == "gguf" else plan.options.era)
         self.file_type = None if kind == "f16" else file_type_of(kind, self.era)
-        container = ("ggjt", 1) if self.file_type is None and self.era.container == "ggjt" else None
-        self.container, self.version = container or (self.era.container, self.era.version)
-        if CONTAINERS[self.container].multipart and plan.base.params.n_shards > 1:
+        if family == "gguf":
+            self.container, self.version = "gguf", 3
+        elif self.file_type is None and self.era.container == "ggjt":
+            self.container, self.version = "ggjt", 1
+        else:
+            self.container, self.version = self.era.container, self.era.version
+        if self.era.container != "ggjt" and plan.base.params.n_shards > 1:
             raise UsageError(f"era {self.era} has several files for a model of this size: merge to pth, then convert")
         output = plan.output
-        self.path = output / f"ggml-model-{kind}.bin" if output.is_dir() else output
+        suffix = "gguf" if family == "gguf" else "bin"
+        self.path = output / f"ggml-model-{kind}.{suffix}" if output.is_dir() else output
 
     @property
     def hparams(self) -> Hparams:
@@ -212,15 +263,19 @@ class GgmlTarget(Target):
         return OutTensor(tensor.name, kind, tensor.shape, lambda: _in_type(tensor, kind, self.era.date))
 
     def sizes(self) -> dict[Path, int]:
-        vocab = self.plan.chain.tokenizer
-        prefix = len(header_bytes(CONTAINERS[self.container], self.version, self.hparams, vocab))
-        return {self.path: file_size(CONTAINERS[self.container], prefix, self.tensors())}
+        return {self.path: written_size(*self._content())}
+
+    def _content(self) -> tuple[str, int, Hparams, Iterable[tuple[bytes, float]], list[OutTensor], Attributes]:
+        """What :func:`ggmlpy.write_model` and :func:`ggmlpy.writer.written_size` take."""
+        p = self.plan.base.params
+        attributes = Attributes(n_ff=p.n_ff, n_head_kv=p.n_head, norm_eps=p.norm_eps)
+        return self.container, self.version, self.hparams, self.plan.chain.tokenizer, self.tensors(), attributes
 
     def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
         if self.path.exists() and not force:
             raise UsageError(f"{self.path} is there already; use --force to replace it, or name another file")
-        vocab = self.plan.chain.tokenizer
-        write_model(self.path, self.container, self.version, self.hparams, vocab, self.tensors())
+        container, version, hparams, vocab, tensors, attributes = self._content()
+        write_model(self.path, container, version, hparams, vocab, tensors, attributes=attributes)
         return [self.path], []
 
 

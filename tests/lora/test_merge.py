@@ -100,6 +100,29 @@ def test_hugging_faces_layout_is_that_of_the_merged_pth(
         assert_same_tensors(found, expected)
 
 
+@pytest.mark.parametrize("weights", ["bin", "safetensors"])
+def test_a_base_in_parts_lends_its_parts(data: Path, tmp_path: Path, weights: str) -> None:
+    """As the low-memory script: the same files, index and configuration with the new sizes in them."""
+    base, adapters = inputs(data, "head-multi-lora")
+    with plan_to_hf(base, tmp_path / "base", weights=weights, shard_size="150KB", inv_freq=True) as plan:
+        plan.write()
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "transformers_version": "4.30.0"}))
+    merge(tmp_path / "base", adapters, tmp_path / "out", output_type="huggingface")
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {
+        **config,
+        "transformers_version": "4.30.0",
+        "vocab_size": 501,
+    }
+    (name,) = (path.name for path in (tmp_path / "base").glob("*.index.json"))
+    before, after = (json.loads((tmp_path / folder / name).read_text()) for folder in ("base", "out"))
+    assert after["weight_map"] == before["weight_map"]
+    assert list(after["weight_map"]) == list(before["weight_map"])
+    assert after["metadata"]["total_size"] == before["metadata"]["total_size"] + 2 * 2 * 64 * (501 - 320)
+    with open_checkpoint(tmp_path / "out") as found, open_checkpoint(data / "merge/head-multi-lora/out") as expected:
+        assert_same_tensors(found, expected)
+
+
 @pytest.mark.parametrize("era", ["2023-03-19", "2023-03-31", "2023-04-30", "2023-05-19", "2023-08-21"])
 def test_ggml_is_what_converting_and_quantizing_give(data: Path, tmp_path: Path, era: str) -> None:
     merged = data / "merge" / "v11-alpaca-pad" / "out"
@@ -270,7 +293,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(data: Path, tmp_path: Pat
 
 
 def test_the_sizes_foretold_are_the_sizes_written(data: Path, tmp_path: Path) -> None:
-    for kind in ("pth", "huggingface", "ggml-f16", "ggml-q4_0"):
+    for kind in ("pth", "huggingface", "ggml-f16", "ggml-q4_0", "gguf-f16", "gguf-q5_1"):
         with plan_merge(*inputs(data, "v11-llama"), tmp_path / kind, output_type=kind) as plan:
             foretold = plan.target().sizes()
             plan.run()
