@@ -21,7 +21,7 @@ from llama_ref.checkpoint.params import Params
 from llama_ref.checkpoint.safetensors_file import write_safetensors
 from llama_ref.convert import plan_conversion, plan_vocabulary
 from llama_ref.hf_export import plan_to_hf
-from llama_ref.names import shard_axis
+from llama_ref.names import expected_shapes, original_names, shard_axis
 
 BY_PIN = {era.pin: era.date for era in ERAS.values()}
 GUESSING = ("p3", "p4")  # these divide by n_embd // 128 heads, so they fail on T1 with its 64 columns
@@ -66,6 +66,74 @@ def test_equals_the_real_converter(product, data, tmp_path):
     assert {path.name: sha256(path) for path in written} == {
         key: entry["sha256"] for key, entry in golden.items() if key == product or key.startswith(product + ".")
     }
+
+
+def awkward(directory, tokenizer, bfloat16):
+    """A model of 256 columns whose values come from integers alone, with two added tokens."""
+    directory.mkdir()
+    params = Params(256, 256, 2, 2)
+    tensors = []
+    for i, (name, shape) in enumerate(
+        expected_shapes({"n_vocab": 402, "n_embd": 256, "n_ff": params.n_ff}, params.n_layer).items()
+    ):
+        numbers = (np.arange(np.prod(shape), dtype=np.uint64) * 2654435761 + i * 40503) % 65521
+        values = ((numbers.astype(np.float64) - 32760) / 262144).astype(np.float32).reshape(shape)
+        if bfloat16:
+            tensors.append((name, "bfloat16", shape, [(values.view("u4") >> 16).astype("<u2")]))
+        else:
+            tensors.append((name, "float16", shape, [values.astype("<f2")]))
+    write_pth(directory / "consolidated.00.pth", sorted(tensors, key=lambda row: names_in_order.index(row[0])))
+    (directory / "params.json").write_text(params.to_json())
+    (directory / "added_tokens.json").write_text('{"<a>": 401, "中": 400}')
+    shutil.copy(tokenizer, directory)
+    return directory
+
+
+names_in_order = original_names(2)
+
+# What convert.py of llama.cpp 3e5aa8a1c, 6986c7835 and dadbed99e made of these directories (they read no others of
+# them: no bfloat16 at first, and never a model.safetensors in one piece).
+REAL = {
+    "2023-04-30 pth f16 f16": "7f3fc3dd897a1fbdb5fc6358bb0a53a9f75334eef519a751a7b8fb7170d48a7c",
+    "2023-04-30 pth f16 f32": "bfaf5a55373ad4f0cf7acc0f99a2b60c8f76c5f23f0ed1ef44307beff620656f",
+    "2023-05-19 pth f16 f16": "7f3fc3dd897a1fbdb5fc6358bb0a53a9f75334eef519a751a7b8fb7170d48a7c",
+    "2023-05-19 pth f16 f32": "bfaf5a55373ad4f0cf7acc0f99a2b60c8f76c5f23f0ed1ef44307beff620656f",
+    "2023-08-21 pth f16 f16": "7f3fc3dd897a1fbdb5fc6358bb0a53a9f75334eef519a751a7b8fb7170d48a7c",
+    "2023-08-21 pth f16 f32": "bfaf5a55373ad4f0cf7acc0f99a2b60c8f76c5f23f0ed1ef44307beff620656f",
+    "2023-05-19 safetensors f16 f16": "7f3fc3dd897a1fbdb5fc6358bb0a53a9f75334eef519a751a7b8fb7170d48a7c",
+    "2023-05-19 safetensors f16 f32": "bfaf5a55373ad4f0cf7acc0f99a2b60c8f76c5f23f0ed1ef44307beff620656f",
+    "2023-08-21 safetensors f16 f16": "8aca5a46c7c30d01e758992e3a5e33cafe2560f0318ba073d2a847b3f3e84b0a",
+    "2023-08-21 safetensors f16 f32": "ab8561cf154acf127aeb6323fbfb27bc4ed61beeaae9f9bc4bf2ddf51588aa1f",
+    "2023-04-30 bin f16 f16": "7f3fc3dd897a1fbdb5fc6358bb0a53a9f75334eef519a751a7b8fb7170d48a7c",
+    "2023-04-30 bin f16 f32": "bfaf5a55373ad4f0cf7acc0f99a2b60c8f76c5f23f0ed1ef44307beff620656f",
+    "2023-05-19 bin f16 f16": "7f3fc3dd897a1fbdb5fc6358bb0a53a9f75334eef519a751a7b8fb7170d48a7c",
+    "2023-05-19 bin f16 f32": "bfaf5a55373ad4f0cf7acc0f99a2b60c8f76c5f23f0ed1ef44307beff620656f",
+    "2023-08-21 bin f16 f16": "8aca5a46c7c30d01e758992e3a5e33cafe2560f0318ba073d2a847b3f3e84b0a",
+    "2023-08-21 bin f16 f32": "ab8561cf154acf127aeb6323fbfb27bc4ed61beeaae9f9bc4bf2ddf51588aa1f",
+    "2023-05-19 pth bf16 f16": "5c440267cdfe044f8ed6518e77abc2e88d6b03e8ae7bd8c567e372089a02f3c4",
+    "2023-05-19 pth bf16 f32": "1ee3a6e27477d27809f4f8089b9a2695bbbc123adcecf43b039980f103466af5",
+    "2023-08-21 pth bf16 f16": "5c440267cdfe044f8ed6518e77abc2e88d6b03e8ae7bd8c567e372089a02f3c4",
+    "2023-08-21 pth bf16 f32": "1ee3a6e27477d27809f4f8089b9a2695bbbc123adcecf43b039980f103466af5",
+    "2023-08-21 safetensors bf16 f16": "ee634655c460b2c5d0f41a8d61602daf437abbfbdb3c19c56ead8820f3d3e965",
+    "2023-08-21 safetensors bf16 f32": "890349f3067e61ca2c8282b6a7300c9572cf3d6bd82d12437aedb15c3683d58a",
+    "2023-05-19 bin bf16 f16": "5c440267cdfe044f8ed6518e77abc2e88d6b03e8ae7bd8c567e372089a02f3c4",
+    "2023-05-19 bin bf16 f32": "1ee3a6e27477d27809f4f8089b9a2695bbbc123adcecf43b039980f103466af5",
+    "2023-08-21 bin bf16 f16": "ee634655c460b2c5d0f41a8d61602daf437abbfbdb3c19c56ead8820f3d3e965",
+    "2023-08-21 bin bf16 f32": "890349f3067e61ca2c8282b6a7300c9572cf3d6bd82d12437aedb15c3683d58a",
+}
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_equals_the_real_converter_on_other_layouts(case, data, tmp_path):
+    """Meta's layout and Hugging Face's in several safetensors or .bin files, f16 and bf16, with added tokens."""
+    era, weights, source_type, outtype = case.split()
+    source = awkward(tmp_path / "m", data / "ggml" / "T1_input" / "tokenizer.model", source_type == "bf16")
+    if weights != "pth":
+        with plan_to_hf(source, tmp_path / "hf", weights=weights, shard_size="300KB") as plan:
+            plan.write()
+        source = tmp_path / "hf"
+    convert(source, tmp_path / "x.bin", era=era, outtype=outtype)
+    assert sha256(tmp_path / "x.bin") == REAL[case]
 
 
 def test_parameters_are_not_guessed_without_being_asked(data, tmp_path):
