@@ -1,7 +1,7 @@
 """A whole model file quantized, as the ``quantize`` program of an era did it: same bytes, same printed figures.
 
-Rows stream through a few threads: a chunk is read from the map, quantized, written, forgotten. Memory holds a handful
-of chunks, whatever the model's size. Era 2023-03-19 and 2023-03-30 quantized each part of a multi-part model on its
+Rows stream through a few threads: a chunk is read, quantized, written, forgotten. Memory holds a handful of chunks,
+whatever the model's size. Era 2023-03-19 and 2023-03-30 quantized each part of a multi-part model on its
 own (quantize.py ran the program once a file); later eras read all parts and write one file.
 
 Sources: quantize.cpp at llama.cpp da5303c1e; llama_model_quantize_internal in llama.cpp at ed3c680bc … dadbed99e.
@@ -9,30 +9,33 @@ Sources: quantize.cpp at llama.cpp da5303c1e; llama_model_quantize_internal in l
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .containers import CONTAINERS
 from .eras import DEFAULT_ERA, GGUF_ERA, Era, era_of
-from .errors import FormatError, ShapeError, UnsupportedError, UsageError
+from .errors import FormatError, ShapeError, TruncatedError, UnsupportedError, UsageError
 from .file_types import FileType, TypeChooser, file_type_of
-from .model_file import ModelFile, Tensor, open_model
+from .model_file import ModelFile, Part, Piece, Tensor, open_model
 from .multipart import part_path
 from .tensor_types import TensorType
 from .writer import OutTensor, out_tensor, write_model
 
 __all__ = ["QuantizeReport", "TensorReport", "default_threads", "quantize_file"]
 
-CHUNK_VALUES = 1 << 20  # values a task: 2 MB of f16, and large enough that starting a task costs nothing
+CHUNK_VALUES = (
+    1 << 19
+)  # values a task: 1 MB of f16 stays in a core's cache, and starting a task costs nothing beside it
 
 
 @dataclass
@@ -186,8 +189,8 @@ def quantize_file(
     Arguments:
         in_path: an f32 or f16 model of any container; the first file of a multi-part one.
         out_path: the file to write, in the era's container (GGUF if the input is). It may be ``in_path``: the new file
-            replaces the old one
-            only when it is complete. In a multi-part era parts become ``out_path``, ``out_path.1`` …
+            replaces the old one only when it is complete. In a multi-part era parts become ``out_path``,
+            ``out_path.1`` …
         type: the file type as llama.cpp takes it: 2, "2", "q4_0", "Q4_K_M"; see :mod:`ggmlpy.file_types`.
         era: a date, see :mod:`ggmlpy.eras`; 2023-03-31 if not given, 2023-08-21 for GGUF.
         threads: workers; by default one a processor.
@@ -210,7 +213,10 @@ def quantize_file(
     if threads is not None and threads < 1:
         raise UsageError(f"at least one thread is needed, not {threads}")
     threads = threads or default_threads()
-    with open_model(in_path) as model, ThreadPoolExecutor(threads) as pool:
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(open_model(in_path))
+        files = [_File(stack.enter_context(part.path.open("rb", buffering=0)), part) for part in model.parts]
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
         moment = _moment(model, era)
         job = _Job(moment, file_type_of(type, moment), threads, allow_requantize, leave_output)
         container = ("gguf", 3) if model.container == "gguf" else (moment.container, moment.version)
@@ -222,7 +228,7 @@ def quantize_file(
         total = report.target_bytes
         advance = None if progress is None else lambda size: progress(size, total)
         for path, plan in planned:
-            streams = _streams(model, plan, job, report, pool, on_tensor)
+            streams = _streams(plan, job, report, pool, files, on_tensor)
             write_model(path, *container, hparams, vocab, streams, advance, model.attributes)
     return report
 
@@ -319,11 +325,11 @@ def _check(model: ModelFile, tensor: Tensor, target: TensorType | None, job: _Jo
 
 
 def _streams(
-    model: ModelFile,
     plan: Plan,
     job: _Job,
     report: QuantizeReport,
     pool: ThreadPoolExecutor,
+    files: Sequence[_File],
     on_tensor: Callable[[QuantizeReport, int], object] | None,
 ) -> Iterator[OutTensor]:
     """The tensors to write, each with a generator of its bytes."""
@@ -331,39 +337,78 @@ def _streams(
         outcome = report.tensors[index]
 
         def chunks(tensor: Tensor = tensor, index: int = index, outcome: TensorReport = outcome) -> Iterator[Any]:
-            yield from out_tensor(tensor).chunks() if outcome.copied else _quantized(tensor, outcome, job, pool)
-            _forget(model, tensor)
+            if outcome.copied:
+                yield from out_tensor(tensor).chunks()
+            else:
+                yield from _quantized(_Source(tensor, files), outcome, job, pool)
             if on_tensor:
                 on_tensor(report, index)
 
         yield OutTensor(tensor.name, outcome.target, tensor.shape, chunks)
 
 
-def _quantized(tensor: Tensor, outcome: TensorReport, job: _Job, pool: ThreadPoolExecutor) -> Iterator[NDArray[Any]]:
+def _quantized(source: _Source, outcome: TensorReport, job: _Job, pool: ThreadPoolExecutor) -> Iterator[NDArray[Any]]:
     """The bytes of one tensor in its new type, a few rows at a time: uint8 [rows, row_bytes]."""
+    tensor = source.tensor
     step = max(1, CHUNK_VALUES // tensor.n_cols)
     starts = range(0, tensor.n_rows, step)
-    tasks = ((tensor, start, min(start + step, tensor.n_rows), outcome.target, job.era) for start in starts)
+    tasks = ((source, start, min(start + step, tensor.n_rows), outcome.target, job.era) for start in starts)
     for rows, histogram in _in_order(pool, _quantize_rows, tasks, ahead=2 * job.threads):
         outcome.histogram += histogram
         yield rows
 
 
 def _quantize_rows(
-    tensor: Tensor, start: int, stop: int, target: TensorType, moment: Era
+    source: _Source, start: int, stop: int, target: TensorType, moment: Era
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """One task: rows ``start`` to ``stop`` quantized, and their histogram."""
     from .quantizers import quantize_rows
 
     histogram = np.zeros(16, np.int64)
     first = max(0, start - 1) if target.name.endswith("_K") else start  # a k-quant's search sees the block before
-    if tensor.type.quantized:
-        x: NDArray[Any] = tensor.rows(first, stop)
-    else:
-        x = tensor.raw_rows(first, stop).view(tensor.type.block)  # [rows, columns] f32 or f16
+    x = source.rows(first, stop)  # [rows, columns] f32 or f16
     if not target.quantized:
         return x.astype(target.block), histogram
     return quantize_rows(x, target.name, moment, histogram=histogram)[start - first :], histogram
+
+
+class _File(NamedTuple):
+    """A file of the model, open for reading beside its map."""
+
+    stream: FileIO
+    part: Part
+
+    def holds(self, piece: Piece) -> bool:
+        """Whether the piece's data is what the file has there (a big-endian file's has been turned around)."""
+        mapped = np.frombuffer(self.part.cursor.buffer, np.uint8)
+        return piece.data.ctypes.data == mapped.ctypes.data + piece.offset
+
+
+class _Source:
+    """The rows of a tensor as floats. They are read into memory of our own where the tensor lies in one piece: faulting
+    in the pages of a map costs more than copying them, and mapped pages would count as this process's memory."""
+
+    def __init__(self, tensor: Tensor, files: Sequence[_File]) -> None:
+        self.tensor = tensor
+        first = files[tensor.pieces[0].part]
+        direct = len(tensor.pieces) == 1 and first.holds(tensor.pieces[0]) and hasattr(os, "pread")
+        self.stream = first.stream if direct else None
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """f32 or f16 [stop - start, columns]."""
+        if self.tensor.type.quantized:
+            return self.tensor.rows(start, stop)
+        if self.stream is None:
+            return self.tensor.raw_rows(start, stop).view(self.tensor.type.block)
+        size, offset = (stop - start) * self.tensor.row_bytes, self.tensor.offset + start * self.tensor.row_bytes
+        data = os.pread(self.stream.fileno(), size, offset)
+        if len(data) != size:
+            raise TruncatedError(
+                f"tensor {self.tensor.name!r} ends early: the file was changed while it was read",
+                path=self.stream.name,
+                offset=offset + len(data),
+            )
+        return np.frombuffer(data, self.tensor.type.block).reshape(stop - start, self.tensor.n_cols)
 
 
 def _in_order(
@@ -381,13 +426,3 @@ def _in_order(
     finally:
         for future in waiting:
             future.cancel()
-
-
-def _forget(model: ModelFile, tensor: Tensor) -> None:
-    """Let go of the pages of a tensor that has been read; they would count as this process's memory."""
-    if not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    for piece in tensor.pieces:
-        mapped: Any = model.parts[piece.part].cursor.buffer.obj
-        first = piece.offset // mmap.PAGESIZE * mmap.PAGESIZE
-        mapped.madvise(mmap.MADV_DONTNEED, first, piece.offset + piece.data.nbytes - first)
