@@ -18,8 +18,18 @@ from numpy.typing import NDArray
 from .codes import unpack_codes
 from .eras import ERAS
 from .model_file import ModelFile, Tensor
+from .tensor_types import TensorType
 
-__all__ = ["BlockView", "Comparison", "TensorDifference", "compare", "explain", "quantizer_signs", "ulp_distance"]
+__all__ = [
+    "BlockView",
+    "Comparison",
+    "TensorDifference",
+    "block_view",
+    "compare",
+    "explain",
+    "quantizer_signs",
+    "ulp_distance",
+]
 
 CHUNK_VALUES = 1 << 20
 
@@ -240,22 +250,27 @@ def _decode_first(
 
 def decode_block(model: ModelFile, name: str, row: int, column: int) -> BlockView:
     """The block that holds one element of a tensor, decoded."""
-    from .dequantize import dequantize
-
     tensor = model.tensors[name]
     index, size = column // tensor.type.blck_size, tensor.type.type_size
     raw = tensor.raw_rows(row, row + 1)[0, index * size : (index + 1) * size]
-    blocks = np.ascontiguousarray(raw).view(tensor.type.block)  # [1]
     offset = tensor.offset + row * tensor.row_bytes + index * size if len(tensor.pieces) == 1 else None
-    scales = [n for n in tensor.type.field_names if n in ("d", "m", "dmin")]
-    coded = tensor.type.quantized and tensor.type.blck_size <= 32
+    return block_view(tensor.type, raw, offset, str(model.path))
+
+
+def block_view(record: TensorType, raw: NDArray[np.uint8], offset: int | None, path: str) -> BlockView:
+    """The bytes of one block (uint8 [type_size]), decoded."""
+    from .dequantize import dequantize
+
+    blocks = np.ascontiguousarray(raw).view(record.block)  # [1]
+    scales = [n for n in record.field_names if n in ("d", "m", "dmin")]
+    coded = record.quantized and record.blck_size <= 32
     return BlockView(
-        path=str(model.path),
-        layout=tensor.type.layout,
+        path=path,
+        layout=record.layout,
         offset=offset,
         fields={n: float(blocks[n][0]) for n in scales},
-        codes=[int(code) for code in unpack_codes(blocks, tensor.type)[0]] if coded else [],
-        values=[float(value) for value in dequantize(blocks, tensor.type).reshape(-1)],
+        codes=[int(code) for code in unpack_codes(blocks, record)[0]] if coded else [],
+        values=[float(value) for value in dequantize(blocks, record).reshape(-1)],
     )
 
 
