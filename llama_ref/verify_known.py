@@ -21,24 +21,18 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ggmlpy.errors import FormatError, IntegrityError, MissingFileError
 
 from . import known_files
-from .checkpoint import Checkpoint, LazyTensor, open_checkpoint, open_pth
-from .checkpoint.fingerprint import fingerprint_checkpoint, fingerprint_tensors
-from .checkpoint.huggingface import find_weight_files
-from .checkpoint.layout import shard_of
-from .checkpoint.meta import find_shards
+from .checkpoint import open_checkpoint
 from .checkpoint.params import MODELS, read_params_json
-from .checkpoint.pth_writer import stream_pth
-from .checkpoint.safetensors_file import SafetensorsFile
 from .checksums import LIST_NAMES, Listed, digests, read_list, same_json_meaning
 from .known_files import KnownFile, files_of
-from .names import meta_names
+from .same_content import content_fingerprint, published_model_of, published_shard_of, structure_of, weight_files
 
-__all__ = ["Report", "Verdict", "bytes_to_read", "content_fingerprint", "verify"]
+__all__ = ["Report", "Verdict", "bytes_to_read", "verify"]
 
 Status = Literal[
     "published", "listed", "same content", "same meaning", "no reference", "unknown", "differs", "missing", "bad"
@@ -291,7 +285,7 @@ def _look_at_content(report: Report, progress: Progress | None) -> None:
     candidates = [verdict for verdict in report.verdicts if verdict.status == "unknown" and verdict.path.is_file()]
     for directory in sorted({verdict.path.parent for verdict in candidates}):
         unknown = [verdict for verdict in candidates if verdict.path.parent == directory]
-        weights = _weight_files(directory)
+        weights = weight_files(directory)
         parts = [verdict for verdict in unknown if verdict.path in weights and verdict.path.suffix != ".pth"]
         if parts and len(parts) == len(weights):
             _judge_huggingface(directory, parts, progress)
@@ -300,18 +294,11 @@ def _look_at_content(report: Report, progress: Progress | None) -> None:
                 _judge_file(verdict, progress)
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    try:
-        return find_shards(directory) or find_weight_files(directory)
-    except FormatError:
-        return []
-
-
 def _judge_huggingface(directory: Path, verdicts: list[Verdict], progress: Progress | None) -> None:
     """A model in Hugging Face's layout: nothing is published of its files, but perhaps of its tensors."""
     try:
         with open_checkpoint(directory) as checkpoint:
-            known = _same_tensors(checkpoint, progress)
+            known = published_model_of(checkpoint, progress)
     except MissingFileError:
         return
     except FormatError as error:
@@ -321,62 +308,20 @@ def _judge_huggingface(directory: Path, verdicts: list[Verdict], progress: Progr
     words = "no reference published for this layout"
     for verdict in verdicts:
         if known:
-            verdict.status, verdict.known, verdict.words = (
-                "same content",
-                known[0],
-                f"{words}; same tensors as {known[0].model}",
-            )
+            verdict.status, verdict.known = "same content", known[0]
+            verdict.words = f"{words}; same tensors as {known[0].model}"
         else:
+            _judge_file(verdict, progress)
+    for verdict in verdicts:
+        if verdict.status == "unknown":
             verdict.status, verdict.words = "no reference", f"{words}: the published SHA256 are those of Meta's .pth"
-
-
-def _same_tensors(checkpoint: Checkpoint, progress: Progress | None) -> list[KnownFile]:
-    """The published files whose tensors these are; an empty list if they are no published model's."""
-    names, count = meta_names(checkpoint.params.n_layer), checkpoint.params.n_shards
-    found: list[KnownFile] = []
-    for i in range(count):
-        tensors = [shard_of(checkpoint.tensors[name], i, count) for name in names]
-        known = _as_published(f"consolidated.{i:02}.pth", tensors, checkpoint.n_vocab, checkpoint.release, progress)
-        if known is None or (found and known.model != found[0].model):
-            return []
-        found.append(known)
-    return found
-
-
-def _as_published(
-    name: str, tensors: Sequence[LazyTensor], n_vocab: int, release: Callable[[], object], progress: Progress | None
-) -> KnownFile | None:
-    """The published file with these tensors: by the SHA256 that the merge script with torch 1.13 gives them."""
-    if n_vocab not in known_files.PUBLISHED_VOCABULARIES or any(tensor.dtype != "float16" for tensor in tensors):
-        return None
-    sink = _Digest(release, progress)
-    stream_pth(sink, name, tensors)  # type: ignore[arg-type]
-    return known_files.BY_SHA256.get(sink.sha.hexdigest())
-
-
-class _Digest:
-    """A sink with the ``write`` of a file."""
-
-    def __init__(self, release: Callable[[], object], progress: Progress | None) -> None:
-        self.sha = hashlib.sha256()
-        self._release = release
-        self._progress = progress
-
-    def write(self, data: Any) -> int:
-        self.sha.update(data)
-        size = memoryview(data).nbytes
-        if size > 1 << 20:
-            self._release()
-        if self._progress:
-            self._progress(size)
-        return size
 
 
 def _judge_file(verdict: Verdict, progress: Progress | None) -> None:
     """One file: the tensors of a published one, or at least whole?"""
     try:
-        known = _same_shard(verdict.path, progress)
-        whole = "" if known else _structure(verdict.path)
+        known = published_shard_of(verdict.path, progress)
+        whole = "" if known else structure_of(verdict.path)
     except FormatError as error:
         verdict.status, verdict.words = "bad", str(error)
         return
@@ -387,77 +332,7 @@ def _judge_file(verdict: Verdict, progress: Progress | None) -> None:
         verdict.words += f"; the file itself is whole ({whole})"
 
 
-def _same_shard(path: Path, progress: Progress | None) -> KnownFile | None:
-    """The published ``consolidated.NN.pth`` that has the tensors of this one."""
-    if path.suffix != ".pth":
-        return None
-    with open_pth(path) as pth:
-        tensors = pth.state_dict
-        output = tensors.get("output.weight")
-        n_layer = sum(name.endswith(".attention.wq.weight") for name in tensors)
-        if output is None or any(name not in tensors for name in meta_names(n_layer)):
-            return None
-        ordered = [tensors[name] for name in meta_names(n_layer)]
-        shards = {5120: 2, 6656: 4, 8192: 8}.get(tensors["norm.weight"].size, 1)
-        near = [
-            n for n in known_files.PUBLISHED_VOCABULARIES if n // shards <= output.shape[0] <= n // shards + n % shards
-        ]
-        names = [path.name] if path.name.startswith("consolidated.") else []
-        for name in names or [f"consolidated.{i:02}.pth" for i in range(shards)]:
-            if near and (known := _as_published(name, ordered, near[0], pth.release, progress)):
-                return known
-    return None
-
-
-def _structure(path: Path) -> str:
-    if path.suffix in (".pth", ".pt", ".bin"):
-        with open(path, "rb") as stream:
-            head = stream.read(4)
-        if head[::-1] in (b"ggml", b"ggmf", b"ggjt"):
-            from ggmlpy import open_model
-
-            with open_model(path) as model:
-                return f"{model.format_name}, {len(model.tensors)} tensors"
-        with open_pth(path) as pth:
-            pth.verify()
-            return f"{pth.format}, {len(pth)} tensors, every CRC-32 holds"
-    if path.suffix == ".safetensors":
-        with SafetensorsFile(path) as file:
-            return f"safetensors, {len(file)} tensors"
-    return ""
-
-
 # ------------------------------------------------------------------------------------------------- with each other
-
-
-def content_fingerprint(path: Path, progress: Progress | None = None) -> str:
-    """The fingerprint of a model directory, a GGML file, or a file of tensors.
-
-    Raises:
-        FormatError: there is nothing there that has one.
-    """
-    if path.is_dir():
-        with open_checkpoint(path) as checkpoint:
-            return fingerprint_checkpoint(checkpoint, progress)
-    with open(path, "rb") as stream:
-        head = stream.read(4)
-    if head[::-1] in (b"ggml", b"ggmf", b"ggjt"):
-        from ggmlpy import open_model
-        from ggmlpy.fingerprint import fingerprint
-
-        with open_model(path) as model:
-            return fingerprint(model, progress)
-    if _weight_files(path.parent) == [path]:
-        try:
-            with open_checkpoint(path.parent) as checkpoint:
-                return fingerprint_checkpoint(checkpoint, progress)
-        except FormatError:
-            pass  # weights without their params.json: the file by itself
-    if path.suffix == ".safetensors":
-        with SafetensorsFile(path) as file:
-            return fingerprint_tensors(file.values(), progress=progress)
-    with open_pth(path) as pth:
-        return fingerprint_tensors(pth.state_dict.values(), pth.release, progress)
 
 
 def _compare_each_other(report: Report, paths: Sequence[str | os.PathLike[str]], progress: Progress | None) -> None:

@@ -127,6 +127,16 @@ def test_huggingface_layout_has_no_reference(data):
     assert report.exit_code == 0
 
 
+def test_a_damaged_huggingface_file_is_bad(data, tmp_path):
+    hf = shutil.copytree(data / "merge" / "step1-hf-7b" / "hf", tmp_path / "hf")
+    with open(hf / "pytorch_model.bin", "r+b") as stream:
+        stream.seek(200_000)
+        stream.write(b"\1\2\3")
+    found, report = verdicts(hf)
+    assert found["pytorch_model.bin"][0] == "bad"
+    assert report.exit_code == 3
+
+
 def test_huggingface_layout_of_a_published_model_is_recognised(data, publish, tmp_path):
     source = data / "merge" / "v11-llama" / "out"
     publish("merged Tiny-7B", source / "consolidated.00.pth")
