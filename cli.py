@@ -720,8 +720,7 @@ def run_merge(args: argparse.Namespace) -> int:
         "n_threads": args.threads,
     }
     with plan_merge(args.base, adapters, args.output, **options) as plan:
-        if args.dry_run or args.verbose:
-            say(args, plan.describe())
+        say(args, plan.describe() if args.dry_run or args.verbose else plan.summary())
         if args.dry_run:
             return 0
         with progress_bar(args, plan.nbytes, "merge") as bar:

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ggmlpy
+from ggmlpy.eras import GGUF_ERA
 from ggmlpy.errors import UsageError
 from ggmlpy.quantize_file import quantize_file
-from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint, open_pth, write_pth
+from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint, open_pth, widen_bfloat16, write_pth
 from llama_ref.checkpoint.params import Params
 from llama_ref.convert import plan_conversion
 from llama_ref.hf_export import plan_to_hf
@@ -133,6 +135,33 @@ def test_ggml_is_what_converting_and_quantizing_give(data: Path, tmp_path: Path,
         output = tmp_path / f"{kind}.bin"
         merge(*inputs(data, "v11-alpaca-pad"), output, output_type=f"ggml-{kind}", era=era)
         assert output.read_bytes() == (tmp_path / f"long-{kind}.bin").read_bytes(), kind
+
+
+def test_gguf_is_what_converting_gives(data: Path, tmp_path: Path) -> None:
+    merged = data / "merge" / "v11-alpaca-pad" / "out"
+    with plan_conversion(merged, tmp_path / "long.gguf", container="gguf", era=GGUF_ERA) as plan:
+        plan.write()
+    merge(*inputs(data, "v11-alpaca-pad"), tmp_path / "f16.gguf", output_type="gguf-f16")
+    assert (tmp_path / "f16.gguf").read_bytes() == (tmp_path / "long.gguf").read_bytes()
+    merge(*inputs(data, "v11-alpaca-pad"), tmp_path / "q4_0.gguf", output_type="gguf-q4_0")
+    merge(*inputs(data, "v11-alpaca-pad"), tmp_path / "q4_0.bin", output_type="ggml-q4_0", era="2023-08-21")
+    with ggmlpy.open_model(tmp_path / "q4_0.gguf") as found, ggmlpy.open_model(tmp_path / "q4_0.bin") as expected:
+        assert set(found.tensors) == set(expected.tensors)
+        for name, tensor in expected.tensors.items():
+            assert found.tensors[name].raw().tobytes() == tensor.raw().tobytes(), name
+
+
+def test_a_base_in_bfloat16_is_rounded_once(data: Path, tmp_path: Path) -> None:
+    base, adapters = inputs(data, "v11-llama")
+    with open_pth(base / "consolidated.00.pth") as f:
+        bits = {name: (tensor.f32().view(np.uint32) >> 16).astype(np.uint16) for name, tensor in f.items()}
+    for folder, dtype in (("bf16", "bfloat16"), ("f16", "float16")):
+        shutil.copytree(base, tmp_path / folder)
+        arrays = {n: x if dtype == "bfloat16" else widen_bfloat16(x).astype(np.float16) for n, x in bits.items()}
+        tensors = [(name, dtype, array.shape, [array]) for name, array in arrays.items()]
+        write_pth(tmp_path / folder / "consolidated.00.pth", tensors)
+        merge(tmp_path / folder, adapters, tmp_path / f"out-{folder}")
+    assert_same_files(tmp_path / "out-bf16", tmp_path / "out-f16")
 
 
 @pytest.mark.parametrize("n_shards", [2, 4])
