@@ -1,5 +1,7 @@
 """The one table of tensor names: its rows, its spellings and its orders."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,3 +68,12 @@ def test_spelling_of():
     assert names.spelling_of("lm_head.weight") == "huggingface"
     assert names.spelling_of("output.weight") == "meta"
     assert names.spelling_of("blk.2.ffn_up.weight") == "gguf"
+
+
+def test_the_documentation_has_the_same_table():
+    text = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    axes = {0: "rows", 1: "columns", None: "whole"}
+    for row in names.TABLE:
+        spellings = " | ".join(f"`{getattr(row, s).replace('{}', 'N')}`" for s in SPELLINGS)
+        shape = " × ".join(row.shape)
+        assert f"| {spellings} | {shape} | {axes[row.shard_axis]} | {'yes' if row.rotary else ''} |" in text
