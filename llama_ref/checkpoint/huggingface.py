@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from ggmlpy.errors import FormatError, MissingFileError, ShapeError
@@ -116,7 +116,16 @@ def open_huggingface(path: str | os.PathLike[str]) -> Checkpoint:
         check_model(directory, params, config, tensors, _unfinished(directory, files))
         names = {rename(name, "meta"): name for name in originals}
         return Checkpoint(
-            directory, "huggingface", params, config, tensors, files, names, _open=stack.pop_all(), _mapped=mapped
+            directory,
+            "huggingface",
+            params,
+            config,
+            tensors,
+            files,
+            names,
+            notes=list(_special_ids(config)),
+            _open=stack.pop_all(),
+            _mapped=mapped,
         )
 
 
@@ -145,6 +154,17 @@ def _tie(config: Path, tensors: dict[str, LazyTensor]) -> None:
     if "output.weight" not in tensors and read_json(config).get("tie_word_embeddings") is True:
         embedding = tensors["tok_embeddings.weight"]
         tensors["output.weight"] = embedding.with_(name="output.weight", source=f"{embedding.source}, tied")
+
+
+def _special_ids(config: Path) -> Iterator[str]:
+    """Early third-party conversions of LLaMA carry wrong ids (0 and 1); what was trained on them is as wrong."""
+    record = read_json(config)
+    for key, expected in (("bos_token_id", 1), ("eos_token_id", 2)):
+        if record.get(key, expected) != expected:
+            yield (
+                f"{config} says {key} {record[key]}, LLaMA's is {expected}: an early third-party conversion, and adapters "
+                "trained on another base do not fit it; compare its tensors with a known base (python cli.py fingerprint)"
+            )
 
 
 def _unfinished(directory: Path, files: list[Path]) -> str | None:

@@ -261,6 +261,14 @@ def test_tied_embeddings(golden, tmp_path):
         assert np.array_equal(model.tensors["output.weight"].numpy(), model.tensors["tok_embeddings.weight"].numpy())
 
 
+def test_wrong_ids_of_an_early_conversion_are_told(hf):
+    config = json.loads((hf / "config.json").read_text())
+    (hf / "config.json").write_text(json.dumps({**config, "bos_token_id": 0, "eos_token_id": 1}))
+    with open_checkpoint(hf) as model:
+        assert len(model.notes) == 2
+        assert "bos_token_id 0, LLaMA's is 1: an early third-party conversion" in model.notes[0]
+
+
 def test_both_layouts_in_one_directory_is_told(golden, tmp_path):
     both = shutil.copytree(golden / "base" / "7B", tmp_path / "both")
     shutil.copy(golden / "hf" / "pytorch_model.bin", both)
