@@ -4,8 +4,8 @@ The model's definition is `llama_ref.model.forward`; this backend gives the same
 are quantized to 8 bits a block of 32 before they meet quantized weights, as llama.cpp has done since April 2023), and
 the same bits for any number of threads and any split of the tokens over calls. `docs/kernels.md` explains how it works.
 
-Quantized matrices of 2023's simple types (q4_0 … q8_0), f16 and f32 are used where they lie. k-quants, q4_2 and q4_3 are
-first widened in memory to a form that the kernels know; their values stay exactly the same, but they take more room.
+Quantized matrices of 2023's simple types (q4_0 … q8_0), f16 and f32 are used where they lie. k-quants, q4_2 and q4_3
+are first widened in memory to a form that the kernels know; their values stay exactly the same, but take more room.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ggmlpy.errors import UnsupportedError, UsageError
 
-from .fast_layouts import DIRECT, matrix_bytes, rounded, widen, work_sizes
+from .fast_layouts import DIRECT, FLOATS, matrix_bytes, rounded, widen, work_sizes
 from .fast_plan import LAYER, PLAN, TOKENS_A_CALL
 from .reference import Matrix, ReferenceBackend
 from .threads import BARRIER_BYTES, LINE, Team
@@ -138,28 +138,52 @@ class FastBackend(ReferenceBackend):
         self.kept.clear()
         self._weights = self._cache = None
 
+    # Measuring.
+
+    def matrices(self, weights: Weights) -> list[FastMatrix]:
+        """Every matrix that a token needs all of."""
+        return [m for layer in weights.layers for m in matrices_of(layer).values()] + [weights.output]
+
+    def read(self, weights: Weights) -> None:
+        """Read every matrix once, each thread its share, and do nothing with it: what no token can be faster than."""
+        assert self.kernels is not None
+        read = self.kernels.read
+        spans = [(address_of(m.blocks), m.blocks.nbytes) for m in self.matrices(weights)]
+
+        def share(thread: int) -> None:
+            for start, size in spans:
+                first, last = (size * i // self.n_threads // 256 * 256 for i in (thread, thread + 1))
+                read(start + first, last - first)
+
+        self.team.run(share)
+
     # Filling in the plan.
 
     def _use_weights(self, weights: Weights) -> None:
         from .fast_object import load_kernels
 
         h, plan = self.hparams, self.plan[0]
-        matrices = [m for layer in weights.layers for m in matrices_of(layer).values()] + [weights.output]
-        self.kinds = kinds = sorted({m.kind for m in matrices})
-        self.kernels = load_kernels(kinds)
+        self.kinds = sorted({m.kind for m in self.matrices(weights)})
+        self.kernels = kernels = load_kernels(self.kinds)
+
+        def entry(matrix: FastMatrix) -> tuple[int, ...]:
+            return address_of(matrix.blocks), *kernels.products[matrix.kind]
+
         layers = np.zeros(h.n_layer, LAYER)
         for record, layer in zip(layers, weights.layers):
             record["attention_norm_at"] = address_of(layer.attention_norm)
             record["ffn_norm_at"] = address_of(layer.ffn_norm)
             for name, matrix in matrices_of(layer).items():
-                record[name] = address_of(matrix.blocks), kinds.index(matrix.kind)
+                record[name] = entry(matrix)
         head_dim = h.n_embd // h.n_head
         shapes = {
             "n_threads": self.n_threads, "n_vocab": h.n_vocab, "n_embd": h.n_embd, "n_ff": self.n_ff,
             "n_head": h.n_head, "n_layer": h.n_layer, "head_dim": head_dim, "head_pad": rounded(head_dim, LANES),
             "eps_bits": np.float32(self.norm_eps).view(np.uint32), "layers_at": address_of(layers),
             "norm_at": address_of(weights.norm),
-            "output": (address_of(weights.output.blocks), kinds.index(weights.output.kind)),
+            "output": entry(weights.output),
+            "any_quantized": any(kind not in FLOATS for kind in self.kinds),
+            "any_float": any(kind in FLOATS for kind in self.kinds),
         }  # fmt: skip
         for name, value in shapes.items():
             plan[name] = value
@@ -177,7 +201,7 @@ class FastBackend(ReferenceBackend):
             raise UsageError("this cache was not made by the fast backend's new_cache")
         n = min(TOKENS_A_CALL, n_ctx)
         sizes = work_sizes(h.n_embd, self.n_ff, head_dim, n_ctx, h.n_vocab, n, self.kinds)
-        rope = rope_angles(n_ctx, head_dim)
+        rope = rope_angles(n_ctx, head_dim, self.rope_freq_base)
         phases = 9 * h.n_layer + 4
         self.shared = aligned((LINE + BARRIER_BYTES + phases * LINE * self.n_threads) // 8, np.int64)
         base = address_of(self.shared)
@@ -199,9 +223,9 @@ def matrices_of(layer: Any) -> dict[str, FastMatrix]:
     return {name: getattr(layer, name) for name in ("wq", "wk", "wv", "wo", "w1", "w2", "w3")}
 
 
-def rope_angles(n_ctx: int, head_dim: int) -> F32:
+def rope_angles(n_ctx: int, head_dim: int, base: float) -> F32:
     """Cosine and sine for every position and pair: float32 [n_ctx, head_dim/2, 2]."""
-    theta = 10000.0 ** (-np.arange(0, head_dim, 2) / head_dim)  # [head_dim/2]
+    theta = base ** (-np.arange(0, head_dim, 2) / head_dim)  # [head_dim/2]
     angle = np.arange(n_ctx)[:, None] * theta  # [n_ctx, head_dim/2]
     return np.ascontiguousarray(np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32))
 

@@ -1,10 +1,10 @@
 """The transformer in compiled code: one call a thread evaluates a token, another a batch of tokens.
 
 Both read like `llama_ref.model.forward`, with the work of each operation cut into units that the threads take (see
-`threads`). Arrays are addresses; their shapes stand beside them. `make_evaluators` builds the two functions for the
-kinds of matrices that a model has, so that nothing is compiled that isn't needed.
+`threads`). Arrays are addresses; their shapes stand beside them.
 
-For each kind there is a product with one vector (straight from the blocks of the file, a row at a time: it is as fast
+A matrix brings the addresses of the functions that multiply it, so these two are compiled once for all models. For each
+kind of matrix there is a product with one vector (straight from the blocks of the file, a row at a time: it is as fast
 as the memory) and a product with many vectors (rows packed by sixteen, see `fast_blocks.make_tile`: as fast as the
 arithmetic). Every sum is made of the same terms in the same order in both, so a batch gives the same floats as its
 tokens one by one, and any number of threads the same as one.
@@ -12,18 +12,17 @@ tokens one by one, and any number of threads the same as one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
+from numba.core import cgutils
 
 from .fast_blocks import (
     make_group_dot,
-    make_pack_quad,
-    make_scale_reader,
+    make_pack_block,
     make_tile,
     store_biased_codes,
     store_codes,
@@ -48,25 +47,31 @@ from .fast_layouts import (
 from .fast_plan import LAYER, MATRIX, PLAN
 from .simd import (
     F32X16,
+    I8,
+    I32,
     I64,
     absolute,
     add,
     address,
     at,
+    compiled,
     copy_bytes,
     div,
     exp,
     f32x16,
+    fetch,
+    fetch_ahead,
+    fetch_span,
     fill,
     fma,
     gather_sums,
     integer,
+    keep_apart,
     largest,
     load,
     load_as,
     load_f16,
     load_f32,
-    load_i64,
     maximum,
     mul,
     nothing,
@@ -88,14 +93,14 @@ from .simd import (
 )
 from .threads import LINE, make_barrier, make_take
 
-__all__ = ["SIGNATURE", "make_evaluators"]
+__all__ = ["PANEL_SIGNATURE", "ROWS_SIGNATURE", "SIGNATURE", "make_evaluators", "make_product", "read_memory"]
 
 ROWS = 32  # of a matrix, in a unit of work of the product with one vector
 PANEL_ROWS = GROUP * TILE.panels
 LOWEST = -1e30  # instead of -inf: exp brings it to 0 without a special case
 SIGNATURE = types.int64(types.int64, types.int64)  # (address of a PLAN, number of the thread) -> 0
-
-compiled = njit(nogil=True, error_model="numpy")
+ROWS_SIGNATURE = types.int64(*[types.int64] * 9)  # see Product
+PANEL_SIGNATURE = types.int64(*[types.int64] * 12)
 
 
 def field(name: str, record: np.dtype = PLAN) -> Any:
@@ -114,6 +119,7 @@ def field(name: str, record: np.dtype = PLAN) -> Any:
 n_threads, n_vocab, n_embd, n_ff, n_head, n_layer, head_dim, head_pad = map(
     field, ("n_threads", "n_vocab", "n_embd", "n_ff", "n_head", "n_layer", "head_dim", "head_pad")
 )
+any_quantized, any_float = map(field, ("any_quantized", "any_float"))
 n_tokens, n_past, n_logits = map(field, ("n_tokens", "n_past", "n_logits"))
 layers_at, norm_at, rope_at = map(field, ("layers_at", "norm_at", "rope_at"))
 keys_at, values_at, memory_f32, layer_bytes, head_bytes, position_bytes = map(
@@ -132,7 +138,7 @@ attention_norm_at, ffn_norm_at = field("attention_norm_at", LAYER), field("ffn_n
 EPS, OUTPUT = (PLAN.fields[name][1] for name in ("eps_bits", "output"))  # type: ignore[index]
 WQ, WO, W1, W2, W3 = (LAYER.fields[name][1] for name in ("wq", "wo", "w1", "w2", "w3"))  # type: ignore[index]
 LAYER_SIZE, MATRIX_SIZE = LAYER.itemsize, MATRIX.itemsize
-KIND = MATRIX.fields["kind"][1]  # type: ignore[index]
+matrix_at, rows_function, panel_function = (field(name, MATRIX) for name in ("at", "rows", "panel"))
 
 
 # Norm and quantization of a vector.
@@ -151,6 +157,7 @@ def norm_scale(x, n, eps):
 @compiled
 def normalize(x, weight, n, scale, y):
     """y = x · scale · weight, each f32 [n]."""
+    keep_apart()
     s = fill(scale)
     for i in range(0, 4 * n, 64):
         store(y + i, mul(mul(load(x + i), s), load(weight + i)))
@@ -168,6 +175,7 @@ def block_scale(first, second):
 @compiled
 def quantize_groups(x, n, record):
     """A vector f32 [n] to the groups that the product with one vector reads (`fast_blocks`)."""
+    keep_apart()
     n_blocks = n // 32
     if n_blocks % GROUP:
         zero_bytes(record + n_blocks // GROUP * GROUP_BYTES, GROUP_BYTES)
@@ -206,22 +214,24 @@ TOKENS = TILE.tokens
 @compiled
 def quantize_token(x, n, records, token, n_tiles):
     """The same codes to where the product with many vectors reads them: [lane][tile][block][token of the tile]."""
+    keep_apart()
     n_blocks = n // 32
     tile, t = token // TOKENS, token % TOKENS
     for block in range(n_blocks):
         lane = block % GROUP
         count = lane_count(lane, n_blocks)
-        place = (lane_start(lane, n_blocks) * n_tiles + tile * count + block // GROUP) * TOKENS + t
+        place = (lane_start(lane, n_blocks) * n_tiles + tile * count + block // GROUP) * TOKENS
         record = records + place * TOKEN_BYTES
+        codes, numbers = record + 32 * t, record + 64 * TOKENS + 4 * t
         first, second = load(x + 128 * block), load(x + 128 * block + 64)
         da, inverse = block_scale(first, second)
         a, c = round_to_int(mul(first, fill(inverse))), round_to_int(mul(second, fill(inverse)))
-        store_biased_codes(record, a, c)
+        store_biased_codes(codes, 32 * TOKENS, a, c)
         sum_a, sum_c = total_int(a), total_int(c)
-        store_f32(record + 32, da)
-        store_f32(record + 36, da * np.float32(sum_a + sum_c))
-        store_f32(record + 40, da * np.float32(sum_a))
-        store_f32(record + 44, da * np.float32(sum_c))
+        store_f32(numbers, da)
+        store_f32(numbers + 4 * TOKENS, da * np.float32(sum_a + sum_c))
+        store_f32(numbers + 8 * TOKENS, da * np.float32(sum_a))
+        store_f32(numbers + 12 * TOKENS, da * np.float32(sum_c))
 
 
 # Attention.
@@ -304,6 +314,7 @@ def make_attention(load_values: Any, store_values: Any, size: int) -> Any:
     @compiled
     def attend(q, keys, values, stride, n_keys, n, scale, scores, y):
         """y = softmax(scale · q·keysᵀ) · values; q, y: f32 [n], scores: room for n_keys numbers and 16 more."""
+        keep_apart()
         scores_of(q, keys, stride, n_keys, n, scale, scores)
         most = softmax_top(scores, n_keys)
         weights = exponentials(scores, n_keys, most)
@@ -345,6 +356,7 @@ def attention_head(plan, layer, head, tokens, scratch):
 
     scratch + vector: f32 [3][head_pad]; + scores: f32 [n_ctx + 16].
     """
+    keep_apart()
     n, padded, width = head_dim(plan), head_pad(plan), 4 * n_embd(plan)
     stride, in_f32 = position_bytes(plan), memory_f32(plan) != 0
     place = layer * layer_bytes(plan) + head * head_bytes(plan)
@@ -378,6 +390,7 @@ def attention_head(plan, layer, head, tokens, scratch):
 @compiled
 def silu_mul(gate, up, n):
     """gate = silu(gate) · up, f32 [n], n a multiple of sixteen; silu(x) = x / (1 + exp(-x))."""
+    keep_apart()
     one = fill(np.float32(1))
     for i in range(0, 4 * n, 64):
         g = load(gate + i)
@@ -403,7 +416,7 @@ class Product:
 
 @compiled
 def put(y, value, accumulate):
-    store_f32(y, load_f32(y) + value if accumulate else value)
+    store_f32(y, load_f32(y) + value if accumulate != 0 else value)
 
 
 def make_quantized_product(layout: Layout) -> Product:
@@ -434,11 +447,13 @@ def make_quantized_product(layout: Layout) -> Product:
 
     @compiled
     def rows(base, cols, vector, record, scratch, first, last, y, accumulate):
+        keep_apart()
         n_blocks = cols // 32
         if n_blocks % 4:
             zero_bytes(scratch, group_size)
         for row in range(first, last):
             put(y + 4 * row, row_dot(base + row * n_blocks * size, record, n_blocks, scratch), accumulate)
+        return 0
 
     panel = make_panel_product(layout)
     return Product(rows, panel)
@@ -457,7 +472,7 @@ def fold_lanes(b: ir.IRBuilder, sums: Any, stride: Any) -> Any:
 def put_rows(y, value, valid, accumulate):
     """Write (or add) the first `valid` lanes to y: f32."""
     if valid >= GROUP:
-        store(y, add(load(y), value) if accumulate else value)
+        store(y, add(load(y), value) if accumulate != 0 else value)
     else:
         for i in range(valid):
             put(y + 4 * i, lane_of(value, i), accumulate)
@@ -470,78 +485,35 @@ def lane_of(b: ir.IRBuilder, x: Any, i: Any) -> Any:
 
 def make_panel_product(layout: Layout) -> Any:
     """Sixteen rows, or a few times sixteen, times all tokens."""
-    pack_quad, multiply_tile = make_pack_quad(layout), make_tile(layout)
+    pack_block, multiply_tile = make_pack_block(layout), make_tile(layout)
     size, record_size = layout.size, panel_bytes(layout)
-    parts, has_m = (2 if layout.halves else 1), layout.m is not None
-    scale = make_scale_reader(layout, layout.d)
-    minimum = make_scale_reader(layout, layout.m or 0)
-    scale_second = make_scale_reader(layout, layout.d_second or 0)
-    minimum_second = make_scale_reader(layout, layout.m_second or 0)
-    d_at = 512 + 64 * parts
-    m_at = d_at + 64 * parts
     panels, tile_tokens = TILE.panels, TILE.tokens
     sums_of_panel = 64 * tile_tokens
     sums_of_tile = panels * sums_of_panel
 
     @compiled
-    def target(panel, block, n_blocks):
-        return panel + record_size * (lane_start(block % GROUP, n_blocks) + block // GROUP)
-
-    @compiled
-    def pack_scales(p, row, record):
-        store_f32(record + d_at + 4 * row, scale(p))
-        if has_m:
-            store_f32(record + m_at + 4 * row, minimum(p))
-        if parts == 2:
-            store_f32(record + d_at + 64 + 4 * row, scale_second(p))
-            store_f32(record + m_at + 64 + 4 * row, minimum_second(p))
-
-    @compiled
-    def pack(base, row_bytes, first, last, n_blocks, table, spare, panel):
-        """Rows first … first+15 (those from `last` on repeat the one before) to a panel, by lanes.
-
-        table: i64 [16], spare: room for 4 blocks of 16 rows and a record.
-        """
+    def pack(base, row_bytes, first, last, n_blocks, table, panel):
+        """Rows first … first+15 (those from `last` on repeat the one before) to a panel, by lanes. table: i64 [16]."""
+        keep_apart()
         for row in range(GROUP):
             store_i64(table + 8 * row, base + min(first + row, last - 1) * row_bytes)
-        for block in range(0, n_blocks - n_blocks % 4, 4):
-            pack_quad(
-                table,
-                block * size,
-                target(panel, block, n_blocks),
-                target(panel, block + 1, n_blocks),
-                target(panel, block + 2, n_blocks),
-                target(panel, block + 3, n_blocks),
-            )
-        for row in range(GROUP):
-            p = load_i64(table + 8 * row)
-            for block in range(n_blocks):
-                pack_scales(p + block * size, row, target(panel, block, n_blocks))
-        left = n_blocks % 4
-        if left:
-            start, nowhere = n_blocks - left, spare + GROUP * 4 * size
-            for row in range(GROUP):
-                p = spare + row * 4 * size
-                copy_bytes(p, load_i64(table + 8 * row) + start * size, left * size)
-                store_i64(table + 8 * row, p)
-            pack_quad(
-                table,
-                0,
-                target(panel, start, n_blocks),
-                target(panel, start + 1, n_blocks) if left > 1 else nowhere,
-                target(panel, start + 2, n_blocks) if left > 2 else nowhere,
-                nowhere,
-            )
+        for lane in range(GROUP):
+            for block in range(lane, n_blocks, GROUP):
+                pack_block(table, block * size, panel)
+                panel += record_size
 
     @compiled
     def panel_product(base, cols, first, last, n, vectors, records, panel, sums, y, y_stride, accumulate):
+        keep_apart()
         n_blocks, n_tiles = cols // 32, (n + tile_tokens - 1) // tile_tokens
         row_bytes, panel_stride = n_blocks * size, n_blocks * record_size
         table = sums  # nothing is summed yet
         for i in range(panels):
             start = min(first + GROUP * i, last - 1)
-            pack(base, row_bytes, start, last, n_blocks, table, table + 128, panel + i * panel_stride)
+            pack(base, row_bytes, start, last, n_blocks, table, panel + i * panel_stride)
+        next_rows, share = base + last * row_bytes, GROUP * panels * row_bytes // GROUP
         for lane in range(GROUP):
+            fetch_span(next_rows + lane * share, share)
             count = lane_count(lane, n_blocks)
             start = lane_start(lane, n_blocks)
             for tile in range(n_tiles):
@@ -559,6 +531,7 @@ def make_panel_product(layout: Layout) -> Any:
                 value = fold_lanes(place, n_tiles * sums_of_tile)
                 if row < last:
                     put_rows(y + t * y_stride + 4 * row, value, last - row, accumulate)
+        return 0
 
     return panel_product
 
@@ -566,11 +539,16 @@ def make_panel_product(layout: Layout) -> Any:
 def make_float_product(load_values: Any, size: int) -> Product:
     """f16 and f32: four sums, of columns 0…15, 16…31, 32…47, 48…63 of every 64, are added at the end."""
 
+    @op(nothing, address)
+    def fetch_values(b: ir.IRBuilder, a: Any) -> None:
+        fetch_ahead(b, a, 64 * size)
+
     @compiled
     def row_dot(p, x, cols):
         s0, s1, s2, s3 = zeros(), zeros(), zeros(), zeros()
         whole = cols - cols % 64
         for i in range(0, whole, 64):
+            fetch_values(p + size * i)
             s0 = fma(load_values(p + size * i), load(x + 4 * i), s0)
             s1 = fma(load_values(p + size * (i + 16)), load(x + 4 * i + 64), s1)
             s2 = fma(load_values(p + size * (i + 32)), load(x + 4 * i + 128), s2)
@@ -582,8 +560,10 @@ def make_float_product(load_values: Any, size: int) -> Product:
 
     @compiled
     def rows(base, cols, vector, record, scratch, first, last, y, accumulate):
+        keep_apart()
         for row in range(first, last):
             put(y + 4 * row, row_dot(base + row * cols * size, vector, cols), accumulate)
+        return 0
 
     @compiled
     def four_by_four(w, w_stride, x, x_stride, cols, sums):
@@ -624,6 +604,7 @@ def make_float_product(load_values: Any, size: int) -> Product:
             for t in range(whole_tokens if row < whole_rows else 0, n):
                 value = row_dot(base + row * w_stride, vectors + t * x_stride, cols)
                 put(y + t * y_stride + 4 * row, value, accumulate)
+        return 0
 
     return Product(rows, panel)
 
@@ -640,38 +621,20 @@ def make_product(kind: str) -> Product:
     return make_quantized_product(LAYOUTS[kind])
 
 
-def choose(products: Sequence[Product]) -> Product:
-    """One product for several kinds: `kind`, their number, comes first among the arguments."""
-    rows, panel = products[0].rows, products[0].panel
-    if len(products) == 1:
+def call_by_address(signature: Any) -> Any:
+    """The operation (address of a compiled function, arguments …): call it.
 
-        @compiled
-        def only_rows(kind, base, cols, vector, record, scratch, first, last, y, accumulate):
-            rows(base, cols, vector, record, scratch, first, last, y, accumulate)
+    Numba's convention: a place for the result and one for an exception come before the arguments.
+    """
+    place = I8.as_pointer()
+    kind = ir.FunctionType(I32, [place, place, *[I64] * len(signature.args)])
 
-        @compiled
-        def only_panel(kind, base, cols, first, last, n, vectors, records, room, sums, y, y_stride, accumulate):
-            panel(base, cols, first, last, n, vectors, records, room, sums, y, y_stride, accumulate)
+    @op(nothing, address, *signature.args)
+    def call_function(b: ir.IRBuilder, function: Any, *arguments: Any) -> None:
+        nowhere = b.bitcast(cgutils.alloca_once(b, I64), place)
+        b.call(b.inttoptr(function, kind.as_pointer()), [nowhere, nowhere, *arguments])
 
-        return Product(only_rows, only_panel)
-    others = choose(products[1:])
-    other_rows, other_panel = others.rows, others.panel
-
-    @compiled
-    def chosen_rows(kind, base, cols, vector, record, scratch, first, last, y, accumulate):
-        if kind == 0:
-            rows(base, cols, vector, record, scratch, first, last, y, accumulate)
-        else:
-            other_rows(kind - 1, base, cols, vector, record, scratch, first, last, y, accumulate)
-
-    @compiled
-    def chosen_panel(kind, base, cols, first, last, n, vectors, records, room, sums, y, y_stride, accumulate):
-        if kind == 0:
-            panel(base, cols, first, last, n, vectors, records, room, sums, y, y_stride, accumulate)
-        else:
-            other_panel(kind - 1, base, cols, first, last, n, vectors, records, room, sums, y, y_stride, accumulate)
-
-    return Product(chosen_rows, chosen_panel)
+    return call_function
 
 
 # The transformer.
@@ -682,15 +645,12 @@ def units(n, size):
     return (n + size - 1) // size
 
 
-def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
-    """The compiled functions token(plan, thread) and batch(plan, thread) for a model with matrices of these kinds.
+def make_evaluators() -> tuple[Any, Any]:
+    """The compiled functions token(plan, thread) and batch(plan, thread).
 
     Both take x from the plan (the embeddings) and leave the logits, keys and values where the plan says.
     """
-    product = choose([make_product(kind) for kind in kinds])
-    multiply, multiply_panel = product.rows, product.panel
-    any_quantized = any(kind not in FLOATS for kind in kinds)
-    any_float = any(kind in FLOATS for kind in kinds)
+    multiply, multiply_panel = call_by_address(ROWS_SIGNATURE), call_by_address(PANEL_SIGNATURE)
     barrier, take = make_barrier(), make_take()
 
     @compiled
@@ -707,15 +667,15 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
             normalize(x, norm, n, norm_scale(x, n, load_f32(plan + EPS)), y)
         else:
             copy_bytes(y, x, 4 * n)
-        if any_quantized:
+        if any_quantized(plan) != 0:
             quantize_groups(y, n, record)
 
     @compiled
     def rows_of(plan, matrix, cols, first, last, scratch, y, accumulate):
         """y[first:last] = rows of a MATRIX times the prepared vector."""
         x, record = scratch + scratch_vector(plan), scratch + scratch_record(plan)
-        spare = scratch + scratch_sums(plan)
-        multiply(load_i64(matrix + KIND), load_i64(matrix), cols, x, record, spare, first, last, y, accumulate)
+        spare, base = scratch + scratch_sums(plan), matrix_at(matrix)
+        multiply(rows_function(matrix), base, cols, x, record, spare, first, last, y, accumulate)
 
     @compiled
     def logits_of(plan, thread, x, logits, scratch, work):
@@ -726,7 +686,7 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
             unit = take(work, cancel_at(plan), thread, n_threads(plan), units(n, ROWS))
             if unit < 0:
                 break
-            rows_of(plan, plan + OUTPUT, width, unit * ROWS, min(unit * ROWS + ROWS, n), scratch, logits, False)
+            rows_of(plan, plan + OUTPUT, width, unit * ROWS, min(unit * ROWS + ROWS, n), scratch, logits, 0)
 
     @compiled
     def token(plan, thread):
@@ -745,7 +705,7 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
                     break
                 which, first = unit // chunks, unit % chunks * ROWS
                 y = qkv_at(plan) + 4 * width * which
-                rows_of(plan, w + WQ + MATRIX_SIZE * which, width, first, min(first + ROWS, width), scratch, y, False)
+                rows_of(plan, w + WQ + MATRIX_SIZE * which, width, first, min(first + ROWS, width), scratch, y, 0)
             work = meet(plan, work)
             while True:
                 head = take(work, cancel, thread, team, n_head(plan))
@@ -758,7 +718,7 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
                 unit = take(work, cancel, thread, team, chunks)
                 if unit < 0:
                     break
-                rows_of(plan, w + WO, width, unit * ROWS, min(unit * ROWS + ROWS, width), scratch, x, True)
+                rows_of(plan, w + WO, width, unit * ROWS, min(unit * ROWS + ROWS, width), scratch, x, 1)
             work = meet(plan, work)
             prepare(plan, x, ffn_norm_at(w), width, scratch)
             while True:
@@ -766,8 +726,8 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
                 if unit < 0:
                     break
                 first, last = unit * ROWS, min(unit * ROWS + ROWS, hidden)
-                rows_of(plan, w + W1, width, first, last, scratch, gate, False)
-                rows_of(plan, w + W3, width, first, last, scratch, up, False)
+                rows_of(plan, w + W1, width, first, last, scratch, gate, 0)
+                rows_of(plan, w + W3, width, first, last, scratch, up, 0)
                 silu_mul(gate + 4 * first, up + 4 * first, last - first)
             work = meet(plan, work)
             prepare(plan, gate, 0, hidden, scratch)
@@ -775,7 +735,7 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
                 unit = take(work, cancel, thread, team, chunks)
                 if unit < 0:
                     break
-                rows_of(plan, w + W2, hidden, unit * ROWS, min(unit * ROWS + ROWS, width), scratch, x, True)
+                rows_of(plan, w + W2, hidden, unit * ROWS, min(unit * ROWS + ROWS, width), scratch, x, 1)
             work = meet(plan, work)
         logits_of(plan, thread, x, logits_at(plan), scratch, work)
         return 0
@@ -789,13 +749,13 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
             if t < 0:
                 break
             source, y = x + 4 * n * (first_token + t), spare
-            if any_float:
+            if any_float(plan) != 0:
                 y = normed_at(plan) + 4 * n * t
             if norm != 0:
                 normalize(source, norm, n, norm_scale(source, n, load_f32(plan + EPS)), y)
             else:
                 copy_bytes(y, source, 4 * n)
-            if any_quantized:
+            if any_quantized(plan) != 0:
                 quantize_token(y, n, records_at(plan), t, n_tiles)
         return meet(plan, work)
 
@@ -803,9 +763,9 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
     def panel_of(plan, matrix, cols, first, n_rows, tokens, scratch, y, y_width, accumulate):
         """y[:, first : first + PANEL_ROWS] = rows of a MATRIX times all prepared tokens. y: f32 [tokens, y_width]."""
         room, sums = scratch + scratch_panel(plan), scratch + scratch_sums(plan)
-        base, kind, last = load_i64(matrix), load_i64(matrix + KIND), min(first + PANEL_ROWS, n_rows)
+        base, function, last = matrix_at(matrix), panel_function(matrix), min(first + PANEL_ROWS, n_rows)
         x, records = normed_at(plan), records_at(plan)
-        multiply_panel(kind, base, cols, first, last, tokens, x, records, room, sums, y, 4 * y_width, accumulate)
+        multiply_panel(function, base, cols, first, last, tokens, x, records, room, sums, y, 4 * y_width, accumulate)
 
     @compiled
     def batch(plan, thread):
@@ -824,7 +784,7 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
                     break
                 which, first = unit // panels, unit % panels * PANEL_ROWS
                 y, matrix = qkv_at(plan) + 4 * width * which, w + WQ + MATRIX_SIZE * which
-                panel_of(plan, matrix, width, first, width, tokens, scratch, y, 3 * width, False)
+                panel_of(plan, matrix, width, first, width, tokens, scratch, y, 3 * width, 0)
             work = meet(plan, work)
             while True:
                 head = take(work, cancel, thread, team, n_head(plan))
@@ -837,7 +797,7 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
                 unit = take(work, cancel, thread, team, panels)
                 if unit < 0:
                     break
-                panel_of(plan, w + WO, width, unit * PANEL_ROWS, width, tokens, scratch, x, width, True)
+                panel_of(plan, w + WO, width, unit * PANEL_ROWS, width, tokens, scratch, x, width, 1)
             work = meet(plan, work)
             work = prepare_tokens(plan, thread, work, x, ffn_norm_at(w), width, 0, tokens)
             while True:
@@ -845,8 +805,8 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
                 if unit < 0:
                     break
                 first = unit * PANEL_ROWS
-                panel_of(plan, w + W1, width, first, hidden, tokens, scratch, gate, hidden, False)
-                panel_of(plan, w + W3, width, first, hidden, tokens, scratch, up, hidden, False)
+                panel_of(plan, w + W1, width, first, hidden, tokens, scratch, gate, hidden, 0)
+                panel_of(plan, w + W3, width, first, hidden, tokens, scratch, up, hidden, 0)
                 for t in range(tokens):
                     place = 4 * (t * hidden + first)
                     silu_mul(gate + place, up + place, min(PANEL_ROWS, hidden - first))
@@ -856,7 +816,7 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
                 unit = take(work, cancel, thread, team, panels)
                 if unit < 0:
                     break
-                panel_of(plan, w + W2, hidden, unit * PANEL_ROWS, width, tokens, scratch, x, width, True)
+                panel_of(plan, w + W2, hidden, unit * PANEL_ROWS, width, tokens, scratch, x, width, 1)
             work = meet(plan, work)
         wanted = n_logits(plan)
         if wanted == 1:
@@ -869,7 +829,7 @@ def make_evaluators(kinds: Sequence[str]) -> tuple[Any, Any]:
                 if unit < 0:
                     break
                 first = unit * PANEL_ROWS
-                panel_of(plan, plan + OUTPUT, width, first, n, wanted, scratch, logits, n, False)
+                panel_of(plan, plan + OUTPUT, width, first, n, wanted, scratch, logits, n, 0)
         return 0
 
     return token, batch
@@ -880,6 +840,7 @@ def read_memory(start, size):
     """Read `size` bytes and do next to nothing with them: how fast memory can be read by one thread."""
     s0, s1, s2, s3 = zeros(), zeros(), zeros(), zeros()
     for p in range(start, start + size - 255, 256):
+        fetch(p)
         s0, s1 = maximum(load(p), s0), maximum(load(p + 64), s1)
         s2, s3 = maximum(load(p + 128), s2), maximum(load(p + 192), s3)
     return np.int64(largest(maximum(maximum(s0, s1), maximum(s2, s3))) > np.float32(0))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GROUP = 16  # blocks whose sums share a register
 QUAD = 4  # blocks decoded together
 
-# A group of the vector, quantized: byte offsets of its parts. Each part of 256 bytes holds 4 quads x 4 blocks x 16 codes.
+# A group of the vector, quantized: byte offsets of its parts. A part of 256 bytes is 4 quads x 4 blocks x 16 codes.
 FIRST, SECOND, EVEN, ODD = 0, 256, 512, 768  # int8 codes: elements 0…15, 16…31, 0 2 4…, 1 3 5… of each block
 SCALE = 1024  # f32 [16] da
 SUM, SUM_FIRST, SUM_SECOND = 1088, 1152, 1216  # i32 [16] Σ a of the block, of its first and its second half
@@ -114,7 +114,9 @@ def panel_bytes(layout: Layout) -> int:
     return 512 + 64 * parts * (2 if layout.m is None else 3)
 
 
-TOKEN_BYTES = 48  # one block of one token: i8 [32] codes, f32 da, f32 da·Σa of the block, of its first and second half
+#: one block of one token for the product with many: u8 [32] codes in order, u8 [32] even and then odd ones, f32 da, and
+#: f32 da·Σa of the block, of its first and of its second half
+TOKEN_BYTES = 80
 
 
 # Widening: from layouts that the kernels don't read to `SIXTEENS`, without changing a value.
@@ -172,7 +174,7 @@ def parts_of(
         return dequantize(changed, type)  # [rows, cols]
 
     codes, d = asked(UNIT_SCALES[type.name]), asked(UNIT_CODES[type.name])[:, ::16]
-    return codes, d, asked({"d": 0})[:, ::16] if "dmin" in blocks.dtype.names else 0.0
+    return codes, d, asked({"d": 0})[:, ::16] if "dmin" in (blocks.dtype.names or ()) else 0.0
 
 
 # What a call of the kernels needs.
@@ -204,12 +206,11 @@ def work_sizes(
         "records_at": n_padded * blocks * TOKEN_BYTES if layouts else 0,
     }
     tile_sums = GROUP * n_padded * TILE.panels * 64
-    spare = 128 + GROUP * 4 * max((layout.size for layout in layouts), default=0) + 1024
     parts = {
         "scratch_vector": 4 * max(n_most, 3 * rounded(head_dim, 16)),
         "scratch_record": groups * GROUP_BYTES,
         "scratch_panel": TILE.panels * blocks * max((panel_bytes(layout) for layout in layouts), default=0),
-        "scratch_sums": max(tile_sums, spare, 4096),
+        "scratch_sums": max(tile_sums, 4096),
         "scratch_scores": 4 * (n_ctx + 32),
     }
     offsets, end = {}, 0

@@ -13,7 +13,7 @@ __all__ = ["LAYER", "MATRIX", "PLAN", "TOKENS_A_CALL"]
 TOKENS_A_CALL = 128  # a longer batch is evaluated in pieces: their activations fit the second-level cache
 
 # fmt: off
-MATRIX = np.dtype([("at", "<i8"), ("kind", "<i8")])  # its blocks, and which of the kernels' kinds they are
+MATRIX = np.dtype([("at", "<i8"), ("rows", "<i8"), ("panel", "<i8")])  # its blocks, and what multiplies them
 PLAN = np.dtype([(name, MATRIX if name == "output" else "<i8") for name in (
     # shapes
     "n_threads", "n_vocab", "n_embd", "n_ff", "n_head", "n_layer", "head_dim",
@@ -22,6 +22,8 @@ PLAN = np.dtype([(name, MATRIX if name == "output" else "<i8") for name in (
     "n_tokens",      # tokens to evaluate, at most TOKENS_A_CALL
     "n_past",        # position of the first
     "n_logits",      # how many of the last tokens to give logits for
+    # whether there are matrices that meet quantized vectors, or f32 ones
+    "any_quantized", "any_float",
     # constants, as the 32 bits of a float
     "eps_bits",
     # the model

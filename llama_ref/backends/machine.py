@@ -21,7 +21,7 @@ TARGETS = {
     "portable": ("x86-64", "+sse2"),
 }
 #: the name of the byte dot product -> the features it needs; the first that fits is taken
-SIMD = (
+SIMD: tuple[tuple[str, set[str]], ...] = (
     ("vnni", {"avx512vnni", "avx512bw", "avx512f"}),
     ("avxvnni", {"avxvnni", "avx2"}),
     ("avx2", {"avx2"}),
@@ -50,6 +50,12 @@ class Machine:
     @property
     def simd(self) -> str:
         return next(name for name, needs in SIMD if needs <= self.features)
+
+    @property
+    def fetch_distance(self) -> int:
+        """How many bytes ahead to fetch memory in `simd.fetch_ahead`; 0: leave it to the processor."""
+        intel = self.is_x86 and not llvm.get_host_cpu_name().startswith(("znver", "bdver", "btver"))
+        return 3072 if intel else 0
 
     @property
     def is_x86(self) -> bool:

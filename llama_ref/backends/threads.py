@@ -68,13 +68,11 @@ def make_waiting() -> tuple[Any, Any]:
 
 def make_barrier() -> Any:
     """The compiled function barrier(memory, n_threads): returns when n_threads threads have called it."""
-    from numba import njit
-
-    from .simd import fetch_add, load_shared, pause, store_shared
+    from .simd import compiled, fetch_add, load_shared, pause, store_shared
 
     sleep_while, wake = make_waiting()
 
-    @njit(nogil=True, error_model="numpy")
+    @compiled
     def barrier(memory, n_threads):
         if n_threads == 1:
             return
@@ -103,11 +101,9 @@ def make_take() -> Any:
     `counters` are n_threads counters a `LINE` apart, at 0 before the phase; `cancel` is the address of a flag: once it
     is set there is no work left anywhere, so an interrupted evaluation runs through its remaining phases in no time.
     """
-    from numba import njit
+    from .simd import compiled, fetch_add, load_shared
 
-    from .simd import fetch_add, load_shared
-
-    @njit(nogil=True, error_model="numpy")
+    @compiled
     def take(counters, cancel, thread, n_threads, n):
         if load_shared(cancel) != 0:
             return -1

@@ -1,0 +1,267 @@
+"""The fast backend against the reference one: every kind of matrix, odd shapes, any split, any number of threads.
+
+The vectors that meet quantized weights are quantized to 8 bits in the fast arithmetic. So there are two oracles: the
+reference backend, from which it may differ by what that costs, and the reference backend with the same quantization of
+vectors, from which it may differ by rounding only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ggmlpy
+from benchmarks.make_model import FTYPES, random_model
+from ggmlpy.containers import Hparams
+from ggmlpy.errors import UnsupportedError, UsageError
+from llama_ref.backends import fast_layouts
+from llama_ref.backends.machine import MACHINE
+from llama_ref.backends.reference import ReferenceBackend
+from llama_ref.model import Model
+
+SOME = ["f16", "q4_0-2023-03", "q8_0-2023-08", "sixteens"]
+ALL = [*sorted(fast_layouts.DIRECT), "sixteens"]
+ELSEWHERE = os.environ.get("FAST_TEST_SOME") == "1"  # this is a run on another machine's instructions (see the end)
+KINDS = SOME if ELSEWHERE else ALL
+FILES = [  # (version of ggjt, type) and what the kernels call it
+    (1, "q4_0", "q4_0-2023-03"), (2, "q4_0", "q4_0-2023-05"), (3, "q4_0", "q4_0-2023-08"),
+    (1, "q4_1", "q4_1-2023-03"), (2, "q4_1", "q4_1-2023-05"), (3, "q4_1", "q4_1-2023-08"),
+    (1, "q5_0", "q5_0-2023-04"), (3, "q5_0", "q5_0-2023-05"), (1, "q5_1", "q5_1-2023-04"), (3, "q5_1", "q5_1-2023-05"),
+    (1, "q8_0", "q8_0-2023-04"), (3, "q8_0", "q8_0-2023-08"), (1, "f16", "f16"), (1, "f32", "f32"),
+    (1, "q4_2", "sixteens"), (1, "q4_3", "sixteens"),
+]  # fmt: skip
+FILES = [file for file in FILES if file[2] in KINDS]
+K_QUANTS = ["q2_K", "q3_K", "q4_K", "q5_K", "q6_K"]
+
+
+class QuantizingReference(ReferenceBackend):
+    """The reference, with vectors quantized as the fast backend does before they meet quantized matrices."""
+
+    def matmul(self, w, x):
+        return w.times(quantized(x) if w.tensor.type.quantized else x)
+
+
+def quantized(x):
+    """x to 8 bits a block of 32 and back."""
+    blocks = x.reshape(len(x), -1, 32)
+    most = np.abs(blocks).max(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(most > 1e-30, np.float32(127) / most, np.float32(0)).astype(np.float32)
+    return (np.rint(blocks * inverse) * (most / np.float32(127))).astype(np.float32).reshape(x.shape)
+
+
+def fast(path: Path, n_threads: int = 1, **options) -> Model:
+    return Model.from_file(path, numerics="fast", n_threads=n_threads, **options)
+
+
+def distance(a, b) -> float:
+    """The largest difference, in units of b's standard deviation."""
+    return float(np.abs(a - b).max() / b.std())
+
+
+def same_bits(a, b) -> bool:
+    return a.shape == b.shape and np.array_equal(a.view(np.uint32), b.view(np.uint32))
+
+
+def model_of(path: Path, n_vocab=97, n_embd=96, n_mult=32, n_head=3, n_layer=2, **options) -> Path:
+    h = Hparams(n_vocab, n_embd, n_mult, n_head, n_layer, n_embd // n_head, FTYPES[options.get("type_name", "q4_0")])
+    random_model(path, h, **options)
+    return path
+
+
+def oracle(path: Path, backend: type[ReferenceBackend], tokens, **options):
+    with ggmlpy.open_model(path) as file, Model(file, backend(file), **options) as model:
+        return model.evaluate(tokens, 0)
+
+
+@pytest.mark.parametrize(("version", "name", "kind"), FILES)
+def test_every_type_agrees_with_the_reference(tmp_path, version, name, kind):
+    path = model_of(tmp_path / "m.bin", version=version, type_name=name, n_embd=160, n_head=5, n_vocab=101)
+    tokens = [1, 5, 100, 7, 5, 33, 2, 90, 11, 64, 3]
+    with fast(path) as model:
+        logits = model.evaluate(tokens, 0)
+        assert model.weights.layers[0].w1.kind == kind
+    assert distance(logits, oracle(path, QuantizingReference, tokens)) < 0.05
+    assert distance(logits, oracle(path, ReferenceBackend, tokens)) < (1e-3 if kind in ("f16", "f32") else 0.15)
+
+
+@pytest.mark.parametrize("name", K_QUANTS)
+def test_k_quants_are_widened_without_changing_a_value(tmp_path, name):
+    path = model_of(tmp_path / "m.bin", version=3, type_name=name, n_embd=256, n_mult=256, n_head=4, n_layer=1)
+    with ggmlpy.open_model(path) as file:
+        tensor = file.tensors["layers.0.feed_forward.w2.weight"]
+        wide = fast_layouts.widen(tensor).view(fast_layouts.SIXTEENS).reshape(tensor.shape[0], -1)
+        values = wide["codes"].astype(np.float32) * wide["d"][..., None] + wide["m"][..., None]
+        assert np.array_equal(values.reshape(tensor.shape), tensor.numpy())
+    tokens = [3, 1, 4, 1, 5]
+    with fast(path) as model:
+        assert distance(model.evaluate(tokens, 0), oracle(path, QuantizingReference, tokens)) < 0.02
+
+
+@st.composite
+def shapes(draw):
+    head_dim = draw(st.sampled_from([2, 6, 16, 20, 32, 48, 64, 80, 96, 128]))
+    n_head = draw(st.integers(1, 5).filter(lambda n: head_dim * n % 32 == 0) | st.just(16))
+    return {
+        "n_embd": head_dim * n_head,
+        "n_head": n_head,
+        "n_mult": draw(st.sampled_from([32, 64, 96, 160])),
+        "n_vocab": draw(st.integers(20, 150)),
+        "n_layer": draw(st.integers(1, 2)),
+        "seed": draw(st.integers(0, 1000)),
+    }
+
+
+@settings(max_examples=10 if ELSEWHERE else 40)
+@given(shapes(), st.sampled_from(FILES), st.data())
+def test_any_shape_any_split_any_number_of_threads(tmp_path_factory, shape, file, data):
+    """One batch = any split of it = any number of threads, to the last bit; and close to the reference."""
+    version, name, _ = file
+    path = model_of(tmp_path_factory.mktemp("m") / "m.bin", version=version, type_name=name, **shape)
+    n = data.draw(st.integers(1, 19))
+    tokens = data.draw(st.lists(st.integers(0, shape["n_vocab"] - 1), min_size=n, max_size=n))
+    cuts = sorted(data.draw(st.sets(st.integers(1, n), max_size=4)) | {0, n})
+    memory_f32 = data.draw(st.booleans())
+    with fast(path, 1, n_ctx=n, memory_f32=memory_f32) as model:
+        whole = model.evaluate(tokens, 0)
+    with fast(path, data.draw(st.sampled_from([2, 3])), n_ctx=n, memory_f32=memory_f32) as model:
+        pieces = [model.evaluate(tokens[a:b], a) for a, b in itertools.pairwise(cuts)]
+        last = model.evaluate(tokens[-1:], n - 1, last_only=True)
+    assert same_bits(np.concatenate(pieces), whole)
+    assert same_bits(last, whole[-1])
+    expected = oracle(path, QuantizingReference, tokens, n_ctx=n, memory_f32=memory_f32)
+    assert distance(whole, expected) < 0.05
+    path.unlink()
+
+
+def test_types_may_differ_within_a_model(tmp_path):
+    """q4_0 matrices with an f16 output, as ftype 4 has it."""
+    path = model_of(tmp_path / "m.bin", output_type="f16")
+    tokens = list(range(20))
+    with fast(path, 2) as model:
+        logits = model.evaluate(tokens, 0)
+        single = [model.evaluate([t], i, last_only=True) for i, t in enumerate(tokens)]
+    assert same_bits(np.stack(single), logits)
+    assert distance(logits, oracle(path, QuantizingReference, tokens)) < 0.02
+
+
+def test_a_long_context_and_batches_beyond_one_call(tmp_path):
+    """2100 positions, given 300 and 1 at a time."""
+    path = model_of(tmp_path / "m.bin", n_layer=1, n_embd=64, n_head=2)
+    tokens = np.random.default_rng(0).integers(0, 97, 2100).tolist()
+    with fast(path, 2, n_ctx=2112) as model:
+        for start in range(0, 2100, 300):
+            logits = model.evaluate(tokens[start : start + 300], start)
+        again = model.evaluate(tokens[2099:], 2099, last_only=True)
+    assert same_bits(again, logits[-1])
+    expected = oracle(path, QuantizingReference, tokens, n_ctx=2112)
+    assert distance(logits, expected[1800:]) < 0.02
+
+
+def test_a_saved_cache_continues_as_if_never_saved(tmp_path):
+    path = model_of(tmp_path / "m.bin")
+    with fast(path) as model:
+        model.evaluate([1, 2, 3, 4], 0)
+        state = model.cache.save()
+        expected = model.evaluate([5], 4)
+    with fast(path) as model:
+        model.cache.restore(state)
+        assert same_bits(model.evaluate([5], 4), expected)
+
+
+def test_rows_that_are_no_multiple_of_32_are_refused(tmp_path):
+    path = model_of(tmp_path / "m.bin", type_name="f16", n_embd=48, n_head=3)
+    with pytest.raises(UnsupportedError, match=r"multiple of 32.*--numerics reference"):
+        fast(path)
+
+
+def test_a_number_of_threads_must_be_positive(tmp_path):
+    with pytest.raises(UsageError, match="at least 1"):
+        fast(model_of(tmp_path / "m.bin"), n_threads=0)
+
+
+def evaluate_forever(model, tokens):
+    while True:
+        model.evaluate(tokens, 0, last_only=True)
+
+
+@pytest.mark.skipif(ELSEWHERE or sys.platform == "win32", reason="signals reach the main thread of the first process")
+def test_ctrl_c_ends_a_long_prompt_at_once_and_leaves_the_model_usable(tmp_path):
+    import signal
+
+    path = model_of(tmp_path / "m.bin", n_layer=4, n_embd=512, n_head=4, n_mult=256)
+    tokens = np.random.default_rng(0).integers(0, 97, 4000).tolist()
+    with fast(path, 2, n_ctx=4000) as model:
+        expected = model.evaluate(tokens[:5], 0)
+        timer = threading.Timer(0.3, lambda: signal.raise_signal(signal.SIGINT))
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_forever(model, tokens)
+        timer.join()
+        assert time.monotonic() - started < 30
+        assert same_bits(model.evaluate(tokens[:5], 0), expected)
+
+
+def test_the_kernels_are_kept_where_the_user_can_write(tmp_path, monkeypatch):
+    """A file appears in GGMLPY_CACHE; a damaged one is made again; a place that can't be written costs nothing else."""
+    from llama_ref.backends import fast_object
+
+    made, code = [], b'{"names": []}\n' + bytes(1000)
+    monkeypatch.setenv("GGMLPY_CACHE", str(tmp_path / "new" / "cache"))
+    monkeypatch.setattr(fast_object, "_compile", lambda name: made.append(name) or code)
+    monkeypatch.setattr(fast_object, "_link", lambda code: code)
+
+    def load():
+        monkeypatch.setattr(fast_object, "_LOADED", {})
+        return fast_object._load("f16")
+
+    assert load() == load() == code
+    assert made == ["f16"]
+    (path,) = (tmp_path / "new" / "cache").iterdir()
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert load() == code
+    assert len(made) == 2
+    monkeypatch.setenv("GGMLPY_CACHE", str(path / "not a directory"))
+    assert load() == code
+
+
+def digest_of_logits(folder: Path) -> str:
+    """A digest of some logits, to compare between machines."""
+    digest = hashlib.sha256()
+    for version, name in ((1, "q4_0"), (3, "q8_0"), (1, "q4_2"), (1, "f16")):
+        path = model_of(folder / f"{name}.bin", version=version, type_name=name, n_embd=192, n_head=3)
+        with fast(path) as model:
+            digest.update(model.evaluate(list(range(30)), 0).tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.skipif(not ELSEWHERE, reason="part of the next test")
+def test_digest(tmp_path):
+    expected = os.environ["FAST_TEST_DIGEST"]
+    assert expected in ("any", digest_of_logits(tmp_path))
+
+
+@pytest.mark.skipif(ELSEWHERE, reason="this is that other machine")
+@pytest.mark.parametrize("simd", ["avxvnni", "avx2", "portable"])
+def test_the_instructions_of_other_machines(tmp_path, simd):
+    """The tests above, compiled for lesser processors; where there is a fused multiply-add, with the same bits."""
+    if not MACHINE.is_x86 or MACHINE.simd == "portable" or (simd == "avxvnni" and not MACHINE.has("avxvnni")):
+        pytest.skip(f"this processor has no {simd}")
+    expected = "any" if simd == "portable" else digest_of_logits(tmp_path)
+    environment = {**os.environ, "LLAMA_SIMD": simd, "FAST_TEST_SOME": "1", "FAST_TEST_DIGEST": expected}
+    chosen = "digest or every_type or any_shape"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", chosen]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert run.returncode == 0, run.stdout[-3000:]
