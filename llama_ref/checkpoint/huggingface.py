@@ -162,8 +162,8 @@ def _special_ids(config: Path) -> Iterator[str]:
     for key, expected in (("bos_token_id", 1), ("eos_token_id", 2)):
         if record.get(key, expected) != expected:
             yield (
-                f"{config} says {key} {record[key]}, LLaMA's is {expected}: an early third-party conversion, and adapters "
-                "trained on another base do not fit it; compare its tensors with a known base (python cli.py fingerprint)"
+                f"{config} says {key} {record[key]}, LLaMA's is {expected}: an early third-party conversion. Adapters "
+                "trained on another base do not fit it: compare the tensors (python cli.py fingerprint)"
             )
 
 

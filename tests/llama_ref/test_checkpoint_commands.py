@@ -93,10 +93,20 @@ def test_help_has_an_example(command, capsys):
     assert f"example:\n  python cli.py {command} " in out
 
 
+# VmHWM, not ru_maxrss: the latter is handed down from the process that forked.
+MEASURED = """
+import re, sys
+import cli
+code = cli.main(sys.argv[1:])
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+linux = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak is read from Linux's /proc")
+
+
+@linux
 def test_a_process_of_its_own_stays_small(data, tmp_path):
     """convert needs neither Numba nor much memory; measured as the kernel reports it."""
-    code = "import sys, resource, cli; c = cli.main(sys.argv[1:]); print('numba' in sys.modules, "
-    code += "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(c)"
+    code = MEASURED + "print('numba' in sys.modules, peak); sys.exit(code)"
     arguments = ["convert", "-q", str(data / "ggml" / "T3_input"), "--outfile", str(tmp_path / "x.bin")]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -133,6 +143,92 @@ open(target + "/params.json", "w").write(params.to_json())
 """
 
 
+@linux
+@pytest.mark.slow
+def test_a_billion_parameters_in_600_megabytes(tmp_path):
+    """1.03 B parameters through to-hf, from-hf and convert: peak memory of each process, as the kernel reports it."""
+    source = tmp_path / "1B"
+    source.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", MAKE, str(source)], env=environment, check=True)
+    code = MEASURED + "print(peak); sys.exit(code)"
+    hf, meta = tmp_path / "hf", tmp_path / "meta"
+    assert cli.main(["to-hf", str(model), str(hf), "--shard-size", "100KB", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["sizes"]) > 1
+    assert cli.main(["from-hf", str(hf), str(meta), "--params", str(model / "params.json")]) == 0
+    assert "consolidated.00.pth" in capsys.readouterr().err
+    assert cli.main(["convert", "-q", str(model), "--outfile", str(tmp_path / "a.bin")]) == 0
+    assert cli.main(["convert", "-q", str(meta), "--outfile", str(tmp_path / "b.bin")]) == 0
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+    assert cli.main(["from-hf", str(hf), str(tmp_path / "x"), "--params", "7B"]) == 2
+    assert "are not those of" in capsys.readouterr().err
+    assert cli.main(["to-hf", str(model), str(hf), "--bin"]) == 2
+    assert "holds other weights already" in capsys.readouterr().err
+    assert cli.main(["to-hf", str(tmp_path / "nothing"), str(tmp_path / "y")]) == 3
+    assert cli.main(["to-hf", str(model), str(tmp_path / "z"), "--bin", "--no-inv-freq", "--dry-run"]) == 0
+    assert not (tmp_path / "z").exists()
+
+
+@pytest.mark.parametrize("command", ["convert", "to-hf", "from-hf", "verify", "doctor"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert f"example:\n  python cli.py {command} " in out
+
+
+# VmHWM, not ru_maxrss: the latter is handed down from the process that forked.
+MEASURED = """
+import re, sys
+import cli
+code = cli.main(sys.argv[1:])
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+linux = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak is read from Linux's /proc")
+
+
+@linux
+def test_a_process_of_its_own_stays_small(data, tmp_path):
+    """convert needs neither Numba nor much memory; measured as the kernel reports it."""
+    code = MEASURED + "print('numba' in sys.modules, peak); sys.exit(code)"
+    arguments = ["convert", "-q", str(data / "ggml" / "T3_input"), "--outfile", str(tmp_path / "x.bin")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    numba, kilobytes = done.stdout.split()
+    assert numba == "False"
+    assert int(kilobytes) < 150_000
+
+
+MAKE = """
+import sys
+import numpy as np
+from llama_ref.checkpoint import write_pth
+from llama_ref.checkpoint.params import Params
+from llama_ref.names import expected_shapes, meta_names
+
+params, target = Params(2048, 256, 16, 16), sys.argv[1]
+shapes = expected_shapes({"n_vocab": 49953, "n_embd": params.n_embd, "n_ff": params.n_ff}, params.n_layer)
+block = (np.random.default_rng(0).standard_normal(1 << 22) * 0.02).astype(np.float16)
+
+def chunks(shape):
+    left = int(np.prod(shape))
+    while left:
+        yield block[: min(left, block.size)]
+        left -= min(left, block.size)
+
+write_pth(target + "/consolidated.00.pth", [(n, "float16", shapes[n], chunks(shapes[n])) for n in meta_names(16)])
+open(target + "/params.json", "w").write(params.to_json())
+"""
+
+
+@linux
 @pytest.mark.slow
 def test_a_billion_parameters_in_600_megabytes(tmp_path):
     """1.03 B parameters through to-hf, from-hf and convert: peak memory of each process, as the kernel reports it."""
