@@ -28,8 +28,10 @@ import os
 import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -37,7 +39,15 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.atomic import require_space
-from ggmlpy.errors import FormatError, IntegrityError, MissingFileError, ShapeError, UnsupportedError, UsageError
+from ggmlpy.errors import (
+    FormatError,
+    IntegrityError,
+    MissingFileError,
+    OutputError,
+    ShapeError,
+    UnsupportedError,
+    UsageError,
+)
 from llama_ref.checkpoint import LazyTensor, PthFile, open_pth
 from llama_ref.checkpoint.params import read_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
@@ -130,7 +140,7 @@ def read_adapter_config(path: str | os.PathLike[str]) -> AdapterConfig:
         use_rslora=bool(record.get("use_rslora")),
         rank_pattern=_patterns(path, record, "rank_pattern", whole=True),
         alpha_pattern=_patterns(path, record, "alpha_pattern"),
-        modules_to_save=tuple(record.get("modules_to_save") or ()),
+        modules_to_save=_names(path, record, "modules_to_save"),
         base_model=str(record.get("base_model_name_or_path") or ""),
     )
 
@@ -148,6 +158,13 @@ def _number(path: Any, record: Mapping[str, Any], key: str, *, whole: bool = Fal
             next_step=f"copy {CONFIG} again from where the adapter was published",
         )
     return value
+
+
+def _names(path: Any, record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    names = record.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FormatError("not a list of modules", path=path, field=key, found=repr(names)[:80])
+    return tuple(names)
 
 
 def _patterns(path: Any, record: Mapping[str, Any], key: str, *, whole: bool = False) -> dict[str, Any]:
@@ -300,9 +317,18 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
             _file=opened,
             _open=stack.pop_all(),
         )
-    if not pairs:
-        adapter.notes.append(f"{weights.name} holds whole tensors only, no LoRA pairs: {', '.join(replaced)}")
+    adapter.notes += _doubts(adapter)
     return adapter
+
+
+def _doubts(adapter: Adapter) -> Iterator[str]:
+    """What is no error and yet rarely meant."""
+    if not adapter.pairs:
+        yield f"{adapter.weights} holds whole tensors only, no LoRA pairs: {', '.join(adapter.replaced)}"
+    whole = {rename(name, "huggingface").split(".")[-2] for name in adapter.replaced}
+    lost = [name for name in adapter.config.modules_to_save if name.split(".")[-1] not in whole]
+    if lost:
+        yield f"{adapter.config.path} promises {', '.join(lost)} whole (modules_to_save), which the weights lack"
 
 
 _KEY = re.compile(
@@ -437,6 +463,18 @@ def _the_one(path: Path, homes: list[Any], default: Any) -> Any:
     return homes[0] if homes else default
 
 
+_ZIP_TROUBLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    LZMAError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+)
+
+
 def _unpack(path: Path, folder: Path) -> dict[str, Path]:
     """Unpack the wanted files of a ZIP into ``folder``, streamed; nothing else in it is touched."""
     try:
@@ -447,9 +485,15 @@ def _unpack(path: Path, folder: Path) -> dict[str, Path]:
                 with archive.open(entry) as source, open(folder / name, "xb") as target:
                     _copy_bounded(path, source, target, entry)
             return {name: folder / name for name in entries}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except UsageError:
+        raise  # a ValueError, too
+    except _ZIP_TROUBLE as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise
+            raise OutputError(
+                f"the ZIP cannot be unpacked: {error.strerror}",
+                path=folder,
+                next_step="free space there, or choose another place with the environment variable TMPDIR",
+            ) from error
         raise IntegrityError(
             f"the ZIP cannot be read: {error}",
             path=path,

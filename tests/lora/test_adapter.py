@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from ggmlpy.errors import FormatError, IntegrityError, MissingFileError, ShapeError, UnsupportedError, UsageError
@@ -210,6 +213,7 @@ def test_variants_that_addition_cannot_merge(tmp_path: Path, config: dict, words
         ({"r": True}, "r"),
         ({"lora_alpha": None}, "lora_alpha"),
         ({"rank_pattern": [1]}, "rank_pattern"),
+        ({"modules_to_save": 5}, "modules_to_save"),
         ({"rank_pattern": {"(": 1}}, "rank_pattern"),
         ({"alpha_pattern": {"(a+)+$": 1}}, "alpha_pattern"),
         ({"alpha_pattern": {".*.*.*.*.*x": 1}}, "alpha_pattern"),
@@ -279,3 +283,44 @@ def test_an_adapter_one_folder_down(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data / "merge" / "v11-llama" / "lora", tmp_path / "second")
     with pytest.raises(UsageError, match="several adapters"):
         open_adapter(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from([*CONFIG, "rank_pattern", "alpha_pattern", "modules_to_save", "use_dora", "init_lora_weights"])
+
+
+@given(st.dictionaries(KEYS, JSON, max_size=5))
+def test_any_configuration_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, changes: dict) -> None:
+    path = tmp_path_factory.mktemp("config") / "adapter_config.json"
+    path.write_text(json.dumps({**CONFIG, **changes}))
+    with contextlib.suppress(FormatError):
+        assert read_adapter_config(path).scale_of("model.layers.0.self_attn.q_proj") != 0
+
+
+@settings(max_examples=60)
+@given(position=st.integers(0, 10**9), value=st.integers(0, 255))
+def test_a_damaged_zip_is_read_whole_or_refused(
+    data: Path, tmp_path_factory: pytest.TempPathFactory, position: int, value: int
+) -> None:
+    folder = tmp_path_factory.mktemp("zip")
+    with zipfile.ZipFile(folder / "lora.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("adapter_config.json", "tokenizer.model"):
+            archive.write(data / "merge" / "v11-qv-fan-in-fan-out" / "lora" / name, name)
+        archive.write(data / "merge" / "v11-qv-fan-in-fan-out" / "lora" / "adapter_model.bin", "adapter_model.bin")
+    content = bytearray((folder / "lora.zip").read_bytes())
+    content[position % len(content)] = value
+    (folder / "lora.zip").write_bytes(content)
+    with contextlib.suppress(FormatError, UsageError), open_adapter(folder / "lora.zip") as adapter:
+        assert len(adapter.pairs) == 4
+
+
+def test_a_promise_that_was_not_kept_is_noted(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "merge" / "v11-qv-fan-in-fan-out" / "lora", tmp_path / "lora")
+    path = tmp_path / "lora" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "modules_to_save": ["embed_tokens", "lm_head"]}))
+    with open_adapter(tmp_path / "lora") as adapter:
+        assert "promises embed_tokens, lm_head whole" in adapter.notes[0]
