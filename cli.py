@@ -1366,13 +1366,13 @@ def add_bench(commands: Commands) -> None:
         commands,
         "bench",
         run_bench,
-        "Tokens a second of a model, for prompts and generation, and what share of the machine's read bandwidth it uses.",
+        "Tokens a second, for prompts and generation, and what share of the machine's read bandwidth that uses.",
         "bench -m ggml-model-q4_0.bin\nbench -m ggml-model-q4_0.bin -t 1 --json",
     )
     parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="the model file")
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="only this many (default: 1, 2, 4 … all)")
     parser.add_argument("-n", "--prompt-tokens", type=int, default=128, metavar="N", help="of the prompt (default 128)")
-    parser.add_argument("-r", "--rounds", type=int, default=5, metavar="N", help="repetitions; medians count (default 5)")
+    parser.add_argument("-r", "--rounds", type=int, default=5, metavar="N", help="repetitions (default 5)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
 
@@ -1381,7 +1381,8 @@ def run_bench(args: argparse.Namespace) -> int:
     from llama_ref.bench import bench, table
 
     most = available_processors()
-    threads = [args.threads] if args.threads is not None else sorted({1, most, *(2**i for i in range(most.bit_length()))})
+    every = sorted({most, *(2**i for i in range(most.bit_length()))})
+    threads = every if args.threads is None else [args.threads]
     say(args, f"measuring with {', '.join(map(str, threads))} threads; close other programs")
     results = bench(args.model, threads, args.prompt_tokens, args.rounds)
     if args.json:
