@@ -353,7 +353,7 @@ def _quantized(source: _Source, outcome: TensorReport, job: _Job, pool: ThreadPo
     step = max(1, CHUNK_VALUES // tensor.n_cols)
     starts = range(0, tensor.n_rows, step)
     tasks = ((source, start, min(start + step, tensor.n_rows), outcome.target, job.era) for start in starts)
-    for rows, histogram in _in_order(pool, _quantize_rows, tasks, ahead=2 * job.threads):
+    for rows, histogram in in_order(pool, _quantize_rows, tasks, ahead=2 * job.threads):
         outcome.histogram += histogram
         yield rows
 
@@ -411,7 +411,7 @@ class _Source:
         return np.frombuffer(data, self.tensor.type.block).reshape(stop - start, self.tensor.n_cols)
 
 
-def _in_order(
+def in_order(
     pool: ThreadPoolExecutor, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], ahead: int
 ) -> Iterator[Any]:
     """Results in the order of the tasks, with at most ``ahead`` of them started and not yet taken."""

@@ -375,8 +375,16 @@ def explain(report: Report, found: Mapping[str, Found], deviations: Iterable[Dev
         if new:
             report.causes.append(Cause(deviation.name, len(names), len(report.differing), names[0], deviation.era))
             report.unexplained = [name for name in report.unexplained if name not in new]
-    if len(report.causes) == 1:
-        report.era = report.causes[0].era
+    if len(report.causes) == 1 and not report.unexplained:
+        (deviation,) = [item for item in explained if item.name == report.causes[0].name]
+        same = [tensor.name for tensor in report.tensors if tensor.status == "same"]
+        if deviation.era and all(_would_write(deviation, found[name]) for name in same):
+            report.era = deviation.era
+
+
+def _would_write(deviation: Deviation, found: Found) -> bool:
+    """Whether a tensor that is as expected is also what the deviation gives."""
+    return deviation.make(found.name) is None or _writes_exactly(deviation, found)
 
 
 def _writes_exactly(deviation: Deviation, found: Found) -> bool:
