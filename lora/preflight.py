@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ggmlpy.errors import FormatError, MissingFileError, ShapeError, UsageError, VocabularyError
 from llama_ref.checkpoint.layout import Checkpoint
-from llama_ref.checkpoint.params import read_json
 from llama_ref.vocabulary import GgmlVocabulary, find_tokenizer, load_vocabulary, vocabulary_name
 
 from .adapter import Adapter, LoraPair
@@ -298,21 +297,7 @@ def _notes(base: Checkpoint, adapters: Sequence[Adapter], links: Sequence[Link])
         notes.append(
             f"the base's tokenizer has {links[0].tokenizer} pieces, its embedding {links[0].n_vocab} rows: not a pair"
         )
-    if base.layout == "huggingface":
-        notes += _odd_ids(base)
     return notes
-
-
-def _odd_ids(base: Checkpoint) -> list[str]:
-    """Third-party conversions of March 2023 have other ids for beginning and end of text; merges on them differ."""
-    config = read_json(base.params_path)
-    ids = (config.get("bos_token_id", 1), config.get("eos_token_id", 2))
-    if ids == (1, 2):
-        return []
-    return [
-        f"{base.params_path}: bos and eos are {ids[0]} and {ids[1]}, LLaMA's are 1 and 2: a third-party conversion; "
-        "a merge with it is not the published one. Convert the original weights: python cli.py to-hf"
-    ]
 
 
 def check_output(base: Checkpoint, adapters: Sequence[Adapter], output: Path) -> None:
