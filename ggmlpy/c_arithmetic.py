@@ -9,7 +9,9 @@ f32 bits: sign 0x80000000, exponent 0x7f800000, mantissa 0x007fffff. f16 bits: 0
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
@@ -22,10 +24,12 @@ from numba.extending import intrinsic, overload
 __all__ = [
     "JIT_OPTIONS",
     "bits",
+    "compile_kernel",
     "float_of",
     "narrow",
     "order_extremes",
     "round_half_away",
+    "source_stamp",
     "truncate",
     "value_of",
     "widen",
@@ -46,6 +50,29 @@ HALF = np.float32(0.5)
 ZERO = np.int32(0)
 
 _operation: Callable[[Callable[..., Any]], Any] = intrinsic  # typed: its result takes no typing context
+
+
+def compile_kernel(function: Callable[..., Any], signature: Any) -> Callable[..., Any]:
+    """Compile a kernel, or load it from Numba's cache: beside the source, in the user's cache directory, or, where
+    neither can be written, not at all."""
+    try:
+        return njit(signature, cache=True, **JIT_OPTIONS)(function)
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        return njit(signature, **JIT_OPTIONS)(function)
+
+
+def source_stamp(*files: str) -> int:
+    """A number that changes when one of these source files does.
+
+    Numba's cache notices a change of the file that a kernel is in, not of the files whose functions it calls. A kernel
+    that holds this number as a constant is compiled again when they change.
+    """
+    try:
+        return zlib.crc32(b"".join(Path(file).read_bytes() for file in (__file__, *files)))
+    except OSError:  # sources in an archive
+        return 0
 
 
 def _converts_f16() -> bool:

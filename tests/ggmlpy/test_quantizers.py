@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ggmlpy import ERAS, UsageError, open_model, out_tensor, write_model
+from ggmlpy import ERAS, UsageError, c_arithmetic, open_model, out_tensor, write_model
 from ggmlpy.c_arithmetic import narrow, round_half_away, truncate, widen_by_bits
 from ggmlpy.dequantize import dequantize
 from ggmlpy.quantize_file import quantize_file
@@ -216,3 +216,20 @@ def test_a_row_must_consist_of_whole_blocks_of_floats():
 def test_no_rows_give_no_bytes():
     assert quantize(np.zeros((0, 64), np.float32), "q4_0").shape == (0, 40)
     assert quantizable("2023-05-19") == ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
+
+
+# --- compiling ----------------------------------------------------------------------------------------------------
+
+
+def test_where_nothing_can_be_cached_kernels_are_compiled_anyway(monkeypatch):
+    """Numba raises where neither its source's folder nor the user's cache directory can be written."""
+    real = c_arithmetic.njit
+
+    def unwritable(signature, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function 'twice': no locator available for file")
+        return real(signature, **options)
+
+    monkeypatch.setattr(c_arithmetic, "njit", unwritable)
+    twice = c_arithmetic.compile_kernel(lambda x: 2 * x, "int64(int64)")
+    assert twice(21) == 42
