@@ -102,6 +102,8 @@ class MergeReport:
             + (f", at most by {self.largest:.6g} ({self.largest_in})" if self.n_changed else ""),
             f"vocabulary {self.n_vocab}; {self.nbytes:,} bytes in {len(self.files)} files, {self.seconds:.1f} s",
         ]
+        if self.resumed:
+            lines.append(f"taken from the interrupted run, and not counted above: {', '.join(self.resumed)}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -255,6 +257,8 @@ def plan_merge(
     """
     chosen = MergeOptions(**options)
     _check_options(chosen)
+    if not adapters:
+        raise UsageError("no adapter to merge; name at least one with --lora")
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(open_checkpoint(base))
         readers = [stack.enter_context(open_adapter(path)) for path in adapters]
@@ -277,7 +281,11 @@ def _check_options(options: MergeOptions) -> None:
         raise UsageError(f"unknown initialisation {options.init!r}; choose one of {', '.join(INITIALISATIONS)}")
     if options.n_shards is not None and not 1 <= options.n_shards <= 64:
         raise UsageError(f"{options.n_shards} shards: choose 1 to 64")
-    pth_size("consolidated.00.pth", [], options.torch_format)
+    if options.n_threads is not None and not 1 <= options.n_threads <= 1024:
+        raise UsageError(f"{options.n_threads} threads: choose 1 to 1024")
+    if options.seed < 0:
+        raise UsageError(f"the seed must not be negative: {options.seed}")
+    pth_size("consolidated.00.pth", [], options.torch_format)  # refuses an unknown format
 
 
 def _filler(adapters: Sequence[Adapter], chain: Chain, options: MergeOptions) -> Callable[[LazyTensor], LazyTensor]:

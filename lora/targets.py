@@ -9,6 +9,7 @@ file: it appears when it is whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -93,14 +94,19 @@ class DirectoryTarget(Target):
         shards = self.shards()
         small = {**_tokenizer_content(self.plan.chain), **self.small_files()}
         names = [*shards, *small]
-        _refuse_existing(self.plan.output, names, force)
         stage = self.plan.output / STAGE
+        half_published = resume and stage.is_dir() and not (self.plan.output / self.last).exists()
+        _refuse_existing(self.plan.output, names, force or half_published)
         done = _prepare_stage(stage, _identity(self.plan), resume)
         resumed = [name for name, (size, _) in shards.items() if name in done and done[name] == size]
         require_space(stage / "x", sum(size for name, (size, _) in shards.items() if name not in resumed))
-        for name, (_, write) in shards.items():
-            if name not in resumed:
-                write(stage / name)
+        try:
+            for name, (_, write) in shards.items():
+                if name not in resumed:
+                    write(stage / name)
+        except BaseException:
+            _forget_if_empty(stage, shards)
+            raise
         for name, content in small.items():
             with atomic_write(stage / name) as stream:
                 stream.write(content)
@@ -348,6 +354,14 @@ def _prepare_stage(stage: Path, identity: dict[str, Any], resume: bool) -> dict[
     with atomic_write(marker) as stream:
         stream.write(wanted.encode())
     return {}
+
+
+def _forget_if_empty(stage: Path, names: Iterable[str]) -> None:
+    """After a failure: remove a stage in which nothing was finished, and the output directory if it was made for it."""
+    if not any((stage / name).exists() for name in names):
+        shutil.rmtree(stage, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            stage.parent.rmdir()  # refuses if there is anything in it
 
 
 def _publish(stage: Path, output: Path, names: Sequence[str], last: str) -> None:

@@ -50,12 +50,15 @@ def test_resume_takes_finished_shards(data: Path, tmp_path: Path, monkeypatch: p
 
 def test_resume_refuses_another_merge(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, adapters = inputs(data, "two-shard-13b")
+    write = targets.write_pth
 
-    def dies(*_: object) -> None:
-        raise Killed
+    def dies_at_the_second(path: Path, *args: object) -> None:
+        if path.name == "consolidated.01.pth":
+            raise Killed
+        write(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(targets, "write_pth", dies)
+        patch.setattr(targets, "write_pth", dies_at_the_second)
         with pytest.raises(Killed):
             merge(base, adapters, tmp_path / "out")
     with pytest.raises(UsageError, match=r"holds another merge \(different: output\)"):
@@ -64,6 +67,37 @@ def test_resume_refuses_another_merge(data: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(UsageError, match="holds another merge"):
         merge(base, adapters, tmp_path / "out", resume=True)
     merge(base, adapters, tmp_path / "out")  # without --resume it starts again
+    assert_same_files(tmp_path / "out", data / "merge" / "two-shard-13b" / "out")
+
+
+def test_a_failure_at_the_first_file_leaves_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(targets, "write_pth", dies)
+    with pytest.raises(Killed):
+        merge(*inputs(data, "two-shard-13b"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_killed_while_renaming(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, adapters = inputs(data, "two-shard-13b")
+    rename = os.replace
+
+    def dies_at_the_second(source: Path, target: Path) -> None:
+        if Path(target) == tmp_path / "out" / "consolidated.01.pth":
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lora.targets.os.replace", dies_at_the_second)
+        with pytest.raises(Killed):
+            merge(base, adapters, tmp_path / "out")
+    assert (tmp_path / "out" / "consolidated.00.pth").exists()
+    assert not (tmp_path / "out" / "params.json").exists()
+    merge(base, adapters, tmp_path / "out", resume=True)
     assert_same_files(tmp_path / "out", data / "merge" / "two-shard-13b" / "out")
 
 

@@ -362,6 +362,8 @@ def test_progress_adds_up(data: Path, tmp_path: Path) -> None:
         ({"init": "ones"}, "unknown initialisation 'ones'"),
         ({"torch_format": "0.4"}, "unknown torch format '0.4'"),
         ({"n_shards": 0}, "0 shards"),
+        ({"n_threads": 0}, "0 threads"),
+        ({"init": "normal", "seed": -1}, "must not be negative"),
         ({"output_type": "huggingface", "weights": "npz"}, "unknown kind of weights 'npz'"),
         ({"n_shards": 3}, "cannot be cut into 3 shards"),
     ],
