@@ -1,0 +1,41 @@
+"""A model whose logits are decided by a function, for tests of what is built upon one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ggmlpy import Hparams
+from llama_ref.model import KVCache
+
+__all__ = ["FakeModel", "Pieces"]
+
+
+class Pieces(list[bytes]):
+    """A vocabulary with scores."""
+
+    @property
+    def scores(self) -> np.ndarray:
+        return np.zeros(len(self), np.float32)
+
+
+class FakeModel:
+    """Answers to the tokens of the whole text; remembers every batch that it was given."""
+
+    def __init__(self, answer: Callable[[list[int]], int], words: Sequence[bytes] = (), n_ctx: int = 64) -> None:
+        self.vocab = Pieces([b"?", b"", b"", *(bytes([byte]) for byte in range(256)), *words])
+        self.hparams = Hparams(len(self.vocab), 4, 4, 1, 1, 4, 0)
+        self.n_ctx, self.n_vocab = n_ctx, len(self.vocab)
+        self.cache = KVCache(1, n_ctx, 1, 4)
+        self.batches: list[tuple[list[int], int]] = []
+        self._answer = answer
+
+    def evaluate(self, tokens: Sequence[int], n_past: int, *, last_only: bool = False) -> np.ndarray:
+        seen = [*self.cache.k[0, :n_past, 0, 0].astype(int).tolist(), *tokens]  # the cache holds the tokens themselves
+        self.cache.k[0, n_past : len(seen), 0, 0] = list(tokens)
+        self.cache.length = len(seen)
+        self.batches.append((list(tokens), n_past))
+        logits = np.zeros(self.n_vocab, np.float32)
+        logits[self._answer(seen)] = 50.0
+        return logits
