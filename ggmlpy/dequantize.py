@@ -33,7 +33,7 @@ def dequantize(blocks: NDArray[Any], type: TensorType) -> NDArray[np.float32]:
     """The float32 values of an array of blocks.
 
     Arguments:
-        blocks: [..., n_blocks] of ``type.block`` (for f32 and f16 an array of plain floats [..., n]).
+        blocks: [..., n_blocks] of ``type.block`` (for f32, f16 and bf16 an array of plain numbers [..., n]).
         type: the tensor type, see :mod:`ggmlpy.tensor_types`.
 
     Returns:
@@ -51,6 +51,8 @@ def dequantize(blocks: NDArray[Any], type: TensorType) -> NDArray[np.float32]:
     """
     if blocks.dtype != type.block:
         raise UsageError(f"blocks of {type.layout} have dtype {type.block}, not {blocks.dtype}")
+    if type.name == "bf16":
+        return (blocks.astype(np.uint32) << 16).view(np.float32)
     if not type.quantized:
         return blocks.astype(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):  # inf * 0 and the like are NaN in C too

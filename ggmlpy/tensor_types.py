@@ -21,6 +21,7 @@ q5_1-2023-04      7    32     24     f16 d, f16 m, u32 qh, 16 bytes             
 q5_1-2023-05      7    32     24     f16 d, f16 m, u32 qh, 16 bytes                              j low, j+16 high
 q8_0-2023-04      8    32     36     f32 d, 32 signed bytes                                      in order
 q8_0-2023-08      8    32     34     f16 d, 32 signed bytes                                      in order
+bf16              30   1      2      the upper half of an f32 (GGUF only)                        in order
 q2_K … q6_K       10…  256    84…    see the block dtypes below                                  k_quants.c, 2023-06
 ================  ===  =====  =====  ==========================================================  ====================
 
@@ -74,7 +75,7 @@ class TensorType:
 
     @property
     def quantized(self) -> bool:
-        """Whether values are codes that share a scale (everything but f32 and f16)."""
+        """Whether values are codes that share a scale (everything but f32, f16 and bf16)."""
         return self.blck_size > 1
 
     @cached_property
@@ -134,6 +135,7 @@ _ALL = (
     _type(7,  "q5_1-2023-05", QK,   _fields("d <f2", "m <f2", "qh <u4", "qs u1 16"),                "q * d + m"),
     _type(8,  "q8_0-2023-04", QK,   _fields("d <f4", "qs i1 32"),                                   "q * d"),
     _type(8,  "q8_0-2023-08", QK,   _fields("d <f2", "qs i1 32"),                                   "q * d"),
+    _type(30, "bf16",         1,    "<u2",   "the upper half of an f32"),
     _type(10, "q2_K",         QK_K, _fields("scales u1 16", "qs u1 64", "d <f2", "dmin <f2"), MINS),
     _type(11, "q3_K",         QK_K, _fields("hmask u1 32", "qs u1 64", "scales u1 12", "d <f2"), "d * scale * (q - 4)"),
     _type(12, "q4_K",         QK_K, _fields("d <f2", "dmin <f2", "scales u1 12", "qs u1 128"), MINS),
@@ -143,6 +145,7 @@ _ALL = (
 
 TENSOR_TYPES: dict[str, TensorType] = {record.layout: record for record in _ALL}
 
+_GGUF_ONLY = ("bf16",)
 _K_QUANTS = ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
 _MARCH  = ("f32", "f16", "q4_0-2023-03", "q4_1-2023-03")
 _APRIL  = (*_MARCH, "q4_2", "q4_3", "q5_0-2023-04", "q5_1-2023-04", "q8_0-2023-04")
@@ -156,8 +159,8 @@ _LAYOUTS_OF: dict[tuple[str, int], tuple[str, ...]] = {
     ("ggjt", 2): _MAY,
     ("ggjt", 3): _AUGUST,
     ("gguf", 1): _AUGUST,
-    ("gguf", 2): _AUGUST,
-    ("gguf", 3): _AUGUST,
+    ("gguf", 2): (*_AUGUST, *_GGUF_ONLY),
+    ("gguf", 3): (*_AUGUST, *_GGUF_ONLY),
 }
 # fmt: on
 

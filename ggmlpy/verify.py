@@ -25,7 +25,18 @@ from .model_file import ModelFile, Tensor
 from .tensor_types import TensorType
 from .writer import OutTensor, header_bytes
 
-__all__ = ["Cause", "Deviation", "Expected", "Found", "Report", "compare_tensor", "explain", "verify_model"]
+__all__ = [
+    "Cause",
+    "Deviation",
+    "Expected",
+    "Found",
+    "Report",
+    "compare_tensor",
+    "explain",
+    "row_chunks",
+    "settle",
+    "verify_model",
+]
 
 Progress = Callable[[int], object]
 IDENTICAL, CONTENT, OTHER_ERA, DIFFERS = "identical bytes", "identical content", "identical to another era", "differs"
@@ -185,6 +196,11 @@ def verify_model(output: ModelFile, expected: Expected, source: str, progress: P
         explain(
             report, {name: Found.of(t, str(output.path)) for name, t in output.tensors.items()}, expected.deviations
         )
+    return settle(report)
+
+
+def settle(report: Report) -> Report:
+    """Draw the verdict from what was found."""
     report.verdict = _verdict(report)
     return report
 

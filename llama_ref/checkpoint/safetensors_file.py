@@ -267,6 +267,11 @@ def _in_file_order(path: str | os.PathLike[str], tensors: Iterable[LazyTensor]) 
     return sorted(tensors, key=lambda tensor: (-RANK[tensor.dtype], tensor.name))
 
 
+def safetensors_header(tensors: Iterable[LazyTensor], metadata: Mapping[str, str]) -> bytes:
+    """What :func:`write_safetensors` puts before the data."""
+    return _header_bytes(_in_file_order("", tensors), metadata)
+
+
 def safetensors_size(tensors: Iterable[LazyTensor], metadata: Mapping[str, str]) -> int:
     """Bytes of the file that :func:`write_safetensors` would write."""
     ordered = _in_file_order("", tensors)

@@ -19,6 +19,8 @@ def random_bytes(rng: np.random.Generator, size: int) -> bytes:
 def finite_blocks(rng: np.random.Generator, record, shape) -> np.ndarray:
     """Random blocks whose scales are ordinary numbers: uint8 [nbytes]."""
     n_blocks = int(np.prod(shape)) // record.blck_size
+    if record.name == "bf16":
+        return (rng.standard_normal(n_blocks).astype("<f4").view("<u4") >> 16).astype("<u2").view(np.uint8)
     if not record.quantized:
         return rng.standard_normal(n_blocks).astype(record.block).view(np.uint8)
     blocks = np.frombuffer(random_bytes(rng, n_blocks * record.type_size), record.block).copy()
