@@ -437,14 +437,16 @@ def _file_differences(
     path: Path, weights: Weights, tensors: Sequence[LazyTensor], progress: Progress | None
 ) -> Iterator[str]:
     """Whether the file is byte for byte what a version of torch writes, and if not, in what it differs."""
-    if list(weights) != [tensor.name for tensor in tensors]:
-        yield (
-            f"{path.name}: the tensors stand in another order"
-            if set(weights) == {tensor.name for tensor in tensors}
-            else f"{path.name}: other tensors than expected"
-        )
-        return
+    names = [tensor.name for tensor in tensors]
+    if set(weights) != set(names):
+        return  # said of each tensor
     if path.suffix == ".safetensors":
+        header = safetensors_header(tensors, METADATA)
+        if map_file(path)[: len(header)] != header:
+            yield f"{path.name}: another header (order, offsets or metadata)"
+        return
+    if list(weights) != names:
+        yield f"{path.name}: the tensors stand in another order"
         return
     written = next((name for name in TORCH_FORMATS if _is_written_so(path, tensors, name, progress)), None)
     if written is None:
