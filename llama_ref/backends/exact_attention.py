@@ -10,19 +10,16 @@ llama.cpp.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from ggmlpy.c_arithmetic import JIT_OPTIONS, narrow
+from ggmlpy.c_arithmetic import narrow
 
 from .exact_dots import floats_avx2, floats_scalar, round_to_half
-from .exact_vectors import fma, half_value
-
-jit = njit(cache=True, **JIT_OPTIONS)
+from .exact_vectors import fma, half_value, kernel
 
 F0, F1 = np.float32(0), np.float32(1)
 
 
-@jit
+@kernel
 def rms_norm(in_double, eps, x, weight, out):
     """x * (1 / sqrt(mean(x²) + eps)) * weight; squares are floats, their sum is a double.
 
@@ -41,7 +38,7 @@ def rms_norm(in_double, eps, x, weight, out):
             out[t, i] = weight[i] * (x[t, i] * factor)
 
 
-@jit
+@kernel
 def rope(x, cos, sin, out):
     """Rotate the pairs (2i, 2i+1) of every head: x, out [n_tokens, n_head, head_dim]. Tables in double: in double."""
     for t in range(x.shape[0]):
@@ -52,7 +49,7 @@ def rope(x, cos, sin, out):
                 out[t, h, 2 * i + 1] = np.float32(x0 * sin[t, i] + x1 * cos[t, i])
 
 
-@jit
+@kernel
 def rope_halves(contracted, x, cos, sin):
     """Rotate f16 keys [n_tokens, n_head, head_dim] where they lie in the cache (until 2023-03-31).
 
@@ -70,7 +67,7 @@ def rope_halves(contracted, x, cos, sin):
                 x[t, h, 2 * i + 1] = np.uint16(narrow(np.float32(y1)))
 
 
-@jit
+@kernel
 def store_halves(x, out):
     """float32 -> bits of f16, [n_tokens, n_head, head_dim]."""
     for t in range(x.shape[0]):
@@ -79,7 +76,7 @@ def store_halves(x, out):
                 out[t, h, i] = np.uint16(narrow(x[t, h, i]))
 
 
-@jit
+@kernel
 def soft_max(n_past, factor, exp_table, scores):
     """Scale, mask and normalise scores [n_tokens, seen] in place; exp is a table over f16, its sum a double."""
     seen = scores.shape[1]
@@ -100,7 +97,7 @@ def soft_max(n_past, factor, exp_table, scores):
         row[visible:] = F0
 
 
-@jit
+@kernel
 def silu_mul(silu_table, gate, up, out):
     """silu(gate) * up, silu from a table over f16."""
     for t in range(gate.shape[0]):
@@ -108,7 +105,7 @@ def silu_mul(silu_table, gate, up, out):
             out[t, i] = silu_table[np.uint16(narrow(gate[t, i]))] * up[t, i]
 
 
-@jit
+@kernel
 def transpose_head(v, h, rows):
     """Head h of the values [n_ctx, n_head, head_dim] to rows [head_dim, seen]."""
     for j in range(rows.shape[1]):
@@ -116,7 +113,7 @@ def transpose_head(v, h, rows):
             rows[i, j] = v[j, h, i]
 
 
-@jit
+@kernel
 def attention(simd, reduction, contracted, is_half, first_head, last_head, n_past, factor, exp_table, q, k, v, out):
     """softmax(q·k * factor)·v for a range of heads, with the dots of the build.
 
@@ -149,7 +146,7 @@ def attention(simd, reduction, contracted, is_half, first_head, last_head, n_pas
         out[:, h * head_dim : (h + 1) * head_dim] = mixed
 
 
-@jit
+@kernel
 def attention_by_columns(is_half, n_threads, first_head, last_head, n_past, factor, exp_table, q, k, v, out):
     """The same at 2023-03-19, scalar: value vectors are added one position after another, in f16 if the cache is.
 
@@ -174,7 +171,7 @@ def attention_by_columns(is_half, n_threads, first_head, last_head, n_past, fact
                 out[t, h * head_dim + i] = total
 
 
-@jit
+@kernel
 def _column_sum(is_half, p, v, h, i, first, last):
     total = F0
     for j in range(first, last):

@@ -16,9 +16,8 @@ and `*_q8_1` at 3e5aa8a1c, 6986c7835 and dadbed99e.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from ggmlpy.c_arithmetic import JIT_OPTIONS, narrow, round_half_away
+from ggmlpy.c_arithmetic import narrow, round_half_away
 
 from .exact_vectors import (
     add_d16,
@@ -36,6 +35,7 @@ from .exact_vectors import (
     fma_f16,
     half_value,
     halves_f8,
+    kernel,
     load_b32,
     load_codes,
     load_f8,
@@ -72,8 +72,6 @@ from .exact_vectors import (
     zero_f16,
 )
 
-jit = njit(cache=True, **JIT_OPTIONS)
-
 F0 = np.float32(0)
 
 SCALES_FIRST, SUM_FIRST = 0, 1  # (dx*dy) * sumi, or (sumi*dx) * dy
@@ -94,7 +92,7 @@ Q4_2 = 6
 BYTES_OF_32 = np.array([20, 20, 18, 24, 24, 20, 20, 22, 22, 24, 24, 36, 34])  # bytes that hold 32 values
 
 
-@jit
+@kernel
 def codes_of(layout, p):
     """The 32 codes of the block at `p`, in element order, the type's offset taken off."""
     if layout == 0:
@@ -124,7 +122,7 @@ def codes_of(layout, p):
     return load_b32(p + 2)
 
 
-@jit
+@kernel
 def scale_of(layout, p):
     """The scale d of the block at `p`."""
     if layout in (0, 1, 3, 4, 11):
@@ -132,7 +130,7 @@ def scale_of(layout, p):
     return load_half(p)
 
 
-@jit
+@kernel
 def minimum_of(layout, p):
     """The minimum m of the block at `p`."""
     if layout in (3, 4):
@@ -140,7 +138,7 @@ def minimum_of(layout, p):
     return load_half(p + 2)
 
 
-@jit
+@kernel
 def has_minimum(layout):
     return layout in (3, 4, 5, 9, 10)
 
@@ -148,7 +146,7 @@ def has_minimum(layout):
 # Weights and activations as integers, one float step a block.
 
 
-@jit
+@kernel
 def integers_scalar(layout, order, rows, stride, first, last, n, codes, d, s, out):
     """Scalar builds from 2023-04-30 on: a block adds (dx*dy) * sumi [+ m*s], or (sumi*dx) * dy by `order`."""
     step, offset = BYTES_OF_32[layout], has_minimum(layout)
@@ -165,7 +163,7 @@ def integers_scalar(layout, order, rows, stride, first, last, n, codes, d, s, ou
             out[t, r] = total
 
 
-@jit
+@kernel
 def q4_2_scalar(rows, stride, first, last, n, codes, d, out):
     """q4_2 in the scalar build of 2023-04-30: two blocks of 16 weights against one of 32 activations."""
     for r in range(first, last):
@@ -180,7 +178,7 @@ def q4_2_scalar(rows, stride, first, last, n, codes, d, out):
             out[t, r] = total
 
 
-@jit
+@kernel
 def integers_avx2(layout, split, rows, stride, first, last, n, codes, d, s, out):
     """AVX2 builds: lane l adds fma(dx*dy, its integer sum, lane); the minima are summed beside the lanes."""
     step, offset = BYTES_OF_32[layout], has_minimum(layout)
@@ -203,7 +201,7 @@ def integers_avx2(layout, split, rows, stride, first, last, n, codes, d, s, out)
             out[t, r] = total + minima if offset else total
 
 
-@jit
+@kernel
 def q4_1_avx2_march(fused, rows, stride, first, last, n, codes, d, m, out):
     """q4_1 against q4_1 in the AVX2 builds of March 2023: products, then cross terms with the minima, then offsets.
 
@@ -224,7 +222,7 @@ def q4_1_avx2_march(fused, rows, stride, first, last, n, codes, d, m, out):
             out[t, r] = fma(offset, np.float32(32), total) if fused else total + offset * np.float32(32)
 
 
-@jit
+@kernel
 def q4_0_avx512(rows, stride, first, last, n, codes, d, out):
     """q4_0 against q4_0 in the AVX-512 builds of March 2023: groups of eight blocks alternate two accumulators."""
     grouped = n // 32 & ~7
@@ -246,13 +244,13 @@ def q4_0_avx512(rows, stride, first, last, n, codes, d, out):
 # Weights and activations as floats, sixteen rows at a time: lane i is row i, and adds its own terms in their own order.
 
 
-@jit
+@kernel
 def _panel_width(first, last):
     """Rows to take together: sixteen, or one where there are fewer (every lane then holds that one row)."""
     return 16 if last - first >= 16 else 1
 
 
-@jit
+@kernel
 def q4_pairs_scalar(minimum, in_double, rows, stride, first, last, n, values, out):
     """Scalar builds of March 2023, and q4_1 of 2023-04-30: sum += f0*f2 + f1*f3 for each byte of two weights.
 
@@ -279,7 +277,7 @@ def q4_pairs_scalar(minimum, in_double, rows, stride, first, last, n, values, ou
             out[t, r : r + width] = sums[:width]
 
 
-@jit
+@kernel
 def _sum_of_pairs(minimum, in_double, n, columns, scales, y):
     total, total_d = zero_f16(), zero_d16()
     eight = splat_f16(np.float32(-8))
@@ -301,7 +299,7 @@ def _sum_of_pairs(minimum, in_double, n, columns, scales, y):
     return round_d16(total_d) if in_double else total
 
 
-@jit
+@kernel
 def floats_scalar(is_half, rows, stride, first, last, n, values, out):
     """f32 or f16 rows in scalar builds: a double sum of (double)(float product). values: float32 [n_tokens, n]."""
     panel = np.empty((n, 16), np.float32)
@@ -316,7 +314,7 @@ def floats_scalar(is_half, rows, stride, first, last, n, values, out):
             out[t, r : r + width] = sums[:width]
 
 
-@jit
+@kernel
 def _fill_panel(is_half, p, stride, n, target):
     """Columns 0 … n-1 of sixteen rows, as floats: [n, 16]."""
     whole = n & ~15
@@ -329,7 +327,7 @@ def _fill_panel(is_half, p, stride, n, target):
         store_f16(target + 64 * j, column_half(p + 2 * j, stride) if is_half else column_f32(p + 4 * j, stride))
 
 
-@jit
+@kernel
 def _sum_in_double(n, panel, y):
     total = zero_d16()
     for j in range(n):
@@ -340,7 +338,7 @@ def _sum_in_double(n, panel, y):
 # Weights and activations as floats, AVX: four accumulators of eight lanes.
 
 
-@jit
+@kernel
 def floats_avx2(is_half, reduction, contracted, rows, stride, first, last, n, values, out):
     """f32 or f16 rows in AVX2 and AVX-512 builds. values: float32 [n_tokens, n], which f16 rows want f16-rounded."""
     for r in range(first, last):
@@ -348,7 +346,7 @@ def floats_avx2(is_half, reduction, contracted, rows, stride, first, last, n, va
             out[t, r] = dot_avx2(is_half, reduction, contracted, rows + r * stride, values[t], n)
 
 
-@jit
+@kernel
 def dot_avx2(is_half, reduction, contracted, p, y, n):
     """Steps of 32 into four accumulators, reduced; what is left is added one by one, in double for f16 rows.
 
@@ -377,7 +375,7 @@ def dot_avx2(is_half, reduction, contracted, p, y, n):
     return _add_float_leftovers(total, contracted, p, y, whole, n)
 
 
-@jit
+@kernel
 def _add_half_leftovers(total, p, y, start, n):
     wide = np.float64(total)
     for i in range(start, n):
@@ -385,7 +383,7 @@ def _add_half_leftovers(total, p, y, start, n):
     return np.float32(wide)
 
 
-@jit
+@kernel
 def _add_float_leftovers(total, contracted, p, y, start, n):
     fused_from = n & ~3 if contracted else n
     for i in range(start, n):
@@ -397,13 +395,13 @@ def _add_float_leftovers(total, contracted, p, y, start, n):
 # Activations: what a matrix product does to the right-hand side before the dots.
 
 
-@jit
+@kernel
 def nearest_even(x):
     """x rounded to an integer, ties to even, for |x| < 2²²."""
     return (x + np.float32(12582912)) - np.float32(12582912)
 
 
-@jit
+@kernel
 def quantize_q4_0(by_simd, x, codes, d):
     """March 2023: codes -7 … 7. Scalar builds divide 1/d and round half away; AVX ones 7/max and half to even."""
     for t in range(x.shape[0]):
@@ -423,7 +421,7 @@ def quantize_q4_0(by_simd, x, codes, d):
                 codes[t, 32 * block + i] = np.int8(nearest_even(v)) if by_simd else np.int8(round_half_away(v))
 
 
-@jit
+@kernel
 def quantize_q4_1(by_simd, x, codes, d, m):
     """March 2023: codes 0 … 15 over [min, max]."""
     for t in range(x.shape[0]):
@@ -440,7 +438,7 @@ def quantize_q4_1(by_simd, x, codes, d, m):
                 codes[t, 32 * block + i] = np.int8(nearest_even(v)) if by_simd else np.int8(round_half_away(v))
 
 
-@jit
+@kernel
 def quantize_q8(by_simd, half_scale, sums, x, codes, d, s):
     """From 2023-04-30 on: codes -127 … 127.
 
@@ -476,7 +474,7 @@ def quantize_q8(by_simd, half_scale, sums, x, codes, d, s):
                 s[t, block] = scale * np.float32(low) + scale * np.float32(high)
 
 
-@jit
+@kernel
 def dequantize_activations(codes, d, m, with_minimum, values):
     """The floats that scalar dots of March 2023 make of quantized activations: d*q, or d*q + m."""
     for t in range(codes.shape[0]):
@@ -485,7 +483,7 @@ def dequantize_activations(codes, d, m, with_minimum, values):
             values[t, i] = f + m[t, i // 32] if with_minimum else f
 
 
-@jit
+@kernel
 def round_to_half(x, out):
     """Each float rounded to f16 and back, [n_tokens, n]."""
     for t in range(x.shape[0]):
@@ -493,7 +491,7 @@ def round_to_half(x, out):
             out[t, i] = half_value(np.uint16(narrow(x[t, i])))
 
 
-@jit
+@kernel
 def dequantize_q4_1_fused(layout, p, n, out):
     """One row of q4_1 as a compiler that contracts makes it: fma(q, d, m). out: [1, n]."""
     codes = np.empty(32, np.int8)

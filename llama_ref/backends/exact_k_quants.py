@@ -19,9 +19,6 @@ Source: `quantize_row_q8_K_reference` and `ggml_vec_dot_*_K_q8_K` in k_quants.c,
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
-
-from ggmlpy.c_arithmetic import JIT_OPTIONS
 
 from .exact_dots import nearest_even
 from .exact_vectors import (
@@ -30,6 +27,7 @@ from .exact_vectors import (
     add_in_order,
     add_quads,
     fma_f8,
+    kernel,
     load_b32,
     load_half,
     load_i8,
@@ -44,8 +42,6 @@ from .exact_vectors import (
     zero_i8,
 )
 
-jit = njit(cache=True, **JIT_OPTIONS)
-
 KINDS = {"q2_K": 2, "q3_K": 3, "q4_K": 4, "q5_K": 5, "q6_K": 6}
 BLOCK_BYTES = np.array([0, 0, 84, 110, 144, 176, 210])
 D_AT = np.array([0, 0, 80, 108, 0, 0, 208])  # where the f16 d lies; dmin follows it
@@ -53,7 +49,7 @@ D_AT = np.array([0, 0, 80, 108, 0, 0, 208])  # where the f16 d lies; dmin follow
 F0 = np.float32(0)
 
 
-@jit
+@kernel
 def quantize_q8_k(x, codes, d, sums):
     """Activations to codes -128 … 127 of blocks of 256, with the sum of each run of sixteen.
 
@@ -77,7 +73,7 @@ def quantize_q8_k(x, codes, d, sums):
                 sums[t, 16 * block + run] = total
 
 
-@jit
+@kernel
 def unpack(kind, p, codes, scales, minima):
     """The block at `p`: 256 signed codes, and of each run of sixteen the scale and the minimum."""
     minima[:] = 0
@@ -105,19 +101,19 @@ def unpack(kind, p, codes, scales, minima):
         _unpack_scales_and_minima(p + 4, scales, minima)
 
 
-@jit
+@kernel
 def _unpack_two_bits(p, codes):
     for i in range(256):
         codes[i] = load_u8(p + 32 * (i // 128) + i % 32) >> (2 * (i // 32 % 4)) & 3
 
 
-@jit
+@kernel
 def _unpack_four_bits(p, codes):
     for i in range(256):
         codes[i] = load_u8(p + 32 * (i // 64) + i % 32) >> (4 * (i // 32 % 2)) & 15
 
 
-@jit
+@kernel
 def _unpack_six_bits(p, codes):
     for i in range(256):
         half, group, byte = i // 128, i // 32 % 4, i % 32
@@ -126,7 +122,7 @@ def _unpack_six_bits(p, codes):
         codes[i] = (low | high << 4) - 32
 
 
-@jit
+@kernel
 def _unpack_scales_and_minima(p, scales, minima):
     """Eight scales and eight minima of six bits in twelve bytes, each for two runs of sixteen."""
     for j in range(8):
@@ -139,7 +135,7 @@ def _unpack_scales_and_minima(p, scales, minima):
         minima[2 * j] = minima[2 * j + 1] = minimum
 
 
-@jit
+@kernel
 def k_quants(kind, simd, rows, stride, first, last, n, y, d, sums, out):
     """out[t, r] = row r · token t. y, d, sums: what `quantize_q8_k` made of the activations."""
     n_blocks = n // 256
@@ -194,7 +190,7 @@ def k_quants(kind, simd, rows, stride, first, last, n, y, d, sums, out):
                 out[t, r] = sum_crosswise(lanes)
 
 
-@jit
+@kernel
 def _minima_by_lane(kind, m, sums, lanes):
     """q2_K: lane l takes runs 2l and 2l+1. q4_K: the first four lanes take four runs each, the others none."""
     width = 2 if kind == 2 else 4

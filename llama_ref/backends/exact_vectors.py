@@ -20,14 +20,19 @@ suffix   LLVM type         what it holds
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba import config, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
+
+from ggmlpy import c_arithmetic
+from ggmlpy.c_arithmetic import JIT_OPTIONS
 
 INT1, INT8, INT16, INT32, INT64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -35,14 +40,44 @@ HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
 def _host_features() -> frozenset[str]:
     """What Numba compiles for: the processor at hand, unless NUMBA_CPU_FEATURES names another."""
-    if config.CPU_FEATURES is not None:
-        return frozenset(word[1:] for word in config.CPU_FEATURES.split(",") if word.startswith("+"))
+    named = getattr(config, "CPU_FEATURES", None)
+    if named is not None:
+        return frozenset(word[1:] for word in named.split(",") if word.startswith("+"))
     return frozenset(name for name, there in llvmlite.binding.get_host_cpu_features().items() if there)
 
 
 HOST = _host_features()
 HAS_AVX2 = {"avx2", "fma"} <= HOST
 HAS_F16C = "f16c" in HOST or llvmlite.binding.get_process_triple().startswith(("aarch64", "arm64"))
+
+
+def _stamp() -> int:
+    """A number that changes with any source file that kernels are made of."""
+    here = Path(__file__)
+    sources = [Path(c_arithmetic.__file__), *sorted(here.parent.glob("exact*.py"))]
+    try:
+        return zlib.crc32(b"".join(source.read_bytes() for source in sources))
+    except OSError:  # sources in an archive
+        return 0
+
+
+STAMP = _stamp()
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function when it is first called, or load its machine code from Numba's cache.
+
+    Numba notices that the file of a kernel changed, not the files whose functions it calls; `STAMP` covers those. Where
+    no cache can be written, kernels are compiled anew in every process.
+    """
+    try:
+        compiled = njit(cache=True, **JIT_OPTIONS)(function)
+    except RuntimeError:
+        return njit(**JIT_OPTIONS)(function)
+    index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if index is not None:
+        index._source_stamp = (index._source_stamp, STAMP)
+    return compiled
 
 
 class Vector(types.Type):
@@ -378,10 +413,8 @@ def add_in_order(b, start, x):
 def sums_of_eights(b, x, y):
     """Lanes X0 Y0 X1 Y1 X2 Y2 X3 Y3: the sum of each run of eight codes of x, then of y."""
     ones = _constant([1] * 32, INT8)
-    quads = [_dot_quads(b, v, ones) for v in (x, y)]
-    even, odd = (_shuffle(b, *quads, [first, 8 + first, 2 + first, 10 + first, 4 + first, 12 + first, 6 + first,
-                                      14 + first]) for first in (0, 1))  # fmt: skip
-    return b.add(even, odd)
+    of_x, of_y, lanes = _dot_quads(b, x, ones), _dot_quads(b, y, ones), [0, 8, 2, 10, 4, 12, 6, 14]
+    return b.add(_shuffle(b, of_x, of_y, lanes), _shuffle(b, of_x, of_y, [lane + 1 for lane in lanes]))
 
 
 @operation(i32, i8)

@@ -13,17 +13,17 @@ sincosf_data,powf,powf_log2_data}.c, Copyright (c) 2017-2024 Arm Limited, MIT OR
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit, vectorize
+from collections.abc import Callable
 
-from ggmlpy.c_arithmetic import JIT_OPTIONS
+import numpy as np
+import numpy.typing as npt
+
 from llama_ref.expf import E0, E1, E2, EXP2_TABLE, EXP_OVERFLOW, EXP_UNDERFLOW, INV_LN2_32, SHIFT
 
-from .exact_vectors import DOUBLE, INT32, INT64, f32, f64, fma64, i64, operation
+from .exact_vectors import DOUBLE, INT32, INT64, f32, f64, fma64, i64, kernel, operation
 
 __all__ = ["cosf", "expf", "logf", "powf", "sinf"]
 
-jit = njit(cache=True, **JIT_OPTIONS)
 fh = float.fromhex
 
 
@@ -87,7 +87,7 @@ QUARTER_PI = 0x3F490FDB  # bits of π/4
 INFINITY = 0x7F800000
 
 
-@jit
+@kernel
 def _scaled_exp2(k, r, c0, c1, c2):
     """2^(k/32) * (1 + c2 r + c1 r² + c0 r³), rounded to float."""
     scale = _double_of(EXP2_TABLE[k & 31] + (k << 47))
@@ -95,7 +95,7 @@ def _scaled_exp2(k, r, c0, c1, c2):
     return np.float32(fma64(fma64(c0, r, c1), r2, fma64(c2, r, 1.0)) * scale)
 
 
-@jit
+@kernel
 def _expf(x):
     if np.isnan(x):
         return x
@@ -109,7 +109,7 @@ def _expf(x):
     return _scaled_exp2(_bits64(shifted), r, E0 / 32 / 32 / 32, E1 / 32 / 32, E2 / 32)
 
 
-@jit
+@kernel
 def _sine(x, n, negative):
     """sin(x) for even quadrants n, ±cos(x) for odd ones."""
     x2 = x * x
@@ -122,7 +122,7 @@ def _sine(x, n, negative):
     return np.float32(fma64(x4 * x2, fma64(x2, sign * C4, sign * C3), c))
 
 
-@jit
+@kernel
 def _reduced(x, bits):
     """|x| or x minus the nearest multiple of π/2, and that multiple."""
     if bits >> 20 < 0x42F:  # |x| < 120
@@ -139,7 +139,7 @@ def _reduced(x, bits):
     return np.float64(np.int64(turns - (n << np.uint64(62)))) * PI_63, np.int64(n)
 
 
-@jit
+@kernel
 def _sin_or_cos(x, is_cos):
     bits = _bits32(x) & 0x7FFFFFFF
     if bits >= INFINITY:
@@ -154,7 +154,7 @@ def _sin_or_cos(x, is_cos):
     return _sine(flipped, n ^ 1 if is_cos else n, turned & 2 != 0)
 
 
-@jit
+@kernel
 def _split(bits):
     """A positive float x as 2^k * z: k, the entry i whose c is near z, and z/c - 1."""
     offset = bits - 0x3F330000
@@ -163,7 +163,7 @@ def _split(bits):
     return np.float64(k), i, fma64(z, INVERSE[i], -1.0)
 
 
-@jit
+@kernel
 def _logf(x):
     if np.isnan(x) or x < 0:
         return np.float32(np.nan)
@@ -180,7 +180,7 @@ def _logf(x):
     return np.float32(fma64(fma64(N0, r2, fma64(N1, r, N2)), r2, y0 + r))
 
 
-@jit
+@kernel
 def _log2(bits):
     """log2 of a positive float, as a double."""
     k, i, r = _split(bits)
@@ -190,7 +190,7 @@ def _log2(bits):
     return fma64(fma64(L0, r, L1), r2 * r2, q)
 
 
-@jit
+@kernel
 def _powf(x, y):
     power = np.float64(y) * _log2(_bits32(x))
     if power > 127.99999999:
@@ -201,31 +201,62 @@ def _powf(x, y):
     return _scaled_exp2(_bits64(shifted), power - (shifted - SHIFT / 32), E0, E1, E2)
 
 
-@vectorize(["float32(float32)"], cache=True)
-def expf(x):
-    """glibc's expf, element by element."""
-    return _expf(x)
+def _each(loop: Callable[..., None], *arguments: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Run a loop over flat float32 copies of the arguments; the result has their common shape."""
+    shaped = np.broadcast_arrays(*(np.asarray(x, np.float32) for x in arguments))
+    out = np.empty(shaped[0].size, np.float32)
+    loop(*(np.ascontiguousarray(x).reshape(-1) for x in shaped), out)
+    return out.reshape(shaped[0].shape)[()]
 
 
-@vectorize(["float32(float32)"], cache=True)
-def logf(x):
+@kernel
+def _expf_loop(x, out):
+    for i in range(len(x)):
+        out[i] = _expf(x[i])
+
+
+@kernel
+def _logf_loop(x, out):
+    for i in range(len(x)):
+        out[i] = _logf(x[i])
+
+
+@kernel
+def _sin_or_cos_loop(is_cos, x, out):
+    for i in range(len(x)):
+        out[i] = _sin_or_cos(x[i], is_cos)
+
+
+@kernel
+def _powf_loop(x, y, out):
+    for i in range(len(x)):
+        out[i] = _powf(x[i], y[i])
+
+
+def expf(x: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """glibc's expf, element by element.
+
+    >>> expf([0.0, 1.0])
+    array([1.       , 2.7182817], dtype=float32)
+    """
+    return _each(_expf_loop, x)
+
+
+def logf(x: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """glibc's logf, element by element."""
-    return _logf(x)
+    return _each(_logf_loop, x)
 
 
-@vectorize(["float32(float32)"], cache=True)
-def sinf(x):
+def sinf(x: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """glibc's sinf, element by element."""
-    return _sin_or_cos(x, False)
+    return _each(lambda x, out: _sin_or_cos_loop(False, x, out), x)
 
 
-@vectorize(["float32(float32)"], cache=True)
-def cosf(x):
+def cosf(x: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """glibc's cosf, element by element."""
-    return _sin_or_cos(x, True)
+    return _each(lambda x, out: _sin_or_cos_loop(True, x, out), x)
 
 
-@vectorize(["float32(float32, float32)"], cache=True)
-def powf(x, y):
+def powf(x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """glibc's powf for a normal x > 0 and a finite y, element by element (all that rope needs)."""
-    return _powf(x, y)
+    return _each(_powf_loop, x, y)

@@ -1,4 +1,8 @@
-"""Model files with random weights, of any shape, for the tests of the backends."""
+"""Model files with random weights, of any shape, for the tests of the backends.
+
+The same arguments give the same bytes on every machine, so that golden logits of the real llama.cpp can be kept as
+hashes: the numbers come from integers of a generator whose stream numpy has frozen.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+import ggmlpy
 from ggmlpy import TENSOR_TYPES, Hparams, OutTensor, write_model
 from ggmlpy.eras import era_of
+
+# fmt: off
+FTYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q4_2": 5, "q8_0": 7, "q5_0": 8, "q5_1": 9,
+    "q2_K": 10, "q3_K": 12, "q4_K": 14, "q5_K": 16, "q6_K": 18,
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -28,35 +40,31 @@ class Shape:
 
 def write_random_model(path: Path, shape: Shape, kind: str = "f32", era: str = "2023-03-31", seed: int = 0) -> Path:
     """Write a model whose matrices are of type `kind` as `era` knew it, and return its path."""
-    from ggmlpy.quantizers import quantize
-
     record = era_of(era)
-    rng, target = np.random.default_rng(seed), record.type(kind)
-    hparams = Hparams(shape.n_vocab, shape.n_embd, shape.n_mult, shape.n_head, shape.n_layer, shape.head_dim, 0)
+    rng, target, n = np.random.RandomState(seed), record.type(kind), shape.n_embd
+    hparams = Hparams(shape.n_vocab, n, shape.n_mult, shape.n_head, shape.n_layer, shape.head_dim, FTYPES[kind])
+
+    def random(*size: int) -> np.ndarray:
+        return rng.randint(-1000, 1001, size) / 577.0  # standard deviation 1
 
     def matrix(name: str, rows: int, cols: int, gain: float = 1.0) -> OutTensor:
-        x = (rng.standard_normal((rows, cols)) * gain / np.sqrt(cols)).astype(np.float32)
-        data = quantize(x, kind, era) if target.quantized else x.astype(target.block)
+        x = (random(rows, cols) * (gain / np.sqrt(cols))).astype(np.float32)
+        data = ggmlpy.quantize(x, kind, era) if target.quantized else x.astype(target.block)
         return OutTensor(name, target, (rows, cols), lambda: [data])
 
     def norm(name: str) -> OutTensor:
-        x = rng.uniform(0.5, 1.5, shape.n_embd).astype(np.float32)
+        x = (1 + 0.2 * random(n)).astype(np.float32)
         return OutTensor(name, TENSOR_TYPES["f32"], x.shape, lambda: [x])
 
-    n, n_ff = shape.n_embd, hparams.n_ff
     tensors = [matrix("tok_embeddings.weight", shape.n_vocab, n, np.sqrt(n)), norm("norm.weight")]
     tensors.append(matrix("output.weight", shape.n_vocab, n, 3.0))
     for i in range(shape.n_layer):
         at = f"layers.{i}"
         tensors += [matrix(f"{at}.attention.{w}.weight", n, n) for w in ("wq", "wk", "wv", "wo")]
-        tensors += [matrix(f"{at}.feed_forward.{w}.weight", n_ff, n) for w in ("w1", "w3")]
-        tensors += [matrix(f"{at}.feed_forward.w2.weight", n, n_ff)]
+        tensors += [matrix(f"{at}.feed_forward.{w}.weight", hparams.n_ff, n) for w in ("w1", "w3")]
+        tensors += [matrix(f"{at}.feed_forward.w2.weight", n, hparams.n_ff)]
         tensors += [norm(f"{at}.attention_norm.weight"), norm(f"{at}.ffn_norm.weight")]
-    vocab = [
-        (b" \xe2\x81\x87 ", 0.0),
-        (b"", 0.0),
-        (b"", 0.0),
-        *((b"w%d" % i, -float(i)) for i in range(3, shape.n_vocab)),
-    ]
+    words = [b" \xe2\x81\x87 ", b"", b"", *(b"w%d" % i for i in range(3, shape.n_vocab))]
+    vocab = [(word, -float(i)) for i, word in enumerate(words[: shape.n_vocab])]
     write_model(path, record.container, record.version, hparams, vocab, tensors)
     return path
