@@ -8,6 +8,7 @@ with the tokenizer that it needs. PEFT's versions spell the same tensors differe
     model.layers.0.self_attn.q_proj.lora_A.weight                             after conversion tools
     base_model.model.model.embed_tokens.weight                                modules_to_save, saved by PEFT
     base_model.model.model.embed_tokens.modules_to_save.default.weight        modules_to_save, saved by hand
+    base_model.model.lm_head.0.weight                                         after prepare_model_for_int8_training
 
 All of them are read. What one module's pair means is decided by ``adapter_config.json``::
 
@@ -371,7 +372,7 @@ def _sort_out(
 
 def _meta_name(module: str) -> str | None:
     """``base_model.model.model.layers.0.self_attn.q_proj`` -> ``layers.0.attention.wq.weight``; None if no LLaMA's."""
-    stem = re.sub(r"^(?:base_model\.)?(?:model\.)*", "", module)
+    stem = re.sub(r"^(?:base_model\.)?(?:model\.)*|(?<=lm_head)\.0$", "", module)
     spellings = (f"{prefix}{stem}.weight" for prefix in ("", "model."))
     return next((rename(spelling, "meta") for spelling in spellings if is_known(spelling)), None)
 

@@ -66,6 +66,7 @@ def test_every_spelling_of_a_pair(tmp_path: Path, prefix: str, middle: str) -> N
         "base_model.model.lm_head.weight",
         "base_model.model.lm_head.modules_to_save.default.weight",
         "lm_head.modules_to_save.second.weight",
+        "base_model.model.lm_head.0.weight",
         "lm_head.weight",
     ],
 )
