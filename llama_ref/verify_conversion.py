@@ -39,9 +39,9 @@ from ggmlpy.writer import OutTensor
 from .checkpoint import Checkpoint, LazyTensor, PthFile, open_checkpoint, open_pth
 from .checkpoint.layout import in_layout
 from .checkpoint.pth_writer import TORCH_FORMATS, stream_pth
-from .checkpoint.safetensors_file import SafetensorsFile
+from .checkpoint.safetensors_file import SafetensorsFile, safetensors_header
 from .convert import plan_conversion
-from .hf_export import plan_from_hf, plan_to_hf
+from .hf_export import METADATA, plan_from_hf, plan_to_hf
 from .names import find, is_known, rename
 
 __all__ = ["Mistake", "Weights", "mistakes", "stored", "verify_conversion", "verify_export", "verify_weights"]
