@@ -72,6 +72,7 @@ class Delta:
         stop = first_row + len(weights)
         if (
             weights.dtype != np.float16
+            or not weights.flags.c_contiguous
             or weights.shape[1:] != (self.n_columns,)
             or not 0 <= first_row <= stop <= len(self.b)
         ):

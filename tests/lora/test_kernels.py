@@ -88,7 +88,12 @@ def test_a_part_of_the_rows() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "first"),
-    [(np.zeros((2, 5), np.float32), 0), (np.zeros((2, 4), np.float16), 0), (np.zeros((2, 5), np.float16), 2)],
+    [
+        (np.zeros((2, 5), np.float32), 0),
+        (np.zeros((2, 4), np.float16), 0),
+        (np.zeros((2, 5), np.float16), 2),
+        (np.zeros((5, 2), np.float16).T, 0),
+    ],
 )
 def test_what_does_not_fit_is_refused(weights: np.ndarray, first: int) -> None:
     with pytest.raises(UsageError, match="do not fit"):
