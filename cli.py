@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     parser = build_parser()
     args = parser.parse_args([_dashed(argument) for argument in arguments])
+    for name, value in getattr(args, "environment", {}).items():
+        os.environ.setdefault(name, value)  # numpy's BLAS looks at it when it is first imported, below
     from ggmlpy.errors import FormatError, UsageError
 
     try:
@@ -142,12 +144,11 @@ def add_identify(commands: Commands) -> None:
 
 def run_identify(args: argparse.Namespace) -> int:
     from ggmlpy.errors import FormatError
-    from ggmlpy.identify import identify
 
     found, failed = [], []
     for file in args.files:
         try:
-            found.append(identify(file))
+            found.append(_identify_any(file))
         except FormatError as error:
             failed.append(error)
     if args.json:
@@ -160,8 +161,24 @@ def run_identify(args: argparse.Namespace) -> int:
     return 3 if failed or any(item.problems for item in found) else 0
 
 
+def _identify_any(file: str) -> Any:
+    """A GGML file, or else a checkpoint, an adapter, a tokenizer, an archive."""
+    from ggmlpy.errors import BadMagicError
+    from ggmlpy.identify import identify
+
+    try:
+        return identify(file)
+    except BadMagicError:
+        from llama_ref.identify_checkpoint import identify_other
+
+        other = identify_other(file)
+        if other is None:
+            raise
+        return other
+
+
 def _print_identification(item: Any) -> None:
-    types = ", ".join(f"{count} {name}" for name, count in item.types.items()) or "none"
+    types = ", ".join(f"{count} {name}" for name, count in item.types.items())
     whole = f"{item.size:,} bytes" + ("" if item.size == item.expected_size else f", expected {item.expected_size:,}")
     rows = (
         ("format", item.what),
@@ -176,7 +193,8 @@ def _print_identification(item: Any) -> None:
     )
     print(item.path)
     for name, value in rows:
-        print(f"  {name:<11} {value}")
+        if value:
+            print(f"  {name:<11} {value}")
 
 
 def add_inspect(commands: Commands) -> None:
@@ -355,26 +373,32 @@ def add_fingerprint(commands: Commands) -> None:
         "fingerprint",
         run_fingerprint,
         "One digest of a model's tensors, the same in every container that holds the same bytes.",
-        "fingerprint ggml-model-q4_0.bin",
+        "fingerprint ggml-model-q4_0.bin\nfingerprint models/7B models/7B/ggml-model-f16.bin",
     )
     parser.add_argument("files", metavar="FILE|DIR", nargs="+")
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")
 
 
 def run_fingerprint(args: argparse.Namespace) -> int:
-    from ggmlpy import open_model
-    from ggmlpy.fingerprint import fingerprint
+    from llama_ref.same_content import content_fingerprint
 
     digests = {}
     for file in args.files:
-        with open_model(file) as model, progress_bar(args, model.size, "fingerprint") as bar:
-            digests[file] = fingerprint(model, bar.update)
+        with progress_bar(args, _bytes_of(file), "fingerprint") as bar:
+            digests[file] = content_fingerprint(file, bar.update)
     if args.json:
         print_json(digests)
     else:
         for file, digest in digests.items():
             print(f"{digest}  {file}")
     return 0
+
+
+def _bytes_of(path: str) -> int:
+    """What there is to read in a file, or about so in a directory of weights."""
+    if not os.path.isdir(path):
+        return os.path.getsize(path) if os.path.exists(path) else 0
+    return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
 
 
 def add_migrate(commands: Commands) -> None:
@@ -1209,15 +1233,22 @@ def _main_options(args: argparse.Namespace, interactive: bool) -> Any:
 def _settle(args: argparse.Namespace, path: str | None) -> None:
     """Fill in what depends on the model's era: seed, repeat penalty and cache precision."""
     from ggmlpy.eras import era_of
-    from llama_ref.generate import default_model_path, era_of_file, real_seed
+    from llama_ref.generate import era_of_file, real_seed
 
-    args.model = path or str(default_model_path())
+    args.model = path or _demo_model(args)
     args.era = era_of(args.era or era_of_file(args.model)).date
     first = era_of(args.era).pin == "p0"
     args.seed = real_seed(args.seed, args.era)
     args.repeat_penalty = (1.30 if first else 1.10) if args.repeat_penalty is None else args.repeat_penalty
     args.memory_f32 = args.memory_f32 or (first and not args.memory_f16)
     say(args, f"seed = {args.seed}")
+
+
+def _demo_model(args: argparse.Namespace) -> str:
+    """The model that answers where none is named; made on the first call."""
+    from lora.demo import default_model
+
+    return str(default_model(lambda words: say(args, words)))
 
 
 def _open_main_model(args: argparse.Namespace, path: str) -> Any:
@@ -1392,6 +1423,325 @@ def run_bench(args: argparse.Namespace) -> int:
     return 0
 
 
+# -------------------------------------------------------------------------------------------------- training and demo
+
+ONE_BLAS_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+def add_train(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "train", help="Train a base, an adapter or the demo model: the seed's recipe in numpy."
+    )
+    inner = parser.add_subparsers(dest="action", metavar="STAGE", required=True)
+    demo = command(
+        inner,
+        "demo",
+        run_train_demo,
+        "Make the demo model from nothing: corpus, vocabularies, base, stages one and two, instruction tuning.",
+        "train demo --output demo_model",
+    )
+    demo.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="goes on with what an earlier run left there"
+    )
+    demo.add_argument("--seed", type=int, default=2023, help="default 2023, the shipped model's")
+    demo.add_argument("--steps", type=int, metavar="N", help="of every stage, for a quick look")
+    demo.set_defaults(environment=ONE_BLAS_THREAD)
+    for name, summary in (
+        ("pretrain", "Train a base model from nothing on texts; published as Meta published LLaMA."),
+        ("stage1", "Stage one: a grown vocabulary's token embeddings alone, on texts in the new language."),
+        ("stage2", "Stage two: LoRA on q k v o gate down up, embeddings and output, on the same texts."),
+        ("instruct", "Instruction tuning: the same on Alpaca records; the prompt's tokens do not count."),
+    ):
+        _add_stage(inner, name, summary)
+    plot = command(
+        inner, "plot", run_train_plot, "Plot loss curves.", "train plot out/work/stage1 out/work/stage2 -o loss.svg"
+    )
+    plot.add_argument("logs", nargs="+", metavar="LOG", help="log.jsonl files or their folders, in order")
+    plot.add_argument("-o", "--output", required=True, metavar="FILE", help=".svg, or what matplotlib writes")
+
+
+def _add_stage(inner: Commands, name: str, summary: str) -> None:
+    data = "instructions.json" if name == "instruct" else "texts.txt"
+    base = "" if name == "pretrain" else " --base base"
+    start = " --adapter stage1-lora" if name == "stage2" else ""
+    output = "base" if name == "pretrain" else f"{name}-lora"
+    example = f"train {name} {data} --tokenizer tokenizer.model{base}{start} --output {output}"
+    stage = command(inner, name, run_train_stage, summary, example)
+    stage.add_argument("data", nargs="+", metavar="FILE", help="texts between empty lines; records for instruct")
+    stage.add_argument(
+        "--tokenizer", required=True, metavar="FILE", help="tokenizer.model, the grown one after pretrain"
+    )
+    stage.add_argument("-o", "--output", required=True, metavar="DIR")
+    if name == "pretrain":
+        shape = stage.add_argument_group("shape (default: 1 million parameters and the vocabulary)")
+        for option, default in (("n-embd", 128), ("n-mult", 32), ("n-head", 4), ("n-layer", 4)):
+            shape.add_argument(f"--{option}", type=int, default=default, metavar="N", help=f"default {default}")
+    else:
+        stage.add_argument("--base", required=True, metavar="DIR", help="the model to start from")
+    if name == "stage2":
+        stage.add_argument(
+            "--adapter", metavar="DIR", help="what stage1 published: its embeddings take the base's place"
+        )
+    if name in ("stage2", "instruct"):
+        stage.add_argument("--r", type=int, default=8, metavar="N", help="rank (default 8)")
+        stage.add_argument("--alpha", type=float, default=32, metavar="X", help="default 32")
+        stage.add_argument("--dropout", type=float, default=0.05, metavar="P", help="default 0.05")
+    stage.add_argument("--learning-rate", type=float, metavar="X", help="default: the seed's")
+    stage.add_argument("--steps", type=int, metavar="N", help="default: the seed's")
+    stage.add_argument("--warmup", type=float, metavar="PART", help="part of the steps in which the rate rises")
+    stage.add_argument("--weight-decay", type=float, metavar="X")
+    stage.add_argument("--accumulation", type=int, default=1, metavar="N", help="batches an update (default 1)")
+    stage.add_argument("--rows", type=int, default=8, metavar="N", help="of a batch (default 8)")
+    stage.add_argument("--length", type=int, default=512, metavar="N", help="positions a row (default 512)")
+    stage.add_argument("--seed", type=int, default=0, help="default 0")
+    stage.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR/work")
+    stage.set_defaults(environment=ONE_BLAS_THREAD)
+
+
+class _TrainingBar:
+    """Loss, tokens a second and time left of each stage, on stderr."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.bar, self.stage = args, None, ""  # type: argparse.Namespace, Any, str
+
+    def __call__(self, stage: str, n_steps: int, progress: Any) -> None:
+        if stage != self.stage:
+            self.close()
+            self.stage, self.bar = stage, progress_bar(self.args, n_steps, stage, "step")
+            self.bar.update(progress.step - 1)
+        speed = progress.n_tokens / progress.seconds
+        self.bar.set_postfix_str(f"loss {progress.loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+        self.bar.update(1)
+        if progress.step == n_steps:
+            self.close()
+            say(self.args, f"{stage}: loss {progress.loss:.3f} after {n_steps} steps")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
+
+
+def run_train_demo(args: argparse.Namespace) -> int:
+    import time
+
+    from lora.train.recipe import DemoRecipe, train_demo
+
+    began, recipe = time.perf_counter(), DemoRecipe(seed=args.seed)
+    if args.steps is not None:
+        recipe = DemoRecipe(seed=args.seed, steps=dict.fromkeys(recipe.steps, args.steps))
+    folder = train_demo(args.output, recipe, _TrainingBar(args), lambda words: say(args, words))
+    say(args, f"{folder}: done in {(time.perf_counter() - began) / 60:.1f} minutes")
+    return 0
+
+
+def run_train_stage(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from llama_ref.checkpoint.params import Params
+    from lora.train.model import Lora
+    from lora.train.run_stage import StageInput, run_stage
+    from lora.train.stages import STAGES
+
+    chosen = {
+        "learning_rate": args.learning_rate,
+        "n_steps": args.steps,
+        "warmup": args.warmup,
+        "weight_decay": args.weight_decay,
+        "accumulation": args.accumulation,
+        "seed": args.seed,
+    }
+    settings = replace(STAGES[args.action].settings, **{name: v for name, v in chosen.items() if v is not None})
+    shape = Params(args.n_embd, args.n_mult, args.n_head, args.n_layer) if args.action == "pretrain" else None
+    base, adapter = getattr(args, "base", None), getattr(args, "adapter", None)
+    given = StageInput(args.data, args.tokenizer, base, adapter, shape, args.rows, args.length)
+    lora = Lora(args.r, args.alpha, args.dropout) if hasattr(args, "r") else None
+    bar = _TrainingBar(args)
+    report = lambda progress: bar(args.action, settings.n_steps, progress)  # noqa: E731
+    run = run_stage(args.action, given, args.output, settings, lora=lora, resume=args.resume, report=report)
+    bar.close()
+    say(args, f"{args.output}: {len(run.optimizer.trained)} tensors trained, {run.step} steps")
+    return 0
+
+
+def run_train_plot(args: argparse.Namespace) -> int:
+    from lora.train.plot import plot_losses
+
+    plot_losses(args.logs, args.output)
+    say(args, args.output)
+    return 0
+
+
+def add_instructions(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "instructions",
+        run_instructions,
+        "Read instruction data in any state, repair what can be repaired, and write clean Alpaca JSON.",
+        "instructions replies.txt more.json --output clean.json",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("-o", "--output", metavar="OUT", help="default: stdout")
+    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout (needs --output)")
+
+
+def run_instructions(args: argparse.Namespace) -> int:
+    from ggmlpy.errors import UsageError
+    from lora.instructions import merge_records, read_instructions, write_instructions
+
+    if args.json and not args.output:
+        raise UsageError("--json writes the report to stdout: name a file for the records with --output")
+    read = {path: read_instructions(path) for path in args.files}
+    records = merge_records(records for records, _ in read.values())
+    for path, (_, report) in read.items():
+        say(args, f"{path}: {report}")
+        for finding in report.findings if args.verbose else ():
+            say(args, f"  {finding}")
+    if args.output:
+        write_instructions(args.output, records)
+        say(args, f"{args.output}: {len(records)} records")
+    if args.json:
+        print_json({path: report.as_dict() for path, (_, report) in read.items()})
+    elif not args.output:
+        print_json(records)
+    return 0
+
+
+def add_crawl(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "crawl",
+        run_crawl,
+        "Ask a language model for instruction data, twenty records at a time; an interrupted crawl goes on.",
+        "crawl data.json --url https://api.openai.com/v1 --model gpt-3.5-turbo --requests 50",
+    )
+    parser.add_argument("output", metavar="OUT", help="JSON; the replies as they came stand in OUT.raw.jsonl")
+    parser.add_argument("--url", default="https://api.openai.com/v1", help="endpoint (default %(default)s)")
+    parser.add_argument("--model", required=True, help="its name at the endpoint")
+    parser.add_argument("--requests", type=int, default=1, metavar="N", help="replies in all (default 1)")
+    parser.add_argument("--items", type=int, default=20, metavar="N", help="records a reply (default 20)")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="default 1.0")
+    parser.add_argument("--seed", type=int, default=0, help="of topics and kinds of task (default 0)")
+    parser.add_argument(
+        "--key-variable", default="OPENAI_API_KEY", metavar="NAME", help="environment variable (default %(default)s)"
+    )
+
+
+def run_crawl(args: argparse.Namespace) -> int:
+    from lora.crawl import CrawlOptions, crawl
+
+    options = CrawlOptions(
+        args.url,
+        args.model,
+        n_requests=args.requests,
+        n_items=args.items,
+        seed=args.seed,
+        temperature=args.temperature,
+        key_variable=args.key_variable,
+    )
+    with progress_bar(args, args.requests, "crawl", "reply") as bar:
+        report = crawl(args.output, options, progress=bar.update)
+    say(args, f"{args.output}: {report}")
+    return 0
+
+
+def add_demo(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "demo",
+        run_demo,
+        "The whole story on the embedded demo model: verify, merge, convert, quantize, before and after.",
+        "demo\ndemo --output files",
+    )
+    parser.add_argument("-o", "--output", metavar="DIR", help="keep what is made (default: a temporary folder)")
+    parser.add_argument("--all", action="store_true", help="all ten prompts")
+    parser.add_argument("--json", action="store_true", help="the figures and answers as JSON on stdout")
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    import tempfile
+    from contextlib import nullcontext
+
+    from lora.demo import tell
+
+    folder = nullcontext(args.output) if args.output else tempfile.TemporaryDirectory(prefix="ggmlpy-demo-")
+    teller = _Teller(args)
+    with folder as name:
+        story = tell(name, teller, every_prompt=args.all)
+    if args.json:
+        print_json(story)
+    return 0
+
+
+class _Teller:
+    """Prints the demo's story: headings, tables and texts, in colour on a terminal."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        import shutil
+
+        self.silent, self.n = args.json, 0
+        self.colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self.width = min(100, shutil.get_terminal_size((100, 24)).columns)
+
+    def heading(self, title: str, why: str) -> None:
+        import textwrap
+
+        self.n += 1
+        if not self.silent:
+            print(f"\n{self.paint('1;36', f'{self.n}  {title}')}")
+            print(self.paint("2", textwrap.fill(why, self.width, initial_indent="   ", subsequent_indent="   ")))
+
+    def line(self, text: str) -> None:
+        if not self.silent:
+            print("   " + text, flush=True)
+
+    def good(self, text: str) -> None:
+        self.line(f"{self.paint('32', '✓')} {text}")
+
+    def table(self, rows: list[tuple[str, ...]]) -> None:
+        """The first row is a heading; all columns but the first are right-aligned."""
+        widths = [max(_columns(row[i]) for row in rows) for i in range(len(rows[0]))]
+        for number, row in enumerate(rows):
+            cells = [_padded(cell, width, left=not i) for i, (cell, width) in enumerate(zip(row, widths))]
+            self.line(self.paint("2", "  ".join(cells)) if not number else "  ".join(cells))
+
+    def speech(self, who: str, text: str, colour: str) -> None:
+        """A speaker, and what was said, wrapped by the columns that Chinese characters take."""
+        for i, line in enumerate(_wrapped(text, self.width - 13)):
+            self.line(f"{self.paint(colour, _padded(who if not i else '', 8, left=True))} {line}")
+
+    def paint(self, code: str, text: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if self.colour else text
+
+
+def _columns(text: str) -> int:
+    """Columns that a text takes on a terminal: Chinese characters take two."""
+    import unicodedata
+
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _padded(text: str, width: int, *, left: bool) -> str:
+    space = " " * max(0, width - _columns(text))
+    return text + space if left else space + text
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` columns: cut between words, or anywhere in Chinese."""
+    lines = []
+    for paragraph in text.splitlines() or [""]:
+        line = ""
+        for character in paragraph:
+            if _columns(line + character) > width:
+                head, space, tail = line.rpartition(" ")
+                cut = (head, tail) if space and _columns(tail) < 20 and tail.isascii() else (line, "")
+                lines.append(cut[0])
+                line = cut[1]
+            line += character
+        lines.append(line)
+    return lines
+
+
 COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_generate,
     add_chat,
@@ -1414,6 +1764,10 @@ COMMANDS: tuple[Callable[[Commands], None], ...] = (
     add_bench,
     add_verify,
     add_doctor,
+    add_train,
+    add_instructions,
+    add_crawl,
+    add_demo,
 )
 
 if __name__ == "__main__":

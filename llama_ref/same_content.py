@@ -7,11 +7,12 @@ would have written it in Meta's layout. If that digest is in the table of publis
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ggmlpy.errors import FormatError
+from ggmlpy.errors import FormatError, MissingFileError
 
 from . import known_files
 from .checkpoint import Checkpoint, LazyTensor, open_checkpoint, open_pth
@@ -27,7 +28,7 @@ from .names import meta_names
 __all__ = ["content_fingerprint", "published_model_of", "published_shard_of", "structure_of", "weight_files"]
 
 Progress = Callable[[int], object]
-_GGML = (b"lmgg", b"fmgg", b"tjgg")  # the magics of ggml, ggmf and ggjt as they stand in the file
+_GGML = (b"lmgg", b"fmgg", b"tjgg", b"GGUF")  # the magics as they stand in the file
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -120,9 +121,7 @@ def structure_of(path: Path) -> str:
         FormatError: it is damaged.
     """
     if path.suffix in (".pth", ".pt", ".bin"):
-        with open(path, "rb") as stream:
-            head = stream.read(4)
-        if head in _GGML:
+        if _head(path) in _GGML:
             from ggmlpy import open_model
 
             with open_model(path) as model:
@@ -136,18 +135,25 @@ def structure_of(path: Path) -> str:
     return ""
 
 
-def content_fingerprint(path: Path, progress: Progress | None = None) -> str:
+def _head(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(4)
+    except OSError as error:
+        raise MissingFileError(f"cannot be opened: {error.strerror}", path=path) from error
+
+
+def content_fingerprint(path: str | os.PathLike[str], progress: Progress | None = None) -> str:
     """The fingerprint of a model directory, a GGML file, or a file of tensors.
 
     Raises:
         FormatError: there is nothing there that has one.
     """
+    path = Path(path)
     if path.is_dir():
         with open_checkpoint(path) as checkpoint:
             return fingerprint_checkpoint(checkpoint, progress)
-    with open(path, "rb") as stream:
-        head = stream.read(4)
-    if head in _GGML:
+    if _head(path) in _GGML:
         from ggmlpy import open_model
         from ggmlpy.fingerprint import fingerprint
 
