@@ -45,7 +45,7 @@ _RELEASE = 64 << 20  # bytes whose CRC is computed before their pages are given 
 _PAGE = 4096  # records up to this size have their CRC checked when the file is opened
 _WRAPPERS = ("model", "state_dict", "module", "model_state_dict")
 _SIDE_RECORDS = {
-    "version": rb"[0-9]{1,2}\n?",
+    "version": rb"([1-9]|10)\n?",  # 10 is the newest that torch 2.13 reads
     "byteorder": rb"little|big",
     ".format_version": rb"[0-9]{1,2}",
     ".storage_alignment": rb"[0-9]{1,8}",

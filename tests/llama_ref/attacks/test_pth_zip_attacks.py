@@ -232,6 +232,7 @@ ATTACKS = {
     "record of no tensor": (checkpoint(extra=Member("x/data/1", b"")), r"'x/data/1' belongs to no tensor"),
     "no version": (checkpoint(version=None), r"no record 'version'"),
     "version of words": (checkpoint(version=Member("x/version", b"three")), r"no record 'version'"),
+    "version of the future": (checkpoint(version=Member("x/version", b"34\n")), r"no record 'version'"),
     "version of a kilobyte": (
         checkpoint(version=Member("x/version", b"3" * 1000)),
         r"no record 'version'",
