@@ -116,6 +116,28 @@ def test_cmake_build(kind, memory_f32, batch, sha256, model_of):
     assert hashlib.sha256(ours.tobytes()).hexdigest() == sha256
 
 
+SHAPE_CASES = json.loads((DATA / "logits_shapes.json").read_text())
+
+
+def case_name(case):
+    heads = "x".join(map(str, case["shape"][:2]))
+    cache = "kv32" if case["memory_f32"] else "kv16"
+    return f"{case['era']}-{case['build']}-{case['kind']}-{heads}-{cache}-{case['batch']}-{case['seed']}"
+
+
+@pytest.mark.parametrize("case", SHAPE_CASES, ids=case_name)
+def test_equals_llama_cpp_in_other_shapes(case, tmp_path):
+    """Heads of 32, 64, 80 and 128, odd vocabularies, widths of any number of blocks; k-quants too."""
+    shape = Shape(*case["shape"])
+    path = write_random_model(tmp_path / "m.bin", shape, case["kind"], case["era"])
+    rng = np.random.RandomState(case["seed"])
+    tokens = [1, *rng.randint(3, shape.n_vocab, case["n_tokens"] - 1).tolist()]
+    how = {name: case[name] for name in ("era", "build", "memory_f32")}
+    with Model.from_file(path, numerics="exact", n_ctx=128, **how) as model:
+        ours = logits(model, tokens, batch=case["batch"])
+    assert hashlib.sha256(ours.tobytes()).hexdigest() == case["sha256"]
+
+
 @pytest.mark.slow
 def test_same_bits_without_avx(model_of, tmp_path):
     """Everything again on a processor that has neither AVX nor fused multiply-add."""
