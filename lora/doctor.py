@@ -226,10 +226,12 @@ def _add_tokenizer(path: Path, folder: _Folder, diagnosis: Diagnosis) -> None:
 def _add_ggml(path: Path, folder: _Folder, diagnosis: Diagnosis) -> None:
     found = identify(path)
     folder.ggml.append(found)
-    types = ", ".join(f"{count} {name}" for name, count in found.types.items())
+    types = ", ".join(f"{count} {name}" for name, count in found.types.items()) or "the vocabulary only"
     words = f"{found.what}, {found.model}, vocabulary {found.vocabulary}, {types}, {in_words(found.size)}"
     diagnosis.found.append(Finding("GGML file", path, words))
-    diagnosis.bad += found.problems
+    if found.problems and found.types:
+        more = f" (and {len(found.problems) - 1} more: {PROGRAM} identify {path})" if len(found.problems) > 1 else ""
+        diagnosis.bad.append(found.problems[0] + more)
 
 
 # ------------------------------------------------------------------------------------------------ what fits together
@@ -324,7 +326,7 @@ def _convert_steps(folder: _Folder, diagnosis: Diagnosis) -> Iterator[Step]:
 
 def _ggml_steps(folder: _Folder, diagnosis: Diagnosis) -> Iterator[Step]:
     for found in folder.ggml:
-        if found.problems:
+        if found.problems or not found.types:
             continue
         path = Path(found.path)
         with open_model(path) as model:

@@ -12,7 +12,7 @@ import pytest
 
 import cli
 from ggmlpy.errors import MissingFileError
-from llama_ref.convert import plan_conversion
+from llama_ref.convert import plan_conversion, plan_vocabulary
 from lora import doctor
 from lora.doctor import examine
 
@@ -142,6 +142,14 @@ def test_ggml_files(data, tmp_path):
     diagnosis = examine(tmp_path)
     assert diagnosis.exit_code == 3
     assert diagnosis.steps == []
+
+
+def test_a_vocabulary_file_is_not_bad(data, tmp_path):
+    with plan_vocabulary(data / "ggml" / "T1_input", tmp_path / "ggml-vocab.bin") as plan:
+        plan.write()
+    diagnosis = examine(tmp_path)
+    assert "the vocabulary only" in diagnosis.found[0].words
+    assert diagnosis.bad == diagnosis.steps == []
 
 
 def test_too_little_disk_or_memory(folder, monkeypatch):
