@@ -1197,9 +1197,10 @@ def _run_main(args: argparse.Namespace, read_line: Any) -> int:
             try:
                 loop.run()
             except KeyboardInterrupt:
-                console.color("default")
-                console.raw(b"\n")
+                console.close()
                 return 130
+            if loop.ended_by == "end of input" and sys.stdout.isatty():
+                console.close()
             if args.json:
                 print_json(loop.as_record())
         say(args, "\n" + timings_text(loaded - began, conversation.timings, time.perf_counter() - began))
@@ -1425,7 +1426,7 @@ def run_bench(args: argparse.Namespace) -> int:
 
 # -------------------------------------------------------------------------------------------------- training and demo
 
-ONE_BLAS_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def add_train(commands: Commands) -> None:

@@ -40,7 +40,6 @@ __all__ = [
     "MainLoop",
     "MainOptions",
     "PromptTooLongError",
-    "default_model_path",
     "era_of_file",
     "lines_of",
     "prompt_table",
@@ -59,15 +58,6 @@ COLORS = {"default": b"\x1b[0m", "prompt": b"\x1b[33m", "user": b"\x1b[1m\x1b[32
 
 class PromptTooLongError(UsageError):
     """The prompt leaves no room in the context; ``main`` ends with exit code 1."""
-
-
-def default_model_path() -> Path:
-    """The model that is used where none is named.
-
-    Raises:
-        UsageError: there is none.
-    """
-    raise UsageError("no model was named: give one with -m MODEL.bin")
 
 
 def read_prompt(parts: Iterable[tuple[str, str]], stdin: BinaryIO) -> bytes:
@@ -167,6 +157,11 @@ class Console:
         if self._use_color and name != self._color:
             self.raw(COLORS[name])
         self._color = name
+
+    def close(self) -> None:
+        """Leave a terminal as it was found: at the start of a line, without colour."""
+        self.color("default")
+        self.raw(b"\n")
 
     def read_line(self, prompt: bytes) -> bytes | None:
         """Show ``prompt`` and wait for a line."""

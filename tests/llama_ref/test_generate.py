@@ -235,6 +235,15 @@ def test_the_first_interrupt_gives_the_turn_the_second_quits() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_closed_console_is_left_uncoloured_at_the_start_of_a_line() -> None:
+    out = io.BytesIO()
+    console = Console(out, lambda prompt: None, use_color=True)
+    console.color("user")
+    console.text(b"\xe4")
+    console.close()
+    assert out.getvalue() == b"\x1b[1m\x1b[32m\xe4\x1b[0m\n"
+
+
 def test_failing_to_tokenize_is_said_on_stdout_as_in_march() -> None:
     model = FakeModel(lambda seen: EOS)
     model.vocab[:] = [b"?", b"", b"", b"a", *[b""] * 255]

@@ -158,7 +158,6 @@ def test_the_trace_explains_every_token(monkeypatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["-p", "x"], 2, "give one with -m"),
         (["-m", "missing.bin", "-p", "x"], 3, "missing.bin"),
         (["-m", str(MODEL), "-f", "missing.txt"], 3, "missing.txt"),
         (["-m", str(MODEL), "-p", "x", "--json", "-i"], 2, "exclude each other"),
