@@ -97,6 +97,7 @@ __all__ = ["PANEL_SIGNATURE", "ROWS_SIGNATURE", "SIGNATURE", "make_evaluators", 
 
 ROWS = 32  # of a matrix, in a unit of work of the product with one vector
 PANEL_ROWS = GROUP * TILE.panels
+FLOAT_COLUMNS, FLOAT_TOKENS = 1024, 32  # of f16 and f32: what stays in the first and in the second-level cache
 LOWEST = -1e30  # instead of -inf: exp brings it to 0 without a special case
 SIGNATURE = types.int64(types.int64, types.int64)  # (address of a PLAN, number of the thread) -> 0
 ROWS_SIGNATURE = types.int64(*[types.int64] * 9)  # see Product
@@ -566,15 +567,15 @@ def make_float_product(load_values: Any, size: int) -> Product:
         return 0
 
     @compiled
-    def four_by_four(w, w_stride, x, x_stride, cols, sums):
-        """sums f32 [4 rows][4 tokens][16]: columns i … i+15 of every 64, for one i."""
-        a00, a01, a02, a03 = zeros(), zeros(), zeros(), zeros()
-        a10, a11, a12, a13 = zeros(), zeros(), zeros(), zeros()
-        a20, a21, a22, a23 = zeros(), zeros(), zeros(), zeros()
-        a30, a31, a32, a33 = zeros(), zeros(), zeros(), zeros()
+    def four_by_four(w, w_stride, x, x_stride, start, stop, sums):
+        """sums f32 [4 rows][4 tokens][16] += the columns from `start` to `stop`, sixteen of every 64."""
+        a00, a01, a02, a03 = load(sums), load(sums + 64), load(sums + 128), load(sums + 192)
+        a10, a11, a12, a13 = load(sums + 256), load(sums + 320), load(sums + 384), load(sums + 448)
+        a20, a21, a22, a23 = load(sums + 512), load(sums + 576), load(sums + 640), load(sums + 704)
+        a30, a31, a32, a33 = load(sums + 768), load(sums + 832), load(sums + 896), load(sums + 960)
         w1, w2, w3 = w + w_stride, w + 2 * w_stride, w + 3 * w_stride
         x1, x2, x3 = x + x_stride, x + 2 * x_stride, x + 3 * x_stride
-        for c in range(0, cols, 64):
+        for c in range(start, stop, 64):
             v0, v1, v2, v3 = load(x + 4 * c), load(x1 + 4 * c), load(x2 + 4 * c), load(x3 + 4 * c)
             u = load_values(w + size * c)
             a00, a01, a02, a03 = fma(u, v0, a00), fma(u, v1, a01), fma(u, v2, a02), fma(u, v3, a03)
@@ -587,19 +588,31 @@ def make_float_product(load_values: Any, size: int) -> Product:
         store_sixteen(sums, a00, a01, a02, a03, a10, a11, a12, a13, a20, a21, a22, a23, a30, a31, a32, a33)
 
     @compiled
+    def four_rows(w, w_stride, cols, tokens, x, sums, y, y_stride, accumulate):
+        """Four rows times all tokens (a multiple of four), FLOAT_COLUMNS at a time, which fit the first-level cache."""
+        x_stride = 4 * cols
+        zero_bytes(sums, 1024 * tokens)
+        for start in range(0, cols, FLOAT_COLUMNS):
+            stop = min(start + FLOAT_COLUMNS, cols)
+            for t in range(0, tokens, 4):
+                for i in range(4):
+                    place = sums + 1024 * (t + i)
+                    four_by_four(w, w_stride, x + t * x_stride, x_stride, start + 16 * i, stop, place)
+        for t in range(tokens):
+            for row in range(4):
+                s = sums + 1024 * (t - t % 4) + 64 * (4 * row + t % 4)
+                low, high = add(load(s), load(s + 1024)), add(load(s + 2048), load(s + 3072))
+                put(y + t * y_stride + 4 * row, total(add(low, high)), accumulate)
+
+    @compiled
     def panel(base, cols, first, last, n, vectors, records, panel, sums, y, y_stride, accumulate):
         w_stride, x_stride = cols * size, 4 * cols
         whole_rows, whole_tokens = first + (last - first) // 4 * 4, n // 4 * 4
-        for row in range(first, whole_rows, 4):
-            for t in range(0, whole_tokens, 4):
-                for i in range(4):
-                    w, x = base + row * w_stride + size * 16 * i, vectors + t * x_stride + 64 * i
-                    four_by_four(w, w_stride, x, x_stride, max(cols - 16 * i, 0), sums + 1024 * i)
-                for r in range(4):
-                    for k in range(4):
-                        s = sums + 64 * (4 * r + k)
-                        low, high = add(load(s), load(s + 1024)), add(load(s + 2048), load(s + 3072))
-                        put(y + (t + k) * y_stride + 4 * (row + r), total(add(low, high)), accumulate)
+        for t in range(0, whole_tokens, FLOAT_TOKENS):
+            tokens, x = min(FLOAT_TOKENS, whole_tokens - t), vectors + t * x_stride
+            for row in range(first, whole_rows, 4):
+                place = y + t * y_stride + 4 * row
+                four_rows(base + row * w_stride, w_stride, cols, tokens, x, sums, place, y_stride, accumulate)
         for row in range(first, last):
             for t in range(whole_tokens if row < whole_rows else 0, n):
                 value = row_dot(base + row * w_stride, vectors + t * x_stride, cols)

@@ -195,8 +195,9 @@ def work_sizes(
     """The working memory for up to n_tokens tokens a call, with matrices of these kinds."""
     n_most, n_padded = max(n_embd, n_ff), rounded(n_tokens, TILE.tokens)
     blocks, groups = n_most // 32, -(-n_most // (32 * GROUP))
+    kinds = list(kinds)
     layouts = [LAYOUTS[kind] for kind in kinds if kind in LAYOUTS]
-    floats = len(layouts) < len(list(kinds))
+    floats = len(layouts) < len(kinds)
     shared = {
         "qkv_at": 4 * n_tokens * 3 * n_embd,
         "attention_at": 4 * n_tokens * n_embd,
@@ -210,7 +211,7 @@ def work_sizes(
         "scratch_vector": 4 * max(n_most, 3 * rounded(head_dim, 16)),
         "scratch_record": groups * GROUP_BYTES,
         "scratch_panel": TILE.panels * blocks * max((panel_bytes(layout) for layout in layouts), default=0),
-        "scratch_sums": max(tile_sums, 4096),
+        "scratch_sums": max(tile_sums if layouts else 0, 1024 * rounded(n_tokens, 4) if floats else 0),
         "scratch_scores": 4 * (n_ctx + 32),
     }
     offsets, end = {}, 0
