@@ -42,6 +42,11 @@ MAGIC = np.float32(12582912.0)  # 1.5 * 2**23
 MANTISSA = np.int32(0x007FFFFF)
 MIDDLE = np.int32(0x00400000)
 
+# The affine search keeps its state a lane in two flat arrays, floats and integers, at these offsets: with few arrays
+# LLVM can prove that they don't overlap, and vectorises.
+LOW, HIGH, INVERSE, SCALE, SUM_LX, TOTAL = 0, 16, 32, 48, 64, 80
+SUM_L2, CHANGED, ACTIVE = 0, 16, 32
+
 
 # --- rounding -----------------------------------------------------------------------------------------------------
 
@@ -65,165 +70,185 @@ def magnitude_of(v):
     return float_of(np.int32(bits(v) & ABS))
 
 
-# --- searching for a scale ----------------------------------------------------------------------------------------
+# --- searching for scales -----------------------------------------------------------------------------------------
+#
+# All sub-blocks of a block are searched side by side, one in a lane: x is float32 [n, lanes], codes int32 [n, lanes],
+# everything else [lanes]. A lane whose own search would have stopped is no longer ``active`` and keeps what it has.
+# Inner loops run over lanes and become vector instructions; sums still add up in the order of the values.
 
 
 @njit(**JIT_OPTIONS)
-def extreme(x, start, n):
-    """The first value of the greatest magnitude, NaN passed over; 0 if there is none."""
-    most, greatest = F0, F0
-    for i in range(start, start + n):
-        a = magnitude_of(x[i])
-        if a > greatest:
-            greatest, most = a, x[i]
-    return most
-
-
-@njit(**JIT_OPTIONS)
-def search_affine(x, codes, start, n, limit):
+def search_affine(x, codes, limit, scales, mins, work, flags):
     """Fit x = scale * code - minimum with codes 0 … ``limit``: five rounds of coding and refitting.
 
-    Returns:
-        scale, minimum (>= 0).
+    Fills ``scales`` and ``mins`` (>= 0). A search stops when a round finds the codes that are there already, which for
+    the first round are those that the block before left.
     """
-    low, high = x[start], x[start]
-    for i in range(start + 1, start + n):
-        low = x[i] if x[i] < low else low
-        high = x[i] if x[i] > high else high
-    if high == low:
-        for i in range(start, start + n):
-            codes[i] = 0
-        return F0, F0
-    low = F0 if low > F0 else low
-    inverse = np.float32(limit) / (high - low)
-    scale = F1 / inverse
-    for _ in range(5):
-        sum_lx, sum_l2, changed = F0, np.int32(0), False
-        for i in range(start, start + n):
-            code = clipped(inverse * (x[i] - low), 0, limit)
-            if code != codes[i]:
-                codes[i] = code
-                changed = True
-            sum_lx += (x[i] - low) * np.float32(code)
-            sum_l2 += code * code
-        scale = sum_lx / np.float32(sum_l2)
-        total = F0
-        for i in range(start, start + n):
-            total += x[i] - scale * np.float32(codes[i])
-        low = total / np.float32(n)
+    n, lanes = x.shape
+    for k in range(lanes):
+        work[LOW + k], work[HIGH + k] = x[0, k], x[0, k]
+    for i in range(1, n):
+        for k in range(lanes):
+            v = x[i, k]
+            work[LOW + k] = v if v < work[LOW + k] else work[LOW + k]
+            work[HIGH + k] = v if v > work[HIGH + k] else work[HIGH + k]
+    for k in range(lanes):
+        low, high = work[LOW + k], work[HIGH + k]
+        flags[ACTIVE + k] = np.int32(high != low)
         low = F0 if low > F0 else low
-        inverse = F1 / scale
-        if not changed:
-            break
-    return scale, -low
+        work[LOW + k], work[INVERSE + k] = low, np.float32(limit) / (high - low)
+        scales[k], mins[k] = F0, F0
+    for i in range(n):
+        for k in range(lanes):
+            codes[i, k] = codes[i, k] if flags[ACTIVE + k] else np.int32(0)
 
-
-@njit(**JIT_OPTIONS)
-def improved(x, codes, start, n, limit, sum_lx, sum_l2):
-    """Change single codes (-limit … limit - 1) while that raises (sum w x l)^2 / sum w l^2, at most five rounds.
-
-    Returns:
-        sum w x l and sum w l^2 of the codes as they are then, w = x^2.
-    """
     for _ in range(5):
-        changes = 0
-        for i in range(start, start + n):
-            w = x[i] * x[i]
-            code = np.int32(codes[i])
-            without_lx = sum_lx - w * x[i] * np.float32(code)
-            if without_lx > F0:
-                without_l2 = sum_l2 - w * np.float32(code) * np.float32(code)
-                other = clipped(x[i] * without_l2 / without_lx, -limit, limit - 1)
-                if other != code:
-                    with_lx = without_lx + w * x[i] * np.float32(other)
-                    with_l2 = without_l2 + w * np.float32(other) * np.float32(other)
-                    if with_l2 > F0 and with_lx * with_lx * sum_l2 > sum_lx * sum_lx * with_l2:
-                        codes[i] = other
-                        sum_lx, sum_l2 = with_lx, with_l2
-                        changes += 1
-        if changes == 0:
+        for k in range(lanes):
+            work[SUM_LX + k], work[TOTAL + k] = F0, F0
+            flags[SUM_L2 + k], flags[CHANGED + k] = np.int32(0), np.int32(0)
+        for i in range(n):
+            for k in range(lanes):
+                shifted = x[i, k] - work[LOW + k]
+                code = clipped(work[INVERSE + k] * shifted, 0, limit)
+                code = code if flags[ACTIVE + k] else codes[i, k]
+                flags[CHANGED + k] |= code ^ codes[i, k]
+                flags[SUM_L2 + k] += code * code
+                codes[i, k] = code
+                work[SUM_LX + k] += shifted * np.float32(code)
+        for k in range(lanes):
+            work[SCALE + k] = work[SUM_LX + k] / np.float32(flags[SUM_L2 + k])
+        for i in range(n):
+            for k in range(lanes):
+                work[TOTAL + k] += x[i, k] - work[SCALE + k] * np.float32(codes[i, k])
+        going_on = False
+        for k in range(lanes):
+            if flags[ACTIVE + k]:
+                mean = work[TOTAL + k] / np.float32(n)
+                low = F0 if mean > F0 else mean
+                scales[k], mins[k] = work[SCALE + k], -low
+                work[LOW + k], work[INVERSE + k] = low, F1 / work[SCALE + k]
+                flags[ACTIVE + k] = flags[CHANGED + k]
+                going_on |= flags[CHANGED + k] != 0
+        if not going_on:
             break
-    return sum_lx, sum_l2
 
 
 @njit(**JIT_OPTIONS)
-def sums_of(x, start, n, limit, inverse):
+def sums_of(x, limit, inverse, sum_lx, sum_l2):
     """sum w x l and sum w l^2 over the codes l that ``inverse`` gives, w = x^2."""
-    sum_lx, sum_l2 = F0, F0
-    for i in range(start, start + n):
-        code = np.float32(clipped(inverse * x[i], -limit, limit - 1))
-        w = x[i] * x[i]
-        sum_lx += w * x[i] * code
-        sum_l2 += w * code * code
-    return sum_lx, sum_l2
+    n, lanes = x.shape
+    for k in range(lanes):
+        sum_lx[k], sum_l2[k] = F0, F0
+    for i in range(n):
+        for k in range(lanes):
+            v = x[i, k]
+            code = np.float32(clipped(inverse[k] * v, -limit, limit - 1))
+            w = v * v
+            sum_lx[k] += w * v * code
+            sum_l2[k] += w * code * code
 
 
 @njit(**JIT_OPTIONS)
-def code_with(x, codes, start, n, limit, inverse):
-    """Set the codes -limit … limit - 1 that ``inverse`` gives; return whether any is new."""
-    changed = False
-    for i in range(start, start + n):
-        code = clipped(inverse * x[i], -limit, limit - 1)
-        if code != codes[i]:
-            changed = True
-        codes[i] = code
-    return changed
+def code_with(x, codes, limit, inverse, active):
+    """Set the codes -limit … limit - 1 that ``inverse`` gives, in active lanes."""
+    n, lanes = x.shape
+    for i in range(n):
+        for k in range(lanes):
+            code = clipped(inverse[k] * x[i, k], -limit, limit - 1)
+            codes[i, k] = code if active[k] else codes[i, k]
 
 
 @njit(**JIT_OPTIONS)
-def search_symmetric_3(x, codes, start, n, limit):
-    """Fit x = scale * code for q3_K. Returns the scale."""
-    most = extreme(x, start, n)
-    if most == F0:
-        for i in range(start, start + n):
-            codes[i] = -limit
-        return F0
-    inverse = np.float32(-limit) / most
-    code_with(x, codes, start, n, limit, inverse)
-    sum_lx, sum_l2 = sums_of(x, start, n, limit, inverse)
-    sum_lx, sum_l2 = improved(x, codes, start, n, limit, sum_lx, sum_l2)
-    return sum_lx / sum_l2
+def start_from_extremes(x, codes, limit, inverse, active):
+    """Scale each lane so that its first value of the greatest magnitude gets the code -limit. A lane of zeros (or NaN)
+    is not active; its codes are -limit."""
+    n, lanes = x.shape
+    for k in range(lanes):
+        greatest, most = F0, F0
+        for i in range(n):
+            a = magnitude_of(x[i, k])
+            most = x[i, k] if a > greatest else most
+            greatest = a if a > greatest else greatest
+        active[k] = greatest != F0
+        inverse[k] = np.float32(-limit) / most
+    for i in range(n):
+        for k in range(lanes):
+            codes[i, k] = np.int32(-limit)
+    code_with(x, codes, limit, inverse, active)
 
 
 @njit(**JIT_OPTIONS)
-def search_symmetric(x, codes, start, n, limit):
-    """Fit x = scale * code for q6_K: refit up to three times, then improve single codes. Returns the scale."""
-    most = extreme(x, start, n)
-    if most == F0:
-        for i in range(start, start + n):
-            codes[i] = -limit
-        return F0
-    inverse = np.float32(-limit) / most
-    code_with(x, codes, start, n, limit, inverse)
-    sum_lx, sum_l2 = sums_of(x, start, n, limit, inverse)
-    scale = sum_lx / sum_l2
-    best = scale * sum_lx
-    for _ in range(3):
-        inverse = F1 / scale
-        new_lx, new_l2 = sums_of(x, start, n, limit, inverse)
-        if new_l2 == F0 or new_lx * new_lx <= best * new_l2 or same_codes(x, codes, start, n, limit, inverse):
+def improve(x, codes, limit, sum_lx, sum_l2, active):
+    """Change single codes (-limit … limit - 1) while that raises (sum w x l)^2 / sum w l^2, at most five rounds."""
+    n, lanes = x.shape
+    changed = np.empty(lanes, np.bool_)
+    for _ in range(5):
+        for k in range(lanes):
+            changed[k] = False
+        for i in range(n):
+            for k in range(lanes):
+                v, code = x[i, k], np.float32(codes[i, k])
+                w = v * v
+                without_lx, without_l2 = sum_lx[k] - w * v * code, sum_l2[k] - w * code * code
+                new_code = clipped(v * without_l2 / without_lx, -limit, limit - 1)
+                new = np.float32(new_code)
+                with_lx, with_l2 = without_lx + w * v * new, without_l2 + w * new * new
+                better = with_lx * with_lx * sum_l2[k] > sum_lx[k] * sum_lx[k] * with_l2
+                take = active[k] & (without_lx > F0) & (new != code) & (with_l2 > F0) & better
+                codes[i, k] = new_code if take else codes[i, k]
+                sum_lx[k] = with_lx if take else sum_lx[k]
+                sum_l2[k] = with_l2 if take else sum_l2[k]
+                changed[k] |= take
+        going_on = False
+        for k in range(lanes):
+            active[k] = changed[k]
+            going_on |= changed[k]
+        if not going_on:
             break
-        code_with(x, codes, start, n, limit, inverse)
-        sum_lx, sum_l2 = new_lx, new_l2
-        scale = sum_lx / sum_l2
-        best = scale * sum_lx
-    sum_lx, sum_l2 = improved(x, codes, start, n, limit, sum_lx, sum_l2)
-    return sum_lx / sum_l2
 
 
 @njit(**JIT_OPTIONS)
-def same_codes(x, codes, start, n, limit, inverse):
-    """Whether ``inverse`` gives the codes that are there."""
-    same = True
-    for i in range(start, start + n):
-        same &= clipped(inverse * x[i], -limit, limit - 1) == codes[i]
-    return same
+def search_symmetric(x, codes, limit, refits, scales, work):
+    """Fit x = scale * code, codes -limit … limit - 1: refit the scale up to ``refits`` times, then improve single
+    codes. Fills ``scales``."""
+    n, lanes = x.shape
+    inverse, sum_lx, sum_l2, new_lx, new_l2 = work[0:16], work[16:32], work[32:48], work[48:64], work[64:80]
+    active, fitting, same = np.empty(lanes, np.bool_), np.empty(lanes, np.bool_), np.empty(lanes, np.bool_)
+    start_from_extremes(x, codes, limit, inverse, active)
+    sums_of(x, limit, inverse, sum_lx, sum_l2)
+    for k in range(lanes):
+        fitting[k] = active[k]
+        scales[k] = sum_lx[k] / sum_l2[k]
+    for _ in range(refits):
+        for k in range(lanes):
+            inverse[k], same[k] = F1 / scales[k], True
+        sums_of(x, limit, inverse, new_lx, new_l2)
+        for i in range(n):
+            for k in range(lanes):
+                same[k] &= clipped(inverse[k] * x[i, k], -limit, limit - 1) == codes[i, k]
+        going_on = False
+        for k in range(lanes):
+            best = scales[k] * sum_lx[k]
+            worse = new_l2[k] == F0 or new_lx[k] * new_lx[k] <= best * new_l2[k]
+            fitting[k] &= not (same[k] or worse)
+            if fitting[k]:
+                sum_lx[k], sum_l2[k] = new_lx[k], new_l2[k]
+                scales[k] = sum_lx[k] / sum_l2[k]
+                going_on = True
+        if not going_on:
+            break
+        code_with(x, codes, limit, inverse, fitting)
+    for k in range(lanes):
+        same[k] = active[k]
+    improve(x, codes, limit, sum_lx, sum_l2, active)
+    for k in range(lanes):
+        scales[k] = sum_lx[k] / sum_l2[k] if same[k] else F0
 
 
 # --- blocks -------------------------------------------------------------------------------------------------------
 #
-# x: the block's values, float32 [256]. out: its bytes. codes: int32 [256], which keep what the block before left in
-# them, because the affine search stops early if it finds its first codes already there, as llama.cpp's does.
+# out: a block's bytes. x, codes, scales, mins: as above, 8 lanes of 32 or 16 lanes of 16 values; value i of sub-block k
+# is value n * k + i of the block.
 
 
 @njit(**JIT_OPTIONS)
@@ -235,99 +260,122 @@ def store_half(out, k, v):
 
 
 @njit(**JIT_OPTIONS)
-def search_all_affine(x, codes, n, limit, scales, mins):
-    """Scales and minimums of all sub-blocks of ``n`` values. Returns the largest of each, or 0."""
-    max_scale, max_min = F0, F0
-    for j in range(QK_K // n):
-        scales[j], mins[j] = search_affine(x, codes, n * j, n, limit)
-        max_scale = scales[j] if scales[j] > max_scale else max_scale
-        max_min = mins[j] if mins[j] > max_min else max_min
-    return max_scale, max_min
+def largest(values):
+    """The largest of several scales, or 0."""
+    most = F0
+    for v in values:
+        most = v if v > most else most
+    return most
 
 
 @njit(**JIT_OPTIONS)
-def recode_affine(x, codes, start, n, limit, d, minimum):
-    """Code with the decoded scale and minimum; a sub-block whose scale became 0 keeps the codes of the search."""
-    if d != F0:
-        for i in range(start, start + n):
-            codes[i] = clipped((x[i] + minimum) / d, 0, limit)
+def largest_signed(values):
+    """The first of the greatest magnitude, or 0."""
+    most = F0
+    for v in values:
+        most = v if magnitude_of(v) > magnitude_of(most) else most
+    return most
 
 
 @njit(**JIT_OPTIONS)
-def recode_symmetric(x, codes, start, n, limit, d):
-    if d != F0:
-        for i in range(start, start + n):
-            codes[i] = clipped(x[i] / d, -limit, limit - 1)
+def recode_affine(x, codes, limit, d, minimum):
+    """Code with the decoded scales and minimums; a lane whose scale became 0 keeps the codes of its search."""
+    n, lanes = x.shape
+    for i in range(n):
+        for k in range(lanes):
+            code = clipped((x[i, k] + minimum[k]) / d[k], 0, limit)
+            codes[i, k] = code if d[k] != F0 else codes[i, k]
 
 
 @njit(**JIT_OPTIONS)
-def pack_crumbs(codes, out, k, offset):
-    """The low two bits of ``codes + offset``: 64 bytes at ``k``, each with values 32 apart."""
+def recode_symmetric(x, codes, limit, d):
+    """The same without a minimum."""
+    n, lanes = x.shape
+    for i in range(n):
+        for k in range(lanes):
+            code = clipped(x[i, k] / d[k], -limit, limit - 1)
+            codes[i, k] = code if d[k] != F0 else codes[i, k]
+
+
+@njit(**JIT_OPTIONS)
+def in_order(codes, offset, flat):
+    """Codes [n, lanes] as the bytes ``code + offset`` in the order of the values [256]."""
+    n, lanes = codes.shape
+    for k in range(lanes):
+        for i in range(n):
+            flat[n * k + i] = np.uint8(codes[i, k] + np.int32(offset))
+
+
+@njit(**JIT_OPTIONS)
+def pack_crumbs(flat, shift, out, start):
+    """Two bits of each code, from bit ``shift``: 64 bytes, each with values 32 apart."""
     for j in range(2):
         for l in range(32):  # noqa: E741 - as in the original
-            byte = np.int32(0)
+            byte = np.uint8(0)
             for quarter in range(4):
-                code = codes[128 * j + 32 * quarter + l] + np.int32(offset)
-                byte |= (code & np.int32(3)) << np.int32(2 * quarter)
-            out[k + 32 * j + l] = np.uint8(byte)
+                crumb = (flat[128 * j + 32 * quarter + l] >> np.uint8(shift)) & np.uint8(3)
+                byte |= np.uint8(crumb << np.uint8(2 * quarter))
+            out[start + 32 * j + l] = byte
 
 
 @njit(**JIT_OPTIONS)
-def pack_nibbles(codes, out, k):
-    """The low four bits of codes: 128 bytes at ``k``, 32 of them for each 64 values."""
-    for j in range(4):
-        for l in range(32):  # noqa: E741
-            low, high = codes[64 * j + l] & np.int32(15), codes[64 * j + 32 + l] & np.int32(15)
-            out[k + 32 * j + l] = np.uint8(low | high << np.int32(4))
+def pack_nibbles(flat, distance, out, start):
+    """The low four bits of each code: 128 bytes, each with values ``distance`` apart."""
+    for j in range(128 // distance):
+        for l in range(distance):  # noqa: E741
+            low, high = flat[2 * distance * j + l] & np.uint8(15), flat[2 * distance * j + distance + l] & np.uint8(15)
+            out[start + distance * j + l] = np.uint8(low | np.uint8(high << np.uint8(4)))
 
 
 @njit(**JIT_OPTIONS)
-def pack_bit_planes(codes, out, k, bit, offset):
-    """Bit ``bit`` of ``codes + offset``: 32 bytes at ``k``, value 32 i + l in bit i of byte l."""
+def pack_bit(flat, bit, out, start):
+    """One bit of each code: 32 bytes, value 32 i + l in bit i of byte l."""
     for l in range(32):  # noqa: E741
-        byte = np.int32(0)
+        byte = np.uint8(0)
         for i in range(8):
-            byte |= ((codes[32 * i + l] + np.int32(offset) >> np.int32(bit)) & np.int32(1)) << np.int32(i)
-        out[k + l] = np.uint8(byte)
+            byte |= np.uint8(((flat[32 * i + l] >> np.uint8(bit)) & np.uint8(1)) << np.uint8(i))
+        out[start + l] = byte
 
 
 @njit(**JIT_OPTIONS)
-def q2_k(x, codes, scales, mins, out):
+def q2_k(x, codes, scales, mins, work, flags, flat, out):
     """Bytes: 16 of scale | minimum << 4, 64 of codes, f16 d, f16 dmin."""
-    max_scale, max_min = search_all_affine(x, codes, 16, 3, scales, mins)
-    for j in range(16):
-        scale = nearest_int(np.float32(15) / max_scale * scales[j]) if max_scale > F0 else np.int32(0)
-        minimum = nearest_int(np.float32(15) / max_min * mins[j]) if max_min > F0 else np.int32(0)
-        out[j] = np.uint8(scale | minimum << np.int32(4))
+    search_affine(x, codes, 3, scales, mins, work, flags)
+    max_scale, max_min = largest(scales), largest(mins)
+    for k in range(16):
+        scale = nearest_int(np.float32(15) / max_scale * scales[k]) if max_scale > F0 else np.int32(0)
+        minimum = nearest_int(np.float32(15) / max_min * mins[k]) if max_min > F0 else np.int32(0)
+        out[k] = np.uint8(scale | minimum << np.int32(4))
     d = store_half(out, 80, max_scale / np.float32(15) if max_scale > F0 else F0)
     dmin = store_half(out, 82, max_min / np.float32(15) if max_min > F0 else F0)
-    for j in range(16):
-        scale, minimum = np.float32(out[j] & 15), np.float32(out[j] >> 4)
-        recode_affine(x, codes, 16 * j, 16, 3, d * scale, dmin * minimum)
-    pack_crumbs(codes, out, 16, 0)
+    for k in range(16):
+        scales[k], mins[k] = d * np.float32(out[k] & 15), dmin * np.float32(out[k] >> 4)
+    recode_affine(x, codes, 3, scales, mins)
+    in_order(codes, 0, flat)
+    pack_crumbs(flat, 0, out, 16)
 
 
 @njit(**JIT_OPTIONS)
-def q3_k(x, codes, scales, mins, out):
+def q3_k(x, codes, scales, work, flat, out):
     """Bytes: 32 of third bits, 64 of low bits, 12 of 6-bit scales, f16 d."""
-    max_scale = F0
-    for j in range(16):
-        scales[j] = search_symmetric_3(x, codes, 16 * j, 16, 4)
-        max_scale = scales[j] if magnitude_of(scales[j]) > magnitude_of(max_scale) else max_scale
+    search_symmetric(x, codes, 4, 0, scales, work)
+    max_scale = largest_signed(scales)
     inverse = np.float32(-32) / max_scale if max_scale != F0 else F0
     d = store_half(out, 108, F1 / inverse if max_scale != F0 else F0)
     out[96:108] = 0
-    for j in range(16):
+    for k in range(16):
         scale = np.int32(-32)
         if max_scale != F0:
-            scale = np.int32(np.int8(nearest_int(inverse * scales[j])))
+            scale = np.int32(np.int8(nearest_int(inverse * scales[k])))
             scale = np.int32(min(max(scale, -32), 31))
         biased = np.int32(scale + 32)
-        out[96 + j % 8] |= np.uint8((biased & np.int32(15)) << np.int32(4 * (j // 8)))
-        out[104 + j % 4] |= np.uint8((biased >> np.int32(4)) << np.int32(2 * (j // 4)))
-        recode_symmetric(x, codes, 16 * j, 16, 4, d * np.float32(scale))
-    pack_bit_planes(codes, out, 0, 2, 4)
-    pack_crumbs(codes, out, 32, 4)
+        out[96 + k % 8] |= np.uint8((biased & np.int32(15)) << np.int32(4 * (k // 8)))
+        out[104 + k % 4] |= np.uint8((biased >> np.int32(4)) << np.int32(2 * (k // 4)))
+        scales[k] = d * np.float32(scale)
+    recode_symmetric(x, codes, 4, scales)
+    in_order(codes, 4, flat)
+    pack_bit(flat, 2, out, 0)
+    pack_crumbs(flat, 0, out, 32)
 
 
 @njit(**JIT_OPTIONS)
@@ -337,60 +385,56 @@ def six_bits(v):
 
 
 @njit(**JIT_OPTIONS)
-def scales_of_six_bits(x, codes, scales, mins, out, limit):
+def scales_of_six_bits(x, codes, limit, scales, mins, work, flags, out):
     """The common part of q4_K and q5_K: f16 d, f16 dmin, 12 bytes of eight scales and eight minimums; then recode."""
-    max_scale, max_min = search_all_affine(x, codes, 32, limit, scales, mins)
+    search_affine(x, codes, limit, scales, mins, work, flags)
+    max_scale, max_min = largest(scales), largest(mins)
     d, dmin = store_half(out, 0, max_scale / np.float32(63)), store_half(out, 2, max_min / np.float32(63))
     to_scale = np.float32(63) / max_scale if max_scale > F0 else F0
     to_min = np.float32(63) / max_min if max_min > F0 else F0
-    for j in range(8):
-        scale, minimum = six_bits(to_scale * scales[j]), six_bits(to_min * mins[j])
-        if j < 4:
-            out[4 + j], out[8 + j] = np.uint8(scale), np.uint8(minimum)
+    for k in range(8):
+        scale, minimum = six_bits(to_scale * scales[k]), six_bits(to_min * mins[k])
+        if k < 4:
+            out[4 + k], out[8 + k] = np.uint8(scale), np.uint8(minimum)
         else:
-            out[8 + j] = np.uint8((scale & 15) | (minimum & 15) << 4)
-            out[j] |= np.uint8((scale >> 4) << 6)
-            out[4 + j] |= np.uint8((minimum >> 4) << 6)
-        recode_affine(x, codes, 32 * j, 32, limit, d * np.float32(scale), dmin * np.float32(minimum))
+            out[8 + k] = np.uint8((scale & 15) | (minimum & 15) << 4)
+            out[k] |= np.uint8((scale >> 4) << 6)
+            out[4 + k] |= np.uint8((minimum >> 4) << 6)
+        scales[k], mins[k] = d * np.float32(scale), dmin * np.float32(minimum)
+    recode_affine(x, codes, limit, scales, mins)
 
 
 @njit(**JIT_OPTIONS)
-def q4_k(x, codes, scales, mins, out):
+def q4_k(x, codes, scales, mins, work, flags, flat, out):
     """Bytes: f16 d, f16 dmin, 12 of scales, 128 of codes."""
-    scales_of_six_bits(x, codes, scales, mins, out, 15)
-    pack_nibbles(codes, out, 16)
+    scales_of_six_bits(x, codes, 15, scales, mins, work, flags, out)
+    in_order(codes, 0, flat)
+    pack_nibbles(flat, 32, out, 16)
 
 
 @njit(**JIT_OPTIONS)
-def q5_k(x, codes, scales, mins, out):
+def q5_k(x, codes, scales, mins, work, flags, flat, out):
     """Bytes: f16 d, f16 dmin, 12 of scales, 32 of fifth bits, 128 of low bits."""
-    scales_of_six_bits(x, codes, scales, mins, out, 31)
-    pack_bit_planes(codes, out, 16, 4, 0)
-    pack_nibbles(codes, out, 48)
+    scales_of_six_bits(x, codes, 31, scales, mins, work, flags, out)
+    in_order(codes, 0, flat)
+    pack_bit(flat, 4, out, 16)
+    pack_nibbles(flat, 32, out, 48)
 
 
 @njit(**JIT_OPTIONS)
-def q6_k(x, codes, scales, mins, out):
+def q6_k(x, codes, scales, work, flat, out):
     """Bytes: 128 of low four bits, 64 of high two bits, 16 signed scales, f16 d."""
-    max_scale = F0
-    for j in range(16):
-        scales[j] = search_symmetric(x, codes, 16 * j, 16, 32)
-        max_scale = scales[j] if magnitude_of(scales[j]) > magnitude_of(max_scale) else max_scale
-    inverse = np.float32(-128) / max_scale
+    search_symmetric(x, codes, 32, 3, scales, work)
+    inverse = np.float32(-128) / largest_signed(scales)
     d = store_half(out, 208, F1 / inverse)
-    for j in range(16):
-        scale = np.int8(min(nearest_int(inverse * scales[j]), 127))
-        out[192 + j] = np.uint8(scale)
-        recode_symmetric(x, codes, 16 * j, 16, 32, d * np.float32(scale))
-    for j in range(2):
-        for l in range(64):  # noqa: E741
-            low, high = codes[128 * j + l] + np.int32(32), codes[128 * j + 64 + l] + np.int32(32)
-            out[64 * j + l] = np.uint8((low & np.int32(15)) | (high & np.int32(15)) << np.int32(4))
-        for l in range(32):  # noqa: E741
-            byte = np.int32(0)
-            for quarter in range(4):
-                byte |= (codes[128 * j + 32 * quarter + l] + np.int32(32) >> np.int32(4)) << np.int32(2 * quarter)
-            out[128 + 32 * j + l] = np.uint8(byte)
+    for k in range(16):
+        scale = np.int8(min(nearest_int(inverse * scales[k]), 127))
+        out[192 + k] = np.uint8(scale)
+        scales[k] = d * np.float32(scale)
+    recode_symmetric(x, codes, 32, scales)
+    in_order(codes, 32, flat)
+    pack_nibbles(flat, 64, out, 0)
+    pack_crumbs(flat, 4, out, 128)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -398,26 +442,29 @@ def q6_k(x, codes, scales, mins, out):
 
 def rows_kernel(width: int) -> Callable:
     """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size] for codes of ``width`` bits."""
-
+    lanes = 8 if width in (4, 5) else 16
     stamp = source_stamp()
 
     def quantize_blocks(rows, out):
         if stamp < 0:  # never: it is here to be part of the cache's key
             return
-        codes = np.zeros(QK_K, np.int32)
-        scales, mins = np.empty(16, np.float32), np.empty(16, np.float32)
-        for i in range(rows.shape[0]):
-            x = rows[i]
+        x, codes = np.empty((QK_K // lanes, lanes), np.float32), np.zeros((QK_K // lanes, lanes), np.int32)
+        scales, mins, work = np.empty(lanes, np.float32), np.empty(lanes, np.float32), np.empty(6 * 16, np.float32)
+        flags, flat = np.empty(3 * 16, np.int32), np.empty(QK_K, np.uint8)
+        for block in range(rows.shape[0]):
+            for k in range(lanes):
+                for i in range(QK_K // lanes):
+                    x[i, k] = rows[block, QK_K // lanes * k + i]
             if width == 2:
-                q2_k(x, codes, scales, mins, out[i])
+                q2_k(x, codes, scales, mins, work, flags, flat, out[block])
             elif width == 3:
-                q3_k(x, codes, scales, mins, out[i])
+                q3_k(x, codes, scales, work, flat, out[block])
             elif width == 4:
-                q4_k(x, codes, scales, mins, out[i])
+                q4_k(x, codes, scales, mins, work, flags, flat, out[block])
             elif width == 5:
-                q5_k(x, codes, scales, mins, out[i])
+                q5_k(x, codes, scales, mins, work, flags, flat, out[block])
             else:
-                q6_k(x, codes, scales, mins, out[i])
+                q6_k(x, codes, scales, work, flat, out[block])
 
     return quantize_blocks
 
