@@ -956,15 +956,24 @@ def add_verify(commands: Commands) -> None:
         commands,
         "verify",
         run_verify,
-        "Compare files with what was published: SHA256 of original, adapter and merged files; checklists; content.",
-        "verify models/13B\nverify adapter.zip\nverify mine/consolidated.00.pth theirs/consolidated.00.pth",
+        "Compare files with what was published (SHA256, checklists), or an output with what its source should give.",
+        "verify models/13B\nverify adapter.zip\nverify mine/consolidated.00.pth theirs/consolidated.00.pth\n"
+        "verify theirs-q4_0.bin --source ggml-model-f16.bin\nverify merged --source models/7B --lora alpaca-lora-7b.zip",
     )
     parser.add_argument("paths", metavar="DIR|ZIP|FILE", nargs="+")
+    parser.add_argument("--source", metavar="DIR|FILE", help="recompute what should come out of this, and compare")
+    parser.add_argument("--lora", action="append", default=[], metavar="DIR|ZIP[,…]", help="the adapters of a merge")
+    parser.add_argument("--era", help="whose tools made the output (default: those that its container fits)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it is not beside the source")
+    parser.add_argument("--markdown", action="store_true", help="with --source: a summary as Markdown")
     parser.add_argument("--json", action="store_true", help="the verdicts as JSON on stdout")
 
 
 def run_verify(args: argparse.Namespace) -> int:
     from dataclasses import asdict
+
+    if args.source:
+        return _verify_step(args)
 
     from llama_ref.verify_known import bytes_to_read, verify
 
@@ -982,6 +991,57 @@ def run_verify(args: argparse.Namespace) -> int:
     if not report.verdicts:
         say(args, "nothing to verify here: no weights, adapters, tokenizers, archives or checklists")
     return report.exit_code
+
+
+def _verify_step(args: argparse.Namespace) -> int:
+    from ggmlpy.errors import UsageError
+    from lora.verify import verify_output
+
+    if len(args.paths) != 1:
+        raise UsageError("--source goes with one output")
+    adapters = [path for paths in args.lora for path in paths.split(",")]
+    with progress_bar(args, 0, "verify") as bar:
+        report = verify_output(
+            args.paths[0],
+            args.source,
+            adapters,
+            era=args.era,
+            tokenizer=args.tokenizer,
+            progress=bar.update,
+        )
+    if args.json:
+        print_json(report.as_dict())
+    elif args.markdown:
+        print(report.markdown(), end="")
+    else:
+        _print_report(args, report)
+    return report.exit_code
+
+
+def _print_report(args: argparse.Namespace, report: Any) -> None:
+    if report.differing:
+        print(f"{'tensor':<44} {'different':>12} {'of':>12} {'median ulp':>11} {'max ulp':>14} {'max error':>11}")
+    for item in report.tensors if args.verbose else report.differing:
+        figures = f"{item.n_different:>12,} {item.n_values:>12,} {item.median_ulp:>11g} {item.max_ulp:>14,}"
+        print(f"{item.name:<44} {figures} {item.max_error:>11.3g}" + _odd_status(item.status))
+    first = next((item for item in report.differing if item.a and item.b), None)
+    if first:
+        print(f"first difference: {first.name} row {first.row} column {first.column}")
+        for side, view in (("expected", first.a), ("found", first.b)):
+            place = f" at offset {view.offset}" if view.offset is not None else ""
+            print(f"  {side} {view.layout}{place}  " + "  ".join(f"{n} {v!r}" for n, v in view.fields.items()))
+            if view.codes:
+                print(f"    codes  {' '.join(map(str, view.codes))}")
+            print(f"    values {' '.join(f'{value:.6g}' for value in view.values)}")
+    for cause in report.causes:
+        print(f"likely cause: {cause}")
+    if report.unexplained:
+        print(f"unexplained: {len(report.unexplained)} tensors, {report.unexplained[0]} among them")
+    print(f"{report.step}: {report.sentence()}")
+
+
+def _odd_status(status: str) -> str:
+    return "" if status in ("same", "differs") else f"  {status}"
 
 
 def add_doctor(commands: Commands) -> None:
@@ -1068,7 +1128,8 @@ def _add_main_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--norm-eps", type=float, default=1e-6, metavar="E", help="added in every norm (default 1e-6)")
     model.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: one a processor)")
     model.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="size of the context (default 512)")
-    model.add_argument("-b", "--batch-size", type=int, default=8, metavar="N", help="prompt tokens a batch (default 8)")
+    batch = "prompt tokens a batch (default: 8; fast: 128, its results depend on no batches)"
+    model.add_argument("-b", "--batch-size", type=int, metavar="N", help=batch)
     model.add_argument("--memory-f32", action="store_true", help="keep keys and values in f32, not f16")
     model.add_argument("--memory-f16", action="store_true", help="the opposite: for era 2023-03-19, where f32 is usual")
     model.add_argument("--n-parts", type=int, default=-1, metavar="N", help="accepted; parts are found by themselves")
@@ -1282,7 +1343,12 @@ def _conversation(args: argparse.Namespace, model: Any, on_sample: Any = None) -
         seed=args.seed,
     )
     return Conversation(
-        model, sampling, args.era, n_batch=args.batch_size, ignore_eos=args.ignore_eos, on_sample=on_sample
+        model,
+        sampling,
+        args.era,
+        n_batch=args.batch_size or (128 if args.numerics == "fast" else 8),
+        ignore_eos=args.ignore_eos,
+        on_sample=on_sample,
     )
 
 

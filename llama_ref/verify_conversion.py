@@ -37,16 +37,27 @@ from ggmlpy.verify import (
 from ggmlpy.writer import OutTensor
 
 from .checkpoint import Checkpoint, LazyTensor, PthFile, open_checkpoint, open_pth
-from .checkpoint.layout import in_layout
+from .checkpoint.layout import in_layout, shard_of
 from .checkpoint.pth_writer import TORCH_FORMATS, stream_pth
 from .checkpoint.safetensors_file import SafetensorsFile, safetensors_header
 from .convert import plan_conversion
 from .hf_export import METADATA, plan_from_hf, plan_to_hf
 from .names import find, is_known, rename
 
-__all__ = ["Mistake", "Weights", "mistakes", "stored", "verify_conversion", "verify_export", "verify_weights"]
+__all__ = [
+    "Mistake",
+    "Weights",
+    "deviations_of",
+    "era_that_wrote",
+    "mistakes",
+    "stored",
+    "verify_conversion",
+    "verify_export",
+    "verify_weights",
+]
 
 CHUNK_BYTES = 1 << 22
+SHORT = "the last row is missing: an odd vocabulary was cut into equal shards"
 RECORDS = {"float16": "f16", "float32": "f32", "bfloat16": "bf16"}
 
 
@@ -229,7 +240,7 @@ def verify_conversion(
         FormatError: a file can't be read, or source and tokenizer do not fit together.
     """
     with open_model(output) as theirs:
-        moment = _era(theirs, era)
+        moment = era_of(era) if era is not None else era_that_wrote(theirs)
         outtype = "f32" if theirs.hparams.ftype == 0 else "f16"
         options: dict[str, Any] = {"outtype": outtype, "era": moment, "tokenizer": tokenizer}
         container = "ggjt1" if theirs.container != "gguf" else "gguf"  # one file, whatever the output's parts
@@ -238,13 +249,12 @@ def verify_conversion(
             if checkpoint is None:
                 raise UsageError(f"{source} has no weights to compare with")
             expected = _expected(theirs, plan.hparams, list(plan.vocab), plan.parts[0], moment)
-            deviations = _deviations(theirs, checkpoint, mistakes(checkpoint), moment)
+            deviations = deviations_of(theirs, checkpoint, mistakes(checkpoint), moment)
             return verify_model(theirs, replace(expected, deviations=deviations), str(source), progress)
 
 
-def _era(output: ModelFile, era: str | Era | None) -> Era:
-    if era is not None:
-        return era_of(era)
+def era_that_wrote(output: ModelFile) -> Era:
+    """The era whose tools write such a file; the default era where several do."""
     if output.container == "gguf":
         return ERAS[GGUF_ERA]
     matching = [e for e in ERAS.values() if (e.container, e.version) == (output.container, output.version)]
@@ -274,7 +284,7 @@ def _expected(
     return Expected("convert, quantize", *place, replace(hparams, ftype=file_type.id), vocab, made)
 
 
-def _deviations(output: ModelFile, checkpoint: Checkpoint, known: Iterable[Mistake], era: Era) -> list[Deviation]:
+def deviations_of(output: ModelFile, checkpoint: Checkpoint, known: Iterable[Mistake], era: Era) -> list[Deviation]:
     """Each mistake, stored in the type that the output has."""
 
     def deviated(mistake: Mistake) -> Callable[[str], OutTensor | None]:
@@ -380,8 +390,13 @@ def verify_weights(
         report.tensors += [TensorDifference(name, "not expected") for name in strange if is_known(name)]
         report.container += [f"{path.name}: {name} is not expected" for name in strange if not is_known(name)]
     if report.differing:
-        by_key = {(f"{p.name}: {t.name}" if len(files) > 1 else t.name): t for p, ts in files.items() for t in ts}
-        explain(report, there, [Deviation(m.name, _remade(m, by_key, there, checkpoint)) for m in known])
+        places = {
+            (f"{path.name}: {tensor.name}" if len(files) > 1 else tensor.name): (tensor, index)
+            for index, (path, tensors) in enumerate(files.items())
+            for tensor in tensors
+        }
+        remake = _Remake(places, there, checkpoint, len(files))
+        explain(report, there, [Deviation(m.name, remake.by(m)) for m in known] + [Deviation(SHORT, remake.shortened)])
     for weights in opened:
         weights.file.close()
     return settle(report)
@@ -412,25 +427,49 @@ def _found(key: str, weights: Weights, name: str) -> Found | None:
     return Found(key, record, tensor.shape, row_of, None, str(weights.path))
 
 
-def _remade(
-    mistake: Mistake, expected: Mapping[str, LazyTensor], there: Mapping[str, Found], checkpoint: Checkpoint
-) -> Callable[[str], OutTensor | None]:
-    """What the mistake makes of a whole tensor (a shard of one can't be told apart from others)."""
+@dataclass(frozen=True)
+class _Remake:
+    """What a mistake would have put where a tensor (or a shard of it) stands.
 
-    def make(key: str) -> OutTensor | None:
-        tensor = expected.get(key)
-        name = rename(tensor.name, "meta") if tensor is not None and is_known(tensor.name) else None
-        original = checkpoint.tensors.get(name) if name else None
-        if tensor is None or original is None or original.shape != tensor.shape:
-            return None
-        wrong = mistake.apply(original)
-        if wrong is None:
-            return None
-        if tensor.layout == "huggingface":
-            wrong = in_layout(wrong.with_(layout="meta"), "huggingface", checkpoint.params.n_head)
-        return replace(stored(wrong, there[key].type), name=key)
+    Attributes:
+        places: for each key in the report, the expected tensor and the index of its file.
+        there: what was found.
+        checkpoint: whole tensors by Meta name, which mistakes are applied to.
+        n_files: shards (Meta) or parts (Hugging Face, which cuts no tensor).
+    """
 
-    return make
+    places: Mapping[str, tuple[LazyTensor, int]]
+    there: Mapping[str, Found]
+    checkpoint: Checkpoint
+    n_files: int
+
+    def by(self, mistake: Mistake) -> Callable[[str], OutTensor | None]:
+        """The mistake, as a deviation of one tensor."""
+
+        def make(key: str) -> OutTensor | None:
+            expected, index = self.places.get(key, (None, 0))
+            if expected is None or not is_known(expected.name):
+                return None
+            original = self.checkpoint.tensors.get(rename(expected.name, "meta"))
+            wrong = mistake.apply(original) if original is not None else None
+            return None if wrong is None else self._placed(key, wrong, expected, index)
+
+        return make
+
+    def shortened(self, key: str) -> OutTensor | None:
+        """The expected tensor without its last row."""
+        expected, _ = self.places.get(key, (None, 0))
+        if expected is None or len(expected.shape) != 2 or expected.shape[0] < 2:
+            return None
+        fewer = expected.with_(shape=(expected.shape[0] - 1, expected.shape[1]))
+        return replace(stored(fewer, self.there[key].type), name=key)
+
+    def _placed(self, key: str, wrong: LazyTensor, expected: LazyTensor, index: int) -> OutTensor | None:
+        if expected.name.startswith("model.") or expected.name == "lm_head.weight":
+            wrong = in_layout(wrong.with_(layout="meta"), "huggingface", self.checkpoint.params.n_head)
+        elif self.n_files > 1:
+            wrong = shard_of(wrong, index, self.n_files)
+        return replace(stored(wrong, self.there[key].type), name=key)
 
 
 def _file_differences(

@@ -119,12 +119,16 @@ class PthTarget(DirectoryTarget):
 
     last = "params.json"
 
+    def tensors(self) -> dict[str, list[LazyTensor]]:
+        """The tensors of each shard by the file's name."""
+        model, n = self.plan.model, self.plan.n_shards
+        names = meta_names(self.plan.base.params.n_layer)
+        return {f"consolidated.{k:02}.pth": [_shard_of(model, name, k, n) for name in names] for k in range(n)}
+
     def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
-        model, n, torch_format = self.plan.model, self.plan.n_shards, self.plan.options.torch_format
+        torch_format = self.plan.options.torch_format
         found: dict[str, tuple[int, Callable[[Path], object]]] = {}
-        for k in range(n):
-            name = f"consolidated.{k:02}.pth"
-            tensors = [_shard_of(model, tensor, k, n) for tensor in meta_names(self.plan.base.params.n_layer)]
+        for name, tensors in self.tensors().items():
             size = pth_size(self.plan.output / name, [(t.name, t.dtype, t.shape) for t in tensors], torch_format)
             found[name] = size, _pth_writer(tensors, torch_format)
         return found
@@ -153,6 +157,10 @@ class HuggingFaceTarget(DirectoryTarget):
     """
 
     last = "config.json"
+
+    def tensors(self) -> dict[str, list[LazyTensor]]:
+        """The tensors of each weight file by its name."""
+        return self._files()[0]
 
     def _files(self) -> tuple[dict[str, list[LazyTensor]], dict[str, str]]:
         base, options, own = self.plan.base, self.plan.options, "bin"
