@@ -956,7 +956,7 @@ def add_verify(commands: Commands) -> None:
         commands,
         "verify",
         run_verify,
-        "Compare files with what was published (SHA256, checklists), or an output with what its source should give.",
+        "Compare files with what was published (SHA256), or an output with what its source should give.",
         "verify models/13B\nverify adapter.zip\nverify mine/consolidated.00.pth theirs/consolidated.00.pth\n"
         "verify theirs-q4_0.bin --source ggml-model-f16.bin\nverify merged --source models/7B --lora alpaca-lora-7b.zip",
     )

@@ -107,7 +107,8 @@ class Backend(ABC):
 def natural_era(file: ModelFile) -> str:
     """The date of the llama.cpp that a file was made for: its container, and in ggjt v1 its tensor types, tell.
 
-    GGUF has its own history; the last era before it is the nearest. A ggjt v1 file of f32, f16, q4_0 or q4_1 can be read at 2023-03-31 and at 2023-04-30; the earlier wins.
+    GGUF has its own history; the last era before it is the nearest. A ggjt v1 file of f32, f16, q4_0 or q4_1 can be
+    read at 2023-03-31 and at 2023-04-30; the earlier wins.
     """
     if file.container == "gguf":
         return "2023-08-21"
