@@ -958,7 +958,8 @@ def add_verify(commands: Commands) -> None:
         run_verify,
         "Compare files with what was published (SHA256), or an output with what its source should give.",
         "verify models/13B\nverify adapter.zip\nverify mine/consolidated.00.pth theirs/consolidated.00.pth\n"
-        "verify theirs-q4_0.bin --source ggml-model-f16.bin\nverify merged --source models/7B --lora alpaca-lora-7b.zip",
+        "verify theirs-q4_0.bin --source ggml-model-f16.bin\n"
+        "verify merged --source models/7B --lora alpaca-lora-7b.zip",
     )
     parser.add_argument("paths", metavar="DIR|ZIP|FILE", nargs="+")
     parser.add_argument("--source", metavar="DIR|FILE", help="recompute what should come out of this, and compare")
