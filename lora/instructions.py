@@ -1,8 +1,8 @@
 r"""Instruction data in the seed's form, and the repair of what language models return instead.
 
-The form is Stanford Alpaca's: a JSON array of ``{"instruction": …, "input": …, "output": …}``. A model that is asked for
-twenty of them returns arrays one behind the other, commas before a closing bracket, words around the JSON, and an end
-that is cut off in the middle of a string. Whatever holds a whole record is kept, whatever is wrong is counted:
+The form is that of Stanford Alpaca: an array of ``{"instruction": …, "input": …, "output": …}``. A model that is asked
+for twenty of them returns arrays one behind the other, commas before a closing bracket, words around the JSON, and an
+end that is cut off in the middle of a string. Whatever holds a whole record is kept, whatever is wrong is counted:
 
 ===================  ==================================================================================================
 ``several arrays``   ``[…][…]``: taken as one

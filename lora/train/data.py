@@ -99,16 +99,19 @@ def text_document(processor: Any, text: str) -> Document:
 class Packing:
     """Documents in rows of ``length`` positions, ``rows`` rows a batch, in an order of the seed.
 
-    A document that is longer than a row is cut into pieces of a row's length; nothing is dropped.
+    A document that is longer than a row is cut into pieces of a row's length. A piece in which nothing counts is left
+    out.
 
     Raises:
-        UsageError: there is no document of at least two tokens.
+        UsageError: there is no document of at least two tokens, or none in which a token counts.
     """
 
     def __init__(self, documents: Sequence[Document], *, rows: int, length: int, seed: int = 0) -> None:
-        self.documents = [piece for document in documents for piece in _pieces(document, length) if len(piece) > 1]
+        self.documents = [
+            piece for document in documents for piece in _pieces(document, length) if piece.weights[1:].any()
+        ]
         if not self.documents:
-            raise UsageError("there is nothing to train on: every document is shorter than two tokens")
+            raise UsageError("there is nothing to train on: no document of two tokens or more, in which one counts")
         self.rows, self.length, self.seed = rows, length, seed
         self._epoch, self._packed = -1, []  # type: tuple[int, list[list[int]]]
         self.n_batches = max(1, len(self._rows(0)) // rows)

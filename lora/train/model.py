@@ -122,19 +122,20 @@ def rms_norm_backward(dy: Array, gain: Array, saved: tuple[Array, Array]) -> tup
 
 def silu_gate(gate: Array, up: Array) -> tuple[Array, tuple[Array, ...]]:
     """``gate * sigmoid(gate) * up``, all [n, n_ff]."""
-    sigmoid = 1 / (1 + np.exp(-gate))
+    with np.errstate(over="ignore"):  # exp(-gate) is infinite where the sigmoid is 0
+        sigmoid = 1 / (1 + np.exp(-gate))
     silu = gate * sigmoid
-    return silu * up, (gate, up, sigmoid, silu)
+    return silu * up, (up, sigmoid, silu)
 
 
 def silu_gate_backward(dy: Array, saved: tuple[Array, ...]) -> tuple[Array, Array]:
     """Gradients by gate and up."""
-    gate, up, sigmoid, silu = saved
+    up, sigmoid, silu = saved
     return dy * up * (sigmoid + silu * (1 - sigmoid)), dy * silu
 
 
 def rope_rotations(positions: Array, n_rot: int, dtype: np.dtype) -> Array:
-    """Unit complex numbers [n, 1, n_rot / 2] that turn pair i of a head at a position by position / 10000^(2i/n_rot)."""
+    """Unit complex numbers [n, 1, n_rot / 2]: pair i of a head turns by position / 10000^(2i / n_rot)."""
     angles = positions[:, None, None] * 10000.0 ** (-np.arange(0, n_rot, 2) / n_rot)
     return np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
 
@@ -260,15 +261,15 @@ class Pass:
         """The attention block of the layer whose names begin with ``at``."""
         h, from_norm = self.norm(x, f"{at}attention_norm.weight")
         (q, from_q), (k, from_k), (v, from_v) = (self.linear(h, f"{at}attention.w{c}.weight") for c in "qkv")
-        qkv = tuple(self.heads(each) for each in (self.turned(q, self.rotations), self.turned(k, self.rotations), v))
-        y, scores = attention(*qkv, self.mask)
+        q, k, v = (self.heads(each) for each in (self.turned(q, self.rotations), self.turned(k, self.rotations), v))
+        y, scores = attention(q, k, v, self.mask)
         y, from_o = self.linear(self.joined(y), f"{at}attention.wo.weight")
-        return x + y, (from_norm, from_q, from_k, from_v, qkv, scores, from_o)
+        return x + y, (from_norm, from_q, from_k, from_v, (q, k, v), scores, from_o)
 
     def attend_backward(self, dy: Array, at: str, saved: tuple[Any, ...]) -> Array:
-        from_norm, from_q, from_k, from_v, qkv, scores, from_o = saved
+        from_norm, from_q, from_k, from_v, (q, k, v), scores, from_o = saved
         d_heads = self.heads(self.linear_backward(dy, f"{at}attention.wo.weight", from_o))
-        dq, dk, dv = (self.joined(each) for each in attention_backward(d_heads, *qkv, scores))
+        dq, dk, dv = (self.joined(each) for each in attention_backward(d_heads, q, k, v, scores))
         back = self.rotations.conj()
         dh = self.linear_backward(self.turned(dq, back), f"{at}attention.wq.weight", from_q)
         dh += self.linear_backward(self.turned(dk, back), f"{at}attention.wk.weight", from_k)

@@ -68,15 +68,15 @@ class DemoRecipe:
     """
 
     seed: int = 2023
-    shape: Params = Params(128, 32, 4, 4)
-    lora: Lora = Lora()  # noqa: RUF009  frozen
+    shape: Params = field(default_factory=lambda: Params(128, 32, 4, 4))
+    lora: Lora = field(default_factory=Lora)
     n_english: int = 720
     n_chinese: int = 1500
     rows: int = 8
     length: int = 128
     answer_length: int = 256
     steps: dict[str, int] = field(
-        default_factory=lambda: {"pretrain": 1400, "stage1": 200, "stage2": 1100, "instruct": 1600}
+        default_factory=lambda: {"pretrain": 1400, "stage1": 200, "stage2": 1300, "instruct": 2400}
     )
     rates: dict[str, float] = field(
         default_factory=lambda: {"pretrain": 3e-3, "stage1": 4e-3, "stage2": 2e-3, "instruct": 2e-3}
