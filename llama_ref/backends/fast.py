@@ -10,6 +10,8 @@ are first widened in memory to a form that the kernels know; their values stay e
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -231,11 +233,20 @@ def rope_angles(n_ctx: int, head_dim: int, base: float) -> F32:
 
 
 def aligned(shape: Any, dtype: Any) -> npt.NDArray[Any]:
-    """Zeros that begin at a cache line; pages that are never touched take no memory."""
+    """Zeros that begin at a cache line; pages that are never touched take no memory.
+
+    Large arrays are mapped in small pages: in the large ones that Linux and numpy prefer, the first token of a
+    conversation would already fill the memory of a whole context.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.zeros(size + LINE, np.uint8)
-    start = -room.ctypes.data % LINE
-    return room[start : start + size].view(dtype).reshape(shape)
+    if size < 1 << 20:
+        room = np.zeros(size + LINE, np.uint8)
+        start = -room.ctypes.data % LINE
+        return room[start : start + size].view(dtype).reshape(shape)
+    pages = mmap.mmap(-1, size)
+    with contextlib.suppress(AttributeError, OSError):  # only Linux knows this advice, and not every Linux
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, np.uint8).view(dtype).reshape(shape)
 
 
 def address_of(array: npt.NDArray[Any]) -> int:

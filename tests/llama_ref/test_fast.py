@@ -136,7 +136,7 @@ def shapes(draw):
     }
 
 
-@settings(max_examples=10 if ELSEWHERE else 40)
+@settings(max_examples=6 if ELSEWHERE else 25)
 @given(shapes(), st.sampled_from(FILES), st.data())
 def test_any_shape_any_split_any_number_of_threads(tmp_path_factory, shape, file, data):
     """One batch = any split of it = any number of threads, to the last bit; and close to the reference."""

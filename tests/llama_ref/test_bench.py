@@ -1,0 +1,56 @@
+"""bench: the numbers fit together, in the library and on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import cli
+from benchmarks.make_model import FTYPES, random_model
+from ggmlpy.containers import Hparams
+from ggmlpy.errors import UsageError
+from llama_ref.bench import bench
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("m") / "m.bin"
+    random_model(path, Hparams(100, 64, 32, 2, 1, 32, FTYPES["q4_0"]))
+    return path
+
+
+def test_the_numbers_fit_together(path):
+    one, two = bench(path, [1, 2], n_prompt=16, rounds=2)
+    n_ff = 192
+    n_weights = 4 * 64 * 64 + 3 * n_ff * 64 + 100 * 64
+    for m, threads in ((one, 1), (two, 2)):
+        assert m.threads == threads
+        assert m.bandwidth == pytest.approx(m.generate * n_weights / 32 * 20)
+        assert m.multiplications == pytest.approx(m.prompt * n_weights)
+        assert m.share > 0
+
+
+def test_a_prompt_need_not_be_measured(path):
+    (m,) = bench(path, [1], n_prompt=0, rounds=1)
+    assert m.prompt == 0
+
+
+def test_rounds_must_be_positive(path):
+    with pytest.raises(UsageError, match="positive"):
+        bench(path, [1], rounds=0)
+
+
+def test_the_command_prints_a_table_or_json(path, capsys):
+    assert cli.main(["bench", "-m", str(path), "-t", "1", "-r", "1", "-n", "8", "-q"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 2
+    assert "of the limit" in out[0]
+    assert cli.main(["bench", "-m", str(path), "-t", "2", "-r", "1", "-n", "8", "-q", "--json"]) == 0
+    (m,) = json.loads(capsys.readouterr().out)
+    assert m["threads"] == 2
+
+
+def test_a_missing_model_is_told(capsys):
+    assert cli.main(["bench", "-m", "nowhere.bin", "-q"]) == 3
+    assert "nowhere.bin: no such file" in capsys.readouterr().err
