@@ -29,6 +29,7 @@ from .exact_vectors import (
     dot_pairs,
     dot_quads,
     dot_split_pairs,
+    fetch_ahead,
     fifth_bits,
     fma,
     fma_f8,
@@ -38,6 +39,7 @@ from .exact_vectors import (
     kernel,
     load_b32,
     load_codes,
+    load_d16,
     load_f8,
     load_f16,
     load_f32,
@@ -49,10 +51,10 @@ from .exact_vectors import (
     nibbles_in_pairs,
     nibbles_of_two,
     or_b32,
-    round_d16,
     splat_f8,
     splat_f16,
     store_b32,
+    store_d16,
     store_f16,
     sum_crosswise,
     sum_halving,
@@ -154,6 +156,7 @@ def integers_scalar(layout, order, rows, stride, first, last, n, codes, d, s, ou
         for t in range(out.shape[0]):
             p, a, total = rows + r * stride, codes.ctypes.data + t * n, F0
             for block in range(n // 32):
+                fetch_ahead(p)
                 dx, dy = scale_of(layout, p), d[t, block]
                 sum_i = np.float32(sum_i8(dot_quads(codes_of(layout, p), load_b32(a))))
                 term = (sum_i * dx) * dy if order == SUM_FIRST else (dx * dy) * sum_i
@@ -186,6 +189,7 @@ def integers_avx2(layout, split, rows, stride, first, last, n, codes, d, s, out)
         for t in range(out.shape[0]):
             p, a, lanes, minima = rows + r * stride, codes.ctypes.data + t * n, zero_f8(), F0
             for block in range(n // 32):
+                fetch_ahead(p)
                 x, y, dy = codes_of(layout, p), load_b32(a), d[t, block]
                 sums = to_f8(dot_split_pairs(x, y) if split else dot_quads(x, y))
                 if layout == Q4_2:
@@ -211,6 +215,7 @@ def q4_1_avx2_march(fused, rows, stride, first, last, n, codes, d, m, out):
         for t in range(out.shape[0]):
             p, a, lanes, offset = rows + r * stride, codes.ctypes.data + t * n, zero_f8(), F0
             for block in range(n // 32):
+                fetch_ahead(p)
                 dx, mx, dy, my = load_f32(p), load_f32(p + 4), d[t, block], m[t, block]
                 x, y = nibbles_in_pairs(p + 8), load_b32(a)
                 lanes = fma_f8(splat_f8(dx * dy), to_f8(dot_split_pairs(x, y)), lanes)
@@ -230,6 +235,7 @@ def q4_0_avx512(rows, stride, first, last, n, codes, d, out):
         for t in range(out.shape[0]):
             p, a, even, odd = rows + r * stride, codes.ctypes.data + t * n, zero_f16(), zero_f16()
             for block in range(n // 32):
+                fetch_ahead(p)
                 scale = splat_f16(load_f32(p) * d[t, block])
                 sums = to_f16(dot_pairs(codes_of(0, p), load_b32(a)))
                 if block & 1 and block < grouped:
@@ -257,82 +263,89 @@ def q4_pairs_scalar(minimum, in_double, rows, stride, first, last, n, values, ou
     f0, f1 = d*(q-8), or d*q + m if `minimum`; f2, f3 are the activations `values` [n_tokens, n], dequantized likewise.
     The sum is a float, or a double if `in_double`.
     """
-    step, head = (24, 8) if minimum else (20, 4)
-    columns = np.empty((n // 32, 32, 16), np.uint8)
-    scales = np.empty((n // 32, 2, 16), np.float32)
-    sums = np.empty(16, np.float32)
+    step, head, offset = (24, 8, 0) if minimum else (20, 4, 8)
+    columns = np.empty((32, 16), np.int8)  # one block of each of sixteen rows, turned
+    floats, doubles = np.empty((out.shape[0], 16), np.float32), np.empty((out.shape[0], 16), np.float64)
     width = _panel_width(first, last)
     spread = stride if width > 1 else 0
     for r in range(first, last, width):
         r = min(r, last - width)  # the last panel overlaps the one before
+        floats[:], doubles[:] = 0, 0
         for block in range(n // 32):
             p = rows + r * stride + block * step
-            transpose_nibbles(p + head, spread, columns[block].ctypes.data)
-            store_f16(scales[block].ctypes.data, column_f32(p, spread))
-            if minimum:
-                store_f16(scales[block].ctypes.data + 64, column_f32(p + 4, spread))
+            transpose_nibbles(p + head, spread, offset, columns.ctypes.data)
+            d = column_f32(p, spread)
+            m = column_f32(p + 4, spread) if minimum else zero_f16()
+            for t in range(out.shape[0]):
+                y = values.ctypes.data + 4 * (t * n + 32 * block)
+                sums = doubles[t].ctypes.data if in_double else floats[t].ctypes.data
+                _add_pairs(minimum, in_double, columns.ctypes.data, d, m, y, sums)
         for t in range(out.shape[0]):
-            panel = columns.ctypes.data
-            store_f16(sums.ctypes.data, _sum_of_pairs(minimum, in_double, n, panel, scales.ctypes.data, values[t]))
-            out[t, r : r + width] = sums[:width]
+            for i in range(width):
+                out[t, r + i] = np.float32(doubles[t, i]) if in_double else floats[t, i]
 
 
 @kernel
-def _sum_of_pairs(minimum, in_double, n, columns, scales, y):
-    total, total_d = zero_f16(), zero_d16()
-    eight = splat_f16(np.float32(-8))
-    for block in range(n // 32):
-        d, m = load_f16(scales), load_f16(scales + 64)
-        for j in range(block * 32, block * 32 + 32, 2):
-            q0, q1 = load_codes(columns), load_codes(columns + 16)
-            if minimum:
-                f0, f1 = add_f16(mul_f16(d, q0), m), add_f16(mul_f16(d, q1), m)
-            else:
-                f0, f1 = mul_f16(d, add_f16(q0, eight)), mul_f16(d, add_f16(q1, eight))
-            term = add_f16(mul_f16(f0, splat_f16(y[j])), mul_f16(f1, splat_f16(y[j + 1])))
-            if in_double:
-                total_d = add_d16(total_d, to_d16(term))
-            else:
-                total = add_f16(total, term)
-            columns += 32
-        scales += 128
-    return round_d16(total_d) if in_double else total
+def _add_pairs(minimum, in_double, columns, d, m, y, sums):
+    """Add one block: columns is [32, 16] codes, y 32 activations, sums 16 floats or doubles."""
+    total = zero_f16() if in_double else load_f16(sums)
+    total_d = load_d16(sums) if in_double else zero_d16()
+    for j in range(16):
+        f0, f1 = mul_f16(d, load_codes(columns + 32 * j)), mul_f16(d, load_codes(columns + 32 * j + 16))
+        if minimum:
+            f0, f1 = add_f16(f0, m), add_f16(f1, m)
+        y0, y1 = splat_f16(load_f32(y + 8 * j)), splat_f16(load_f32(y + 8 * j + 4))
+        term = add_f16(mul_f16(f0, y0), mul_f16(f1, y1))
+        if in_double:
+            total_d = add_d16(total_d, to_d16(term))
+        else:
+            total = add_f16(total, term)
+    if in_double:
+        store_d16(sums, total_d)
+    else:
+        store_f16(sums, total)
 
 
 @kernel
 def floats_scalar(is_half, rows, stride, first, last, n, values, out):
     """f32 or f16 rows in scalar builds: a double sum of (double)(float product). values: float32 [n_tokens, n]."""
-    panel = np.empty((n, 16), np.float32)
-    sums = np.empty(16, np.float32)
+    panel = np.empty((16, 16), np.float32)  # sixteen columns of sixteen rows, turned
+    sums = np.empty((out.shape[0], 16), np.float64)
     width = _panel_width(first, last)
     spread = stride if width > 1 else 0
     for r in range(first, last, width):
         r = min(r, last - width)  # the last panel overlaps the one before
-        _fill_panel(is_half, rows + r * stride, spread, n, panel.ctypes.data)
+        sums[:] = 0
+        for j in range(0, n, 16):
+            count = min(16, n - j)
+            _fill_panel(is_half, rows + r * stride + (2 if is_half else 4) * j, spread, count, panel.ctypes.data)
+            for t in range(out.shape[0]):
+                y = values.ctypes.data + 4 * (t * n + j)
+                _add_in_double(count, panel.ctypes.data, y, sums[t].ctypes.data)
         for t in range(out.shape[0]):
-            store_f16(sums.ctypes.data, _sum_in_double(n, panel.ctypes.data, values[t]))
-            out[t, r : r + width] = sums[:width]
+            for i in range(width):
+                out[t, r + i] = np.float32(sums[t, i])
 
 
 @kernel
-def _fill_panel(is_half, p, stride, n, target):
-    """Columns 0 … n-1 of sixteen rows, as floats: [n, 16]."""
-    whole = n & ~15
-    for j in range(0, whole, 16):
+def _fill_panel(is_half, p, stride, count, target):
+    """The first `count` columns of sixteen rows, as floats: [count, 16]."""
+    if count == 16:
         if is_half:
-            transpose_halves(p + 2 * j, stride, target + 64 * j)
+            transpose_halves(p, stride, target)
         else:
-            transpose_floats(p + 4 * j, stride, target + 64 * j)
-    for j in range(whole, n):
-        store_f16(target + 64 * j, column_half(p + 2 * j, stride) if is_half else column_f32(p + 4 * j, stride))
+            transpose_floats(p, stride, target)
+    else:
+        for j in range(count):
+            store_f16(target + 64 * j, column_half(p + 2 * j, stride) if is_half else column_f32(p + 4 * j, stride))
 
 
 @kernel
-def _sum_in_double(n, panel, y):
-    total = zero_d16()
-    for j in range(n):
-        total = add_d16(total, to_d16(mul_f16(load_f16(panel + 64 * j), splat_f16(y[j]))))
-    return round_d16(total)
+def _add_in_double(count, panel, y, sums):
+    total = load_d16(sums)
+    for j in range(count):
+        total = add_d16(total, to_d16(mul_f16(load_f16(panel + 64 * j), splat_f16(load_f32(y + 4 * j)))))
+    store_d16(sums, total)
 
 
 # Weights and activations as floats, AVX: four accumulators of eight lanes.

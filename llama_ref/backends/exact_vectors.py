@@ -34,6 +34,8 @@ from numba.extending import intrinsic, models, register_model
 from ggmlpy import c_arithmetic
 from ggmlpy.c_arithmetic import JIT_OPTIONS
 
+from .machine import MACHINE
+
 INT1, INT8, INT16, INT32, INT64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
@@ -48,6 +50,7 @@ def _host_features() -> frozenset[str]:
 
 HOST = _host_features()
 HAS_AVX2 = {"avx2", "fma"} <= HOST
+FETCH_DISTANCE = MACHINE.fetch_distance  # Intel's cores want it; AMD's lose by it
 HAS_F16C = "f16c" in HOST or llvmlite.binding.get_process_triple().startswith(("aarch64", "arm64"))
 
 
@@ -239,6 +242,17 @@ def load_u8(b, address):
 @operation(void, i64, f32)
 def store_f32(b, address, x):
     b.store(x, _pointer(b, address, FLOAT), align=1)
+
+
+@operation(void, i64)
+def fetch_ahead(b, address):
+    """Ask for the memory that a loop over rows will read a little later; it never faults."""
+    if FETCH_DISTANCE:
+        pointer = b.inttoptr(b.add(address, INT64(FETCH_DISTANCE)), INT8.as_pointer())
+        arguments = [pointer, INT32(0), INT32(3), INT32(1)]  # to read, into every level, data
+        function_type = ir.FunctionType(ir.VoidType(), [value.type for value in arguments])
+        name = "llvm.prefetch.p0" if MACHINE.llvm_version >= 15 else "llvm.prefetch.p0i8"
+        b.call(cgutils.get_or_insert_function(b.module, function_type, name), arguments)
 
 
 @operation(f32, types.uint16)
@@ -532,12 +546,6 @@ def to_d16(b, x):
     return b.fpext(x, LLVM[D16])
 
 
-@operation(f16, d16)
-def round_d16(b, x):
-    """Doubles to the nearest floats."""
-    return b.fptrunc(x, LLVM[F16])
-
-
 @operation(f16, f16, f16, f16)
 def fma_f16(b, x, y, z):
     return _fma(b, x, y, z)
@@ -595,26 +603,24 @@ def column_half(b, address, stride):
 
 
 def _transpose(b: Any, rows: list[Any]) -> list[Any]:
-    """Sixteen vectors of sixteen lanes, lane i of vector j swapped with lane j of vector i."""
-    for s in (1, 2, 4, 8):
-        swapped = list(rows)
-        for i in range(16):
-            if not i & s:
-                x, y = rows[i], rows[i | s]
-                swapped[i] = _shuffle(b, x, y, [16 + (k ^ s) if k & s else k for k in range(16)])
-                swapped[i | s] = _shuffle(b, x, y, [16 + k if k & s else k | s for k in range(16)])
-        rows = swapped
+    """Sixteen vectors of sixteen lanes, lane i of vector j swapped with lane j of vector i: four perfect shuffles."""
+    low = [k // 2 + 16 * (k % 2) for k in range(16)]
+    high = [lane + 8 for lane in low]
+    for _ in range(4):
+        rows = [_shuffle(b, rows[i], rows[i + 8], half) for i in range(8) for half in (low, high)]
     return rows
 
 
-@operation(void, i64, i64, i64)
-def transpose_nibbles(b, address, stride, target):
-    """16 bytes of each of sixteen rows to 32 columns of 16 codes (as bytes), 512 bytes at `target`, in pair order."""
+@operation(void, i64, i64, i32, i64)
+def transpose_nibbles(b, address, stride, offset, target):
+    """16 bytes of each of sixteen rows to 32 columns of 16 codes less `offset`: 512 signed bytes, in pair order."""
     bytes16 = ir.VectorType(INT8, 16)
+    offsets = _splat(b, b.trunc(offset, INT8), bytes16)
     for j, column in enumerate(_transpose(b, _rows(b, address, stride, bytes16))):
         low, high = b.and_(column, _constant([15] * 16, INT8)), b.lshr(column, _constant([4] * 16, INT8))
         for k, codes in enumerate((low, high)):
-            b.store(codes, _pointer(b, b.add(target, INT64(16 * (2 * j + k))), bytes16), align=1)
+            place = b.add(target, INT64(16 * (2 * j + k)))
+            b.store(b.sub(codes, offsets), _pointer(b, place, bytes16), align=1)
 
 
 @operation(void, i64, i64, i64)
@@ -638,5 +644,15 @@ def load_f16(b, address):
 
 @operation(f16, i64)
 def load_codes(b, address):
-    """Sixteen unsigned bytes as floats."""
-    return b.uitofp(_load(b, address, ir.VectorType(INT8, 16)), LLVM[F16])
+    """Sixteen signed bytes as floats."""
+    return b.sitofp(_load(b, address, ir.VectorType(INT8, 16)), LLVM[F16])
+
+
+@operation(d16, i64)
+def load_d16(b, address):
+    return _load(b, address, LLVM[D16])
+
+
+@operation(void, i64, d16)
+def store_d16(b, address, x):
+    b.store(x, _pointer(b, address, LLVM[D16]), align=1)
