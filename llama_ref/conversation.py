@@ -27,6 +27,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -92,6 +93,17 @@ def era_of_model(model: Model) -> Era:
     return era_of(natural_era(file) if file is not None else DEFAULT_ERA)
 
 
+_TOKENIZERS: WeakKeyDictionary[Model, dict[str, ScoreTokenizer | GreedyTokenizer]] = WeakKeyDictionary()
+
+
+def _tokenizer_of(model: Model, era: Era) -> ScoreTokenizer | GreedyTokenizer:
+    """Made once a model: fifty thousand pieces take a moment."""
+    known = _TOKENIZERS.setdefault(model, {})
+    if era.pin not in known:
+        known[era.pin] = tokenizer_for(list(model.vocab), model.vocab.scores.tolist(), era)
+    return known[era.pin]
+
+
 @dataclass
 class Conversation:
     """A model, a tokenizer, a sampler, and everything said so far.
@@ -119,9 +131,7 @@ class Conversation:
             raise UsageError(f"n_batch must be at least 1, not {self.n_batch}")
         self.n_batch = min(self.n_batch, LARGEST_BATCH)
         self.era = era_of_model(self.model) if self.era is None else era_of(self.era)
-        self.tokenizer: ScoreTokenizer | GreedyTokenizer = tokenizer_for(
-            list(self.model.vocab), self.model.vocab.scores.tolist(), self.era
-        )
+        self.tokenizer = _tokenizer_of(self.model, self.era)
         self.sampler = Sampler(self.sampling, self.era)
         self.n_past = 0
         self.waiting: list[int] = []

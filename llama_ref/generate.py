@@ -272,6 +272,8 @@ class MainLoop:
             f"generate: n_ctx = {conversation.model.n_ctx}, n_batch = {conversation.n_batch}, "
             f"n_predict = {options.n_predict}, n_keep = {conversation.n_keep}",
         ]
+        if conversation.sampling.repeat_last_n > conversation.model.n_ctx:
+            lines.append("warning: only n_ctx last tokens are remembered (main reads past its memory here)")
         lines += [f"reverse prompt: {_shown(text)!r}" for text in self.reverse_prompts]
         if self.interactive:
             lines.append(

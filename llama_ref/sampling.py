@@ -23,6 +23,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from .expf import expf
 __all__ = ["Mt19937", "Sample", "Sampler", "SamplingOptions", "log_softmax_of", "partial_sort"]
 
 TWO_64 = 2.0**64
+MANY = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +323,9 @@ def _top_k(scores: np.ndarray, k: int) -> np.ndarray:
         return _first_largest(scores)
     k = min(k, len(scores))
     order = _order_without_ties(scores, k)
-    return order if order is not None else np.array(partial_sort(scores.tolist(), k))
+    if order is not None:
+        return order
+    return _partial_sort_of_many(scores, k) if k > MANY else np.array(partial_sort(scores.tolist(), k))
 
 
 def _first_largest(scores: np.ndarray) -> np.ndarray:
@@ -353,20 +357,40 @@ def partial_sort(scores: Iterable[float], k: int) -> list[int]:
     >>> partial_sort([1.0, 2.0, 2.0, 0.5], 3)
     [2, 1, 0]
     """
-    values = list(scores)
-    heap = list(range(k))
-    for hole in range(k // 2 - 1, -1, -1):
-        _sift(values, heap, hole, k, heap[hole])
-    for index in range(k, len(values)):
-        if values[index] > values[heap[0]]:
-            _sift(values, heap, 0, k, index)
-    for size in range(k - 1, 0, -1):
-        last, heap[size] = heap[size], heap[0]
-        _sift(values, heap, 0, size, last)
+    values, heap = list(scores), list(range(k))
+    _heap_order(values, heap, _sift)
     return heap
 
 
-def _sift(values: list[float], heap: list[int], hole: int, size: int, item: int) -> None:
+def _partial_sort_of_many(scores: np.ndarray, k: int) -> np.ndarray:
+    """The same, compiled: worth its second of compilation for a heap of many thousands."""
+    order, sift = _compiled_heap_order()
+    heap = np.arange(k)
+    order(scores, heap, sift)
+    return heap
+
+
+@cache
+def _compiled_heap_order() -> tuple[Any, Any]:
+    from numba import njit
+
+    return njit(_heap_order), njit(_sift)
+
+
+def _heap_order(values: Any, heap: Any, sift: Any) -> None:
+    k = len(heap)
+    for hole in range(k // 2 - 1, -1, -1):
+        sift(values, heap, hole, k, heap[hole])
+    for index in range(k, len(values)):
+        if values[index] > values[heap[0]]:
+            sift(values, heap, 0, k, index)
+    for size in range(k - 1, 0, -1):
+        last = heap[size]
+        heap[size] = heap[0]
+        sift(values, heap, 0, size, last)
+
+
+def _sift(values: Any, heap: Any, hole: int, size: int, item: int) -> None:
     """libstdc++'s ``__adjust_heap``: let the hole sink to a leaf, then let ``item`` rise from there."""
     top = hole
     child = hole
