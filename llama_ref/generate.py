@@ -30,7 +30,7 @@ from ggmlpy.errors import MissingFileError, OutputError, UsageError
 from .conversation import Conversation, Timings, Token
 from .sampling import Mt19937, Sample
 from .tokenizer import EOS, GreedyTokenizer, Tokenizer
-from .utf8 import Utf8Stream
+from .utf8 import Utf8Stream, printable
 
 __all__ = [
     "INSTRUCTION_PREFIX",

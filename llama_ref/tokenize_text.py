@@ -15,6 +15,7 @@ from typing import Any
 
 from .compare_texts import shown_width
 from .tokenizer import GreedyTokenizer, ScoreTokenizer, SentencePieceTokenizer, Tokenizer, disagreements, tokenizer_for
+from .utf8 import printable
 
 __all__ = ["comparison_lines", "encode_text", "open_tokenizers", "token_lines", "token_records"]
 
@@ -115,7 +116,5 @@ def comparison_lines(text: bytes, results: Mapping[str, tuple[Tokenizer, list[in
 
 
 def _shown(piece: bytes) -> str:
-    """A piece on one line: part of a character and control characters as escapes, a space as ▁ at its ends."""
-    text = piece.decode("utf-8", "backslashreplace")
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text.replace(" ", "▁")
+    """A piece on one line, spaces as ▁."""
+    return printable(piece).replace(" ", "▁")

@@ -8,7 +8,7 @@ a character (a model may well produce them) pass at once.
 
 from __future__ import annotations
 
-__all__ = ["Utf8Stream", "complete_length"]
+__all__ = ["Utf8Stream", "complete_length", "printable"]
 
 _LONGEST_START = 3  # bytes that a four-byte character may have before it is whole
 
@@ -34,6 +34,16 @@ def _is_unfinished(tail: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start == 0 and error.reason == "unexpected end of data"
     return False
+
+
+def printable(data: bytes) -> str:
+    """``data`` on one line: what is no text or would not show becomes an escape.
+
+    >>> print(printable("你\\n".encode() + b"\\xe4"))
+    你\\n\\xe4
+    """
+    text = data.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Utf8Stream:
