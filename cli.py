@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 PROGRAM = "python cli.py"
@@ -1772,6 +1772,18 @@ class _Teller:
         for number, row in enumerate(rows):
             cells = [_padded(cell, width, left=not i) for i, (cell, width) in enumerate(zip(row, widths))]
             self.line(self.paint("2", "  ".join(cells)) if not number else "  ".join(cells))
+
+    def tokens(self, pieces: Sequence[str]) -> None:
+        """Tokens side by side, each on its own background, or between bars; bytes in hexadecimal."""
+        backgrounds, line, room = (153, 187, 183, 223, 115), "", self.width - 4
+        for i, piece in enumerate(pieces):
+            shown = piece[3:5] if piece.startswith("<0x") else piece
+            if room < _columns(shown) + 1:
+                self.line(line)
+                line, room = "", self.width - 4
+            room -= _columns(shown) + (0 if self.colour else 1)
+            line += self.paint(f"30;48;5;{backgrounds[i % 5]}", shown) if self.colour else f"|{shown}"
+        self.line(line)
 
     def speech(self, who: str, text: str, colour: str) -> None:
         """A speaker, and what was said, wrapped by the columns that Chinese characters take."""

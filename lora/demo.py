@@ -38,7 +38,7 @@ from llama_ref.vocabulary import load_vocabulary
 
 from .merge import MergeReport, merge
 from .prompts import GENERATION_TEMPLATE, alpaca_prompt
-from .vocab import compare_tokenizers, side_by_side
+from .vocab import compare_tokenizers
 
 __all__ = [
     "ADAPTERS",
@@ -287,6 +287,7 @@ class Teller(Protocol):
     def line(self, text: str) -> None: ...
     def good(self, text: str) -> None: ...
     def table(self, rows: list[tuple[str, ...]]) -> None: ...
+    def tokens(self, pieces: Sequence[str]) -> None: ...
     def speech(self, who: str, text: str, colour: str) -> None: ...
 
 
@@ -345,13 +346,12 @@ def _tell_vocabulary(teller: Teller) -> dict[str, Any]:
     teller.heading(
         "Grow the vocabulary",
         f"The English base has {sizes[0]} pieces and spells a Chinese character with three bytes; the grown vocabulary "
-        f"has {sizes[1]}.",
+        f"has {sizes[1]:,}.",
     )
-    sentence = "北京是中国的首都。"
-    for line in side_by_side(compare_tokenizers(names, sentence)).splitlines():
-        teller.line(line)
-    text = "\n".join(held_out_texts())
-    ratios = [item.tokens_per_character for item in compare_tokenizers(names, text)]
+    for word, item in zip(("base", "grown"), compare_tokenizers(names, "北京是中国的首都。")):
+        teller.line(f"{word}: {item.n_tokens} tokens for {item.n_characters} characters")
+        teller.tokens(item.pieces)
+    ratios = [item.tokens_per_character for item in compare_tokenizers(names, "\n".join(held_out_texts()))]
     teller.line("")
     teller.table(
         [
@@ -388,11 +388,16 @@ def _tell_perplexity(teller: Teller, models: dict[str, Model]) -> dict[str, Any]
     losses = {name: held_out_perplexity(model, texts) for name, model in models.items()}
     words = {"base": "English base, f16", "merged": "merged, f16", "q4_0": "merged, q4_0"}
     rows = [
-        (words[name], f"{loss.per_character:,.2f}", f"{loss.per_token:,.2f}", f"{loss.tokens_per_character:.2f}")
+        (words[name], _number(loss.per_character), _number(loss.per_token), f"{loss.tokens_per_character:.2f}")
         for name, loss in losses.items()
     ]
     teller.table([("model", "a character", "a token", "tokens a character"), *rows])
     return {name: {"per_character": x.per_character, "per_token": x.per_token} for name, x in losses.items()}
+
+
+def _number(value: float) -> str:
+    """Two decimals, or the power of ten of a number that nobody can read."""
+    return f"{value:,.2f}" if value < 1e5 else f"{value:.1e}"
 
 
 def _tell_answers(teller: Teller, models: dict[str, Model], prompts: Sequence[str]) -> list[dict[str, str]]:

@@ -63,6 +63,7 @@ class DemoRecipe:
     Attributes:
         shape: of the model.
         n_english, n_chinese: pieces of the two vocabularies at most, the 256 bytes included.
+        n_texts, n_instructions: size of the corpus: texts of each language, records.
         rows, length: of a batch; ``answer_length`` takes the place of ``length`` for instructions.
         steps, rates: of each stage.
     """
@@ -72,6 +73,8 @@ class DemoRecipe:
     lora: Lora = field(default_factory=Lora)
     n_english: int = 720
     n_chinese: int = 1500
+    n_texts: int = 9000
+    n_instructions: int = 12000
     rows: int = 8
     length: int = 128
     answer_length: int = 256
@@ -169,7 +172,8 @@ class _Demo:
 
     def corpus(self) -> Corpus:
         """Make the corpus and write what is held out."""
-        corpus = make_corpus(self.recipe.seed)
+        n_texts, n_instructions = self.recipe.n_texts, self.recipe.n_instructions
+        corpus = make_corpus(self.recipe.seed, n_english=n_texts, n_chinese=n_texts, n_instructions=n_instructions)
         held = {"chinese.txt": corpus.held_out_chinese, "english.txt": corpus.held_out_english}
         for name, texts in held.items():
             _write(self.output / "held-out" / name, "\n\n".join(texts[:150]) + "\n")

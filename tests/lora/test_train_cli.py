@@ -1,0 +1,84 @@
+"""The commands train, instructions and crawl."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+
+import cli
+from llama_ref.checkpoint import open_checkpoint
+from lora.adapter import open_adapter
+from lora.train import recipe
+from lora.vocab import train_vocabulary, write_tokenizer
+
+TEXTS = ["The cat sat on the mat.", "A dog ran in the park.", "Birds sing in the trees."]
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> str:
+    write_tokenizer(tmp_path / "t.model", train_vocabulary(iter(TEXTS * 9), vocab_size=300, character_coverage=1.0))
+    return str(tmp_path / "t.model")
+
+
+def test_pretrain_resumes_and_is_plotted(tmp_path: Path, tokenizer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "texts.txt").write_text("\n\n".join(TEXTS))
+    options = ["--n-embd", "16", "--n-mult", "8", "--n-head", "2", "--n-layer", "1", "--length", "32", "--rows", "1"]
+    argv = ["train", "pretrain", str(tmp_path / "texts.txt"), "--tokenizer", tokenizer, *options, "--steps", "4"]
+    assert cli.main([*argv, "--output", str(tmp_path / "base")]) == 0
+    assert "pretrain: loss" in capsys.readouterr().err
+    with open_checkpoint(tmp_path / "base") as checkpoint:
+        assert (checkpoint.params.n_embd, checkpoint.params.n_layer) == (16, 1)
+    assert cli.main([*argv, "--output", str(tmp_path / "base"), "--resume"]) == 0
+    plot = ["train", "plot", str(tmp_path / "base" / "work"), "-o", str(tmp_path / "loss.svg")]
+    assert cli.main(plot) == 0
+    assert (tmp_path / "loss.svg").read_text().startswith("<svg")
+
+
+def test_missing_base_is_a_missing_file(tmp_path: Path, tokenizer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "texts.txt").write_text(TEXTS[0])
+    argv = ["train", "stage1", str(tmp_path / "texts.txt"), "--tokenizer", tokenizer, "--output", str(tmp_path / "a")]
+    assert cli.main([*argv, "--base", str(tmp_path / "nowhere")]) == 3
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_demo_recipe_from_beginning_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step a stage on a small corpus: what is made is complete, and a second run keeps it."""
+    whole = recipe.DemoRecipe
+    small = functools.partial(whole, n_english=600, n_chinese=1200, n_texts=600, n_instructions=600)
+    monkeypatch.setattr(recipe, "DemoRecipe", lambda **given: small(**given) if given.get("steps") else whole(**given))
+    argv = ["train", "demo", "--output", str(tmp_path / "demo"), "--steps", "1"]
+    assert cli.main(argv) == 0
+    assert "done in" in capsys.readouterr().err
+    sums = (tmp_path / "demo" / "SHA256SUMS").read_text()
+    for name in recipe.ADAPTERS:
+        with open_adapter(tmp_path / "demo" / name) as adapter:
+            assert len(adapter.pairs) == 28
+        assert f"{name}/adapter_model.bin" in sums
+    assert cli.main(argv) == 0
+    assert (tmp_path / "demo" / "SHA256SUMS").read_text() == sums
+    assert "instruct: loss" not in capsys.readouterr().err
+
+
+def test_instructions_are_cleaned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "replies.txt").write_text('[{"instruction": "a", "output": "b",},][{"instruction": "c')
+    out = tmp_path / "clean.json"
+    assert cli.main(["instructions", str(tmp_path / "replies.txt"), "--output", str(out), "-v"]) == 0
+    err = capsys.readouterr().err
+    assert "1 of 1 records kept" in err
+    assert "line 1: cut off" in err
+    assert json.loads(out.read_text()) == [{"instruction": "a", "input": "", "output": "b"}]
+    assert cli.main(["instructions", str(tmp_path / "replies.txt"), "--output", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[str(tmp_path / "replies.txt")]["counts"]["cut off"] == 1
+    assert cli.main(["instructions", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["output"] == "b"
+    assert cli.main(["instructions", str(out), "--json"]) == 2
+
+
+def test_crawl_refuses_what_is_no_endpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["crawl", str(tmp_path / "data.json"), "--url", "ftp://x", "--model", "m"]) == 2
+    assert "no endpoint" in capsys.readouterr().err
