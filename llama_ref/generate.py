@@ -457,9 +457,7 @@ GREEDY_FAILURE = b"failed to tokenize string!\n"  # 2023-03-19 says so on stdout
 
 def prompt_table(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
     """The tokens of a prompt, one a line, as ``--verbose-prompt`` shows them."""
-    return "\n".join(
-        f"{token:6d} -> '{tokenizer.piece(token).decode('utf-8', 'backslashreplace')}'" for token in tokens
-    )
+    return "\n".join(f"{token:6d} -> '{printable(tokenizer.piece(token))}'" for token in tokens)
 
 
 def timings_text(load_seconds: float, timings: Timings, total_seconds: float) -> str:
