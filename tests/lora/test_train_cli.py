@@ -10,6 +10,7 @@ import pytest
 
 import cli
 from llama_ref.checkpoint import open_checkpoint
+from llama_ref.checkpoint.params import Params
 from lora.adapter import open_adapter
 from lora.train import recipe
 from lora.vocab import train_vocabulary, write_tokenizer
@@ -49,7 +50,8 @@ def test_demo_recipe_from_beginning_to_end(
 ) -> None:
     """One step a stage on a small corpus: what is made is complete, and a second run keeps it."""
     whole = recipe.DemoRecipe
-    small = functools.partial(whole, n_english=600, n_chinese=1200, n_texts=600, n_instructions=600)
+    sizes = {"n_english": 500, "n_chinese": 1100, "n_texts": 400, "n_instructions": 400, "rows": 2}
+    small = functools.partial(whole, shape=Params(32, 16, 2, 2), **sizes)
     monkeypatch.setattr(recipe, "DemoRecipe", lambda **given: small(**given) if given.get("steps") else whole(**given))
     argv = ["train", "demo", "--output", str(tmp_path / "demo"), "--steps", "1"]
     assert cli.main(argv) == 0
@@ -57,7 +59,7 @@ def test_demo_recipe_from_beginning_to_end(
     sums = (tmp_path / "demo" / "SHA256SUMS").read_text()
     for name in recipe.ADAPTERS:
         with open_adapter(tmp_path / "demo" / name) as adapter:
-            assert len(adapter.pairs) == 28
+            assert len(adapter.pairs) == 7 * 2
         assert f"{name}/adapter_model.bin" in sums
     assert cli.main(argv) == 0
     assert (tmp_path / "demo" / "SHA256SUMS").read_text() == sums
