@@ -8,8 +8,10 @@ One block is one scale ``d`` (and a minimum ``m``), and for every value an integ
     signed       (the signed value of max |x|) / -steps     round(x * id) + offset, or trunc(x * id + offset + 0.5)
     range        (max x - min x) / steps, m = min x         round((x - m) * id), or trunc((x - m) * id + 0.5)
 
-``id`` is 1/d from the unrounded float32 d, or 0. round: halves away from zero. NaN never becomes an extreme, and where
-C would cast NaN or inf to an integer the code is what x86 gives (see :mod:`ggmlpy.c_arithmetic`).
+``id`` is 1/d from the unrounded float32 d, or 0. round: halves away from zero. The search for an extreme passes a NaN
+over (or starts anew behind it, see ``Rule.forgets``), and where C would cast NaN or inf to an integer the code is what
+x86 gives (see :mod:`ggmlpy.c_arithmetic`). One thing builds of llama.cpp differ in, and so has no right answer: the
+payload of a NaN that is stored as an f16 scale; here it is the scalar build's.
 
 Which rule an era used is the table ``RULES``; the kernels are compiled from it when first asked for. The k-quants,
 which search for their scales, are in :mod:`ggmlpy.k_quants`.
@@ -20,6 +22,7 @@ and dadbed99e. Activations at run time are quantized differently in SIMD builds;
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -54,6 +57,7 @@ __all__ = ["quantizable", "quantize", "quantize_rows"]
 FLT_MAX = float(np.finfo(np.float32).max)
 FLT_MIN = float(np.finfo(np.float32).tiny)
 GROUP = 128  # blocks between two rounds of counting
+_COMPILING = threading.Lock()  # so that workers that need the same kernel don't each compile it
 X86_NAN = np.int32(-0x400000)  # what inf - inf gives
 
 
@@ -353,18 +357,21 @@ def quantize_rows(
     return out.reshape(*x.shape[:-1], row_bytes)
 
 
-quantize = quantize_rows
+quantize = quantize_rows  # the package's name for it
 
 
 def _quantize_blocks(blocks: NDArray[Any], out: NDArray[Any], record: TensorType, moment: Era) -> NDArray[Any]:
     """Fill ``out`` [n, type_size] from ``blocks`` [n, blck_size]; return the histogram, int64 [16]."""
+    sums = np.zeros(16, np.int64)
     if record.name.endswith("_K"):
         from .k_quants import k_quantizer
 
-        k_quantizer(record.name)(blocks.astype(np.float32), out)
-        return np.zeros(16, np.int64)
+        with _COMPILING:
+            k_kernel = k_quantizer(record.name)
+        k_kernel(blocks.astype(np.float32), out)
+        return sums
     half_precision = blocks.dtype == np.float16
-    elements = blocks.view(np.uint16) if half_precision else blocks
-    sums = np.zeros(16, np.int64)
-    _compiled(moment.pin, record, half_precision)(elements, out, sums)
+    with _COMPILING:
+        kernel = _compiled(moment.pin, record, half_precision)
+    kernel(blocks.view(np.uint16) if half_precision else blocks, out, sums)
     return histogram_of(sums)
