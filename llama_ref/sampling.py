@@ -11,8 +11,8 @@ era          what is particular (function, commit)
 ===========  ==============================================================================================
 
 All of them end in ``std::discrete_distribution`` over ``std::mt19937``: two draws of 32 bits make one number in
-[0, 1); a single candidate needs no draw. Candidates are sorted by ``std::partial_sort``, whose heap decides the order
-of equal logits; :func:`partial_sort` does what libstdc++'s does.
+[0, 1); a single candidate needs no draw. Equal logits stand in the order of ``std::partial_sort`` or ``std::sort``, see
+:mod:`llama_ref.cpp_order`.
 
 One thing is ours: temperature 0 is greedy (the early eras divide by it and get nonsense).
 """
@@ -21,9 +21,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,10 +32,9 @@ from ggmlpy.errors import FormatError, UsageError
 
 from .expf import expf
 
-__all__ = ["Mt19937", "Sample", "Sampler", "SamplingOptions", "log_softmax_of", "partial_sort"]
+__all__ = ["Mt19937", "Sample", "Sampler", "SamplingOptions", "log_softmax_of"]
 
 TWO_64 = 2.0**64
-MANY = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +249,7 @@ def _chain(keep_crossing: bool) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         penalty = np.float32(options.repeat_penalty)
         known = scores[seen]
         scores[seen] = np.where(known <= 0, known * penalty, known / penalty)
-        candidates = _top_k(scores, options.top_k or len(scores))
+        candidates = _top_k(scores, options.top_k or len(scores), sorts_all=True)
         candidates = _chain_top_p(scores, candidates, np.float32(options.top_p), keep_crossing)
         top = scores[candidates] / np.float32(options.temp)
         return candidates, _float_softmax(top)
@@ -316,8 +314,8 @@ def _exp(value: float) -> float:
 # ---------------------------------------------------------------------------------------------------- order
 
 
-def _top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """The ids of the ``k`` largest scores, in the order of ``std::partial_sort``."""
+def _top_k(scores: np.ndarray, k: int, *, sorts_all: bool = False) -> np.ndarray:
+    """The ids of the ``k`` largest scores, in the order of ``std::partial_sort``, or all in that of ``std::sort``."""
     if k == 0:
         # partial_sort of an empty range leaves the first largest element in front, and the C++ goes on to read it
         return _first_largest(scores)
@@ -325,7 +323,9 @@ def _top_k(scores: np.ndarray, k: int) -> np.ndarray:
     order = _order_without_ties(scores, k)
     if order is not None:
         return order
-    return _partial_sort_of_many(scores, k) if k > MANY else np.array(partial_sort(scores.tolist(), k))
+    from .cpp_order import partial_sort, sort
+
+    return sort(scores) if sorts_all and k == len(scores) else partial_sort(scores, k)
 
 
 def _first_largest(scores: np.ndarray) -> np.ndarray:
@@ -347,64 +347,3 @@ def _order_without_ties(scores: np.ndarray, k: int) -> np.ndarray | None:
     candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
     top = scores[candidates]
     return None if (top[1:] == top[:-1]).any() else candidates
-
-
-def partial_sort(scores: Iterable[float], k: int) -> list[int]:
-    """Indices of the ``k`` largest scores in falling order; equal ones in the order of libstdc++'s ``partial_sort``.
-
-    The first ``k`` make a heap with the smallest on top; each later larger one replaces the top; the heap is sorted.
-
-    >>> partial_sort([1.0, 2.0, 2.0, 0.5], 3)
-    [2, 1, 0]
-    """
-    values, heap = list(scores), list(range(k))
-    _heap_order(values, heap, _sift)
-    return heap
-
-
-def _partial_sort_of_many(scores: np.ndarray, k: int) -> np.ndarray:
-    """The same, compiled: worth its second of compilation for a heap of many thousands."""
-    order, sift = _compiled_heap_order()
-    heap = np.arange(k)
-    order(scores, heap, sift)
-    return heap
-
-
-@cache
-def _compiled_heap_order() -> tuple[Any, Any]:
-    from numba import njit
-
-    return njit(_heap_order), njit(_sift)
-
-
-def _heap_order(values: Any, heap: Any, sift: Any) -> None:
-    k = len(heap)
-    for hole in range(k // 2 - 1, -1, -1):
-        sift(values, heap, hole, k, heap[hole])
-    for index in range(k, len(values)):
-        if values[index] > values[heap[0]]:
-            sift(values, heap, 0, k, index)
-    for size in range(k - 1, 0, -1):
-        last = heap[size]
-        heap[size] = heap[0]
-        sift(values, heap, 0, size, last)
-
-
-def _sift(values: Any, heap: Any, hole: int, size: int, item: int) -> None:
-    """libstdc++'s ``__adjust_heap``: let the hole sink to a leaf, then let ``item`` rise from there."""
-    top = hole
-    child = hole
-    while child < (size - 1) // 2:
-        child = 2 * (child + 1)
-        if values[heap[child]] > values[heap[child - 1]]:
-            child -= 1
-        heap[hole] = heap[child]
-        hole = child
-    if size % 2 == 0 and child == (size - 2) // 2:
-        child = 2 * (child + 1)
-        heap[hole] = heap[child - 1]
-        hole = child - 1
-    while hole > top and values[heap[(hole - 1) // 2]] > values[item]:
-        heap[hole] = heap[(hole - 1) // 2]
-        hole = (hole - 1) // 2
-    heap[hole] = item

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy.errors import FormatError, UsageError
+from llama_ref.cpp_order import partial_sort, sort
 from llama_ref.expf import _fused, expf
 from llama_ref.model import Model
-from llama_ref.sampling import Mt19937, Sampler, SamplingOptions, _top_k, log_softmax_of, partial_sort
+from llama_ref.sampling import Mt19937, Sampler, SamplingOptions, _top_k, log_softmax_of
 
 ROWS = json.loads((Path(__file__).parents[1] / "data" / "ggml" / "sample_eras.json").read_text())["rows"]
 ERAS = ("p0", "p1", "p2", "p3", "p4", "p5")
@@ -55,21 +56,28 @@ def test_partial_sort_of_libstdcxx(data: Path) -> None:
         scores, k = case["scores"], case["k"]
         assert _top_k(np.array(scores, np.float32), k).tolist() == case["order"]
         if k:
-            assert partial_sort(scores, k) == case["order"]
+            assert partial_sort(scores, k).tolist() == case["order"]
+
+
+def test_sort_of_libstdcxx(data: Path) -> None:
+    for case in json.loads((data / "ggml" / "sort.json").read_text())["cases"]:
+        assert sort(case["scores"]).tolist() == case["order"]
 
 
 @given(st.lists(finite, min_size=1, max_size=60, unique=True), st.data())
 def test_without_ties_it_is_any_sort(scores: list[float], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(scores)))
     expected = sorted(range(len(scores)), key=lambda i: -scores[i])[:k]
-    assert partial_sort(scores, k) == expected
+    assert partial_sort(scores, k).tolist() == expected
+    assert sort(scores).tolist()[:k] == expected
     assert _top_k(np.array(scores, np.float32), k).tolist() == expected
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, -math.inf, math.inf]), min_size=1, max_size=40), st.data())
 def test_with_ties_it_is_still_the_largest_in_order(scores: list[float], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(scores)))
-    order = partial_sort(scores, k)
+    order = partial_sort(scores, k).tolist()
+    assert [scores[i] for i in sort(scores)] == sorted(scores, reverse=True)
     assert [scores[i] for i in order] == sorted(scores, reverse=True)[:k]
     assert len(set(order)) == k
     assert _top_k(np.array(scores, np.float32), k).tolist() == order
