@@ -48,6 +48,14 @@ def test_any_container_may_be_read(golden, q4_0_bytes, tmp_path):
     assert (tmp_path / "out.bin").read_bytes() == q4_0_bytes
 
 
+@pytest.mark.parametrize(("era", "zeros"), [("2023-03-31", False), ("2023-04-30", True), ("2023-05-19", True)])
+def test_the_scores_an_unversioned_file_lacks(golden, tmp_path, era, zeros):
+    """April's and May's programs wrote zeros ("dummy scores"), as the real ones' bytes show; March's refused it."""
+    quantize_file(golden("ggml/T1_convert_f16/T1.p0.f16.bin"), tmp_path / "out.bin", "q4_0", era)
+    with open_model(tmp_path / "out.bin") as model:
+        assert not model.vocab.scores.any() if zeros else model.vocab.scores.any()
+
+
 def test_parts_are_quantized_one_by_one_in_march(golden, tmp_path):
     """migrate(quantized parts) = quantize(merged)."""
     parts = golden("ggml/T3_convert_f16/T3.p1.f16.bin")
