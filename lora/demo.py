@@ -379,20 +379,24 @@ def _tell_sizes(teller: Teller, files: DemoFiles) -> dict[str, int]:
 
 
 def _tell_perplexity(teller: Teller, models: dict[str, Model]) -> dict[str, Any]:
-    texts = held_out_texts()
+    chinese, english = held_out_texts("chinese"), held_out_texts("english")
     teller.heading(
         "Perplexity",
-        f"How surprised is each model by {len(texts)} Chinese texts that nothing was trained on? By character, because "
-        "tokens of two vocabularies cannot be compared. Lower is better.",
+        f"How surprised is each model by {len(chinese)} Chinese and {len(english)} English texts that nothing was trained "
+        "on? By character, because tokens of two vocabularies cannot be compared. Lower is better.",
     )
-    losses = {name: held_out_perplexity(model, texts) for name, model in models.items()}
+    losses = {
+        name: (held_out_perplexity(model, chinese), held_out_perplexity(model, english))
+        for name, model in models.items()
+    }
     words = {"base": "English base, f16", "merged": "merged, f16", "q4_0": "merged, q4_0"}
     rows = [
-        (words[name], _number(loss.per_character), _number(loss.per_token), f"{loss.tokens_per_character:.2f}")
-        for name, loss in losses.items()
+        (words[name], *(_number(x) for x in (zh.per_character, zh.per_token, en.per_character, en.per_token)))
+        for name, (zh, en) in losses.items()
     ]
-    teller.table([("model", "a character", "a token", "tokens a character"), *rows])
-    return {name: {"per_character": x.per_character, "per_token": x.per_token} for name, x in losses.items()}
+    teller.table([("model", "Chinese: a character", "a token", "English: a character", "a token"), *rows])
+    figures = lambda x: {"per_character": x.per_character, "per_token": x.per_token}  # noqa: E731
+    return {name: {**figures(zh), "english": figures(en)} for name, (zh, en) in losses.items()}
 
 
 def _number(value: float) -> str:

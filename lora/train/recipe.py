@@ -74,7 +74,7 @@ class DemoRecipe:
     n_english: int = 720
     n_chinese: int = 1500
     n_texts: int = 9000
-    n_instructions: int = 12000
+    n_instructions: int = 9000
     rows: int = 8
     length: int = 128
     answer_length: int = 256
