@@ -155,6 +155,22 @@ def test_the_trace_explains_every_token(monkeypatch, tmp_path: Path) -> None:
         assert chosen == line["token"]
 
 
+def test_the_prompt_can_be_seen_with_its_ids(monkeypatch, capsys) -> None:
+    asked = ["-m", str(MODEL), "-p", "the model\n", "-n", "1", "-s", "1"]
+    generate(monkeypatch, [*asked, "--show-prompt"], b"", "scalar")
+    assert "   275 -> ' the'\n   304 -> ' model'\n    13 -> '\\n'\n" in capsys.readouterr().err
+    generate(monkeypatch, [*asked, "--verbose-prompt", "--keep", "2"], b"", "scalar")
+    assert "static prompt based on n_keep: ' the'" in capsys.readouterr().err
+
+
+def test_what_is_typed_can_be_seen_in_its_template(monkeypatch, capsys) -> None:
+    asked = ["-m", str(MODEL), "-p", "a", "-n", "1", "-s", "1", "-ins", "--show-prompt"]
+    generate(monkeypatch, asked, b"model\n", "scalar")
+    shown = capsys.readouterr().err.split("     1 -> ''\n")[2]  # after the prompt's, the turn's beginning
+    pieces = [line[11:-1] for line in shown.splitlines()]
+    assert "".join(pieces).replace("\\n", "\n") == "\n\n### Instruction:\n\nmodel\n\n\n### Response:\n\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
