@@ -168,13 +168,15 @@ def _identify_any(file: str) -> Any:
 
     try:
         return identify(file)
-    except BadMagicError:
+    except BadMagicError as bad:
         from llama_ref.identify_checkpoint import identify_other
 
         other = identify_other(file)
-        if other is None:
-            raise
-        return other
+        if other is not None:
+            return other
+        if str(bad.next_step).startswith("python cli.py identify"):
+            bad.next_step = "compare its size and SHA256 with its source, and fetch it again"
+        raise bad
 
 
 def _print_identification(item: Any) -> None:
@@ -956,23 +958,39 @@ def add_verify(commands: Commands) -> None:
         commands,
         "verify",
         run_verify,
-        "Compare files with what was published (SHA256), or an output with what its source should give.",
+        "Compare files with what was published (SHA256), an output with what its source should give, or another "
+        "program's logits or text with every era and build.",
         "verify models/13B\nverify adapter.zip\nverify mine/consolidated.00.pth theirs/consolidated.00.pth\n"
         "verify theirs-q4_0.bin --source ggml-model-f16.bin\n"
-        "verify merged --source models/7B --lora alpaca-lora-7b.zip",
+        "verify merged --source models/7B --lora alpaca-lora-7b.zip\n"
+        "verify --logits theirs.npy --model ggml-model-q4_0.bin --tokens 1,15043,3186\n"
+        'verify --text theirs.txt --model ggml-model-q4_0.bin --prompt "Hello World" -n 40 --seed 42',
     )
-    parser.add_argument("paths", metavar="DIR|ZIP|FILE", nargs="+")
+    parser.add_argument("paths", metavar="DIR|ZIP|FILE", nargs="*")
     parser.add_argument("--source", metavar="DIR|FILE", help="recompute what should come out of this, and compare")
     parser.add_argument("--lora", action="append", default=[], metavar="DIR|ZIP[,…]", help="the adapters of a merge")
-    parser.add_argument("--era", help="whose tools made the output (default: those that its container fits)")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it is not beside the source")
     parser.add_argument("--markdown", action="store_true", help="with --source: a summary as Markdown")
-    parser.add_argument("--json", action="store_true", help="the verdicts as JSON on stdout")
+    parser.add_argument("--junit", metavar="FILE", help="write the verdict as JUnit XML too, for a CI server")
+    parser.add_argument("--logits", metavar="F.npy|F.bin", help="whose float32 [n_tokens, n_vocab] are these?")
+    parser.add_argument("--tokens", metavar="IDS", help="with --logits: what was evaluated, separated by commas")
+    parser.add_argument("--batch", type=int, metavar="N", help="with --logits: only N tokens at a time (default: any)")
+    parser.add_argument("--text", metavar="FILE", help="whose text is this? With the options of generate, below")
+    parser.add_argument("--stdin", metavar="FILE", help="with --text: what was typed")
+    _add_main_options(parser)  # --era, --build, --memory-f32 and --json among them
 
 
 def run_verify(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    if args.logits:
+        return _verify_logits(args)
+    if args.text:
+        return _verify_text(args)
+    if not args.paths:
+        from ggmlpy.errors import UsageError
+
+        raise UsageError("verify what? Name files or directories, or --logits FILE, or --text FILE")
     if args.source:
         return _verify_step(args)
 
@@ -1010,6 +1028,7 @@ def _verify_step(args: argparse.Namespace) -> int:
             tokenizer=args.tokenizer,
             progress=bar.update,
         )
+    _write_junit(args, report.junit)
     if args.json:
         print_json(report.as_dict())
     elif args.markdown:
@@ -1017,6 +1036,110 @@ def _verify_step(args: argparse.Namespace) -> int:
     else:
         _print_report(args, report)
     return report.exit_code
+
+
+def _write_junit(args: argparse.Namespace, text: Callable[[], str]) -> None:
+    """``--junit``."""
+    if args.junit:
+        from ggmlpy.atomic import atomic_write
+
+        with atomic_write(args.junit) as stream:
+            stream.write(text().encode())
+
+
+def _needs(args: argparse.Namespace, what: str, *names: str) -> None:
+    from ggmlpy.errors import UsageError
+
+    missing = [name for name in names if getattr(args, name) is None]
+    if missing:
+        raise UsageError(f"{what} needs --{' and --'.join(missing)}")
+    if args.paths:
+        raise UsageError(f"{what} takes no other file: {args.paths[0]}")
+
+
+def _verify_logits(args: argparse.Namespace) -> int:
+    from llama_ref.logits import parse_tokens
+    from llama_ref.verify_logits import verify_logits
+
+    _needs(args, "--logits", "model", "tokens")
+    with progress_bar(args, 0, "verify", "way") as bar:
+        report = verify_logits(
+            args.logits,
+            args.model,
+            parse_tokens(args.tokens),
+            era=args.era,
+            build=args.build,
+            memory_f32=args.memory_f32 or None,
+            batch=args.batch,
+            progress=lambda done, total: _advance(bar, done, total),
+        )
+    return _show_finding(args, "logits", report)
+
+
+def _verify_text(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ggmlpy.errors import UsageError
+    from llama_ref.generate import real_seed
+    from llama_ref.sampling import SamplingOptions
+    from llama_ref.verify_text import TextRequest, verify_text
+
+    _needs(args, "--text", "model")
+    if args.seed <= 0 and args.temp != 0:
+        raise UsageError("--text needs the --seed that it was made with (main prints it)")
+    interactive = args.interactive or args.interactive_first or args.instruct or bool(args.reverse_prompt)
+    given = argparse.Namespace(**vars(args))
+    given.json = False
+    options = _main_options(given, interactive or not args.prompt_parts)  # settles what depends on the file's era
+    request = TextRequest(
+        options,
+        SamplingOptions(
+            top_k=args.top_k,
+            top_p=args.top_p,
+            temp=args.temp,
+            repeat_last_n=args.repeat_last_n,
+            seed=real_seed(args.seed, given.era),
+        ),
+        args.repeat_penalty,
+        stdin=Path(args.stdin).read_bytes() if args.stdin else b"",
+        color=args.color,
+        n_ctx=args.ctx_size,
+        n_batch=args.batch_size or 8,
+        ignore_eos=args.ignore_eos,
+        memory_f32=True if args.memory_f32 else False if args.memory_f16 else None,
+    )
+    with progress_bar(args, 0, "verify", "way") as bar:
+        report = verify_text(
+            args.text,
+            args.model,
+            request,
+            era=args.era,
+            build=args.build,
+            progress=lambda done, total: _advance(bar, done, total),
+        )
+    return _show_finding(args, "text", report)
+
+
+def _advance(bar: Any, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
+
+
+def _show_finding(args: argparse.Namespace, step: str, report: Any) -> int:
+    from ggmlpy.verify import junit
+
+    _write_junit(args, lambda: junit(f"{step} of {report.model}", {report.path: _problem(report)}))
+    if args.json:
+        print_json(report.as_dict())
+    else:
+        for line in report.lines():
+            print(line)
+        print(f"{step}: {report.sentence()}")
+    return int(report.exit_code)
+
+
+def _problem(report: Any) -> str:
+    return "" if report.exit_code == 0 else "\n".join([report.sentence(), *report.lines()])
 
 
 def _print_report(args: argparse.Namespace, report: Any) -> None:
@@ -1347,7 +1470,7 @@ def _conversation(args: argparse.Namespace, model: Any, on_sample: Any = None) -
         model,
         sampling,
         args.era,
-        n_batch=args.batch_size or (128 if args.numerics == "fast" else 8),
+        n_batch=(128 if args.numerics == "fast" else 8) if args.batch_size is None else args.batch_size,
         ignore_eos=args.ignore_eos,
         on_sample=on_sample,
     )

@@ -33,6 +33,7 @@ __all__ = [
     "Report",
     "compare_tensor",
     "explain",
+    "junit",
     "row_chunks",
     "settle",
     "verify_model",
@@ -175,6 +176,46 @@ class Report:
             figures = f"{t.n_values:,} | {t.n_different:,} | {t.median_ulp:g} | {t.max_ulp:,} | {t.max_error:.3g}"
             lines.append(f"| {t.name} | {t.status} | {figures} |")
         return "\n".join(lines) + "\n"
+
+    def junit(self) -> str:
+        """JUnit XML for a CI server: a test case a tensor, and one for the container."""
+        because = "; ".join(map(str, self.causes)) or "no known mistake explains it"
+        words = f"{self.sentence()}\nlikely cause: {because}"
+        wrong = self.verdict == DIFFERS
+        cases = {"container": "; ".join(self.container) if wrong else ""}
+        for t in self.tensors:
+            figures = f"{t.status}: {t.n_different:,} of {t.n_values:,} values, at most {t.max_ulp:,} ulp\n{words}"
+            cases[t.name] = figures if wrong and t.status != "same" else ""
+        return junit(f"{self.step} of {self.source}", cases)
+
+
+def junit(suite: str, cases: Mapping[str, str]) -> str:
+    """JUnit XML of test cases by name, each with what is wrong with it ("" if nothing is).
+
+    >>> print(junit("convert", {"wq": "", "wk": "3 values differ"}))
+    <?xml version="1.0" encoding="UTF-8"?>
+    <testsuite name="convert" tests="2" failures="1">
+      <testcase classname="convert" name="wq"/>
+      <testcase classname="convert" name="wk"><failure message="3 values differ">3 values differ</failure></testcase>
+    </testsuite>
+    <BLANKLINE>
+    """
+    from xml.sax.saxutils import escape, quoteattr
+
+    name, failures = quoteattr(_legal(suite)), sum(map(bool, cases.values()))
+    lines = ['<?xml version="1.0" encoding="UTF-8"?>']
+    lines.append(f'<testsuite name={name} tests="{len(cases)}" failures="{failures}">')
+    for case, problem in cases.items():
+        head = f"  <testcase classname={name} name={quoteattr(_legal(case))}"
+        text = _legal(problem)
+        failure = f"<failure message={quoteattr(text.partition(chr(10))[0])}>{escape(text)}</failure>"
+        lines.append(f"{head}>{failure}</testcase>" if problem else f"{head}/>")
+    return "\n".join([*lines, "</testsuite>", ""])
+
+
+def _legal(text: str) -> str:
+    """XML 1.0 knows no control characters, not even escaped."""
+    return "".join(c if c in "\n\t" or (c >= " " and not "\ud800" <= c <= "\udfff") else "\ufffd" for c in text)
 
 
 def verify_model(output: ModelFile, expected: Expected, source: str, progress: Progress | None = None) -> Report:
