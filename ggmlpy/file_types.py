@@ -39,7 +39,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .eras import DEFAULT_ERA, Era, era_of
+from .eras import DEFAULT_ERA, ERAS, Era, era_of
 from .errors import ShapeError, UsageError
 from .tensor_types import QK_K, TensorType
 
@@ -129,7 +129,8 @@ def file_type_of(request: str | int | FileType, era: str | Era = DEFAULT_ERA) ->
         found = next((record for record in known.values() if record.id == int(word)), None)
     if found is None:
         elsewhere = FILE_TYPES.get(_ALIASES.get(word, word))
-        hint = f"; {elsewhere.name} exists in other eras" if elsewhere else ""
+        eras = [date for date in ERAS if elsewhere and elsewhere.name in file_types(date)]
+        hint = f"; {elsewhere.name.lower()} needs --era {' or '.join(eras)}" if elsewhere else ""
         choice = ", ".join(f"{record.id} or {record.name.lower()}" for record in known.values())
         raise UsageError(f"unknown type {str(request)!r} for era {era_of(era)}; it has {choice}{hint}")
     return found

@@ -81,7 +81,9 @@ def _read(path: str, stdin: BinaryIO) -> bytes:
     try:
         return stdin.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
-        raise MissingFileError(f"the prompt cannot be read: {error.strerror}", path=path) from error
+        raise MissingFileError(
+            f"the prompt cannot be read: {error.strerror}", path=path, next_step="check the name, or give the text with -p"
+        ) from error
 
 
 def era_of_file(path: str | os.PathLike[str]) -> str:

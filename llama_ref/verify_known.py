@@ -104,6 +104,7 @@ def verify(paths: Sequence[str | os.PathLike[str]], progress: Progress | None = 
     """
     files = _files(paths)
     listed, problems = _promises(files, paths)
+    files += _only_listed(files, listed)
     report = Report(problems)
     for path in files:
         if not LIST_NAMES.fullmatch(path.name):
@@ -171,6 +172,12 @@ def _promises(
         except FormatError as error:
             bad.append(Verdict(path, path.stat().st_size, "", "bad", str(error)))
     return promised, bad
+
+
+def _only_listed(files: Iterable[Path], listed: dict[str, list[Listed]]) -> list[Path]:
+    """Files that a list names and that are there, but that are nothing of a model by their names."""
+    seen = {_key(path) for path in files}
+    return [promises[0].path for key, promises in listed.items() if key not in seen and promises[0].path.is_file()]
 
 
 def _covers(path: Path, paths: Iterable[str | os.PathLike[str]]) -> bool:
