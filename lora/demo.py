@@ -382,8 +382,8 @@ def _tell_perplexity(teller: Teller, models: dict[str, Model]) -> dict[str, Any]
     chinese, english = held_out_texts("chinese"), held_out_texts("english")
     teller.heading(
         "Perplexity",
-        f"How surprised is each model by {len(chinese)} Chinese and {len(english)} English texts that nothing was trained "
-        "on? By character, because tokens of two vocabularies cannot be compared. Lower is better.",
+        f"How surprised is each model by {len(chinese)} Chinese and {len(english)} English texts that nothing was "
+        "trained on? By character, because tokens of two vocabularies cannot be compared. Lower is better.",
     )
     losses = {
         name: (held_out_perplexity(model, chinese), held_out_perplexity(model, english))

@@ -98,8 +98,9 @@ def test_gradients_agree_with_torch() -> None:
         return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + SHAPE.norm_eps) * t[name]
 
     rows, length = batch.tokens.shape
-    angles = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(0, SHAPE.n_rot, 2) / SHAPE.n_rot)
-    turn = torch.polar(torch.ones_like(angles), angles).to(torch.complex128)
+    halves = torch.arange(0, SHAPE.n_rot, 2, dtype=torch.float64)
+    angles = torch.arange(length)[:, None] * 10000.0 ** (-halves / SHAPE.n_rot)
+    turn = torch.polar(torch.ones_like(angles), angles)
 
     def rope(x):  # [rows, n_head, length, n_rot]
         pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
