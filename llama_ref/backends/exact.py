@@ -298,9 +298,14 @@ def _q4_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
         elif rules.wide:
             dots.q4_0_avx512(*where, codes, d, out)
         else:
-            dots.integers_avx2(layout, rules.split_lanes, *where, codes, d, m, out)
+            integers_avx2(layout, len(x))(layout, rules.split_lanes, *where, codes, d, m, out)
 
     return run
+
+
+def integers_avx2(layout: int, n_tokens: int) -> Any:
+    """The AVX2 kernel for one token, or the one for several: the same floats."""
+    return dots.integers_avx2 if n_tokens == 1 or layout == dots.Q4_2 else dots.integers_avx2_batch
 
 
 def _q8_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
@@ -320,7 +325,7 @@ def _q8_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
     def run(first: int, last: int, out: F32) -> None:
         where = (w.address, w.stride, first, last, w.n_cols)
         if rules.simd:
-            dots.integers_avx2(layout, False, *where, codes, d, s, out)
+            integers_avx2(layout, len(x))(layout, False, *where, codes, d, s, out)
         elif in_pairs:
             dots.q4_pairs_scalar(True, False, *where, values, out)
         elif layout == dots.Q4_2:
