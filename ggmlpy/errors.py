@@ -34,7 +34,11 @@ class FormatError(Exception):
     ...                   next_step="python cli.py identify m.bin"))
     m.bin: bad magic (offset 0, field magic, expected 0x67676a74, found 0x46554747). Likely cause: this is a
     GGUF file. Next: python cli.py identify m.bin
+
+    An error about a file whose raiser knows no next step has the usual one of its class.
     """
+
+    usual_next_step = "compare {path} with its source, and get or make it again"
 
     def __init__(
         self,
@@ -56,6 +60,8 @@ class FormatError(Exception):
         self.expected = expected
         self.found = found
         self.cause = cause
+        if next_step is None and self.path:
+            next_step = self.usual_next_step.format(path=self.path, directory=os.path.dirname(self.path) or ".")
         self.next_step = next_step
 
     def __str__(self) -> str:
@@ -76,33 +82,49 @@ class FormatError(Exception):
 class MissingFileError(FormatError):
     """A file or a part of a model that must be there is not."""
 
+    usual_next_step = "check the name and the directory"
+
 
 class BadMagicError(FormatError):
     """The first bytes belong to no format that this reader knows."""
+
+    usual_next_step = "python cli.py identify {path}"
 
 
 class UnsupportedError(FormatError):
     """The file is well formed as far as can be seen, but a version, type or feature in it is not supported."""
 
+    usual_next_step = "python cli.py identify {path}"
+
 
 class TruncatedError(FormatError):
     """The file ends before the bytes that its own header promises."""
+
+    usual_next_step = "compare the file's size with its source, and fetch it again"
 
 
 class ShapeError(FormatError):
     """A tensor is missing, unknown, or of another shape than the header implies."""
 
+    usual_next_step = "python cli.py doctor {directory}"
+
 
 class VocabularyError(FormatError):
     """Tokenizer, embedding, output and header do not agree on the vocabulary."""
+
+    usual_next_step = "python cli.py doctor {directory}"
 
 
 class IntegrityError(FormatError):
     """A checksum or a structural invariant does not hold: the file was damaged or tampered with."""
 
+    usual_next_step = "get the file again from its publisher and compare its SHA256"
+
 
 class OutputError(FormatError):
     """The result could not be written."""
+
+    usual_next_step = "check the disk and its free space, then run the command again"
 
 
 class DiskSpaceError(OutputError):
