@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cli
 from ggmlpy.errors import FormatError, ShapeError, UsageError
 from llama_ref.checkpoint.params import Params
 from llama_ref.convert import plan_conversion
@@ -393,22 +394,29 @@ def test_a_tokenizer_of_another_size_is_refused(
         publish_base(tmp_path, weights, SHAPE, tokenizers[1])
 
 
-def test_peft_loads_the_adapter(tmp_path: Path, tokenizers: tuple[SentencePieceModel, SentencePieceModel]) -> None:
-    peft = pytest.importorskip("peft")
-    torch = pytest.importorskip("torch")
+def test_peft_computes_what_was_trained(
+    tmp_path: Path, tokenizers: tuple[SentencePieceModel, SentencePieceModel]
+) -> None:
+    """PEFT's model of our base with our adapter has the logits that our own forward pass has."""
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     shape, (_, grown) = Params(32, 16, 2, 2), tokenizers
     weights = initial_weights(shape, len(grown), 0)
+    publish_base(tmp_path / "base", weights, shape, grown)
+    assert cli.main(["to-hf", str(tmp_path / "base"), str(tmp_path / "hf"), "-q"]) == 0
+    weights, _ = load_weights(tmp_path / "base")
     rng = np.random.default_rng(0)
-    for name in add_lora(weights, LORA, 1):
-        weights[name] = rng.normal(size=weights[name].shape).astype(np.float16).astype(np.float32) * 0.25
-    publish_adapter(tmp_path, weights, shape, LORA, grown)
-    config = transformers.LlamaConfig(**shape.to_config(len(grown)))
-    adapted = peft.PeftModel.from_pretrained(transformers.LlamaForCausalLM(config), str(tmp_path))
-    state = {k: v for k, v in peft.get_peft_model_state_dict(adapted).items() if "lora" in k}
-    stored = torch.load(tmp_path / "adapter_model.bin", weights_only=True)
-    assert len(state) == 2 * 7 * shape.n_layer
-    assert all(torch.equal(state[name].half(), stored[name]) for name in state)
+    for name in (*add_lora(weights, LORA, 1), "tok_embeddings.weight", "output.weight"):
+        weights[name] = rng.normal(size=weights[name].shape).astype(np.float16).astype(np.float32)
+    publish_adapter(tmp_path / "lora", weights, shape, LORA, grown)
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", torch_dtype=torch.float32)
+    adapted = peft.PeftModel.from_pretrained(base, str(tmp_path / "lora")).eval()
+    document = text_document(processor(grown), TEXTS[3])
+    ids = torch.tensor(document.tokens.astype(np.int64))[None]
+    with torch.no_grad():
+        theirs = adapted(input_ids=ids, labels=ids).loss.item()
+    loss, _ = loss_and_gradients(weights, shape, stack([[document]], len(document)), lora=LORA)
+    assert loss == pytest.approx(theirs, rel=1e-4)
 
 
 def test_stages_hand_on_to_each_other(
