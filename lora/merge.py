@@ -38,7 +38,7 @@ __all__ = ["OUTPUT_TYPES", "MergePlan", "MergeReport", "merge", "plan_merge"]
 
 # and ggml- or gguf- with any type that the era can quantize to
 OUTPUT_TYPES = ("pth", "huggingface", "ggml-f16", "ggml-q4_0", "gguf-f16", "gguf-q4_0")
-MEMORY = "0.3 GB"  # measured: panels in flight, numba, and the pages of 64 MB of each mapped file
+MEMORY = "0.4 GB"  # measured: panels in flight, numba, and the pages of 64 MB of each mapped file
 Progress = Callable[[int], object]
 
 
