@@ -214,7 +214,7 @@ def _add_block(split, x, y, scale, lanes):
 
 @kernel
 def integers_avx2_batch(layout, split, rows, stride, first, last, n, codes, d, s, out):
-    """`integers_avx2` (not for q4_2) with four tokens going through a row together: a block is unpacked once for all."""
+    """`integers_avx2` (not for q4_2), four tokens going through a row together: a block is unpacked once for all."""
     step, offset, n_tokens = BYTES_OF_32[layout], has_minimum(layout), out.shape[0]
     for r in range(first, last):
         for t0 in range(0, n_tokens, 4):
