@@ -135,8 +135,13 @@ def _implied(model: ModelFile, index: int) -> Iterator[OutTensor]:
     known = {record.name: record for record in model.types.values()}
     for name, shape in expected_shapes(model.hparams, model.attributes):
         record = known.get(main) if len(shape) == 2 else TENSOR_TYPES["f32"]
-        if name not in present and record and min(shape) > 0 and shape[-1] % record.blck_size == 0:
+        if name not in present and record and _possible(shape) and shape[-1] % record.blck_size == 0:
             yield OutTensor(name, record, shape, tuple)
+
+
+def _possible(shape: tuple[int, ...]) -> bool:
+    """Whether a header can hold these dimensions."""
+    return min(shape) > 0 and max(shape) < 1 << 31
 
 
 def _era(model: ModelFile) -> str:

@@ -102,3 +102,12 @@ def test_nothing_is_allocated_on_the_word_of_a_header(tmp_path):
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 2 * len(data) + 200_000
+
+
+def test_a_width_that_no_header_can_hold_elsewhere_is_survived(tmp_path):
+    """n_ff follows from n_embd and is larger: identify once put it into a header of its own."""
+    path = write_tiny(tmp_path / "m.bin", "ggml", 0)
+    data = bytearray(path.read_bytes())
+    data[8:12] = (2**31 - 1).to_bytes(4, "little")
+    path.write_bytes(data[: len(data) // 2])
+    assert identify(path).problems
