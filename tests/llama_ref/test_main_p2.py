@@ -23,7 +23,7 @@ MODEL = ROOT / "tests" / "data" / "ggml" / "T1x32_main_model" / "T1x32.p2.q4_0.b
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
 MORE = json.loads((GOLDEN / "more.json").read_text())["cases"]
 BUILDS = {"s": "scalar", "v2": "avx2"}
-UNKNOWN_STDIN = ("interactive_r", "in_prefix", "ins")  # the digests are known, what was typed is not
+UNKNOWN_STDIN = ("interactive_r", "ins")  # the digests are known, what was typed is not
 
 
 def arguments_of(command: str) -> list[str]:
@@ -36,6 +36,9 @@ def arguments_of(command: str) -> list[str]:
             stop = next(i for i, word in enumerate(words) if word in ("-n", "-s", "-t"))
             arguments.append(" ".join(words[:stop]))
             words = words[stop:]
+        elif option == "--in-prefix":
+            arguments.append(" ")  # the value is one space, which splitting took apart
+            words = words[2:]
     return arguments
 
 
