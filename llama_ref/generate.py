@@ -82,7 +82,9 @@ def _read(path: str, stdin: BinaryIO) -> bytes:
         return stdin.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise MissingFileError(
-            f"the prompt cannot be read: {error.strerror}", path=path, next_step="check the name, or give the text with -p"
+            f"the prompt cannot be read: {error.strerror}",
+            path=path,
+            next_step="check the name, or give the text with -p",
         ) from error
 
 
