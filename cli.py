@@ -22,10 +22,16 @@ Commands = Any  # argparse's sub-parser action has no public name
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
     _speak_utf8()
-    arguments = sys.argv[1:] if argv is None else argv
-    parser = build_parser()
-    args = parser.parse_args([_dashed(argument) for argument in arguments])
+    args = build_parser().parse_args([_dashed(argument) for argument in arguments])
     for name, value in getattr(args, "environment", {}).items():
         os.environ.setdefault(name, value)  # numpy's BLAS looks at it when it is first imported, below
     from ggmlpy.errors import FormatError, UsageError
@@ -41,9 +47,6 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say to it
         return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -1935,11 +1938,11 @@ def _wrapped(text: str, width: int) -> list[str]:
     for paragraph in text.splitlines() or [""]:
         line = ""
         for character in paragraph:
-            if _columns(line + character) > width:
-                head, space, tail = line.rpartition(" ")
+            if _columns(line + character) > width and character not in "，。！？；：、”":
+                head, space, tail = (line + character).rpartition(" ")
                 cut = (head, tail) if space and _columns(tail) < 20 and tail.isascii() else (line, "")
                 lines.append(cut[0])
-                line = cut[1]
+                line, character = cut[1], "" if space and cut[1] == tail else character
             line += character
         lines.append(line)
     return lines
