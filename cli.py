@@ -1933,17 +1933,16 @@ def _padded(text: str, width: int, *, left: bool) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most ``width`` columns: cut between words, or anywhere in Chinese."""
+    """Lines of about ``width`` columns: cut between words, or anywhere in Chinese but in front of its punctuation."""
     lines = []
     for paragraph in text.splitlines() or [""]:
         line = ""
         for character in paragraph:
-            if _columns(line + character) > width and character not in "，。！？；：、”":
-                head, space, tail = (line + character).rpartition(" ")
-                cut = (head, tail) if space and _columns(tail) < 20 and tail.isascii() else (line, "")
-                lines.append(cut[0])
-                line, character = cut[1], "" if space and cut[1] == tail else character
             line += character
+            if _columns(line) > width and character not in "，。！？；：、”":
+                head, _, tail = line.rpartition(" ")
+                full, line = (head, tail) if head and tail.isascii() else (line[:-1], character)
+                lines.append(full)
         lines.append(line)
     return lines
 

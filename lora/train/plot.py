@@ -71,7 +71,8 @@ def svg_of(curves: Mapping[str, Sequence[Progress]]) -> str:
                 f'<text x="{MARGIN - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
             )
     for (name, line), colour in zip(lines.items(), COLOURS * (1 + len(lines))):
-        points = " ".join(f"{x(at + i):.1f},{y(loss):.1f}" for i, loss in enumerate(line))
+        thinned = range(0, len(line), max(1, steps // WIDTH))  # no more points than the picture is wide
+        points = " ".join(f"{x(at + i):.1f},{y(line[i]):.1f}" for i in thinned)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         last = f" {line[-1]:.2f}" if line else ""
         parts.append(f'<text x="{x(at) + 4:.1f}" y="{MARGIN - 10}" fill="{colour}">{escape(name)}{last}</text>')
