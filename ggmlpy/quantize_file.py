@@ -15,23 +15,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .containers import CONTAINERS
 from .eras import DEFAULT_ERA, GGUF_ERA, Era, era_of
-from .errors import FormatError, ShapeError, TruncatedError, UnsupportedError, UsageError
+from .errors import FormatError, ShapeError, UnsupportedError, UsageError
 from .file_types import FileType, TypeChooser, file_type_of
-from .model_file import ModelFile, Part, Piece, Tensor, open_model
+from .model_file import ModelFile, Tensor, open_model
 from .multipart import part_path
+from .rows import RowFiles, RowSource
 from .tensor_types import TensorType
 from .writer import OutTensor, out_tensor, write_model
 
-__all__ = ["QuantizeReport", "TensorReport", "default_threads", "quantize_file"]
+__all__ = ["QuantizeReport", "TensorReport", "default_threads", "in_order", "quantize_file", "quantized_rows"]
 
 CHUNK_VALUES = (
     1 << 19
@@ -215,7 +215,7 @@ def quantize_file(
     threads = threads or default_threads()
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(in_path))
-        files = [_File(stack.enter_context(part.path.open("rb", buffering=0)), part) for part in model.parts]
+        files = stack.enter_context(RowFiles(model))
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         moment = _moment(model, era)
         job = _Job(moment, file_type_of(type, moment), threads, allow_requantize, leave_output)
@@ -329,7 +329,7 @@ def _streams(
     job: _Job,
     report: QuantizeReport,
     pool: ThreadPoolExecutor,
-    files: Sequence[_File],
+    files: RowFiles,
     on_tensor: Callable[[QuantizeReport, int], object] | None,
 ) -> Iterator[OutTensor]:
     """The tensors to write, each with a generator of its bytes."""
@@ -340,75 +340,46 @@ def _streams(
             if outcome.copied:
                 yield from out_tensor(tensor).chunks()
             else:
-                yield from _quantized(_Source(tensor, files), outcome, job, pool)
+                rows = files.source(tensor)
+                yield from quantized_rows(rows, outcome.target, job.era, pool, 2 * job.threads, outcome.histogram)
             if on_tensor:
                 on_tensor(report, index)
 
         yield OutTensor(tensor.name, outcome.target, tensor.shape, chunks)
 
 
-def _quantized(source: _Source, outcome: TensorReport, job: _Job, pool: ThreadPoolExecutor) -> Iterator[NDArray[Any]]:
-    """The bytes of one tensor in its new type, a few rows at a time: uint8 [rows, row_bytes]."""
+def quantized_rows(
+    source: RowSource,
+    target: TensorType,
+    era: Era,
+    pool: ThreadPoolExecutor,
+    ahead: int,
+    histogram: NDArray[np.int64] | None = None,
+) -> Iterator[NDArray[Any]]:
+    """A tensor in its new type, a few rows at a time and in order: uint8 [rows, row_bytes]; f16, f32: floats
+    [rows, columns]. At most ``ahead`` pieces are made in advance. Codes are counted in ``histogram``, int64 [16]."""
     tensor = source.tensor
     step = max(1, CHUNK_VALUES // tensor.n_cols)
-    starts = range(0, tensor.n_rows, step)
-    tasks = ((source, start, min(start + step, tensor.n_rows), outcome.target, job.era) for start in starts)
-    for rows, histogram in in_order(pool, _quantize_rows, tasks, ahead=2 * job.threads):
-        outcome.histogram += histogram
+    starts, counted = range(0, tensor.n_rows, step), histogram is not None
+    tasks = ((source, start, min(start + step, tensor.n_rows), target, era, counted) for start in starts)
+    for rows, counts in in_order(pool, _quantize_rows, tasks, ahead):
+        if histogram is not None:
+            histogram += counts
         yield rows
 
 
 def _quantize_rows(
-    source: _Source, start: int, stop: int, target: TensorType, moment: Era
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    source: RowSource, start: int, stop: int, target: TensorType, moment: Era, counted: bool
+) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
     """One task: rows ``start`` to ``stop`` quantized, and their histogram."""
     from .quantizers import quantize_rows
 
-    histogram = np.zeros(16, np.int64)
+    histogram = np.zeros(16, np.int64) if counted else None
     first = max(0, start - 1) if target.name.endswith("_K") else start  # a k-quant's search sees the block before
-    x = source.rows(first, stop)  # [rows, columns] f32 or f16
+    x = source.floats(first, stop)  # [rows, columns] f32 or f16
     if not target.quantized:
         return x.astype(target.block), histogram
     return quantize_rows(x, target.name, moment, histogram=histogram)[start - first :], histogram
-
-
-class _File(NamedTuple):
-    """A file of the model, open for reading beside its map."""
-
-    stream: FileIO
-    part: Part
-
-    def holds(self, piece: Piece) -> bool:
-        """Whether the piece's data is what the file has there (a big-endian file's has been turned around)."""
-        mapped = np.frombuffer(self.part.cursor.buffer, np.uint8)
-        return piece.data.ctypes.data == mapped.ctypes.data + piece.offset
-
-
-class _Source:
-    """The rows of a tensor as floats. They are read into memory of our own where the tensor lies in one piece: faulting
-    in the pages of a map costs more than copying them, and mapped pages would count as this process's memory."""
-
-    def __init__(self, tensor: Tensor, files: Sequence[_File]) -> None:
-        self.tensor = tensor
-        first = files[tensor.pieces[0].part]
-        direct = len(tensor.pieces) == 1 and first.holds(tensor.pieces[0]) and hasattr(os, "pread")
-        self.stream = first.stream if direct else None
-
-    def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """f32 or f16 [stop - start, columns]."""
-        if self.tensor.type.quantized:
-            return self.tensor.rows(start, stop)
-        if self.stream is None:
-            return self.tensor.raw_rows(start, stop).view(self.tensor.type.block)
-        size, offset = (stop - start) * self.tensor.row_bytes, self.tensor.offset + start * self.tensor.row_bytes
-        data = os.pread(self.stream.fileno(), size, offset)
-        if len(data) != size:
-            raise TruncatedError(
-                f"tensor {self.tensor.name!r} ends early: the file was changed while it was read",
-                path=self.stream.name,
-                offset=offset + len(data),
-            )
-        return np.frombuffer(data, self.tensor.type.block).reshape(stop - start, self.tensor.n_cols)
 
 
 def in_order(

@@ -23,15 +23,17 @@ from .eras import DEFAULT_ERA, ERAS, GGUF_ERA, Era, era_of
 from .errors import FormatError
 from .file_types import FILE_TYPES, FileType, TypeChooser
 from .migrate import derived_scores
-from .model_file import ModelFile, Tensor, open_model
-from .quantize_file import default_threads, in_order
+from .model_file import ModelFile, open_model
+from .quantize_file import default_threads, quantized_rows
+from .rows import RowFiles, RowSource
 from .tensor_types import TENSOR_TYPES, TensorType
 from .verify import Deviation, Expected, Progress, Report, row_chunks, verify_model
-from .writer import OutTensor, out_tensor
+from .writer import OutTensor
 
 __all__ = ["quantization_deviations", "quantized_tensor", "verify_files"]
 
 CHUNK_VALUES = 1 << 20
+AHEAD = 8  # pieces made before they are compared
 OTHER_ORDER = "codes stand in the order of another era than the container says"
 
 
@@ -54,20 +56,22 @@ def verify_files(
     Raises:
         FormatError: a file can't be read, or no step leads from the source to the output.
     """
-    with open_model(output) as theirs, open_model(source) as ours:
+    with open_model(output) as theirs, open_model(source) as ours, RowFiles(ours) as files:
         with ThreadPoolExecutor(threads or default_threads()) as pool:
-            expected = _expected(theirs, ours, era, pool)
+            expected = _expected(theirs, ours, files, era, pool)
             report = verify_model(theirs, expected, str(source), progress)
         if era is not None and report.verdict == "identical to another era":
             report.verdict = "differs"
         return report
 
 
-def _expected(output: ModelFile, source: ModelFile, era: str | Era | None, pool: ThreadPoolExecutor) -> Expected:
+def _expected(
+    output: ModelFile, source: ModelFile, files: RowFiles, era: str | Era | None, pool: ThreadPoolExecutor
+) -> Expected:
     quantized = any(tensor.type.quantized for tensor in output.tensors.values())
     if any(tensor.type.quantized for tensor in source.tensors.values()) or not quantized:
-        return _migration(output, source)
-    return _quantization(output, source, era, pool)
+        return _migration(output, source, files)
+    return _quantization(output, source, files, era, pool)
 
 
 def _vocabulary(output: ModelFile, source: ModelFile) -> list[tuple[bytes, float]]:
@@ -79,12 +83,12 @@ def _vocabulary(output: ModelFile, source: ModelFile) -> list[tuple[bytes, float
     return list(zip(source.vocab, scores.tolist(), strict=True))
 
 
-def _migration(output: ModelFile, source: ModelFile) -> Expected:
+def _migration(output: ModelFile, source: ModelFile, files: RowFiles) -> Expected:
     """The same tensors in another container."""
-    tensors = [out_tensor(tensor) for tensor in source.tensors.values()]
+    tensors = [files.source(tensor).copied() for tensor in source.tensors.values()]
 
     def reordered(name: str) -> OutTensor | None:
-        return _reordered(out_tensor(source.tensors[name])) if name in source.tensors else None
+        return _reordered(files.source(source.tensors[name]).copied()) if name in source.tensors else None
 
     place = output.container, output.version
     deviations = [Deviation(OTHER_ORDER, reordered)]
@@ -94,7 +98,9 @@ def _migration(output: ModelFile, source: ModelFile) -> Expected:
 # ---- quantization
 
 
-def _quantization(output: ModelFile, source: ModelFile, era: str | Era | None, pool: ThreadPoolExecutor) -> Expected:
+def _quantization(
+    output: ModelFile, source: ModelFile, files: RowFiles, era: str | Era | None, pool: ThreadPoolExecutor
+) -> Expected:
     file_type = _file_type(output)
     eras = [moment for moment in ERAS.values() if _writes(moment, output, file_type)]
     if era is not None:
@@ -108,8 +114,8 @@ def _quantization(output: ModelFile, source: ModelFile, era: str | Era | None, p
             next_step=f"python cli.py compare {output.path} OTHER --source {source.path}",
         )
     moment = next((e for e in eras if e.date == DEFAULT_ERA), eras[0])
-    tensors = quantized_model(source, file_type, moment, pool)
-    deviations = quantization_deviations(source, output, file_type, moment, pool)
+    tensors = quantized_model(source, files, file_type, moment, pool)
+    deviations = quantization_deviations(source, files, output, moment, pool)
     hparams = replace(source.hparams, ftype=file_type.id)
     version = (output.container, output.version) if output.container == "gguf" else (moment.container, moment.version)
     return Expected("quantize", *version, hparams, _vocabulary(output, source), tensors, deviations)
@@ -136,63 +142,47 @@ def _writes(moment: Era, output: ModelFile, file_type: FileType) -> bool:
     return (moment.container, moment.version) == (output.container, output.version)
 
 
-def quantized_model(source: ModelFile, file_type: FileType, era: Era, pool: ThreadPoolExecutor) -> list[OutTensor]:
+def quantized_model(
+    source: ModelFile, files: RowFiles, file_type: FileType, era: Era, pool: ThreadPoolExecutor
+) -> list[OutTensor]:
     """What an era's ``quantize`` makes of an unquantized model, lazily."""
     choose = TypeChooser(file_type, era, source.tensors)
     out = []
     for tensor in source.tensors.values():
-        target = choose(tensor.name, tensor.shape, tensor.type)
-        out.append(quantized_tensor(tensor, target, era, pool) if target else out_tensor(tensor))
+        target, rows = choose(tensor.name, tensor.shape, tensor.type), files.source(tensor)
+        out.append(quantized_tensor(rows, target, era, pool) if target else rows.copied())
     return out
 
 
-def quantized_tensor(tensor: Tensor, target: TensorType, era: Era, pool: ThreadPoolExecutor) -> OutTensor:
+def quantized_tensor(source: RowSource, target: TensorType, era: Era, pool: ThreadPoolExecutor) -> OutTensor:
     """What an era's quantizer makes of one tensor, lazily."""
-    from .quantizers import quantize_rows
-
-    def work(first: int, start: int, stop: int) -> NDArray[Any]:
-        rows = _floats(tensor, first, stop)
-        if not target.quantized:
-            return rows[start - first :].astype(target.block)
-        return quantize_rows(rows, target.name, era)[start - first :]
 
     def chunks() -> Iterator[NDArray[Any]]:
-        step = max(1, CHUNK_VALUES // tensor.n_cols)
-        back = 1 if target.name.endswith("_K") else 0  # a k-quant's search sees the block before
-        starts = range(0, tensor.n_rows, step)
-        tasks = ((max(0, start - back), start, min(start + step, tensor.n_rows)) for start in starts)
-        yield from in_order(pool, work, tasks, ahead=4)
+        yield from quantized_rows(source, target, era, pool, AHEAD)
 
-    return OutTensor(tensor.name, target, tensor.shape, chunks)
-
-
-def _floats(tensor: Tensor, start: int, stop: int) -> NDArray[Any]:
-    """Rows as they stand, f32 or f16 [stop - start, columns]; dequantized where they are quantized."""
-    if tensor.type.quantized:
-        return tensor.rows(start, stop)
-    return np.ascontiguousarray(tensor.raw_rows(start, stop)).view(tensor.type.block)
+    return OutTensor(source.tensor.name, target, source.tensor.shape, chunks)
 
 
 def quantization_deviations(
-    source: ModelFile, output: ModelFile, file_type: FileType, era: Era, pool: ThreadPoolExecutor
+    source: ModelFile, files: RowFiles, output: ModelFile, era: Era, pool: ThreadPoolExecutor
 ) -> list[Deviation]:
     """What else may have been done to the tensors of ``source``."""
 
-    def by(make: Callable[[Tensor, TensorType], OutTensor | None]) -> Callable[[str], OutTensor | None]:
+    def by(make: Callable[[RowSource, TensorType], OutTensor | None]) -> Callable[[str], OutTensor | None]:
         def deviated(name: str) -> OutTensor | None:
             tensor, found = source.tensors.get(name), output.tensors.get(name)
             if tensor is None or found is None or tensor.shape != found.shape:
                 return None
-            return make(tensor, found.type)
+            return make(files.source(tensor), found.type)
 
         return deviated
 
-    def of_era(moment: Era) -> Callable[[Tensor, TensorType], OutTensor | None]:
-        def make(tensor: Tensor, record: TensorType) -> OutTensor | None:
+    def of_era(moment: Era) -> Callable[[RowSource, TensorType], OutTensor | None]:
+        def make(rows: RowSource, record: TensorType) -> OutTensor | None:
             known = record.quantized and record.name in moment.type_names
             if not known or not _same_block(moment.type(record.name), record):
                 return None
-            made = quantized_tensor(tensor, moment.type(record.name), moment, pool)
+            made = quantized_tensor(rows, moment.type(record.name), moment, pool)
             return replace(made, type=record)
 
         return make
@@ -202,10 +192,10 @@ def quantization_deviations(
     return [
         *eras,
         Deviation("a SIMD build's rounding of activations was used for the file", by(_simd_rounded)),
-        Deviation("the tensor was left unquantized", by(lambda tensor, record: out_tensor(tensor))),
+        Deviation("the tensor was left unquantized", by(lambda rows, record: rows.copied())),
         Deviation("one-dimensional tensors were written in f16", by(_as_f16)),
         Deviation("one-dimensional tensors were written in f32 from f16", by(_through_f16)),
-        Deviation(OTHER_ORDER, by(lambda tensor, record: _reordered(of_era(era)(tensor, record)))),
+        Deviation(OTHER_ORDER, by(lambda rows, record: _reordered(of_era(era)(rows, record)))),
     ]
 
 
@@ -214,27 +204,31 @@ def _same_block(a: TensorType, b: TensorType) -> bool:
     return a.name == b.name and a.block == b.block
 
 
-def _as_f16(tensor: Tensor, record: TensorType) -> OutTensor | None:
+def _as_f16(rows: RowSource, record: TensorType) -> OutTensor | None:
+    tensor = rows.tensor
     if len(tensor.shape) != 1 or record.name != "f16":
         return None
     return OutTensor(tensor.name, record, tensor.shape, lambda: [tensor.numpy().astype("<f2")])
 
 
-def _through_f16(tensor: Tensor, record: TensorType) -> OutTensor | None:
+def _through_f16(rows: RowSource, record: TensorType) -> OutTensor | None:
+    tensor = rows.tensor
     if len(tensor.shape) != 1 or record.name != "f32":
         return None
     return OutTensor(tensor.name, record, tensor.shape, lambda: [tensor.numpy().astype("<f2").astype("<f4")])
 
 
-def _simd_rounded(tensor: Tensor, record: TensorType) -> OutTensor | None:
+def _simd_rounded(rows: RowSource, record: TensorType) -> OutTensor | None:
     """Activations are quantized with 1/d computed from the extent, and rounded to nearest even."""
     if record.name not in ("q4_0", "q4_1", "q8_0"):
         return None
 
+    tensor = rows.tensor
+
     def chunks() -> Iterator[NDArray[Any]]:
         step = max(1, CHUNK_VALUES // tensor.n_cols)
         for start in range(0, tensor.n_rows, step):
-            yield simd_rounded(_floats(tensor, start, min(start + step, tensor.n_rows)), record)
+            yield simd_rounded(rows.floats(start, min(start + step, tensor.n_rows)), record)
 
     return OutTensor(tensor.name, record, tensor.shape, chunks)
 

@@ -11,7 +11,8 @@ import pytest
 import cli
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
 from lora.merge import merge, plan_merge
-from lora.verify import merge_mistakes, verify_output
+from lora.verify import verify_output
+from lora.verify_merge import merge_mistakes
 
 CASES = {
     "v11-llama": ("base/7B", ["lora"], "out"),
