@@ -51,13 +51,9 @@ def atomic_write(path: str | os.PathLike[str], *, size: int | None = None) -> It
     if size is not None:
         require_space(target, size)
     partial = target.with_name(f".{target.name}.{os.getpid()}-{next(_SERIAL)}.partial")
-    try:
-        stream = open(partial, "xb")  # noqa: SIM115 - closed below, before the rename
-    except OSError as error:
-        raise _output_error(error, path) from error
     done = False
     try:
-        with stream:
+        with open(partial, "xb") as stream:  # inside: Ctrl-C may come when the file is made, but not yet known here
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

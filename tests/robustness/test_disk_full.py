@@ -1,0 +1,47 @@
+"""The disk is full in the middle of a file: one line says so, nothing half remains, and what was there stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .conftest import WRITERS, contents, partials
+
+FILES = [name for name, writer in WRITERS.items() if writer.output.endswith(".bin")]
+
+
+@pytest.mark.parametrize(("name", "part"), [*((name, 0.02) for name in WRITERS), *((name, 0.97) for name in FILES)])
+def test_no_room(name: str, part: float, nursery, right, tmp_path: Path) -> None:
+    writer = WRITERS[name]
+    expected = right(name)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    writer.scene(folder)
+    before = contents(folder)
+    largest = {"out.bin": 90_000}.get(writer.output, 340_000)
+    code, said = nursery.run(list(writer.argv), folder, largest=int(largest * part))
+    assert "Traceback" not in said
+    assert code == 3, said
+    assert "cannot write: File too large" in said
+    assert "Next: " in said
+    assert partials(folder) == []
+    assert contents(folder).items() >= before.items()
+    left = contents(folder / writer.output) if (folder / writer.output).exists() else {}
+    assert left.items() <= expected.items(), "no half file under a final name"
+    code, said = nursery.run(list(writer.argv), folder)
+    assert (code, contents(folder / writer.output)) == (0, expected), said
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_old_file_stays(name: str, nursery, tmp_path: Path) -> None:
+    writer = WRITERS[name]
+    folder = tmp_path / "run"
+    folder.mkdir()
+    writer.scene(folder)
+    (folder / writer.output).write_bytes(b"precious")
+    argv = [*writer.argv, "--force"] if name.startswith("merge") else list(writer.argv)
+    code, said = nursery.run(argv, folder, largest=5000)
+    assert code == 3, said
+    assert (folder / writer.output).read_bytes() == b"precious"
+    assert partials(folder) == []

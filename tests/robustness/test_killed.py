@@ -1,0 +1,59 @@
+"""Interrupted or killed at any moment: under a final name stands the old content or the whole new one."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import WRITERS, contents, partials
+from .nursery import until
+
+SIGNALS = [signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM)]
+
+
+def interrupt(name: str, number: signal.Signals, nursery, right, tmp_path: Path, seed: int) -> None:
+    """Run a command, end it at some moment (every second time once it writes), look, and run it again."""
+    chance, writer, expected = random.Random(f"{name} {number} {seed}"), WRITERS[name], right(name)
+    folder = tmp_path / f"run-{int(number)}-{seed}"
+    folder.mkdir()
+    writer.scene(folder)
+    before = contents(folder)
+    child = nursery.start(list(writer.argv), folder)
+    if seed % 2:
+        until(lambda: partials(folder) or (folder / writer.output).exists())
+        time.sleep(chance.uniform(0, 0.004))
+    else:
+        time.sleep(chance.uniform(0, 0.25))
+    child.kill(number)
+    code = child.wait()
+    assert "Traceback" not in child.said, child.said
+    assert code in (0, 130) if number == signal.SIGINT else code in (0, -number), child.said
+    assert contents(folder).items() >= before.items(), "the input is as it was"
+    left = contents(folder / writer.output) if (folder / writer.output).exists() else {}
+    assert left.items() <= expected.items(), "no half file under a final name"
+    if code == 0:
+        assert left == expected
+    if number == signal.SIGINT and writer.output.endswith(".bin"):
+        assert partials(folder) == [], "an interrupted command clears up after itself"
+    code, said = nursery.run(list(writer.argv), folder)
+    assert code == 0, said
+    assert contents(folder / writer.output) == expected
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("name", WRITERS)
+def test_at_two_moments(name: str, number: signal.Signals, nursery, right, tmp_path: Path) -> None:
+    for seed in range(2):
+        interrupt(name, number, nursery, right, tmp_path, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("name", WRITERS)
+def test_at_twenty_moments(name: str, number: signal.Signals, nursery, right, tmp_path: Path) -> None:
+    for seed in range(2, 22):
+        interrupt(name, number, nursery, right, tmp_path, seed)
