@@ -1684,8 +1684,10 @@ def _add_stage(inner: Commands, name: str, summary: str) -> None:
     stage.add_argument("--steps", type=int, metavar="N", help="default: the seed's")
     stage.add_argument("--warmup", type=float, metavar="PART", help="part of the steps in which the rate rises")
     stage.add_argument("--weight-decay", type=float, metavar="X")
-    stage.add_argument("--accumulation", type=int, default=1, metavar="N", help="batches an update (default 1)")
-    stage.add_argument("--rows", type=int, default=8, metavar="N", help="of a batch (default 8)")
+    stage.add_argument(
+        "--accumulation", type=int, default=1, metavar="N", help="batches an update (default 1; the seed: 8)"
+    )
+    stage.add_argument("--rows", type=int, default=8, metavar="N", help="of a batch (default 8; the seed: 1)")
     stage.add_argument("--length", type=int, default=512, metavar="N", help="positions a row (default 512)")
     stage.add_argument("--seed", type=int, default=0, help="default 0")
     stage.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR/work")

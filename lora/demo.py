@@ -194,7 +194,7 @@ def build(files: DemoFiles, announce: Announce = lambda words: None) -> MergeRep
     source = demo_files()
     with _step(announce) as said:
         report = merge(source / "base", [source / name for name in ADAPTERS], files.merged)
-        said(f"merge     base + {' + '.join(ADAPTERS)}: {report.n_pairs} pairs, {report.n_vocab} tokens")
+        said(f"merge     base + {len(ADAPTERS)} adapters: {report.n_pairs} pairs, {report.n_vocab:,} tokens")
     with _step(announce) as said, plan_conversion(files.merged, files.f16) as plan:
         plan.write()
         said(f"convert   {files.f16.name}, {files.f16.stat().st_size:,} bytes")
@@ -395,7 +395,7 @@ def _tell_perplexity(teller: Teller, models: dict[str, Model]) -> dict[str, Any]
         (words[name], *(_number(x) for x in (zh.per_character, zh.per_token, en.per_character, en.per_token)))
         for name, (zh, en) in losses.items()
     ]
-    teller.table([("model", "Chinese: a character", "a token", "English: a character", "a token"), *rows])
+    teller.table([("model", "Chinese: character", "token", "English: character", "token"), *rows])
     figures = lambda x: {"per_character": x.per_character, "per_token": x.per_token}  # noqa: E731
     return {name: {**figures(zh), "english": figures(en)} for name, (zh, en) in losses.items()}
 
