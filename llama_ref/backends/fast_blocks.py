@@ -10,7 +10,7 @@ odd elements instead; then the vector's even and odd codes are used, which lie r
 
 Sixteen blocks make a *group*: their sixteen sums fill one register, lane 4·(b mod 4) + b/4 for block b, and are scaled
 and added with one fused multiply-add. So lane by lane the floats are added in the order of the blocks b, b+16, b+32 …,
-and the lanes at the end; the kernel for many tokens (`fast_matmul`) adds in the same order, to the same last bit.
+and the lanes at the end; the kernel for many tokens (`make_tile`) adds in the same order, to the same last bit.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from benchmarks.make_model import FTYPES, random_model
 from ggmlpy.containers import Hparams
 from ggmlpy.errors import UnsupportedError, UsageError
 from llama_ref.backends import fast_layouts
+from llama_ref.backends.fast import FastBackend
 from llama_ref.backends.machine import MACHINE
 from llama_ref.backends.reference import ReferenceBackend
 from llama_ref.model import Model
@@ -167,6 +168,20 @@ def test_types_may_differ_within_a_model(tmp_path):
         single = [model.evaluate([t], i, last_only=True) for i, t in enumerate(tokens)]
     assert same_bits(np.stack(single), logits)
     assert distance(logits, oracle(path, QuantizingReference, tokens)) < 0.02
+
+
+def test_the_base_of_the_rotary_frequencies_and_epsilon_are_the_models(tmp_path):
+    """GGUF files may name others than LLaMA's."""
+    path = model_of(tmp_path / "m.bin", type_name="f32")
+    tokens = [5, 4, 3, 2, 1, 0, 1, 2]
+    with ggmlpy.open_model(path) as file:
+        logits = []
+        for backend in (FastBackend(file, "2023-03-31", 2), ReferenceBackend(file)):
+            with Model(file, backend) as model:
+                backend.rope_freq_base, backend.norm_eps = 500000.0, 1e-2
+                logits.append(model.evaluate(tokens, 0))
+                model.file = ggmlpy.open_model(path)  # closing the model must not close the file of the next
+    assert distance(*logits) < 1e-4
 
 
 def test_a_long_context_and_batches_beyond_one_call(tmp_path):
