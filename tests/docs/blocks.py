@@ -5,6 +5,7 @@ that follow with ``<!-- in: the same -->`` go on in that folder. ``<!-- after: P
 ``<!-- from: FILE -->``: it is a quotation, and must stand in that file. What is run how:
 
 - ``python``: the blocks of a page run one after the other in one namespace, each in its folder, or an empty one.
+- ``pycon``: the same for sessions with ``>>>``; what they print is compared.
 - ``console``: each ``$ python cli.py …`` is run; the lines below it are what it prints, on stdout and stderr together,
   wrapped as one likes; ``…`` stands for anything, and lines may be left out where an ``…`` line says so.
 - ``sh``: commands of ours are run where a scene is named; elsewhere they are parsed, so that no option can rot.

@@ -57,7 +57,7 @@ def quantized(at: Path) -> None:
 
 def old_files(at: Path) -> None:
     """The same model as five months of llama.cpp wrote it."""
-    for pin in range(6):
+    for pin in (0, 2, 5):
         shutil.copy(GGML / f"T1_quant_p{pin}" / "T1.q4_0.bin", at / f"p{pin}-q4_0.bin")
     shutil.copy(GGML / "T1_input" / "tokenizer.model", at)
 
@@ -236,3 +236,9 @@ def chinese_model(at: Path) -> None:
     """A q4_0 model in its folder."""
     (at / "zh-alpaca").mkdir()
     shutil.copy(GGML / "T1_quant_p2" / "T1.q4_0.bin", at / "zh-alpaca/ggml-model-q4_0.bin")
+
+
+def tokenizers(at: Path) -> None:
+    """A tiny LLaMA vocabulary, a Chinese one, and what the seed's script made of the two."""
+    for name in ("llama.model", "chinese_sp.model", "merged.model"):
+        shutil.copy(MERGE / "tokenizer-tiny" / name, at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import shlex
@@ -32,16 +33,29 @@ def enter(block: Block, tmp_path: Path) -> None:
     os.chdir(folder)
 
 
+def session(block: Block, namespace: dict[str, object]) -> None:
+    """Run a Python session and compare what it prints."""
+    said: list[str] = []
+    test = doctest.DocTestParser().get_doctest(block.code, namespace, str(block), str(block.page), block.line)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE, verbose=False)
+    runner.run(test, out=said.append, clear_globs=False)
+    namespace.update(test.globs)
+    assert not runner.failures, "".join(said)
+
+
 def of_language(*languages: str) -> list[Path]:
     return [page for page in PAGES if any(block.language in languages for block in blocks_of(page))]
 
 
-@pytest.mark.parametrize("page", of_language("python"), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", of_language("python", "pycon"), ids=lambda page: page.name)
 def test_python(page: Path, tmp_path: Path) -> None:
     namespace: dict[str, object] = {}
     for block in blocks_of(page):
         if block.language == "python" and "from" in block.how:
             assert block.code in (ROOT / block.how["from"]).read_text("utf-8"), str(block)
+        elif block.language == "pycon":
+            enter(block, tmp_path)
+            session(block, namespace)
         elif block.language == "python":
             enter(block, tmp_path)
             exec(block.how.get("after", ""), namespace)

@@ -78,8 +78,8 @@ CASES: dict[type[FormatError], tuple[Callable[[Path], None], str]] = {
     errors.BadMagicError: (
         bad_magic,
         "model.bin: bad magic: this is not a GGML model file (offset 0, field magic, expected 0x67676d6c ggml, "
-        "0x67676d66 ggmf, 0x67676a74 ggjt, 0x46554747 gguf, found 0x4f44213c). Likely cause: this is a web page that was "
-        "saved instead of the file. Next: download the file itself",
+        "0x67676d66 ggmf, 0x67676a74 ggjt, 0x46554747 gguf, found 0x4f44213c). Likely cause: this is a web page "
+        "that was saved instead of the file. Next: download the file itself",
     ),
     errors.UnsupportedError: (
         unsupported,
