@@ -40,7 +40,7 @@ def model_of(tmp_path_factory, golden):
         if kind == "f16":
             return golden("ggml/T1_convert_f16") / "T1.p2.f16.bin"
         if kind != "f32":
-            return golden(f"ggml/T1_quant_{pin}") / f"T1.{kind}.bin"
+            return golden(f"ggml/T1_quant_{pin}/T1.{kind}.bin")
         path = folder / "T1.f32.bin"
         if not path.exists():
             with plan_conversion(DATA / "T1_input", path, outtype="f32") as plan:

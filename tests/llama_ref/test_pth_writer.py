@@ -30,14 +30,14 @@ DIGESTS = sorted((DATA / "pth").glob("torch-save-*.json"))
 
 
 @pytest.mark.parametrize("version", ["1.13.1", "2.0.1", "2.13.0"])
-def test_golden_checkpoints_are_written_byte_for_byte(version, tmp_path):
-    golden = GOLDEN / f"torch{version}" / "consolidated.00.pth"
-    target = tmp_path / golden.name
-    with open_pth(golden) as f:
+def test_golden_checkpoints_are_written_byte_for_byte(version, tmp_path, golden):
+    saved = golden(f"merge/pth-format/torch{version}/consolidated.00.pth")
+    target = tmp_path / saved.name
+    with open_pth(saved) as f:
         write_pth(target, f.values(), version)
         shapes = [(t.name, t.dtype, t.shape) for t in f.values()]
-    assert target.read_bytes() == golden.read_bytes()
-    assert pth_size(target, shapes, version) == golden.stat().st_size
+    assert target.read_bytes() == saved.read_bytes()
+    assert pth_size(target, shapes, version) == saved.stat().st_size
 
 
 def test_every_zip_file_of_the_golden_merges_is_written_byte_for_byte(tmp_path):
