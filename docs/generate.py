@@ -9,6 +9,9 @@ import html
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
+from ggmlpy.codes import unpack_codes
 from ggmlpy.containers import CONTAINERS, FTYPES, Container
 from ggmlpy.eras import ERAS
 from ggmlpy.fields import Align, Array, Field, Number, Record, Text
@@ -43,29 +46,48 @@ def table(record: Record) -> str:
     return f"| field | type | |\n|---|---|---|\n{rows}\n"
 
 
-def strip(boxes: list[tuple[str, str, str]], path: Path, caption: str) -> None:
-    """A row of boxes (label, type, colour) as an SVG picture."""
-    widths = [max(58, 8 * max(len(label), len(words)) + 16) for label, words, _ in boxes]
-    x, parts = 4, []
-    for (label, words, colour), width in zip(boxes, widths, strict=True):
-        middle = x + width / 2
-        parts.append(
-            f'<rect x="{x}" y="26" width="{width}" height="44" rx="3" fill="{COLOURS[colour]}" stroke="#777"/>'
-        )
-        parts.append(f'<text x="{middle}" y="46" text-anchor="middle">{html.escape(label)}</text>')
-        parts.append(f'<text x="{middle}" y="62" text-anchor="middle" class="t">{html.escape(words)}</text>')
-        x += width + 2
+Box = tuple[str, str, str]  # label, type, colour
+
+
+def strip(boxes: list[Box], path: Path, caption: str) -> None:
+    """A row of boxes as an SVG picture."""
+    rows([(caption, boxes, frozenset())], path, caption)
+
+
+def rows(strips: list[tuple[str, list[Box], frozenset[int]]], path: Path, caption: str) -> None:
+    """Rows of boxes below each other, each with a caption; the boxes with these numbers are new and framed in red."""
+    parts, widest, y = [], 0, 0
+    for words, boxes, new in strips:
+        parts.append(f'<text x="4" y="{y + 17}" class="c">{html.escape(words)}</text>')
+        drawn, x = _row(boxes, new, y, gap=2 if len(strips) == 1 else 4)
+        parts += drawn
+        widest, y = max(widest, x + 2, 4 + 7 * len(words)), y + 76
     style = "text{font:13px ui-monospace,Menlo,Consolas,monospace;fill:#222}.t{font-size:11px;fill:#555}"
     style += ".c{font:13px system-ui,sans-serif;fill:#555}"
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {x + 2} 76" width="{x + 2}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {widest} {y}" width="{widest}" role="img" '
         f'aria-label="{html.escape(caption)}"><style>{style}</style><rect width="100%" height="100%" fill="#fff"/>'
-        f'<text x="4" y="17" class="c">{html.escape(caption)}</text>{"".join(parts)}</svg>\n'
+        f"{''.join(parts)}</svg>\n"
     )
     path.write_text(svg, "utf-8")
 
 
-def boxes_of(container: Container) -> list[tuple[str, str, str]]:
+def _row(boxes: list[Box], new: frozenset[int], y: int, gap: int) -> tuple[list[str], float]:
+    x, parts = 4, []
+    for number, (label, words, colour) in enumerate(boxes):
+        width = max(58, 8 * max(len(label), len(words)) + 16)
+        edge = 'stroke="#c2262d" stroke-width="2.5"' if number in new else 'stroke="#777"'
+        middle = x + width / 2
+        parts.append(
+            f'<rect x="{x}" y="{y + 26}" width="{width}" height="44" rx="3" fill="{COLOURS[colour]}" {edge}/>'
+            f'<text x="{middle}" y="{y + 46}" text-anchor="middle">{html.escape(label)}</text>'
+            f'<text x="{middle}" y="{y + 62}" text-anchor="middle" class="t">{html.escape(words)}</text>'
+        )
+        x += width + gap
+    return parts, x
+
+
+def boxes_of(container: Container) -> list[Box]:
     header = [(field.name, kind(field), "header") for field in container.header]
     token = [(field.name, kind(field), "token") for field in container.token]
     tensor = [(f.name, kind(f), "padding" if isinstance(f, Align) else "tensor") for f in container.tensor]
@@ -83,6 +105,73 @@ def container_sections(images: Path) -> Iterator[str]:
         yield f"Then tensors until the file ends, each\n\n{table(container.tensor)}"
         where = f"at the next multiple of {container.alignment} of the file" if container.alignment > 1 else "at once"
         yield f"followed {where} by its data: rows of blocks, first row first.\n"
+
+
+def changed_containers(path: Path) -> None:
+    """Each GGML container below the one before it; what is new is framed."""
+    strips, before = [], None
+    for container in CONTAINERS.values():
+        boxes = boxes_of(container)
+        new = frozenset() if before is None else frozenset(i for i, box in enumerate(boxes) if box not in before)
+        titles = ", ".join(container.title(version) for version in container.versions)
+        where = f"; data at multiples of {container.alignment}" if container.alignment > 1 else ""
+        strips.append((titles + where, boxes, new))
+        before = boxes
+    rows(strips, path, "unversioned ggml, ggmf and ggjt: what each added")
+
+
+def changed_blocks(name: str, path: Path) -> None:
+    """The layouts that one type had: which values share which byte, and how wide the scale is."""
+    strips, before = [], None
+    for record in (record for record in TENSOR_TYPES.values() if record.name == name):
+        boxes = [(part, str(record.block[part].base), "header") for part in record.field_names if part != "qs"]
+        boxes = [(part, {"float32": "4 bytes", "float16": "2 bytes"}[words], colour) for part, words, colour in boxes]
+        pairs = shared_bytes(record)
+        for i in (0, 1, 2, len(pairs) - 1):
+            if i == len(pairs) - 1:
+                boxes.append(("…", "", "data"))
+            boxes.append((f"{pairs[i][1]} | {pairs[i][0]}", f"codes, byte {i}", "data"))
+        new = frozenset() if before is None else frozenset(i for i, box in enumerate(boxes) if box not in before)
+        used = [title_of(*place) for place in places() if record in types_of(*place).values()]
+        strips.append((f"{record.layout}: {record.type_size} bytes; {', '.join(used)}", boxes, new))
+        before = boxes
+    rows(
+        strips,
+        path,
+        f"{name}: upper and lower four bits of each byte, by the numbers of the values whose codes they are",
+    )
+
+
+def shared_bytes(record: TensorType) -> list[tuple[int, int]]:
+    """Which values' codes stand in the lower and the upper half of each byte of a block."""
+    pairs = []
+    for i in range(record.blck_size // 2):
+        block = np.zeros(1, record.block)
+        block["qs"][0, i] = 0x21
+        codes = unpack_codes(block, record)[0]
+        pairs.append((int(np.flatnonzero(codes == 1)[0]), int(np.flatnonzero(codes == 2)[0])))
+    return pairs
+
+
+def changes_section(images: Path) -> Iterator[str]:
+    changed_containers(images / "changes-containers.svg")
+    changed_blocks("q4_0", images / "changes-q4_0.svg")
+    yield "## What changed\n\nFrom March to May 2023 the container; what is new is framed in red:\n"
+    yield "![containers](img/changes-containers.svg)\n"
+    yield (
+        "And the bytes of a quantized block, under the same type id. For each byte: the numbers of the values whose "
+        "codes are in its upper and lower four bits.\n"
+    )
+    yield "![q4_0](img/changes-q4_0.svg)\n"
+
+
+def title_of(container: str, version: int) -> str:
+    return CONTAINERS[container].title(version) if container in CONTAINERS else f"{container} v{version}"
+
+
+def places() -> list[tuple[str, int]]:
+    """All containers and versions."""
+    return [(name, version) for name, c in CONTAINERS.items() for version in c.versions] + [("gguf", 3)]
 
 
 def gguf_section(images: Path) -> Iterator[str]:
@@ -117,12 +206,11 @@ def type_section() -> Iterator[str]:
             f"{record.bits_per_weight:g} | {fields or record.block.str.lstrip('<')} | {record.doc} |"
         )
     yield "\n## Which bytes an id means where\n"
-    places = [(name, version) for name, c in CONTAINERS.items() for version in c.versions] + [("gguf", 3)]
-    titles = [CONTAINERS[n].title(v) if n in CONTAINERS else f"{n} v{v}" for n, v in places]
+    titles = [title_of(*place) for place in places()]
     yield "| type | " + " | ".join(titles) + " |"
-    yield "|---|" + "---|" * len(places)
+    yield "|---|" + "---|" * len(places())
     for name in dict.fromkeys(record.name for record in TENSOR_TYPES.values()):
-        cells = [next((t.layout for t in types_of(*place).values() if t.name == name), "–") for place in places]
+        cells = [next((t.layout for t in types_of(*place).values() if t.name == name), "–") for place in places()]
         yield f"| {name} | " + " | ".join(f"`{cell}`" if cell != "–" else cell for cell in cells) + " |"
     yield "\n## ftype in the header\n\n| ftype | name | most matrices are |\n|--:|---|---|"
     yield from (f"| {ftype.id} | {ftype.name} | {ftype.main} |" for ftype in FTYPES.values())
@@ -141,6 +229,7 @@ def write_all(target: Path) -> None:
         "file of yours.\n",
         *container_sections(target / "img"),
         *gguf_section(target / "img"),
+        *changes_section(target / "img"),
         *type_section(),
     ]
     (target / "formats.md").write_text("\n".join(parts).rstrip() + "\n", "utf-8")
