@@ -12,6 +12,7 @@ row holds the last token's.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -259,18 +260,18 @@ def verify_logits(
 
 
 def read_logits(path: str | os.PathLike[str], n_tokens: int, n_vocab: int) -> F32:
-    """The logits in a .npy or raw file: float32 [n_tokens, n_vocab], or [1, n_vocab] of the last token.
+    """The logits in a .npy or raw file of whatever name: float32 [n_tokens, n_vocab], or [1, n_vocab] of the last token.
 
     Raises:
         FormatError: missing, not float32, or another number of values.
     """
     path = Path(path)
     try:
-        if path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
+        data = path.read_bytes()
+        if data.startswith(np.lib.format.MAGIC_PREFIX):
+            values = np.load(io.BytesIO(data), allow_pickle=False)
         else:
-            values = np.frombuffer(path.read_bytes(), np.uint8)
-            values = values[: values.size // 4 * 4].view("<f4") if values.size % 4 == 0 else values
+            values = np.frombuffer(data, "<f4" if len(data) % 4 == 0 else np.uint8)
     except (OSError, ValueError, EOFError) as error:
         raise FormatError("the logits cannot be read", path=path, cause=str(error)) from error
     if values.dtype.kind != "f" or values.dtype.itemsize != 4:
@@ -494,7 +495,8 @@ def _where(closest: Distance, tokens: Sequence[int]) -> str:
     if first == 0:
         words = "everything differs from the first token on"
         return words + ", which sees no other: not only positions or the cache" if _far(closest.tokens[0]) else words
-    return f"tokens 0 to {number - 1} are identical; it differs from token {number} (id {tokens[number]}) on"
+    before = f"tokens 0 to {number - 1} are" if number > 1 else "token 0 is"
+    return f"{before} identical; it differs from token {number} (id {tokens[number]}) on"
 
 
 def _far(token: TokenDistance) -> bool:

@@ -182,7 +182,7 @@ def test_ways_are_those_that_know_the_types(model, tmp_path):
 
 
 def test_bad_files_are_refused(model, tmp_path):
-    for name, content in (("short.bin", b"\0" * 40), ("odd.bin", b"\0" * 41), ("x.npy", b"no array")):
+    for name, content in (("short.bin", b"\0" * 40), ("odd.bin", b"\0" * 41), ("x.npy", b"\x93NUMPY no array")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(FormatError):
             verify_logits(tmp_path / name, model, TOKENS)
