@@ -260,7 +260,7 @@ def verify_logits(
 
 
 def read_logits(path: str | os.PathLike[str], n_tokens: int, n_vocab: int) -> F32:
-    """The logits in a .npy or raw file of whatever name: float32 [n_tokens, n_vocab], or [1, n_vocab] of the last token.
+    """The logits in a .npy or raw file, whatever its name: float32 [n_tokens, n_vocab], or [1, n_vocab], the last.
 
     Raises:
         FormatError: missing, not float32, or another number of values.

@@ -162,10 +162,10 @@ def cases() -> list[Case]:
 def _conversions() -> Iterator[Case]:
     yield Case("to-hf", "to-hf/f16", "base/f16")
     for era in ERAS.values():
-        container = f"{era.container}{era.version or ''}"
+        container = {"ggml": "ggml", "ggmf": "ggmf1"}.get(era.container, "ggjt1")  # convert.py never wrote ggjt v2, v3
         yield _conversion(f"convert/{era.date}/f16.bin", "base/f16", era.date, container)
     yield _conversion("convert/gguf/f16.gguf", "base/f16", "2023-08-21", "gguf")
-    yield _conversion("convert/2023-08-21/wide-f16.bin", "base/wide", "2023-08-21", "ggjt3")
+    yield _conversion("convert/2023-08-21/wide-f16.bin", "base/wide", "2023-08-21", "ggjt1")
     for name in ("f32", "bf16", "two-shards"):
         yield _conversion(f"convert/{DEFAULT_ERA}/from-{name}.bin", f"base/{name}", DEFAULT_ERA, "ggjt1")
     yield _conversion(f"convert/{DEFAULT_ERA}/from-hf.bin", "to-hf/f16", DEFAULT_ERA, "ggjt1")

@@ -23,7 +23,7 @@ from tests.llama_ref.test_main_p2 import Stdio
 PYTHON = f'"{sys.executable}"'
 COPY = f'{PYTHON} -c "import shutil, sys; shutil.copy(*sys.argv[1:])"'
 INPUTS_OF_SEED_0 = "ea2706aedfee90b7d32b39b9e890cb302765239287da3e0a4aa4db5c30fa2ed0"
-OUTPUTS_OF_SEED_0 = "aebc992e9fc6dd8a1daa724846603568d7f83beb54e9aeac39f1621593b102a4"
+OUTPUTS_OF_SEED_0 = "8e6d34edc75e176740ebf35cb0822141a84cb086a5ee1b90191c051141470935"
 
 
 @pytest.fixture(scope="module")
