@@ -18,9 +18,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -494,14 +495,14 @@ def trace_sampling(path: str | None, pieces: Sequence[bytes]) -> Iterator[Callab
         yield None
         return
     try:
-        file = open(path, "w", encoding="utf-8")  # noqa: SIM115
+        file = open(path, "wb", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise OutputError(f"the trace cannot be written: {error.strerror}", path=path) from error
     with file:
         yield _tracer(file, pieces)
 
 
-def _tracer(file: IO[str], pieces: Sequence[bytes]) -> Callable[[Sample, np.ndarray], None]:
+def _tracer(file: FileIO, pieces: Sequence[bytes]) -> Callable[[Sample, np.ndarray], None]:
     count = 0
 
     def trace(sample: Sample, logits: np.ndarray) -> None:
@@ -517,8 +518,12 @@ def _tracer(file: IO[str], pieces: Sequence[bytes]) -> Callable[[Sample, np.ndar
                 for token, p in zip(sample.candidates, sample.probabilities)
             ],
         }  # fmt: skip
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
+        line = memoryview(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError as error:
+            raise OutputError(f"the trace cannot be written: {error.strerror}", path=str(file.name)) from error
         count += 1
 
     return trace

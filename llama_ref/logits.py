@@ -78,5 +78,7 @@ def write_logits(path: str | os.PathLike[str], values: npt.NDArray[np.float32]) 
     Raises:
         OutputError: the file could not be written.
     """
+    array = np.ascontiguousarray(values, dtype="<f4")
     with atomic_write(path) as stream:
-        np.lib.format.write_array(stream, np.ascontiguousarray(values, dtype="<f4"), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        stream.write(array.data)  # numpy's own tofile says nothing when the disk is full

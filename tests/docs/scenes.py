@@ -242,3 +242,30 @@ def tokenizers(at: Path) -> None:
     """A tiny LLaMA vocabulary, a Chinese one, and what the seed's script made of the two."""
     for name in ("llama.model", "chinese_sp.model", "merged.model"):
         shutil.copy(MERGE / "tokenizer-tiny" / name, at)
+
+
+def theirs(at: Path) -> None:
+    """Somebody's q4_0 of an f16 model, by the quantizer of a month later; logits and a text of theirs."""
+    from ggmlpy.quantize_file import quantize_file
+
+    quantized(at)
+    quantize_file(at / "ggml-model-f16.bin", at / "theirs-q4_0.bin", "q4_0", "2023-04-30")
+    shutil.copy(GGML / "T1_logits_p2" / "T1.p2.q4_0.v2.kv16.batch.t1.f32", at / "theirs.f32")
+    manifest = json.loads((GGML / "T1_logits_p2" / "manifest.json").read_text())
+    (at / "tokens.txt").write_text(",".join(map(str, manifest["tokens"])))
+    shutil.copy(GGML / "main_p2" / "plain.v2.stdout", at / "theirs.txt")
+    shutil.copy(GGML / "T1x32_main_model" / "T1x32.p2.q4_0.bin", at / "main-model.bin")
+
+
+def merged_twice(at: Path) -> None:
+    """A merge in which the adapter was applied twice."""
+    from lora.merge import merge as merge_adapters
+
+    merge(at)
+    merge_adapters(at / "models/7B", [at / "llama-lora", at / "llama-lora"], at / "theirs")
+
+
+def records(at: Path) -> None:
+    """Instruction data."""
+    record = {"instruction": "介绍北京", "input": "", "output": "北京是中国的首都。" * 200}
+    (at / "records.json").write_text(json.dumps([record], ensure_ascii=False), "utf-8")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import scenes
+
 from .conftest import WRITERS, contents, partials
 
 FILES = [name for name, writer in WRITERS.items() if writer.output.endswith(".bin")]
@@ -45,3 +47,29 @@ def test_the_old_file_stays(name: str, nursery, tmp_path: Path) -> None:
     assert code == 3, said
     assert (folder / writer.output).read_bytes() == b"precious"
     assert partials(folder) == []
+
+
+OTHERS = {
+    "report": (scenes.quantized, "report ggml-model-q4_0.bin --html out.html"),
+    "logits": (scenes.quantized, "logits -m ggml-model-q4_0.bin --tokens 1,2 --numerics reference --out out.npy"),
+    "tokenizer": (scenes.tokenizers, "tokenizer merge llama.model chinese_sp.model out.model"),
+    "instructions": (scenes.records, "instructions records.json --output out.json"),
+    "trace": (
+        scenes.quantized,
+        "generate -m ggml-model-q4_0.bin -p x -n 3 --numerics reference --trace-sampling out.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_no_room_for_other_outputs(name: str, nursery, tmp_path: Path) -> None:
+    scene, command = OTHERS[name]
+    folder = tmp_path / "run"
+    folder.mkdir()
+    scene(folder)
+    code, said = nursery.run(command.split(), folder, largest=2500)
+    assert "Traceback" not in said
+    assert code == 3, said
+    assert "File too large" in said
+    if name != "trace":  # a log that grows line by line
+        assert [path for path in folder.iterdir() if path.name.startswith((".out", "out"))] == []
