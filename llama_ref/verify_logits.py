@@ -39,6 +39,7 @@ F32 = npt.NDArray[np.float32]
 MAIN_BATCH = 8  # tokens that main evaluates together unless told otherwise
 OTHER_BATCHES = (2, 4, 16, 32, 64, 128, 256, 512)
 THREADS_OF_MARCH_19 = (1, 2, 4, 8)
+SHOWN_TOKENS = 12  # in the text of a report
 EPS_OF_AUGUST = 5e-6  # --rms-norm-eps of 2023-08-21 unless told otherwise
 OPERATIONS: dict[str, tuple[str, ...]] = {  # words for a report: methods of a backend
     "embedding": ("embed",),
@@ -176,9 +177,11 @@ class LogitsReport:
         yield from (f"likely cause: {cause}" for cause in self.causes)
         if self.closest is not None:
             yield "token  different  median ulp       max ulp"
-            for index, token in enumerate(self.closest.tokens):
-                if token.different:
-                    yield f"{index:5}  {token.different:9,}  {token.median_ulp:10g}  {token.max_ulp:12,}"
+            rows = [(i, token) for i, token in enumerate(self.closest.tokens) if token.different]
+            for index, token in rows[:SHOWN_TOKENS]:
+                yield f"{index:5}  {token.different:9,}  {token.median_ulp:10g}  {token.max_ulp:12,}"
+            if len(rows) > SHOWN_TOKENS:
+                yield f"… and {len(rows) - SHOWN_TOKENS} more tokens"
             yield (
                 f"{self.reference_rms:.2g} standard deviations from plain float32 arithmetic; "
                 f"llama.cpp's own results for this model are up to {self.usual_rms:.2g} away"
@@ -493,14 +496,11 @@ def _where(closest: Distance, tokens: Sequence[int]) -> str:
     if first == last:
         return f"only token {number} (id {tokens[number]}) differs"
     if first == 0:
-        words = "everything differs from the first token on"
-        return words + ", which sees no other: not only positions or the cache" if _far(closest.tokens[0]) else words
+        return (
+            "it differs from the first token on, which sees only itself at position 0: not the rotary embedding alone"
+        )
     before = f"tokens 0 to {number - 1} are" if number > 1 else "token 0 is"
     return f"{before} identical; it differs from token {number} (id {tokens[number]}) on"
-
-
-def _far(token: TokenDistance) -> bool:
-    return token.median_ulp > 0
 
 
 def _operations(bench: _Bench, closest: Distance) -> list[str]:
