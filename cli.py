@@ -25,8 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        pass
+    except ImportError as error:
+        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise  # else Ctrl-C came while a compiled module was being loaded
+    print("interrupted", file=sys.stderr)
+    return 130
 
 
 def _run(arguments: Sequence[str]) -> int:

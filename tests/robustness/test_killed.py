@@ -58,3 +58,24 @@ def test_at_two_moments(name: str, number: signal.Signals, nursery, right, tmp_p
 def test_at_twenty_moments(name: str, number: signal.Signals, nursery, right, tmp_path: Path) -> None:
     for seed in range(2, 22):
         interrupt(name, number, nursery, right, tmp_path, seed)
+
+
+def test_ctrl_c_while_a_compiled_module_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compiled modules turn it into an ImportError; other ImportErrors stay what they are."""
+    import cli
+
+    def import_interrupted(_: object) -> None:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr(cli, "_run", import_interrupted)
+    assert cli.main([]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+    def import_failed(_: object) -> None:
+        raise ImportError("no such module")
+
+    monkeypatch.setattr(cli, "_run", import_failed)
+    with pytest.raises(ImportError, match="no such module"):
+        cli.main([])
