@@ -107,7 +107,9 @@ def test_a_type_is_a_number_or_a_name_in_any_case(request_type, era, name):
 
 
 def test_a_type_of_another_era_is_refused_by_name():
-    with pytest.raises(UsageError, match="unknown type 'q5_0' for era 2023-03-31; it has 2 or q4_0, 3 or q4_1; q5_0 needs"):
+    with pytest.raises(
+        UsageError, match="unknown type 'q5_0' for era 2023-03-31; it has 2 or q4_0, 3 or q4_1; q5_0 needs"
+    ):
         file_type_of("q5_0")
     with pytest.raises(UsageError, match="unknown type '1' for era 2023-03-31"):
         file_type_of("1")
