@@ -58,6 +58,14 @@ __all__ = [
 
 CHUNK_BYTES = 1 << 22
 SHORT = "the last row is missing: an odd vocabulary was cut into equal shards"
+PERMUTATION_MISSING = {
+    "meta": "rows of wq and wk are in Hugging Face's order: the rotary permutation is missing",
+    "huggingface": "rows of q_proj and k_proj are in Meta's order: the rotary permutation is missing",
+}
+PERMUTED_TWICE = {
+    "meta": "rows of wq and wk were turned into Meta's order twice",
+    "huggingface": "rows of q_proj and k_proj were turned into Hugging Face's order twice",
+}
 RECORDS = {"float16": "f16", "float32": "f32", "bfloat16": "bf16"}
 
 
@@ -77,8 +85,12 @@ class Mistake:
 # ---- known mistakes
 
 
-def mistakes(checkpoint: Checkpoint) -> list[Mistake]:
-    """What converters are known to do wrong with the tensors of a checkpoint."""
+def mistakes(checkpoint: Checkpoint, layout: str = "meta") -> list[Mistake]:
+    """What converters are known to do wrong with the tensors of a checkpoint.
+
+    Arguments:
+        layout: of the output, in which a missing permutation is told in other words.
+    """
     n_head = checkpoint.params.n_head
 
     def permuted(tensor: LazyTensor) -> LazyTensor | None:
@@ -88,9 +100,10 @@ def mistakes(checkpoint: Checkpoint) -> list[Mistake]:
         once = tensor.with_(layout="huggingface")
         return in_layout(once, "meta", n_head) if find(tensor.name)[0].rotary else None
 
+    missing, twice = (permuted, unpermuted) if layout == "meta" else (unpermuted, permuted)
     return [
-        Mistake("rows of wq and wk are in Hugging Face's order: the rotary permutation is missing", permuted),
-        Mistake("rows of wq and wk were turned into Meta's order twice", unpermuted),
+        Mistake(PERMUTATION_MISSING[layout], missing),
+        Mistake(PERMUTED_TWICE[layout], twice),
         Mistake("values went through bfloat16, cut off", through(cut_to_bfloat16)),
         Mistake("values went through bfloat16, rounded", through(rounded_to_bfloat16)),
         Mistake("values were cut off to f16 instead of rounded", through(cut_to_half)),
@@ -345,7 +358,7 @@ def verify_export(
     with open_checkpoint(output) as theirs, open_checkpoint(source) as ours:
         if theirs.layout == ours.layout:
             raise UsageError(f"{output} and {source} both have {ours.layout} layout: what was done between them?")
-        known = mistakes(ours)
+        known = mistakes(ours, theirs.layout)
         if theirs.layout == "huggingface":
             kind = "safetensors" if theirs.files[0].suffix == ".safetensors" else "bin"
             sizes = max(path.stat().st_size for path in theirs.files) + 1

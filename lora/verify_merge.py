@@ -80,7 +80,8 @@ def _checkpoint(
     plan: MergePlan, output: Path, name: str, files: dict[Path, list[LazyTensor]], progress: Progress | None
 ) -> Report:
     merged = plan.model.checkpoint
-    known = [*merge_mistakes(plan), *mistakes(merged)]
+    layout = "huggingface" if plan.options.output_type == "huggingface" else "meta"
+    known = [*merge_mistakes(plan), *mistakes(merged, layout)]
     return _worded(verify_weights("merge", output, name, files, merged, known, progress), plan)
 
 

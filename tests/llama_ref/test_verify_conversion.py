@@ -161,5 +161,5 @@ def test_an_export_without_permutation_is_named(golden, tmp_path):
     report = verify_export(tmp_path / "hf", base)
     assert report.exit_code == 1
     assert len(report.differing) == 4
-    assert report.causes[0].name == "rows of wq and wk were turned into Meta's order twice"
+    assert report.causes[0].name == "rows of q_proj and k_proj are in Meta's order: the rotary permutation is missing"
     assert report.causes[0].of == 4

@@ -24,7 +24,7 @@ def test_every_cause_is_on_the_page(golden, tmp_path):
     with plan_merge(base, adapters, tmp_path / "nowhere") as plan:
         names = [mistake.name for mistake in merge_mistakes(plan)]
     with open_checkpoint(golden("merge/two-shard-13b/base/13B")) as checkpoint:
-        names += [mistake.name for mistake in mistakes(checkpoint)]
+        names += [mistake.name for layout in ("meta", "huggingface") for mistake in mistakes(checkpoint, layout)]
     f16 = golden("ggml/T1_convert_f16/T1.p2.f16.bin")
     with open_model(f16) as model, RowFiles(model) as files, ThreadPoolExecutor(1) as pool:
         known = quantization_deviations(model, files, model, ERAS[DEFAULT_ERA], pool)
