@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,11 @@ def test_the_chinese_tutorial_runs_the_same_commands() -> None:
         for name in ("tutorial.md", "tutorial.zh.md")
     ]
     assert commands[0] == commands[1]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem.endswith(".zh")], ids=lambda page: page.name)
+def test_chinese_lines_are_not_broken(page: Path) -> None:
+    """A line break becomes a space when the page is shown, and there is none between Chinese characters."""
+    for line, after in pairwise(outside_code(page).splitlines()):
+        assert not (line and after and re.search(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]$", line)
+                    and re.match(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]", after)), line  # fmt: skip
