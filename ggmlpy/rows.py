@@ -7,6 +7,7 @@ dearer than copying them, and every page touched counts as this process's memory
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from io import FileIO
@@ -22,6 +23,16 @@ from .writer import OutTensor
 __all__ = ["RowFiles", "RowSource"]
 
 CHUNK_BYTES = 1 << 20
+_SEEKING = threading.Lock()
+
+
+def _read_at(stream: FileIO, size: int, offset: int) -> bytes:
+    """Read without regard to where other threads read; Windows must seek, one thread at a time."""
+    if hasattr(os, "pread"):
+        return os.pread(stream.fileno(), size, offset)
+    with _SEEKING:
+        stream.seek(offset)
+        return stream.read(size) or b""
 
 
 class RowSource:
@@ -46,7 +57,7 @@ class RowSource:
         width = self.tensor.row_bytes
         stop = min(stop, self.tensor.n_rows)
         size, offset = (stop - start) * width, self.tensor.offset + start * width
-        data = os.pread(self._stream.fileno(), size, offset)
+        data = _read_at(self._stream, size, offset)
         if len(data) != size:
             raise TruncatedError(
                 f"tensor {self.tensor.name!r} ends early: the file was changed while it was read",

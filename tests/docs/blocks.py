@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import sys
@@ -111,4 +112,5 @@ def matches(printed: str, shown: str) -> bool:
 
 
 def _folded(text: str) -> str:
-    return re.sub(r"\s+", "", text)
+    text = re.sub(r"\s+", "", text)
+    return text.replace("\\", "/") if os.name == "nt" else text

@@ -236,3 +236,12 @@ def test_surrogates_in_names(folder: Path) -> None:
     code, said = run(["identify", "--json", name])
     assert code == 0, said
     json.loads(said)
+
+
+def test_without_reading_at_an_offset(right, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no pread: threads then take turns."""
+    monkeypatch.delattr(os, "pread", raising=False)
+    scenes.quantized(folder)
+    code, said = run([*WRITERS["quantize"].argv, "-t", "4"])
+    assert code == 0, said
+    assert contents(folder / "out.bin") == right("quantize")
