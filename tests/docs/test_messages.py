@@ -14,6 +14,7 @@ from ggmlpy import errors, open_model
 from ggmlpy.atomic import atomic_write
 from ggmlpy.check import check_model
 from ggmlpy.errors import FormatError, UsageError
+from llama_ref.chat import instruction_warning
 from llama_ref.checkpoint import open_checkpoint, open_pth
 from llama_ref.convert import plan_conversion
 from tests.docs import scenes
@@ -151,3 +152,8 @@ def test_what_the_system_says_is_passed_on(number: int, tmp_path: Path) -> None:
     with pytest.raises(errors.OutputError, match=re.escape(os.strerror(number))):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_warning_about_base_models_is_the_one_that_the_page_quotes() -> None:
+    page = " ".join((scenes.DATA.parents[1] / "docs" / "troubleshooting.md").read_text("utf-8").split())
+    assert f"warning: {instruction_warning(49953)}" in page
