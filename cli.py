@@ -1026,7 +1026,7 @@ def _verify_step(args: argparse.Namespace) -> int:
     if len(args.paths) != 1:
         raise UsageError("--source goes with one output")
     adapters = [path for paths in args.lora for path in paths.split(",")]
-    with progress_bar(args, 0, "verify") as bar:
+    with progress_bar(args, _bytes_of(args.paths[0]), "verify") as bar:
         report = verify_output(
             args.paths[0],
             args.source,

@@ -33,7 +33,7 @@ from llama_ref.verify_conversion import (
 
 from .adapter import Adapter, LoraPair
 from .merge import MergePlan, plan_merge
-from .stream import MergedModel
+from .stream import MergedModel, Workers
 from .targets import GgmlTarget, HuggingFaceTarget, PthTarget
 
 __all__ = ["merge_mistakes", "verify_merge"]
@@ -63,7 +63,10 @@ def verify_merge(
         with open_checkpoint(output) as theirs:
             kind, n_files, suffix = theirs.layout, len(theirs.files), theirs.files[0].suffix
         if kind == "meta":
-            with plan_merge(base, adapters, nowhere, n_shards=n_files, **options) as plan:
+            with (
+                plan_merge(base, adapters, nowhere, n_shards=n_files, **options) as plan,
+                Workers(None) as plan.model.workers,
+            ):
                 files = {output / n: t for n, t in PthTarget(plan).tensors().items()}
                 return _checkpoint(plan, output, name, files, progress)
         options["weights"] = "safetensors" if suffix == ".safetensors" else "bin"
