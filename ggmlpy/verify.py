@@ -36,6 +36,7 @@ __all__ = [
     "explain",
     "junit",
     "row_chunks",
+    "same_bytes",
     "settle",
     "verify_model",
 ]

@@ -32,6 +32,7 @@ from ggmlpy.verify import (
     compare_tensor,
     explain,
     row_chunks,
+    same_bytes,
     settle,
     verify_model,
 )
@@ -533,8 +534,8 @@ class _ComparingSink:
         self.progress = progress
 
     def write(self, data: Any) -> int:
-        flat = memoryview(data).cast("B")
-        if self.stream.read(len(flat)) != flat:
+        flat = np.frombuffer(data, np.uint8)
+        if not same_bytes(np.frombuffer(self.stream.read(len(flat)), np.uint8), flat):
             raise _Different
         self.position += len(flat)
         if self.progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -186,3 +187,18 @@ def test_the_command_is_content_with_golden_files(golden, capsys):
     lora = ",".join(map(str, adapters))
     assert cli.main(["verify", str(out), "--source", str(base), "--lora", lora, "-q"]) == 0
     assert capsys.readouterr().out == "merge: identical bytes\n"
+
+
+def test_junit_has_a_case_a_tensor(golden, tmp_path, capsys):
+    base, adapters, out = wrong_merge(golden, "v11-llama", "the adapter was applied twice", tmp_path / "out")
+    asked = ["verify", str(out), "--source", str(base), "--lora", ",".join(map(str, adapters)), "-q"]
+    assert cli.main([*asked, "--junit", str(tmp_path / "wrong.xml")]) == 1
+    suite = ElementTree.parse(tmp_path / "wrong.xml").getroot()
+    wrong = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert (int(suite.get("tests")), int(suite.get("failures"))) == (len(suite), len(wrong))
+    assert "layers.0.attention.wq.weight" in wrong
+    assert "norm.weight" not in wrong
+    assert "likely cause: the adapter was applied twice" in suite.find("testcase/failure").text
+    _, _, right = inputs(golden, "v11-llama")
+    assert cli.main([asked[0], str(right), *asked[2:], "--junit", str(tmp_path / "right.xml")]) == 0
+    assert ElementTree.parse(tmp_path / "right.xml").getroot().get("failures") == "0"
