@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 
@@ -100,3 +101,37 @@ def test_the_processor_can_be_offered():
     from llama_ref.backends.threads import offer_processor_address
 
     assert ctypes.CFUNCTYPE(ctypes.c_int)(offer_processor_address())() in (0, 1)
+
+
+def test_an_interruption_never_finds_a_job_half_given():
+    """Once, a Ctrl-C between two threads' queues left the first waiting at a barrier for the second, for ever."""
+    import random
+    import signal
+    import time
+
+    team, barrier, stopped = Team(2), threading.Barrier(2), []
+
+    def work(thread: int) -> None:
+        for _ in range(5):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                barrier.wait(1.0)
+            if stopped:
+                return
+
+    def cancel() -> None:
+        stopped.append(True)
+        barrier.abort()
+
+    rng, end, interruptions = random.Random(0), time.monotonic() + 1.5, 0
+    while time.monotonic() < end:
+        stopped.clear()
+        barrier.reset()
+        timer = threading.Timer(rng.random() * 0.003, signal.raise_signal, [signal.SIGINT])
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            while True:
+                team.run(work, cancel)
+        timer.join()
+        interruptions += 1
+    team.close()
+    assert interruptions > 10
