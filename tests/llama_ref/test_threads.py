@@ -80,17 +80,17 @@ def test_an_interrupted_wait_cancels_and_still_waits_for_the_threads(monkeypatch
         assert stop.wait(20)
         ended.append(i)
 
-    real = team._finished.acquire
-    calls = iter([KeyboardInterrupt])
+    news, errors = team._news, iter([KeyboardInterrupt])
 
-    def interrupted(timeout):
-        for error in calls:
-            raise error
-        return real(timeout=timeout)
+    class Interrupted:
+        put = news.put
 
-    monkeypatch.setattr(
-        team, "_finished", type("S", (), {"acquire": staticmethod(interrupted), "release": team._finished.release})
-    )
+        def get(self, timeout):
+            for error in errors:
+                raise error
+            return news.get(timeout=timeout)
+
+    monkeypatch.setattr(team, "_news", Interrupted())
     with pytest.raises(KeyboardInterrupt):
         team.run(work, cancel=stop.set)
     assert sorted(ended) == [0, 1]
@@ -122,15 +122,18 @@ def test_an_interruption_never_finds_a_job_half_given():
         stopped.append(True)
         barrier.abort()
 
+    def run_for_ever(timer: threading.Timer) -> None:
+        timer.start()
+        while True:
+            team.run(work, cancel)
+
     rng, end, interruptions = random.Random(0), time.monotonic() + 1.5, 0
     while time.monotonic() < end:
         stopped.clear()
         barrier.reset()
         timer = threading.Timer(rng.random() * 0.003, signal.raise_signal, [signal.SIGINT])
         with pytest.raises(KeyboardInterrupt):
-            timer.start()
-            while True:
-                team.run(work, cancel)
+            run_for_ever(timer)
         timer.join()
         interruptions += 1
     team.close()
