@@ -86,3 +86,20 @@ def test_heads_that_cannot_be_shared_are_refused(tmp_path):
     path = rewritten(source, tmp_path / "t.gguf", Attributes(HPARAMS.n_ff, 3), three)
     with pytest.raises(ShapeError, match=r"head_count_kv, expected a divisor of 4, found 3"):
         logits(path)
+
+
+def test_llama_cpp_of_today_continues_as_we_do(golden, tmp_path):
+    """The Python binding of llama.cpp loads our GGUF and takes the same tokens, each the likeliest."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="the PyPI package llama-cpp-python is not installed")
+    with open_model(golden("ggml/T1_convert_f16/T1.p2.f16.bin")) as model:
+        migrate(model, tmp_path / "m.gguf", "gguf", 3)
+    theirs = llama_cpp.Llama(str(tmp_path / "m.gguf"), n_ctx=64, n_threads=1, logits_all=True, verbose=True)
+    with Model.from_file(tmp_path / "m.gguf", numerics="reference", n_ctx=64) as ours:
+        tokens = theirs.tokenize(b"Hello World", add_bos=True)
+        theirs.eval(tokens)
+        logits = ours.evaluate(tokens, 0, last_only=True)
+        for n_past in range(len(tokens), len(tokens) + 20):
+            likeliest = int(np.argmax(logits))
+            assert int(np.argmax(theirs.scores[theirs.n_tokens - 1])) == likeliest
+            theirs.eval([likeliest])
+            logits = ours.evaluate([likeliest], n_past, last_only=True)
