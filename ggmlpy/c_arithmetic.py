@@ -47,7 +47,6 @@ ALMOST_HALF = np.int32(0x3EFFFFFF)  # the largest float below 0.5
 TINY_F16 = np.int32(0x38800000)  # 2.0 ** -14: the smallest normal f16
 HUGE_F16 = np.int32(0x47800000)  # 2.0 ** 16: beyond every finite f16
 HALF = np.float32(0.5)
-ZERO = np.int32(0)
 
 _operation: Callable[[Callable[..., Any]], Any] = intrinsic  # typed: its result takes no typing context
 

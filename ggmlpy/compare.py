@@ -180,7 +180,7 @@ def _vocabularies(a: ModelFile, b: ModelFile) -> list[str]:
         words.append(
             f"{len(texts)} pieces differ, the first is {texts[0]}: {a.vocab[texts[0]]!r}, {b.vocab[texts[0]]!r}"
         )
-    if all(model.declared.scored or model.container == "gguf" for model in (a, b)):
+    if a.declared.scored and b.declared.scored:
         scores = np.flatnonzero(a.vocab.scores.view(np.uint32) != b.vocab.scores.view(np.uint32))
         if len(scores):
             words.append(f"{len(scores)} scores differ, the first is of piece {scores[0]}")

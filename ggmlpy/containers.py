@@ -91,8 +91,8 @@ class Container:
 
     @property
     def scored(self) -> bool:
-        """Whether vocabulary entries carry a score."""
-        return SCORE in self.token
+        """Whether vocabulary entries carry a score (GGUF's stand in an array of their own)."""
+        return SCORE in self.token or self is GGUF
 
     def title(self, version: int) -> str:
         """What people call it: "ggml (unversioned)" or "ggjt v1"."""

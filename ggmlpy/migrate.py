@@ -138,8 +138,7 @@ def derived_scores(pieces: Iterable[bytes]) -> NDArray[np.float32]:
 def _vocabulary(
     model: ModelFile, target: Container, scores: Sequence[float] | None
 ) -> tuple[list[tuple[bytes, float]], bool]:
-    scored = target.scored or target is GGUF
-    derive = scored and not (model.declared.scored or model.declared is GGUF) and scores is None
+    derive = target.scored and not model.declared.scored and scores is None
     if scores is None:
         scores = derived_scores(model.vocab).tolist() if derive else model.vocab.scores.tolist()
     if len(scores) != len(model.vocab):

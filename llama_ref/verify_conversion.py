@@ -200,9 +200,7 @@ def _array(tensor: LazyTensor, values: NDArray[Any]) -> LazyTensor:
 # ---- a checkpoint's tensor as bytes of a file
 
 
-def stored(
-    tensor: LazyTensor, record: TensorType, quantizer: Callable[[OutTensor], OutTensor] | None = None
-) -> OutTensor:
+def stored(tensor: LazyTensor, record: TensorType) -> OutTensor:
     """A tensor as a file of ``record`` holds it, rounded to nearest even where that is narrower."""
 
     def chunks() -> Iterator[NDArray[Any]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +77,6 @@ class GgmlVocabulary:
     def padded(self, size: int) -> GgmlVocabulary:
         """With dummy pieces up to ``size``."""
         return replace(self, padding=max(0, size - len(self.base) - len(self.added)))
-
-    @cached_property
-    def description(self) -> str:
-        """The files and the counts in words, for messages."""
-        text = f"{self.path} ({len(self.base)} pieces"
-        if self.added:
-            text += f", and {len(self.added)} in {self.added_path}"
-        return text + ")"
 
 
 def find_tokenizer(directory: str | os.PathLike[str], explicit: str | os.PathLike[str] | None = None) -> Path:

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,19 +60,19 @@ def target_of(plan: MergePlan) -> Target:
     return GgmlTarget(plan)
 
 
-class Target:
+class Target(ABC):
     """Something that a merged model is written as."""
 
     def __init__(self, plan: MergePlan) -> None:
         self.plan = plan
 
+    @abstractmethod
     def sizes(self) -> dict[Path, int]:
         """Final path -> bytes, of the large files."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
         """Write everything; returns the files and the names of those taken from an interrupted run."""
-        raise NotImplementedError
 
 
 class DirectoryTarget(Target):
@@ -79,13 +80,13 @@ class DirectoryTarget(Target):
 
     last = ""  # the file without which readers see no model
 
+    @abstractmethod
     def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
         """Name -> (bytes, how to write it), of the large files in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def small_files(self) -> dict[str, bytes]:
         """Name -> content of the others, but those of the tokenizer."""
-        raise NotImplementedError
 
     def sizes(self) -> dict[Path, int]:
         return {self.plan.output / name: size for name, (size, _) in self.shards().items()}

@@ -359,11 +359,6 @@ def round_to_int(b: ir.IRBuilder, x: Any) -> Any:
     return b.sub(b.bitcast(b.fadd(x, magic), I32X16), constant(0x4B400000, I32X16))
 
 
-@op(f32x16, i32x16)
-def to_float(b: ir.IRBuilder, x: Any) -> Any:
-    return b.sitofp(x, F32X16)
-
-
 @op(f32x16, f32x16)
 def exp(b: ir.IRBuilder, x: Any) -> Any:
     """e to the x, to about 1e-7 of its value; x is first brought into [-87, 88].
@@ -538,13 +533,6 @@ def load_shared(b: ir.IRBuilder, a: Any) -> Any:
 def store_shared(b: ir.IRBuilder, a: Any, x: Any) -> None:
     """Write what other threads will read."""
     b.store_atomic(x, b.inttoptr(a, I64.as_pointer()), "seq_cst", 8)
-
-
-@op(integer, address, integer, integer)
-def swap_if(b: ir.IRBuilder, a: Any, expected: Any, new: Any) -> Any:
-    """Put `new` where `expected` stands, in one step; returns what was there."""
-    pair = b.cmpxchg(b.inttoptr(a, I64.as_pointer()), expected, new, "seq_cst")
-    return b.extract_value(pair, 0)
 
 
 @op(nothing)
