@@ -1,13 +1,16 @@
-"""Writes docs/formats.md and its pictures from the declared tables, so that they can't drift: a test compares them.
+"""Writes docs/formats.md and the pictures of formats from the declared tables, and from files that the writers write,
+so that they can't drift: a test compares them.
 
-python docs/generate.py
+python -m docs.generate
 """
 
 from __future__ import annotations
 
 import html
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -17,6 +20,8 @@ from ggmlpy.eras import ERAS
 from ggmlpy.fields import Align, Array, Field, Number, Record, Text
 from ggmlpy.gguf import VALUE_TYPES, Typed, records_of
 from ggmlpy.tensor_types import TENSOR_TYPES, TensorType, types_of
+from llama_ref.checkpoint import open_pth, write_pth
+from lora.vocab import read_sentencepiece
 
 HERE = Path(__file__).resolve().parent
 CODES = {
@@ -47,59 +52,90 @@ def table(record: Record) -> str:
 
 
 Box = tuple[str, str, str]  # label, type, colour
+Part = tuple[str, list[Box]]  # how often these boxes stand in the file, in words, and the boxes
+Strip = tuple[str, list[Part], set[Box]]  # caption, parts, and the boxes that are new
+WIDTH = 352  # of every picture: a phone shows it in its own size
+ROW = 50
 
 
-def strip(boxes: list[Box], path: Path, caption: str) -> None:
-    """A row of boxes as an SVG picture."""
-    rows([(caption, boxes, frozenset())], path, caption)
+def strip(title: str, parts: list[Part], path: Path, caption: str) -> None:
+    """One file as an SVG picture: boxes in the order of its bytes, broken into rows as a text is into lines."""
+    strips([(title, parts, set())], path, caption)
 
 
-def rows(strips: list[tuple[str, list[Box], frozenset[int]]], path: Path, caption: str) -> None:
-    """Rows of boxes below each other, each with a caption; the boxes with these numbers are new and framed in red."""
-    parts, widest, y = [], 0, 0
-    for words, boxes, new in strips:
+def strips(files: list[Strip], path: Path, caption: str) -> None:
+    """Files below each other, each with a caption; boxes that are new are framed in red."""
+    parts, y = [], 0
+    for words, of_file, new in files:
         parts.append(f'<text x="4" y="{y + 17}" class="c">{html.escape(words)}</text>')
-        drawn, x = _row(boxes, new, y, gap=2 if len(strips) == 1 else 4)
-        parts += drawn
-        widest, y = max(widest, x + 2, 4 + 7 * len(words)), y + 76
-    style = "text{font:13px ui-monospace,Menlo,Consolas,monospace;fill:#222}.t{font-size:11px;fill:#555}"
-    style += ".c{font:13px system-ui,sans-serif;fill:#555}"
+        y += 24
+        for often, boxes in of_file:
+            if often:
+                parts.append(f'<text x="4" y="{y + 12}" class="o">{html.escape(often)}</text>')
+                y += 17
+            for row in in_rows(boxes):
+                parts += _row(row, new, y)
+                y += ROW
+            y += 4
+        y += 6
+    style = "text{font:13px ui-monospace,Menlo,Consolas,monospace;fill:#222}.t,.o{font-size:11px;fill:#555}"
+    style += ".c,.o{font-family:system-ui,sans-serif}.c{font-weight:600}"
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {widest} {y}" width="{widest}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" role="img" '
         f'aria-label="{html.escape(caption)}"><style>{style}</style><rect width="100%" height="100%" fill="#fff"/>'
         f"{''.join(parts)}</svg>\n"
     )
     path.write_text(svg, "utf-8")
 
 
-def _row(boxes: list[Box], new: frozenset[int], y: int, gap: int) -> tuple[list[str], float]:
-    x, parts = 4, []
-    for number, (label, words, colour) in enumerate(boxes):
-        width = max(58, 8 * max(len(label), len(words)) + 16)
-        edge = 'stroke="#c2262d" stroke-width="2.5"' if number in new else 'stroke="#777"'
+def width_of(box: Box) -> int:
+    label, words, _ = box
+    return max(34, round(max(7.9 * len(label), 6.7 * len(words))) + 12)
+
+
+def in_rows(boxes: list[Box]) -> list[list[Box]]:
+    """As many boxes a row as fit."""
+    rows, room = [], 0
+    for box in boxes:
+        if width_of(box) > room:
+            rows.append([])
+            room = WIDTH - 4
+        rows[-1].append(box)
+        room -= width_of(box) + 2
+    return rows
+
+
+def _row(boxes: list[Box], new: set[Box], y: int) -> list[str]:
+    x, parts = 3, []
+    for box in boxes:
+        label, words, colour = box
+        width = width_of(box)
+        edge = 'stroke="#c2262d" stroke-width="2.5"' if box in new else 'stroke="#777"'
         middle = x + width / 2
         parts.append(
-            f'<rect x="{x}" y="{y + 26}" width="{width}" height="44" rx="3" fill="{COLOURS[colour]}" {edge}/>'
-            f'<text x="{middle}" y="{y + 46}" text-anchor="middle">{html.escape(label)}</text>'
-            f'<text x="{middle}" y="{y + 62}" text-anchor="middle" class="t">{html.escape(words)}</text>'
+            f'<rect x="{x}" y="{y + 3}" width="{width}" height="44" rx="3" fill="{COLOURS[colour]}" {edge}/>'
+            f'<text x="{middle:g}" y="{y + 22}" text-anchor="middle">{html.escape(label)}</text>'
+            f'<text x="{middle:g}" y="{y + 38}" text-anchor="middle" class="t">{html.escape(words)}</text>'
         )
-        x += width + gap
-    return parts, x
+        x += width + 2
+    return parts
 
 
-def boxes_of(container: Container) -> list[Box]:
-    header = [(field.name, kind(field), "header") for field in container.header]
-    token = [(field.name, kind(field), "token") for field in container.token]
+def parts_of(container: Container) -> list[Part]:
     tensor = [(f.name, kind(f), "padding" if isinstance(f, Align) else "tensor") for f in container.tensor]
-    return [*header, *token, ("…", "n_vocab", "token"), *tensor, ("data", "blocks", "data"), ("…", "", "tensor")]
+    return [
+        ("once", [(field.name, kind(field), "header") for field in container.header]),
+        ("n_vocab times", [(field.name, kind(field), "token") for field in container.token]),
+        ("for each tensor", [*tensor, ("data", "blocks", "data")]),
+    ]
 
 
 def container_sections(images: Path) -> Iterator[str]:
     for container in CONTAINERS.values():
         versions = ", ".join(container.title(version) for version in container.versions)
         image = images / f"{container.name}.svg"
-        strip(boxes_of(container), image, f"{versions}: one file from left to right")
-        yield f"## {versions}\n\nMagic `0x{container.magic:08x}`. ![{container.name}](img/{image.name})\n"
+        strip(versions, parts_of(container), image, f"{versions}: a file from its first byte to its last")
+        yield f"## {versions}\n\nMagic `0x{container.magic:08x}`.\n\n![{container.name}](img/{image.name})\n"
         yield f"Header:\n\n{table(container.header)}"
         yield f"Then `n_vocab` entries of the vocabulary:\n\n{table(container.token)}"
         yield f"Then tensors until the file ends, each\n\n{table(container.tensor)}"
@@ -109,20 +145,20 @@ def container_sections(images: Path) -> Iterator[str]:
 
 def changed_containers(path: Path) -> None:
     """Each GGML container below the one before it; what is new is framed."""
-    strips, before = [], None
+    files, before = [], None
     for container in CONTAINERS.values():
-        boxes = boxes_of(container)
-        new = frozenset() if before is None else frozenset(i for i, box in enumerate(boxes) if box not in before)
+        parts = parts_of(container)
+        boxes = {box for _, of_part in parts for box in of_part}
         titles = ", ".join(container.title(version) for version in container.versions)
         where = f"; data at multiples of {container.alignment}" if container.alignment > 1 else ""
-        strips.append((titles + where, boxes, new))
+        files.append((titles + where, parts, set() if before is None else boxes - before))
         before = boxes
-    rows(strips, path, "unversioned ggml, ggmf and ggjt: what each added")
+    strips(files, path, "unversioned ggml, ggmf and ggjt: what each added")
 
 
 def changed_blocks(name: str, path: Path) -> None:
     """The layouts that one type had: which values share which byte, and how wide the scale is."""
-    strips, before = [], None
+    files, before = [], None
     for record in (record for record in TENSOR_TYPES.values() if record.name == name):
         boxes = [(part, str(record.block[part].base), "header") for part in record.field_names if part != "qs"]
         boxes = [(part, {"float32": "4 bytes", "float16": "2 bytes"}[words], colour) for part, words, colour in boxes]
@@ -130,16 +166,13 @@ def changed_blocks(name: str, path: Path) -> None:
         for i in (0, 1, 2, len(pairs) - 1):
             if i == len(pairs) - 1:
                 boxes.append(("…", "", "data"))
-            boxes.append((f"{pairs[i][1]} | {pairs[i][0]}", f"codes, byte {i}", "data"))
-        new = frozenset() if before is None else frozenset(i for i, box in enumerate(boxes) if box not in before)
+            boxes.append((f"{pairs[i][1]} | {pairs[i][0]}", f"byte {i}", "data"))
         used = [title_of(*place) for place in places() if record in types_of(*place).values()]
-        strips.append((f"{record.layout}: {record.type_size} bytes; {', '.join(used)}", boxes, new))
-        before = boxes
-    rows(
-        strips,
-        path,
-        f"{name}: upper and lower four bits of each byte, by the numbers of the values whose codes they are",
-    )
+        new = set() if before is None else set(boxes) - before
+        files.append((f"{record.layout}: {record.type_size} bytes", [(", ".join(used), boxes)], new))
+        before = set(boxes)
+    caption = f"{name}: upper and lower four bits of each byte, by the numbers of the values whose codes they are"
+    strips(files, path, caption)
 
 
 def shared_bytes(record: TensorType) -> list[tuple[int, int]]:
@@ -165,6 +198,75 @@ def changes_section(images: Path) -> Iterator[str]:
     yield "![q4_0](img/changes-q4_0.svg)\n"
 
 
+def torch_archives(path: Path) -> None:
+    """The records of two tensors as three generations of torch save them, each below the one before it."""
+    files, before = [], None
+    tensors = [(name, "float16", (64,), [np.zeros(64, "<f2")]) for name in ("a", "b")]
+    for torch_format, words in (
+        ("1.13", "torch 1.13, 2.0"),
+        ("2.5", "torch 2.1 to 2.6"),
+        ("2.13", "torch 2.7 to 2.13"),
+    ):
+        with TemporaryDirectory() as folder:
+            write_pth(f"{folder}/x.pth", tensors, torch_format)
+            with zipfile.ZipFile(f"{folder}/x.pth") as archive:
+                names = [info.filename.removeprefix("x/") for info in archive.infolist()]
+        boxes = [(name, RECORDS.get(name, "contents"), record_colour(name)) for name in names]
+        end = [("directory", "all again", "header"), ("zip64 end", "76 bytes", "header"), ("end", "22 bytes", "header")]
+        parts = [("records: header, name, padding, data, CRC and size", boxes), ("", end)]
+        files.append((words, parts, set() if before is None else {*boxes} - before))
+        before = {*boxes}
+    strips(files, path, "what torch.save writes of two tensors: the records of the zip archive, in order")
+
+
+RECORDS = {
+    "data.pkl": "names, shapes", "version": "3", "byteorder": "little", ".format_version": "1",
+    ".storage_alignment": "64", ".data/serialization_id": "two hashes",
+}  # fmt: skip
+
+
+def record_colour(name: str) -> str:
+    return "tensor" if name == "data.pkl" else "data" if name.startswith("data/") else "token"
+
+
+def adapter_files(path: Path) -> None:
+    """The demo model's adapter: its files, and the tensors of one layer."""
+    folder = HERE.parent / "lora" / "demo_model" / "chinese-llama-lora"
+    with open_pth(folder / "adapter_model.bin") as f:
+        shapes = {name: f[name].shape for name in f}
+    prefix = "base_model.model.model.layers.0."
+    first = [name.removeprefix(prefix).removesuffix(".weight") for name in shapes if name.startswith(prefix)]
+    letters = {"A": "r × columns", "B": "rows × r"}
+    matrices = [(name.split(".", 1)[1], letters[name[-1]], "tensor") for name in first]
+    whole = [name.removesuffix(".weight").split(".")[-1] for name in shapes if ".layers." not in name]
+    parts = [
+        ("adapter_config.json", [("r", "rank", "header"), ("lora_alpha", "scale × r", "header"), ("…", "", "header")]),
+        ("adapter_model.bin: for each layer", matrices),
+        ("adapter_model.bin: once", [(name, "n_vocab × n_embd", "data") for name in whole]),
+        ("tokenizer.model", [("pieces", "the grown vocabulary", "token")]),
+    ]
+    strip("a LoRA adapter", parts, path, "the files of a LoRA adapter, and the tensors of its checkpoint")
+
+
+def piece_bytes(path: Path) -> None:
+    """Each byte of one piece of the demo model's tokenizer, and what it says."""
+    tokenizer = read_sentencepiece(HERE.parent / "lora" / "demo_model" / "base" / "tokenizer.model")
+    piece = next(piece for piece in tokenizer.pieces if piece.text == "▁the".encode())
+    size, text = len(piece.encoded), piece.text
+    fields = [
+        (piece.encoded[:1], "field 1, bytes", "header"),
+        (piece.encoded[1:2], f"length {size - 2}", "header"),
+        (piece.encoded[2:3], "field 1, bytes", "token"),
+        (piece.encoded[3:4], f"length {len(text)}", "token"),
+        (text, text.decode(), "token"),
+        (piece.encoded[4 + len(text) :][:1], "field 2, four bytes", "tensor"),
+        (piece.encoded[5 + len(text) :][:4], f"score {piece.score:g}", "tensor"),
+        (piece.encoded[9 + len(text) :], "no type: normal", "padding"),
+    ]
+    boxes = [(data.hex(" "), words, colour) for data, words, colour in fields if data]
+    strip("a tokenizer.model", [(f"one piece, {size} bytes", boxes)], path, "the bytes of one SentencePiece piece")
+
+
 def title_of(container: str, version: int) -> str:
     return CONTAINERS[container].title(version) if container in CONTAINERS else f"{container} v{version}"
 
@@ -176,12 +278,14 @@ def places() -> list[tuple[str, int]]:
 
 def gguf_section(images: Path) -> Iterator[str]:
     records = records_of(3)
-    boxes = [(field.name, kind(field), "header") for field in records.header]
-    boxes += [(field.name, kind(field), "token") for field in records.pair]
-    boxes += [(field.name, kind(field), "tensor") for field in records.tensor]
-    boxes += [("padding", "to 32", "padding"), ("data", "blocks", "data"), ("…", "", "data")]
-    strip(boxes, images / "gguf.svg", "gguf v3: header, metadata pairs, tensor descriptions, data")
-    yield "## gguf v1, v2, v3\n\nMagic `0x46554747`. ![gguf](img/gguf.svg)\n"
+    parts = [
+        ("once", [(field.name, kind(field), "header") for field in records.header]),
+        ("n_kv times", [(field.name, kind(field), "token") for field in records.pair]),
+        ("n_tensors times", [(field.name, kind(field), "tensor") for field in records.tensor]),
+        ("for each tensor", [("padding", "to 32", "padding"), ("data", "blocks", "data")]),
+    ]
+    strip("gguf v3", parts, images / "gguf.svg", "gguf v3: header, metadata pairs, tensor descriptions, data")
+    yield "## gguf v1, v2, v3\n\nMagic `0x46554747`.\n\n![gguf](img/gguf.svg)\n"
     yield f"Header (v1 has u32 where v2 and v3 have u64):\n\n{table(records.header)}"
     yield f"Then `n_kv` pairs:\n\n{table(records.pair)}"
     types = ", ".join(f"{number} {name}" for number, (name, _) in VALUE_TYPES.items())
@@ -232,6 +336,9 @@ def write_all(target: Path) -> None:
         *changes_section(target / "img"),
         *type_section(),
     ]
+    torch_archives(target / "img" / "pth.svg")
+    adapter_files(target / "img" / "adapter.svg")
+    piece_bytes(target / "img" / "piece.svg")
     (target / "formats.md").write_text("\n".join(parts).rstrip() + "\n", "utf-8")
 
 

@@ -1,6 +1,6 @@
 """Draws what `python cli.py demo` prints as docs/img/demo.svg, for the README.
 
-python docs/picture_of_demo.py
+python -m docs.picture_of_demo
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMN, LINE, COLUMNS = 7.8, 18, 104
+COLUMN, LINE, COLUMNS = 7.8, 18, 58  # on a phone a column is still six pixels wide
 CHAPTERS = {"2": 2, "3": 1, "5": 3}  # and how many of their paragraphs
 
 
 def printed() -> list[str]:
-    """The demo's lines, without colours."""
+    """The demo's lines, without colours, and without the seconds that differ each time."""
     sys.path.insert(0, str(ROOT))
     import cli
 
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = str(COLUMNS - 4)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         cli.main(["demo", "-q"])
-    return out.getvalue().splitlines()
+    return re.sub(r" \(\d+\.\d s\)$", "", out.getvalue(), flags=re.MULTILINE).splitlines()
 
 
 def chosen(lines: list[str]) -> list[str]:
@@ -57,13 +57,13 @@ def style_of(line: str, before: str) -> str:
     word = line.split()[0] if line.split() else ""
     if re.match(r"\d  ", line):
         return "h"
-    continued = before == "a" and line.startswith(" " * 12)
-    return "g" if word == "✓" else "a" if word == "after" or continued else "n"
+    answer = line.startswith("   after    ") or (before == "a" and line.startswith(" " * 12))
+    return "g" if word == "✓" else "a" if answer else "n"
 
 
 def draw(lines: list[str]) -> str:
     """A terminal as an SVG picture."""
-    width, height = COLUMNS * COLUMN + 32, (len(lines) + 2) * LINE + 26
+    width, height = COLUMNS * COLUMN + 32, (len(lines) + 2) * LINE + 42
     parts, kind = [], "p"
     for number, line in enumerate(["$ python cli.py demo", "", *lines]):
         y = 44 + number * LINE

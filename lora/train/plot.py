@@ -16,7 +16,7 @@ from .loop import Progress, read_log
 __all__ = ["plot_losses", "smoothed", "svg_of"]
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7")
-WIDTH, HEIGHT, MARGIN = 860, 360, 48
+WIDTH, HEIGHT, MARGIN = 480, 320, 44
 
 
 def plot_losses(logs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> None:
@@ -70,18 +70,19 @@ def svg_of(curves: Mapping[str, Sequence[Progress]]) -> str:
                 f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd"/>'
                 f'<text x="{MARGIN - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
             )
-    for (name, line), colour in zip(lines.items(), COLOURS * (1 + len(lines))):
+    for number, ((name, line), colour) in enumerate(zip(lines.items(), COLOURS * (1 + len(lines)))):
         thinned = range(0, len(line), max(1, steps // WIDTH))  # no more points than the picture is wide
         points = " ".join(f"{x(at + i):.1f},{y(line[i]):.1f}" for i in thinned)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         last = f" {line[-1]:.2f}" if line else ""
-        parts.append(f'<text x="{x(at) + 4:.1f}" y="{MARGIN - 10}" fill="{colour}">{escape(name)}{last}</text>')
+        height = MARGIN - 8 - 16 * (number % 2)  # a short stage's name would run into the next one's
+        parts.append(f'<text x="{x(at) + 4:.1f}" y="{height}" fill="{colour}">{escape(name)}{last}</text>')
         at += len(line)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         f'font-size="12"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}'
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 12}" text-anchor="middle">loss in nats a target by step, {steps} in all; '
-        "mean of twenty steps, logarithmic axis</text></svg>\n"
+        f'<text x="{WIDTH / 2}" y="{HEIGHT - 12}" text-anchor="middle">loss in nats a target, mean of '
+        f"twenty steps; {steps} steps</text></svg>\n"
     )
 
 

@@ -1,0 +1,45 @@
+"""The pages as a site: it builds without a warning, asks the network for nothing, and shows the notebook."""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_site_builds_and_is_self_contained(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the site is built with pip install '.[docs]'")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    pages = {page.relative_to(tmp_path).as_posix(): page.read_text("utf-8") for page in tmp_path.rglob("*.html")}
+    for name, page in pages.items():
+        fetched = re.findall(
+            r'(?:<script[^>]* src|<img[^>]* src|<link[^>]* rel="stylesheet"[^>]* href)="([^"]*)"', page
+        )
+        assert fetched, name
+        assert not [address for address in fetched if re.match("https?:|//", address)], name
+    notebook = html.unescape(pages["notebooks/build_a_ggjt_file/index.html"])
+    assert "MAGIC, VERSION, F32, F16 = 0x67676A74" in notebook
+    assert "(b'tjgg" in notebook, "what a cell printed"
+    assert 'href="notebooks/build_a_ggjt_file/"' in pages["index.html"]
+    assert not [name for name in pages if name.endswith(".py")]
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "img").glob("*.svg")), ids=lambda path: path.name)
+def test_pictures_are_legible_on_a_phone(picture: Path) -> None:
+    """A phone shows a page about 350 pixels wide."""
+    text = picture.read_text("utf-8")
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', text)[1])
+    sizes = [
+        float(size)
+        for size in re.findall(r'font-size[:="]+([\d.]+)|font:(?:\d+ )?([\d.]+)px', text)
+        for size in size
+        if size
+    ]
+    assert min(sizes) * min(1, 350 / width) > 8, f"{width} wide"
