@@ -22,9 +22,10 @@ Sources: llama.cpp at da5303c1e (ggml), ed3c680bc (ggmf), 352589927, 6986c7835 a
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from .errors import UsageError
-from .fields import F32, I32, U32, Align, Array, Record, Text
+from .fields import F32, I32, U32, Align, Array, Number, Numbers, Record, Text
 
 __all__ = [
     "CONTAINERS",
@@ -88,6 +89,11 @@ class Container:
     def alignment(self) -> int:
         """What a tensor's data is aligned to in the file; 1 where it is not."""
         return next((field.multiple for field in self.tensor if isinstance(field, Align)), 1)
+
+    @cached_property
+    def tensor_numbers(self) -> Numbers:
+        """The part of a tensor's header before its dimensions."""
+        return Numbers([field for field in self.tensor if isinstance(field, Number)])
 
     @property
     def scored(self) -> bool:

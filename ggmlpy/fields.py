@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ __all__ = [
     "Cursor",
     "Field",
     "Number",
+    "Numbers",
     "Record",
     "Span",
     "Text",
@@ -191,22 +192,48 @@ class Cursor:
         return self.buffer[start : self.offset]
 
 
-def walk(cursor: Cursor, record: Record) -> Iterator[Span]:
-    """Read one record, a field at a time.
+def walk(cursor: Cursor, record: Record, known: Mapping[str, Any] | None = None) -> Iterator[Span]:
+    """Read one record, a field at a time; ``known`` are values of fields that stand before it.
 
     Raises:
         TruncatedError: the record does not fit into what is left of the file.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(known or {})
     for field in record:
         offset = cursor.offset
         values[field.name] = value = field.take(cursor, values)
         yield Span(offset, cursor.offset - offset, field, value)
 
 
-def read(cursor: Cursor, record: Record) -> dict[str, Any]:
+def read(cursor: Cursor, record: Record, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The values of one record by field name (padding left out)."""
-    return {span.field.name: span.value for span in walk(cursor, record) if not isinstance(span.field, Align)}
+    return {span.field.name: span.value for span in walk(cursor, record, known) if not isinstance(span.field, Align)}
+
+
+class Numbers:
+    """Numbers of a little-endian record that stand side by side, read at once: there are hundreds of tensors.
+
+    >>> Numbers((U32("length"), F32("score"))).read(Cursor(bytes(8)))
+    {'length': 0, 'score': 0.0}
+    """
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self.fields = tuple(field for field in fields if isinstance(field, Number))
+        self._names = tuple(field.name for field in self.fields)
+        self._struct = struct.Struct("<" + "".join(field.code[1:] for field in self.fields))
+        self.size = self._struct.size
+
+    def read(self, cursor: Cursor) -> dict[str, Any]:
+        """The values by field name.
+
+        Raises:
+            TruncatedError: they do not fit into what is left of the file.
+        """
+        if cursor.left < self.size:
+            return read(cursor, self.fields)  # knows which of them is cut off
+        values = self._struct.unpack_from(cursor.buffer, cursor.offset)
+        cursor.offset += self.size
+        return dict(zip(self._names, values))
 
 
 def write(record: Record, values: Mapping[str, Any], offset: int = 0) -> bytes:

@@ -26,7 +26,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .containers import BY_MAGIC, CONTAINERS, GGUF, HPARAMS, MAGIC, TENSOR, Attributes, Container, Hparams
+from .containers import BY_MAGIC, CONTAINERS, GGUF, HPARAMS, MAGIC, Attributes, Container, Hparams
 from .errors import (
     BadMagicError,
     FormatError,
@@ -43,6 +43,7 @@ __all__ = ["ModelFile", "Part", "Piece", "Tensor", "Vocabulary", "open_model"]
 
 CHUNK_BYTES = 1 << 22
 LONGEST_NAME = 256  # a name longer than this is no tensor's name
+WALK = 4096  # entries of the vocabulary walked over at a time
 
 
 class Vocabulary(Sequence[bytes]):
@@ -54,7 +55,7 @@ class Vocabulary(Sequence[bytes]):
 
     def __init__(self, buffer: memoryview, starts: NDArray[Any], head: int, tail: int) -> None:
         self._buffer = buffer
-        self._starts = starts  # [n_vocab + 1]: where each text begins; the last is where the next would
+        self._starts = starts  # [n_vocab + 1]: where each entry begins; the last is where the next would
         self._head = head  # bytes before a text
         self._tail = tail  # bytes after it: the score, or nothing
 
@@ -69,23 +70,23 @@ class Vocabulary(Sequence[bytes]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
-        return bytes(self._buffer[int(self._starts[index]) : int(self._starts[index + 1]) - self._head - self._tail])
+        return bytes(self._buffer[int(self._starts[index]) + self._head : int(self._starts[index + 1]) - self._tail])
 
     def entry_offset(self, index: int) -> int:
         """Where entry ``index`` begins in the file."""
-        return int(self._starts[index]) - self._head
+        return int(self._starts[index])
 
     def __iter__(self) -> Iterator[bytes]:
-        buffer, between = self._buffer, self._head + self._tail
+        buffer, head, tail = self._buffer, self._head, self._tail
         for start, following in itertools.pairwise(self._starts.tolist()):
-            yield bytes(buffer[start : following - between])
+            yield bytes(buffer[start + head : following - tail])
 
     @property
     def scores(self) -> NDArray[np.float32]:
         if not self._tail:
             return np.zeros(len(self), np.float32)
         data = np.frombuffer(self._buffer, np.uint8)
-        at = self._starts[1:].astype(np.int64)[:, None] - self._head - self._tail + np.arange(4)  # [n_vocab, 4]
+        at = self._starts[1:].astype(np.int64)[:, None] - self._tail + np.arange(4)  # [n_vocab, 4]
         return data[at].view("<f4")[:, 0].astype(np.float32)
 
 
@@ -434,19 +435,50 @@ def _read_vocabulary(cursor: Cursor, container: Container, hparams: Hparams) -> 
             cause="the file is cut off or its header is corrupt",
             next_step="compare its size and SHA256 with the source",
         )
-    buffer, size, at = cursor.buffer, cursor.size, cursor.offset
-    starts = array("I" if size < 1 << 32 else "Q", [at + head])
-    append, length_at, last = starts.append, struct.Struct("<I").unpack_from, size - head
-    for i in range(count):
-        length = length_at(buffer, at)[0] if at <= last else 0
-        following = at + head + length + tail
-        if following > size:
+    starts = array("I" if cursor.size < 1 << 31 else "Q", [cursor.offset])
+    between = head + tail
+    while len(starts) <= count:
+        n = min(WALK, count + 1 - len(starts))
+        following = _walk_short_texts(cursor, between, n, starts.typecode)
+        starts.extend(following or _walk_texts(cursor, between, len(starts) - 1, n))
+        cursor.offset = starts[-1]
+    return Vocabulary(cursor.buffer, np.frombuffer(starts, starts.typecode), head, tail)
+
+
+def _walk_texts(cursor: Cursor, between: int, first: int, n: int) -> list[int]:
+    """Where the ``n`` entries that begin at the cursor end; the first of them is entry ``first``.
+
+    Raises:
+        TruncatedError: one of them reaches beyond the end of the file.
+    """
+    at, found = cursor.offset, []
+    length_at, last = struct.Struct("<I").unpack_from, cursor.size - 4
+    for i in range(first, first + n):
+        length = length_at(cursor.buffer, at)[0] if at <= last else 0
+        following = at + between + length
+        if following > cursor.size:
             cursor.offset = at
             raise _bad_token(cursor, i, length)
         at = following
-        append(at + head)
-    cursor.offset = at
-    return Vocabulary(buffer, np.frombuffer(starts, starts.typecode), head, tail)
+        found.append(at)
+    return found
+
+
+def _walk_short_texts(cursor: Cursor, between: int, n: int, typecode: str) -> array[int] | None:
+    """The same, several times as fast, where no text is longer than 255 bytes: the low byte of a length is all of it.
+
+    None where that is not so or the file ends; `_walk_texts` then says where.
+    """
+    at, buffer = cursor.offset, cursor.buffer
+    try:
+        found = array(typecode, [at := at + between + buffer[at] for _ in range(n)])
+    except IndexError:
+        return None
+    if at > cursor.size:
+        return None
+    lengths_at = np.frombuffer(array(typecode, [cursor.offset, *found[:-1]]), typecode)  # [n]
+    data = np.frombuffer(buffer, np.uint8)
+    return None if any(data[lengths_at + byte].any() for byte in (1, 2, 3)) else found
 
 
 def _bad_token(cursor: Cursor, index: int, length: int) -> TruncatedError:
@@ -497,9 +529,8 @@ def _read_tensors(
 def _check_not_trailing(cursor: Cursor, container: Container, tensors: Mapping[str, object]) -> None:
     """Bytes after the last tensor that can't be another tensor get a message of their own."""
     left = cursor.left
-    smallest = sum(field.size for field in container.tensor if isinstance(field, Number))
     rest = cursor.buffer[cursor.offset : cursor.offset + 4096]
-    if left >= smallest and any(rest):
+    if left >= container.tensor_numbers.size and any(rest):
         return
     raise IntegrityError(
         f"{left:,} trailing bytes after the last tensor" + ("" if any(rest) else " (all zero)"),
@@ -518,7 +549,8 @@ def _read_tensor(
     cursor: Cursor, container: Container, types: Mapping[int, TensorType], index: int
 ) -> tuple[str, TensorType, Piece]:
     start = cursor.offset
-    values = read(cursor, _checked_head(cursor, container))
+    head = _checked_head(cursor, container)
+    values = head | read(cursor, container.tensor[len(head) :], head)
     name = _decode_name(cursor, start, values["name"])
     tensor_type = _known_type(cursor, container, types, start, name, values["type"])
     shape = tuple(reversed(values["dims"]))
@@ -553,11 +585,10 @@ def _read_tensor(
     return name, tensor_type, Piece(index, start, offset, shape, data)
 
 
-def _checked_head(cursor: Cursor, container: Container) -> tuple[Any, ...]:
-    """The tensor's record, once its two lengths have been found plausible."""
+def _checked_head(cursor: Cursor, container: Container) -> dict[str, int]:
+    """The numbers with which a tensor's header begins, once the two lengths have been found plausible."""
     start = cursor.offset
-    head = read(cursor, TENSOR[:3])
-    cursor.offset = start
+    head = container.tensor_numbers.read(cursor)
     for field, low, high in (("n_dims", 1, 2), ("name_length", 1, LONGEST_NAME)):
         if not low <= head[field] <= high:
             raise ShapeError(
@@ -570,7 +601,7 @@ def _checked_head(cursor: Cursor, container: Container) -> tuple[Any, ...]:
                 cause="the tensor before it has another type or shape than its header says, or the file is corrupt",
                 next_step=f"python cli.py identify {cursor.path}",
             )
-    return container.tensor
+    return head
 
 
 def _decode_name(cursor: Cursor, start: int, name: bytes) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import ggmlpy
-from ggmlpy import CONTAINERS, Hparams, OutTensor, open_model, out_tensor, types_of, write_model
+from ggmlpy import CONTAINERS, Hparams, OutTensor, model_file, open_model, out_tensor, types_of, write_model
 from ggmlpy.check import problems_of
 from ggmlpy.compare import compare
 from ggmlpy.containers import container_named
@@ -112,6 +114,43 @@ def test_write_read_write_is_the_identity(content, tmp_path_factory):
         assert [tensor.shape for tensor in model.tensors.values()] == [tensor.shape for tensor in content[4]]
         rewrite(model, folder / "b.bin")
     assert (folder / "a.bin").read_bytes() == (folder / "b.bin").read_bytes()
+
+
+LENGTHS = st.sampled_from([0, 1, 3, 254, 255, 256, 257, 65_536])
+
+
+@given(lengths=st.lists(LENGTHS, max_size=9), container=st.sampled_from(["ggml", "ggjt"]), cut=st.integers(1, 300))
+def test_texts_of_any_length_are_walked_over(lengths, container, cut, tmp_path_factory):
+    """Short texts have a quick walk of their own; it must find the same, and leave the same to be complained of."""
+    path = tmp_path_factory.mktemp("texts") / "m.bin"
+    texts = [bytes([i + 65]) * length for i, length in enumerate(lengths)]
+    write_model(
+        path, container, int(container == "ggjt"), Hparams(len(texts), *[1] * 6), [(text, -1.5) for text in texts], []
+    )
+    data = path.read_bytes()
+
+    def read() -> object:
+        with open_model(path) as model:
+            entries = [model.vocab.entry_offset(i) for i in range(len(texts))]
+            return list(model.vocab), model.vocab[:], model.vocab.scores.tolist(), entries
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_file, "WALK", 3)
+        vocab, again, scores, entries = read()
+        assert vocab == again == texts
+        assert scores == [-1.5 if container == "ggjt" else 0.0] * len(texts)
+        assert all(data[entry : entry + 4] == struct.pack("<I", n) for entry, n in zip(entries, lengths, strict=True))
+        path.write_bytes(data[:-cut] or data[:1])
+        quick = complaint(read)
+        patch.setattr(model_file, "_walk_short_texts", lambda *_: None)
+        assert quick == complaint(read)
+
+
+def complaint(read) -> str:
+    try:
+        return f"none: {read()}"
+    except ggmlpy.FormatError as error:
+        return str(error)
 
 
 def test_the_q8_0_of_one_april_day_is_read_and_kept(tmp_path):
