@@ -77,9 +77,11 @@ class Vocabulary(Sequence[bytes]):
         return int(self._starts[index])
 
     def __iter__(self) -> Iterator[bytes]:
-        buffer, head, tail = self._buffer, self._head, self._tail
-        for start, following in itertools.pairwise(self._starts.tolist()):
-            yield bytes(buffer[start + head : following - tail])
+        head, tail = self._head, self._tail
+        for first in range(0, len(self), WALK):
+            starts = self._starts[first : first + WALK + 1].tolist()
+            data, begin = bytes(self._buffer[starts[0] : starts[-1]]), starts[0]
+            yield from [data[a - begin + head : b - begin - tail] for a, b in itertools.pairwise(starts)]
 
     @property
     def scores(self) -> NDArray[np.float32]:

@@ -11,8 +11,6 @@ MIT OR Apache-2.0 WITH LLVM-exception. `llama_ref.backends.libm` has the same fu
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,4 +83,6 @@ def _fused(x: float) -> np.float32:
 
 def _fma(a: float, b: float, c: float) -> float:
     """a · b + c, rounded once."""
+    from fractions import Fraction  # hardly ever needed, and slow to import
+
     return float(Fraction(a) * Fraction(b) + Fraction(c))

@@ -20,6 +20,7 @@ One thing is ours: temperature 0 is greedy (the early eras divide by it and get 
 from __future__ import annotations
 
 import math
+import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from .expf import expf
 __all__ = ["Mt19937", "Sample", "Sampler", "SamplingOptions", "log_softmax_of"]
 
 TWO_64 = 2.0**64
+MT_WORDS = 624
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class SamplingOptions:
 
 
 class Mt19937:
-    """``std::mt19937``: the Mersenne Twister, 32 bits a draw.
+    """``std::mt19937``: the Mersenne Twister, 32 bits a draw; Python's own generator, seeded as the C++ standard says.
 
     >>> rng = Mt19937(5489)
     >>> rng.draw()
@@ -76,15 +78,15 @@ class Mt19937:
     """
 
     def __init__(self, seed: int) -> None:
-        # numpy's legacy seeding of an integer is init_genrand, which is what the C++ standard asks for
-        state: Any = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=True)
-        _, key, position, *_ = state
-        self._bits = np.random.MT19937(0)
-        self._bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": position}}
+        words = [seed & 0xFFFFFFFF]
+        for i in range(1, MT_WORDS):
+            words.append((1812433253 * (words[-1] ^ words[-1] >> 30) + i) & 0xFFFFFFFF)
+        self._bits = random.Random()
+        self._bits.setstate((3, (*words, MT_WORDS), None))
 
     def draw(self) -> int:
         """The next 32 bits."""
-        return int(self._bits.random_raw())
+        return self._bits.getrandbits(32)
 
     def canonical(self) -> float:
         """``std::generate_canonical<double, 53>``: two draws, the low half first."""
@@ -95,15 +97,16 @@ class Mt19937:
     @property
     def state(self) -> np.ndarray:
         """All there is to know, uint32 [625]: 624 words and the position."""
-        state: Any = self._bits.state["state"]
-        return np.append(state["key"], np.uint32(state["pos"])).astype(np.uint32)
+        return np.array(self._bits.getstate()[1], np.uint32)
 
     @state.setter
     def state(self, words: np.ndarray) -> None:
-        if words.shape != (625,):
-            raise FormatError("a Mersenne Twister has 625 words of state", expected=625, found=words.shape)
-        key = words[:624].astype(np.uint32)
-        self._bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": int(words[624])}}
+        if words.shape != (MT_WORDS + 1,):
+            raise FormatError("a Mersenne Twister has 625 words of state", expected=MT_WORDS + 1, found=words.shape)
+        state = tuple(words.astype(np.uint32).tolist())
+        if state[-1] > MT_WORDS:
+            raise FormatError("a Mersenne Twister's position", expected=f"at most {MT_WORDS}", found=state[-1])
+        self._bits.setstate((3, state, None))
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ class Sampler:
         """
         logits = np.asarray(logits, np.float32)
         window = list(recent[-self.options.repeat_last_n :]) if self.options.repeat_last_n else []
-        seen = np.unique(np.array([token for token in window if 0 <= token < len(logits)], np.int64))
+        seen = np.array(sorted({token for token in window if 0 <= token < len(logits)}), np.int64)
         with np.errstate(all="ignore"):
             if self.options.temp == 0:
                 return _greedy(logits, seen, self.options)

@@ -46,6 +46,7 @@ BOS = 1
 EOS = 2
 FIRST_BYTE = 3  # token 3 is byte 0x00, token 258 is byte 0xff
 LONGEST_GREEDY_PIECE = 18  # bytes; MAX_TOKEN_LEN of da5303c1e
+FEW_CHARACTERS = 4096  # that aren't worth cutting into spans: to know where to cut takes a look at the whole vocabulary
 
 
 class Tokenizer(Protocol):
@@ -72,7 +73,7 @@ class _PieceTokenizer:
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self.pieces = list(pieces)
-        self.ids = {piece: token for token, piece in enumerate(self.pieces)}  # the last duplicate wins
+        self.ids = dict(zip(self.pieces, range(len(self.pieces))))  # the last duplicate wins
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -129,9 +130,10 @@ class ScoreTokenizer(_PieceTokenizer):
             raise VocabularyError(
                 "a vocabulary needs one score a piece", field="scores", expected=len(self.pieces), found=len(scores)
             )
-        self.scores = [float(score) for score in scores]
+        self.scores = list(map(float, scores))
         self.bytes_by_lookup = bytes_by_lookup
         self._known_spans: dict[bytes, tuple[int, ...]] = {}
+        self._characters_seen = 0
 
     def encode(self, text: str | bytes, *, bos: bool = False) -> list[int]:
         """The token ids of ``text``; an empty text gives none at all, not even the beginning-of-sequence token."""
@@ -139,7 +141,11 @@ class ScoreTokenizer(_PieceTokenizer):
         if not data:
             return []
         tokens = [BOS] if bos else []
-        for span in self._independent_spans(utf8_characters(data)):
+        characters = utf8_characters(data)
+        self._characters_seen += len(characters)
+        if self._characters_seen <= FEW_CHARACTERS:
+            return tokens + self._merge(characters)
+        for span in self._independent_spans(characters):
             tokens.extend(self._encode_span(span))
         return tokens
 

@@ -106,6 +106,14 @@ def test_a_state_of_another_length_is_refused() -> None:
         Mt19937(0).state = np.zeros(3, np.uint32)
 
 
+def test_a_position_beyond_the_state_is_refused() -> None:
+    rng = Mt19937(0)
+    words = rng.state
+    words[624] = 625
+    with pytest.raises(FormatError, match="position"):
+        rng.state = words
+
+
 @given(logits_arrays, st.sampled_from(ERAS), st.integers(0, 50), st.floats(0, 1), st.floats(0.1, 3))
 def test_every_choice_is_one_of_the_candidates(logits, era: str, top_k: int, top_p: float, temp: float) -> None:
     sample = Sampler(SamplingOptions(top_k=top_k, top_p=top_p, temp=temp), era).choose(logits, [0, 1])

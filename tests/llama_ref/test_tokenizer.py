@@ -48,6 +48,15 @@ def llama(vectors: Path) -> tuple[list[bytes], list[float]]:
         return list(file.vocab), file.vocab.scores.tolist()
 
 
+@given(text=any_text | wild_text)
+def test_cutting_text_into_spans_changes_nothing(text: str | bytes) -> None:
+    """The first few thousand characters that a tokenizer sees aren't cut."""
+    whole = ScoreTokenizer(PIECES, SCORES).encode(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llama_ref.tokenizer.FEW_CHARACTERS", 0)
+        assert ScoreTokenizer(PIECES, SCORES).encode(text) == whole
+
+
 def test_a_small_vocabulary_as_llama_cpp_splits_it(golden: dict, data: Path) -> None:
     with ggmlpy.open_model(data / "ggml" / "T1_quant_p2" / "T1.q4_0.bin") as file:
         tokenizer = tokenizer_for(list(file.vocab), file.vocab.scores.tolist(), "2023-03-31")
@@ -58,7 +67,11 @@ def test_a_small_vocabulary_as_llama_cpp_splits_it(golden: dict, data: Path) -> 
     ("key", "era"),
     [("p0.real.bos1", "p0"), ("p1.real.bos1", "p1"), ("p2.real.bos1", "p2"), ("p3.real.bos1", "p3")],
 )
-def test_the_real_vocabulary_as_llama_cpp_splits_it(golden: dict, llama, key: str, era: str) -> None:
+@pytest.mark.parametrize("uncut", [0, 1 << 30], ids=["in spans", "as a whole"])
+def test_the_real_vocabulary_as_llama_cpp_splits_it(
+    golden: dict, llama, key: str, era: str, uncut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama_ref.tokenizer.FEW_CHARACTERS", uncut)
     assert len(golden[key]) == 89
     assert wrong(tokenizer_for(*llama, era), golden, key) == []
 
