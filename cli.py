@@ -1406,6 +1406,7 @@ def run_generate(args: argparse.Namespace) -> int:
             return 0
     if args.compare_with:
         return _compare_texts(args)
+    _open_file(args)
     from llama_ref.generate import lines_of
 
     return _run_main(args, lines_of(sys.stdin.buffer, sys.stdout.buffer))
@@ -1423,6 +1424,7 @@ def add_chat(commands: Commands) -> None:
 
 
 def run_chat(args: argparse.Namespace) -> int:
+    _open_file(args)
     from llama_ref.chat import ALPACA_PROMPT, edited_lines
 
     args.instruct = True
@@ -1440,11 +1442,9 @@ def _run_main(args: argparse.Namespace, read_line: Any) -> int:
 
     from llama_ref.generate import Console, MainLoop, PromptTooLongError, timings_text, trace_sampling
 
-    began = time.perf_counter()
     interactive = args.interactive or args.interactive_first or args.instruct or bool(args.reverse_prompt)
     options = _main_options(args, interactive)
-    model = _open_main_model(args, args.model)
-    loaded = time.perf_counter()
+    model = _open_main_model(args)
     with model, trace_sampling(args.trace_sampling, model.vocab) as on_sample:
         conversation = _conversation(args, model, on_sample)
         if args.mtest:
@@ -1466,7 +1466,7 @@ def _run_main(args: argparse.Namespace, read_line: Any) -> int:
                 console.close()
             if args.json:
                 print_json(loop.as_record())
-        say(args, "\n" + timings_text(loaded - began, conversation.timings, time.perf_counter() - began))
+        say(args, "\n" + timings_text(args.load_seconds, conversation.timings, time.perf_counter() - args.began))
     return 0
 
 
@@ -1477,7 +1477,7 @@ def _main_options(args: argparse.Namespace, interactive: bool) -> Any:
 
     if args.json and interactive:
         raise UsageError("--json and interaction exclude each other")
-    _settle(args, args.model)
+    _settle(args)
     parts = args.prompt_parts
     if not parts and not interactive and not args.random_prompt and not sys.stdin.isatty():
         parts = [("FILE", "-")]
@@ -1494,13 +1494,25 @@ def _main_options(args: argparse.Namespace, interactive: bool) -> Any:
     )
 
 
-def _settle(args: argparse.Namespace, path: str | None) -> None:
+def _open_file(args: argparse.Namespace) -> None:
+    """Open the model's file; `_open_main_model` makes a model of it."""
+    import time
+
+    from ggmlpy import open_model
+
+    args.model = args.model or _demo_model(args)
+    args.began = time.perf_counter()
+    args.file = open_model(args.model)
+    args.load_seconds = time.perf_counter() - args.began
+
+
+def _settle(args: argparse.Namespace) -> None:
     """Fill in what depends on the model's era: seed, repeat penalty and cache precision."""
     from ggmlpy.eras import era_of
-    from llama_ref.generate import era_of_file, real_seed
+    from llama_ref.backends import natural_era
+    from llama_ref.generate import real_seed
 
-    args.model = path or _demo_model(args)
-    args.era = era_of(args.era or era_of_file(args.model)).date
+    args.era = era_of(args.era or natural_era(args.file)).date
     first = era_of(args.era).pin == "p0"
     args.seed = real_seed(args.seed, args.era)
     args.repeat_penalty = (1.30 if first else 1.10) if args.repeat_penalty is None else args.repeat_penalty
@@ -1515,13 +1527,18 @@ def _demo_model(args: argparse.Namespace) -> str:
     return str(default_model(lambda words: say(args, words)))
 
 
-def _open_main_model(args: argparse.Namespace, path: str) -> Any:
+def _open_main_model(args: argparse.Namespace) -> Any:
+    import time
+
+    from llama_ref.backends import backend_class
     from llama_ref.model import Model
 
     if args.ctx_size > 2048:
         say(args, f"warning: LLaMA was trained on 2048 positions; expect poor results beyond them (-c {args.ctx_size})")
-    return Model.from_file(
-        path,
+    backend_class(args.numerics)  # imports are no part of loading
+    began = time.perf_counter()
+    model = Model.from_file(
+        args.file,
         numerics=args.numerics,
         era=args.era,
         build=args.build,
@@ -1530,6 +1547,8 @@ def _open_main_model(args: argparse.Namespace, path: str) -> Any:
         n_threads=args.threads,
         norm_eps=args.norm_eps,
     )
+    args.load_seconds += time.perf_counter() - began
+    return model
 
 
 def _conversation(args: argparse.Namespace, model: Any, on_sample: Any = None) -> Any:
@@ -1589,10 +1608,12 @@ def _compare_texts(args: argparse.Namespace) -> int:
     with progress_bar(args, 2 * len(prompts), "prompts", "prompt") as bar:
         for path in (args.model, args.compare_with):
             each = argparse.Namespace(**vars(args))
-            _settle(each, path)
+            each.model = path
+            _open_file(each)
+            _settle(each)
             paths.append(each.model)
             args.seed = each.seed
-            with _open_main_model(each, each.model) as model:
+            with _open_main_model(each) as model:
                 columns.append(
                     answers(
                         functools.partial(_conversation, each, model),

@@ -38,6 +38,7 @@ from .errors import (
 )
 from .fields import Cursor, Number, read
 from .tensor_types import TensorType, types_of
+from .touch import Touching
 
 __all__ = ["ModelFile", "Part", "Piece", "Tensor", "Vocabulary", "open_model"]
 
@@ -263,6 +264,7 @@ class ModelFile:
         self.vocab = first.vocab
         self.tensors = dict(tensors)
         self.problems = list(problems)
+        self._touching: Touching | None = None
 
     @property
     def path(self) -> Path:
@@ -289,8 +291,15 @@ class ModelFile:
         """Width of the feed-forward layer."""
         return self.attributes.n_ff
 
+    def touch_ahead(self) -> None:
+        """Have the whole file mapped in the background, for whoever is going to read all of it: see `Touching`."""
+        if self._touching is None:
+            self._touching = Touching(part.cursor.buffer for part in self.parts)
+
     def close(self) -> None:
         """Forget the maps; arrays handed out before keep theirs alive."""
+        if self._touching is not None:
+            self._touching.stop()
         self.parts = ()
         self.tensors = {}
 

@@ -41,7 +41,6 @@ __all__ = [
     "MainLoop",
     "MainOptions",
     "PromptTooLongError",
-    "era_of_file",
     "lines_of",
     "prompt_table",
     "random_prompt",
@@ -87,16 +86,6 @@ def _read(path: str, stdin: BinaryIO) -> bytes:
             path=path,
             next_step="check the name, or give the text with -p",
         ) from error
-
-
-def era_of_file(path: str | os.PathLike[str]) -> str:
-    """The date of the era that wrote a model file."""
-    import ggmlpy
-
-    from .backends import natural_era
-
-    with ggmlpy.open_model(path) as file:
-        return natural_era(file)
 
 
 def real_seed(seed: int, era: str) -> int:

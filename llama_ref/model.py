@@ -158,7 +158,7 @@ class Model:
     @classmethod
     def from_file(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | ModelFile,
         *,
         numerics: str = "fast",
         era: str | None = None,
@@ -171,7 +171,8 @@ class Model:
         """Open a GGML file and prepare it for evaluation.
 
         Args:
-            path: a ggml, ggmf or ggjt file; further parts (``.1``, ``.2``…) are found by themselves.
+            path: a ggml, ggmf or ggjt file; further parts (``.1``, ``.2``…) are found by themselves. Or one that
+                `ggmlpy.open_model` has opened: it is then closed with the model.
             numerics: ``fast``, ``reference`` or ``exact``.
             era: date of the llama.cpp whose arithmetic ``exact`` follows; None means the era that wrote the file.
             build: ``scalar``, ``avx2``, ``avx512`` or ``cmake-avx2`` (``exact`` only); None means ``scalar``.
@@ -191,12 +192,16 @@ class Model:
 
         if n_ctx < 1:
             raise UsageError(f"n_ctx must be at least 1, not {n_ctx}")
-        file = ggmlpy.open_model(path)
+        file = path if isinstance(path, ggmlpy.ModelFile) else ggmlpy.open_model(path)
         try:
             backend = create_backend(numerics, file, era=era, build=build, n_threads=n_threads)
             backend.norm_eps = norm_eps or file.attributes.norm_eps or LLAMA_EPS
             backend.rope_freq_base = file.attributes.rope_freq_base
-            return cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
+            model = cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
+            backend.prepare(model.weights, model.cache)
+            if numerics == "fast":
+                file.touch_ahead()  # while the caller gets ready for the first token
+            return model
         except BaseException:
             file.close()
             raise
@@ -264,6 +269,15 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
         ShapeError: a tensor is missing or of another shape.
     """
     h, n_ff = file.hparams, file.n_ff
+    if min(h.n_head, h.n_embd, h.n_layer) < 1 or h.n_embd % (2 * h.n_head):
+        raise ShapeError(
+            "width and heads do not fit together",
+            path=file.path,
+            field="n_head",
+            expected="a width that divides into heads of an even size, and a layer",
+            found=f"n_embd {h.n_embd}, n_head {h.n_head}, n_layer {h.n_layer}",
+            cause="a corrupt header",
+        )
     n_kv = h.n_embd // h.n_head * file.attributes.n_head_kv
 
     def shared(name: str) -> Any:

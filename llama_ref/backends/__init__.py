@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ggmlpy.model_file import Hparams, ModelFile, Tensor
     from llama_ref.model import KVCache, LayerCache, Weights
 
-__all__ = ["Backend", "create_backend", "natural_era"]
+__all__ = ["Backend", "backend_class", "create_backend", "natural_era"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -56,6 +56,10 @@ class Backend(ABC):
 
         head_dim = hparams.n_embd // hparams.n_head
         return KVCache(hparams.n_layer, n_ctx, hparams.n_head, head_dim, memory_f32)
+
+    def prepare(self, weights: Weights, cache: KVCache) -> None:
+        """Do now what the first evaluation with these would have to do before it can begin."""
+        return None
 
     # Operations.
 
@@ -136,16 +140,30 @@ def create_backend(
     from ggmlpy.eras import era_of
 
     date = natural_era(file) if era is None else era_of(era).date
+    make: Any = backend_class(numerics)
+    if numerics == "reference":
+        return make(file)
+    if numerics == "exact":
+        return make(file, era=date, build=build or "scalar", n_threads=n_threads)
+    return make(file, era=date, n_threads=n_threads)
+
+
+def backend_class(numerics: str) -> type[Backend]:
+    """The class of the backend called `numerics`, imported with all that it needs.
+
+    Raises:
+        UsageError: no such numerics.
+    """
     if numerics == "reference":
         from llama_ref.backends.reference import ReferenceBackend
 
-        return ReferenceBackend(file)
+        return ReferenceBackend
     if numerics == "exact":
         from llama_ref.backends.exact import ExactBackend
 
-        return ExactBackend(file, era=date, build=build or "scalar", n_threads=n_threads)
+        return ExactBackend
     if numerics == "fast":
         from llama_ref.backends.fast import FastBackend
 
-        return FastBackend(file, era=date, n_threads=n_threads)
+        return FastBackend
     raise UsageError(f"no numerics called {numerics!r}; there are fast, reference and exact")

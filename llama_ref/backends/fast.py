@@ -21,6 +21,7 @@ import numpy.typing as npt
 from ggmlpy.errors import UnsupportedError, UsageError
 
 from .fast_layouts import DIRECT, FLOATS, matrix_bytes, rounded, widen, work_sizes
+from .fast_object import Kernels, load_kernels
 from .fast_plan import LAYER, PLAN, TOKENS_A_CALL
 from .reference import Matrix, ReferenceBackend
 from .threads import BARRIER_BYTES, LINE, Team
@@ -28,8 +29,6 @@ from .threads import BARRIER_BYTES, LINE, Team
 if TYPE_CHECKING:
     from ggmlpy.model_file import Hparams, ModelFile, Tensor
     from llama_ref.model import KVCache, Weights
-
-    from .fast_object import Kernels
 
 __all__ = ["FastBackend"]
 
@@ -101,13 +100,17 @@ class FastBackend(ReferenceBackend):
             setattr(cache, name, array[..., :head_dim].transpose(0, 2, 1, 3))
         return cache
 
-    def forward(
-        self, weights: Weights, cache: KVCache, tokens: npt.NDArray[np.int64], n_past: int, last_only: bool = False
-    ) -> F32:
+    def prepare(self, weights: Weights, cache: KVCache) -> None:
+        """Load (or compile) the kernels, and fill in the plan."""
         if weights is not self._weights:
             self._use_weights(weights)
         if cache is not self._cache:
             self._use_cache(cache)
+
+    def forward(
+        self, weights: Weights, cache: KVCache, tokens: npt.NDArray[np.int64], n_past: int, last_only: bool = False
+    ) -> F32:
+        self.prepare(weights, cache)
         n = len(tokens)
         logits = np.empty((1 if last_only else n, self.hparams.n_vocab), np.float32)
         for start in range(0, n, TOKENS_A_CALL):
@@ -162,8 +165,6 @@ class FastBackend(ReferenceBackend):
     # Filling in the plan.
 
     def _use_weights(self, weights: Weights) -> None:
-        from .fast_object import load_kernels
-
         h, plan = self.hparams, self.plan[0]
         self.kinds = sorted({m.kind for m in self.matrices(weights)})
         self.kernels = kernels = load_kernels(self.kinds)
