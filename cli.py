@@ -98,10 +98,24 @@ def progress_bar(args: argparse.Namespace, total: int, what: str, unit: str = "B
         unit_scale=True,
         unit_divisor=1024 if unit == "B" else 1000,
         disable=args.quiet or not sys.stderr.isatty(),
+        miniters=0,  # left to itself, tqdm goes silent for seconds where work becomes slower
         file=sys.stderr,
         dynamic_ncols=True,
         leave=False,
     )
+
+
+def searching(bar: Any, what: str) -> Callable[[int], object]:
+    """A ``progress`` that fills the bar up to its end; called with 0, it shows that ``what`` is being done."""
+
+    def progress(n: int) -> None:
+        if bar.disable:
+            return
+        if not n and not bar.desc.startswith(what):
+            bar.set_description(what, refresh=False)
+        bar.update(max(0, min(n, bar.total - bar.n)))
+
+    return progress
 
 
 def say(args: argparse.Namespace, *words: object) -> None:
@@ -330,14 +344,15 @@ def run_compare(args: argparse.Namespace) -> int:
 
     with open_model(args.a) as a, open_model(args.b) as b:
         total = sum(tensor.n_rows * tensor.n_cols for tensor in a.tensors.values())
+        explained = {}
         with progress_bar(args, total, "compare", "values") as bar:
             result = compare(a, b, tolerance=args.tolerance, progress=bar.update)
-        explained = {}
-        if args.source and result.differing:
-            with open_model(args.source) as source:
-                names = [item.name for item in result.differing if item.status == "differs"]
-                sides = (("A", a), ("B", b))
-                explained = {side: explain([m.tensors[n] for n in names], source.tensors) for side, m in sides}
+            if args.source and result.differing:
+                with open_model(args.source) as source:
+                    names = [item.name for item in result.differing if item.status == "differs"]
+                    for side, model in (("A", a), ("B", b)):
+                        progress = searching(bar, f"whose quantizer wrote {side}?")
+                        explained[side] = explain([model.tensors[n] for n in names], source.tensors, progress)
     if args.json:
         print_json({**result.as_dict(), "explained": explained})
     else:
@@ -407,7 +422,8 @@ def _bytes_of(path: str) -> int:
     """What there is to read in a file, or about so in a directory of weights."""
     if not os.path.isdir(path):
         return os.path.getsize(path) if os.path.exists(path) else 0
-    return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
+    entries = [entry for entry in os.scandir(path) if entry.is_file() and not entry.name.startswith("ggml")]
+    return sum(entry.stat().st_size for entry in entries)
 
 
 def add_migrate(commands: Commands) -> None:
@@ -752,7 +768,9 @@ def run_merge(args: argparse.Namespace) -> int:
         "check_base": args.check_base,
         "n_threads": args.threads,
     }
-    with plan_merge(args.base, adapters, args.output, **options) as plan:
+    with progress_bar(args, sum(map(_bytes_of, [*adapters, *[args.base] * args.check_base])), "checking") as bar:
+        plan = plan_merge(args.base, adapters, args.output, searching(bar, "checking"), **options)
+    with plan:
         say(args, plan.describe() if args.dry_run or args.verbose else plan.summary())
         if args.dry_run:
             return 0
@@ -1033,7 +1051,7 @@ def _verify_step(args: argparse.Namespace) -> int:
             adapters,
             era=args.era,
             tokenizer=args.tokenizer,
-            progress=bar.update,
+            progress=searching(bar, "looking for the cause"),
         )
     _write_junit(args, report.junit)
     if args.json:

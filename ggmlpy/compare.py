@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .codes import unpack_codes
-from .eras import ERAS
+from .eras import ERAS, Era
 from .model_file import ModelFile, Tensor
 from .tensor_types import TensorType
 
@@ -296,10 +296,14 @@ def quantizer_signs(tensor: Tensor, n_rows: int = 64) -> str:
     return "no era's quantizer"
 
 
-def explain(tensors: list[Tensor], sources: dict[str, Tensor]) -> dict[str, int]:
-    """For each era, how many of ``tensors`` are exactly what its quantizer makes of the unquantized ``sources``."""
-    from .quantizers import quantize
+def explain(
+    tensors: list[Tensor], sources: dict[str, Tensor], progress: Callable[[int], object] = lambda n: None
+) -> dict[str, int]:
+    """For each era, how many of ``tensors`` are exactly what its quantizer makes of the unquantized ``sources``.
 
+    Arguments:
+        progress: called with 0 after each piece, as a sign of life.
+    """
     counts: dict[str, int] = {}
     for era in ERAS.values():
         for tensor in tensors:
@@ -307,9 +311,16 @@ def explain(tensors: list[Tensor], sources: dict[str, Tensor]) -> dict[str, int]
             known = tensor.type.name in era.type_names and era.type(tensor.type.name) == tensor.type
             if source is None or not known or source.shape != tensor.shape:
                 continue
-            same = all(
-                np.array_equal(quantize(source.rows(start, stop), tensor.type.name, era), tensor.raw_rows(start, stop))
-                for start, stop in _row_ranges(tensor)
-            )
-            counts[era.date] = counts.get(era.date, 0) + same
+            counts[era.date] = counts.get(era.date, 0) + _is_made_of(tensor, source, era, progress)
     return counts
+
+
+def _is_made_of(tensor: Tensor, source: Tensor, era: Era, progress: Callable[[int], object]) -> bool:
+    from .quantizers import quantize
+
+    for start, stop in _row_ranges(tensor):
+        progress(0)
+        made = quantize(source.rows(start, stop), tensor.type.name, era)
+        if not np.array_equal(made, tensor.raw_rows(start, stop)):
+            return False
+    return True

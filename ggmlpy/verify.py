@@ -226,7 +226,7 @@ def verify_model(output: ModelFile, expected: Expected, source: str, progress: P
 
     Arguments:
         source: what to call the source in the report.
-        progress: called with the number of expected bytes after each piece.
+        progress: called with the number of expected bytes after each piece, and with 0 while a cause is looked for.
     """
     report = Report(str(output.path), source, expected.step)
     report.container = list(container_differences(output, expected))
@@ -236,7 +236,7 @@ def verify_model(output: ModelFile, expected: Expected, source: str, progress: P
         known = {tensor.name for tensor in expected.tensors}
         report.tensors += [TensorDifference(name, "not expected") for name in output.tensors if name not in known]
         if report.differing:
-            explain(report, found, expected.deviations)
+            explain(report, found, expected.deviations, progress)
     return settle(report)
 
 
@@ -422,12 +422,18 @@ def _structure(output: ModelFile, container: Container) -> Iterator[str]:
 # ---- causes
 
 
-def explain(report: Report, found: Mapping[str, Found], deviations: Iterable[Deviation]) -> None:
-    """Name the deviations that wrote exactly what stands there; what none explains is left as unexplained."""
+def explain(
+    report: Report, found: Mapping[str, Found], deviations: Iterable[Deviation], progress: Progress | None = None
+) -> None:
+    """Name the deviations that wrote exactly what stands there; what none explains is left as unexplained.
+
+    Arguments:
+        progress: called with 0 after each tensor that a deviation was tried on, as a sign of life.
+    """
     differing = [tensor.name for tensor in report.differing if tensor.name in found]
     explained: dict[Deviation, list[str]] = {}
     for deviation in deviations:
-        names = [name for name in differing if _writes_exactly(deviation, found[name])]
+        names = [name for name in differing if _writes_exactly(deviation, found[name], progress)]
         if names:
             explained[deviation] = names
         if len(names) == len(differing):
@@ -450,7 +456,9 @@ def _would_write(deviation: Deviation, found: Found) -> bool:
     return deviation.make(found.name) is None or _writes_exactly(deviation, found)
 
 
-def _writes_exactly(deviation: Deviation, found: Found) -> bool:
+def _writes_exactly(deviation: Deviation, found: Found, progress: Progress | None = None) -> bool:
+    if progress:
+        progress(0)
     made = deviation.make(found.name)
     if made is None or made.shape != found.shape or made.type.layout != found.type.layout:
         return False

@@ -51,7 +51,7 @@ def verify_files(
         output, source: GGML files of any container. Which step lies between them follows from their tensor types.
         era: whose quantizer it should be; by default the earliest that writes the output's container.
         threads: workers; by default one a processor.
-        progress: called with the number of expected bytes after each piece.
+        progress: called with the number of expected bytes after each piece, and with 0 while a cause is looked for.
 
     Raises:
         FormatError: a file can't be read, or no step leads from the source to the output.

@@ -405,7 +405,7 @@ def verify_weights(
             found = _found(key, weights, tensor.name)
             if found:
                 there[key] = found
-            report.tensors.append(_same(key, tensor) if bytes_are_same else _compared(key, tensor, found))
+            report.tensors.append(_same(key, tensor) if bytes_are_same else _compared(key, tensor, found, progress))
             weights.release()
             checkpoint.release()
         strange = [name for name in weights if name not in {tensor.name for tensor in tensors}]
@@ -418,7 +418,8 @@ def verify_weights(
             for tensor in tensors
         }
         remake = _Remake(places, there, checkpoint, len(files))
-        explain(report, there, [Deviation(m.name, remake.by(m)) for m in known] + [Deviation(SHORT, remake.shortened)])
+        deviations = [Deviation(m.name, remake.by(m)) for m in known] + [Deviation(SHORT, remake.shortened)]
+        explain(report, there, deviations, progress)
     for weights in opened:
         weights.file.close()
     return settle(report)
@@ -429,8 +430,8 @@ def _same(key: str, tensor: LazyTensor) -> TensorDifference:
     return TensorDifference(key, "same", (layout, layout), math.prod(tensor.shape))
 
 
-def _compared(key: str, tensor: LazyTensor, found: Found | None) -> TensorDifference:
-    return compare_tensor(replace(stored(tensor, _record(tensor)), name=key), found)
+def _compared(key: str, tensor: LazyTensor, found: Found | None, progress: Progress | None) -> TensorDifference:
+    return compare_tensor(replace(stored(tensor, _record(tensor)), name=key), found, progress)
 
 
 def _record(tensor: LazyTensor) -> TensorType:

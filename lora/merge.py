@@ -246,9 +246,13 @@ def plan_merge(
     base: str | os.PathLike[str],
     adapters: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
+    progress: Progress | None = None,
     **options: Any,
 ) -> MergePlan:
     """Open everything and check that it fits together; nothing is written.
+
+    Arguments:
+        progress: called with bytes of adapters and, with ``check_base``, of the base, whose SHA256 is computed.
 
     Raises:
         UsageError: an unknown output type or initialisation, an output among the inputs.
@@ -264,7 +268,7 @@ def plan_merge(
         readers = [stack.enter_context(open_adapter(path)) for path in adapters]
         check_output(opened, readers, Path(output))
         chain = check_chain(opened, readers, init=chosen.init, tokenizer=chosen.tokenizer)
-        known = identify_inputs(opened, readers, check_base=chosen.check_base)
+        known = identify_inputs(opened, readers, check_base=chosen.check_base, progress=progress)
         chain = replace(chain, notes=(*known, *chain.notes))
         model = MergedModel(opened, readers, _filler(readers, chain, chosen) if chosen.init else None)
         return MergePlan(opened, readers, Path(output), chosen, chain, model, stack.pop_all())

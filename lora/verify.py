@@ -34,7 +34,7 @@ def verify_output(
         adapters: PEFT directories or ZIPs in their order, if the step is a merge.
         era: whose tools; by default whose fit the output's container.
         tokenizer: the tokenizer.model, if it is not found beside the source.
-        progress: called with the number of bytes compared.
+        progress: called with the number of bytes compared, and with 0 while the cause of a difference is looked for.
 
     Raises:
         FormatError: a file can't be read, or no step leads from source to output.
