@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     _speak_utf8()
-    args = build_parser().parse_args([_dashed(argument) for argument in arguments])
+    args = build_parser(arguments[0] if arguments else "").parse_args([_dashed(argument) for argument in arguments])
     for name, value in getattr(args, "environment", {}).items():
         os.environ.setdefault(name, value)  # numpy's BLAS looks at it when it is first imported, below
     from ggmlpy.errors import FormatError, UsageError
@@ -53,8 +53,8 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands with their options."""
+def build_parser(wanted: str = "") -> argparse.ArgumentParser:
+    """All commands with their options; only the one that is wanted, if there is one of that name."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="The Chinese-LLaMA-Alpaca toolchain in pure Python: merge, convert, quantize, verify, generate.",
@@ -62,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ggmlpy {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in COMMANDS:
+    named = [add for add in COMMANDS if add.__name__.removeprefix("add_").replace("_", "-") == wanted]
+    for add in named or COMMANDS:
         add(commands)
     return parser
 
