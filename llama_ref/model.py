@@ -115,6 +115,8 @@ def forward(
     x = op.embed(weights.tok_embeddings, tokens)  # [n_tokens, n_embd]
     for i, w in enumerate(weights.layers):
         x = layer(op, w, cache.layer(i), x, n_past)
+        if op.progress:
+            op.progress((i + 1) / len(weights.layers))
     x = op.rms_norm(x[-1:] if last_only else x, weights.norm)
     return op.matmul(weights.output, x)
 
@@ -269,12 +271,12 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
         ShapeError: a tensor is missing or of another shape.
     """
     h, n_ff = file.hparams, file.n_ff
-    if min(h.n_head, h.n_embd, h.n_layer) < 1 or h.n_embd % (2 * h.n_head):
+    if min(h.n_head, h.n_embd) < 1 or h.n_layer < 0 or h.n_embd % (2 * h.n_head):
         raise ShapeError(
             "width and heads do not fit together",
             path=file.path,
             field="n_head",
-            expected="a width that divides into heads of an even size, and a layer",
+            expected="a width that divides into heads of an even size",
             found=f"n_embd {h.n_embd}, n_head {h.n_head}, n_layer {h.n_layer}",
             cause="a corrupt header",
         )
