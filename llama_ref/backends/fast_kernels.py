@@ -28,6 +28,7 @@ from .fast_blocks import (
     store_codes,
 )
 from .fast_layouts import (
+    FEW_TOKENS,
     FLOATS,
     GROUP,
     GROUP_BYTES,
@@ -658,6 +659,12 @@ def units(n, size):
     return (n + size - 1) // size
 
 
+@compiled
+def groups_bytes(n):
+    """Bytes of a vector of n values as `quantize_groups` writes it."""
+    return units(n, 32 * GROUP) * GROUP_BYTES
+
+
 def make_evaluators() -> tuple[Any, Any]:
     """The compiled functions token(plan, thread) and batch(plan, thread).
 
@@ -769,15 +776,26 @@ def make_evaluators() -> tuple[Any, Any]:
             else:
                 copy_bytes(y, source, 4 * n)
             if any_quantized(plan) != 0:
-                quantize_token(y, n, records_at(plan), t, n_tiles)
+                if tokens <= FEW_TOKENS:
+                    quantize_groups(y, n, records_at(plan) + t * groups_bytes(n))
+                else:
+                    quantize_token(y, n, records_at(plan), t, n_tiles)
         return meet(plan, work)
 
     @compiled
     def panel_of(plan, matrix, cols, first, n_rows, tokens, scratch, y, y_width, accumulate):
-        """y[:, first : first + PANEL_ROWS] = rows of a MATRIX times all prepared tokens. y: f32 [tokens, y_width]."""
+        """y[:, first : first + PANEL_ROWS] = rows of a MATRIX times all prepared tokens. y: f32 [tokens, y_width].
+
+        A few tokens, one after another, find the rows in the second-level cache; packing them would take longer.
+        """
         room, sums = scratch + scratch_panel(plan), scratch + scratch_sums(plan)
         base, function, last = matrix_at(matrix), panel_function(matrix), min(first + PANEL_ROWS, n_rows)
         x, records = normed_at(plan), records_at(plan)
+        if tokens <= FEW_TOKENS:
+            for t in range(tokens):
+                vector, record, place = x + 4 * cols * t, records + t * groups_bytes(cols), y + 4 * y_width * t
+                multiply(rows_function(matrix), base, cols, vector, record, sums, first, last, place, accumulate)
+            return
         multiply_panel(function, base, cols, first, last, tokens, x, records, room, sums, y, 4 * y_width, accumulate)
 
     @compiled

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GROUP = 16  # blocks whose sums share a register
 QUAD = 4  # blocks decoded together
+FEW_TOKENS = 4  # that meet the rows one by one
 
 # A group of the vector, quantized: byte offsets of its parts. A part of 256 bytes is 4 quads x 4 blocks x 16 codes.
 FIRST, SECOND, EVEN, ODD = 0, 256, 512, 768  # int8 codes: elements 0…15, 16…31, 0 2 4…, 1 3 5… of each block
@@ -204,7 +205,7 @@ def work_sizes(
         "gate_at": 4 * n_tokens * n_ff,
         "up_at": 4 * n_tokens * n_ff,
         "normed_at": 4 * n_tokens * n_most if floats else 0,
-        "records_at": n_padded * blocks * TOKEN_BYTES if layouts else 0,
+        "records_at": max(n_padded * blocks * TOKEN_BYTES, FEW_TOKENS * groups * GROUP_BYTES) if layouts else 0,
     }
     tile_sums = GROUP * n_padded * TILE.panels * 64
     parts = {
