@@ -963,17 +963,18 @@ def run_perplexity(args: argparse.Namespace) -> int:
     with _open_for_arithmetic(args, args.ctx_size) as model:
         tokenizer = tokenizer_for(model.vocab, model.vocab.scores, args.era or DEFAULT_ERA)
         tokens = tokenizer.encode(text.removesuffix(b"\n"), bos=True)
-        values = []
+        values: list[float] = []
         with progress_bar(args, len(tokens) // args.ctx_size, "perplexity", "chunk") as bar:
-            for state in perplexity(model, tokens):
+            shown = not args.json and (bar.disable or not sys.stdout.isatty())  # else the bar stands in their line
+            for state in perplexity(model, tokens, lambda part: bar.update(len(values) + part - bar.n)):
                 values.append(state.value)
-                if not args.json:
+                bar.set_postfix_str(f"perplexity {state.value:.4f}", refresh=False)
+                if shown:
                     print(f"[{state.chunk}]{state.value:.4f},", end="", flush=True)
-                bar.update()
     if args.json:
         print_json({**state.as_dict(), "running": values})
         return 0
-    print()
+    print("" if shown else "".join(f"[{i}]{value:.4f}," for i, value in enumerate(values, 1)))
     say(args, f"perplexity {state.value:.4f} over {state.n_tokens} tokens")
     say(args, f"{state.bits_per_byte:.4f} bits per byte, {state.bits_per_character:.4f} bits per character")
     return 0

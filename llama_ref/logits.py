@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,7 @@ def logits(
     tokens: Sequence[int],
     *,
     batch: int | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Evaluate `tokens` from position 0 and return every token's logits.
 
@@ -48,7 +49,7 @@ def logits(
         model: its cache is overwritten.
         tokens: at most ``model.n_ctx`` token ids.
         batch: tokens evaluated at a time; None means all at once. The exact arithmetic of SIMD builds depends on it.
-        progress: called with the number of tokens done after each batch.
+        progress: called with the number of tokens done; within a batch it is a fraction of the batch.
 
     Returns:
         float32 [n_tokens, n_vocab].
@@ -66,10 +67,17 @@ def logits(
         raise UsageError("nothing to evaluate" if batch is None else f"--batch must be at least 1, not {batch}")
     rows = []
     for start in range(0, len(tokens), step):
-        rows.append(model.evaluate(tokens[start : start + step], start))
+        now = tokens[start : start + step]
         if progress:
-            progress(min(start + step, len(tokens)))
+            model.backend.progress = partial(_within, progress, start, len(now))
+        rows.append(model.evaluate(now, start))
+    if progress:
+        model.backend.progress = None
     return np.concatenate(rows)
+
+
+def _within(progress: Callable[[float], object], start: int, n: int, part: float) -> None:
+    progress(start + part * n)
 
 
 def write_logits(path: str | os.PathLike[str], values: npt.NDArray[np.float32]) -> None:

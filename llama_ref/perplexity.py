@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,12 +65,15 @@ class Perplexity:
         return {"perplexity": self.value, **asdict(self), **{name: getattr(self, name) for name in derived}}
 
 
-def perplexity(model: Model, tokens: Sequence[int]) -> Iterator[Perplexity]:
+def perplexity(
+    model: Model, tokens: Sequence[int], progress: Callable[[float], object] | None = None
+) -> Iterator[Perplexity]:
     """Yield the running perplexity of `tokens` after each chunk of ``model.n_ctx`` tokens.
 
     Args:
         model: its cache is overwritten. Its n_ctx is the length of a chunk.
         tokens: the whole text, beginning of sequence included.
+        progress: called with the part of the current chunk that is done, 0 to 1.
 
     Raises:
         UsageError: the text is shorter than one chunk, or a chunk than four tokens.
@@ -82,6 +85,8 @@ def perplexity(model: Model, tokens: Sequence[int]) -> Iterator[Perplexity]:
         raise UsageError(
             f"the text has {len(tokens)} tokens, fewer than one chunk of {n_ctx}; give a longer text or a smaller -c"
         )
+    if progress:
+        model.backend.progress = progress
     nll, n_tokens, n_bytes, n_characters = 0.0, 0, 0, 0
     for chunk in range(n_chunks):
         ids = [int(token) for token in tokens[chunk * n_ctx : (chunk + 1) * n_ctx]]
@@ -93,6 +98,8 @@ def perplexity(model: Model, tokens: Sequence[int]) -> Iterator[Perplexity]:
         n_tokens, n_bytes = n_tokens + len(scored), n_bytes + len(text)
         n_characters += sum(byte & 0xC0 != 0x80 for byte in text)
         yield Perplexity(chunk + 1, n_chunks, nll, n_tokens, n_bytes, n_characters)
+    if progress:
+        model.backend.progress = None
 
 
 def read_text(path: str | os.PathLike[str]) -> bytes:

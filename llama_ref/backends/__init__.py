@@ -14,6 +14,7 @@ side effect — and may give `matrix` and `new_cache` layouts of its own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,8 @@ class Backend(ABC):
     norm_eps: float = 1e-6
     #: base of the rotary frequencies; GGUF files may name another
     rope_freq_base: float = 10000.0
+    #: called while a batch is evaluated, with the part of it that is done, 0 to 1
+    progress: Callable[[float], object] | None = None
 
     # Weights: what a matrix becomes is the backend's own business.
 

@@ -120,6 +120,8 @@ class FastBackend(ReferenceBackend):
             else:
                 wanted = logits[start:stop]
             self._evaluate(weights.tok_embeddings, tokens[start:stop], n_past + start, wanted)
+            if self.progress:
+                self.progress(stop / n)
         return logits
 
     def _evaluate(self, embeddings: FastMatrix, tokens: npt.NDArray[np.int64], n_past: int, logits: F32) -> None:
