@@ -20,6 +20,8 @@ from .tensor_types import TensorType
 
 __all__ = ["find_parts", "join_parts", "part_path", "split_sizes"]
 
+MOST_PARTS = 256  # LLaMA-65B has 8; a corrupt width would have us look for millions of files
+
 
 def part_path(path: Path, index: int) -> Path:
     """The file of part ``index``.
@@ -68,7 +70,9 @@ def _implied_parts(first: Part) -> int:
     if not first.container.multipart or embedding is None:
         return 1
     columns, n_embd = embedding[1].shape[-1], first.hparams.n_embd
-    return n_embd // columns if 0 < columns < n_embd and n_embd % columns == 0 else 1
+    if not 0 < columns < n_embd or n_embd % columns or n_embd // columns > MOST_PARTS:
+        return 1
+    return n_embd // columns
 
 
 def join_parts(parts: Sequence[Part]) -> dict[str, Tensor]:

@@ -22,9 +22,8 @@ from __future__ import annotations
 import json
 import os
 import time
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -294,17 +293,41 @@ class Conversation:
             UsageError: it belongs to another model or context size.
         """
         header, arrays = _read_saved(path)
-        if header["model"] != _identity(model):
-            different = [key for key, value in _identity(model).items() if header["model"].get(key) != value]
+        different = [key for key, value in _identity(model).items() if header["model"].get(key) != value]
+        if different:
             raise UsageError(f"{os.fspath(path)} belongs to another model: {', '.join(different)} differ")
-        options = {name: header[name] for name in ("era", "n_batch", "n_keep", "ignore_eos")}
-        conversation = cls(model, SamplingOptions(**header["sampling"]), **options)
-        conversation.n_past = int(header["n_past"])
-        conversation.recent = arrays["recent"].tolist()
-        conversation.waiting = arrays["waiting"].tolist()
-        conversation.sampler.rng.state = arrays["rng"]
-        model.cache.restore({name[6:]: array for name, array in arrays.items() if name.startswith("cache_")})
+        try:
+            options = {name: header[name] for name in ("era", "n_batch", "n_keep", "ignore_eos")}
+            conversation = cls(model, _sampling_of(header["sampling"]), **options)
+            conversation._restore(header["n_past"], arrays)
+        except UsageError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, FormatError) as error:
+            raise _not_saved(path, f"{type(error).__name__}: {error}") from error
         return conversation
+
+    def _restore(self, n_past: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Put back what :meth:`save` wrote beside the options."""
+        recent, waiting = arrays["recent"], arrays["waiting"]
+        if recent.shape != (self.model.n_ctx,) or waiting.ndim != 1:
+            raise ValueError(f"recent has shape {list(recent.shape)}, waiting {list(waiting.shape)}")
+        for tokens in (recent, waiting):
+            if tokens.dtype.kind != "i" or not ((tokens >= 0) & (tokens < self.model.n_vocab)).all():
+                raise ValueError("tokens that the vocabulary does not have")
+        self.sampler.rng.state = arrays["rng"]
+        self.model.cache.restore({name[6:]: array for name, array in arrays.items() if name.startswith("cache_")})
+        if type(n_past) is not int or not 0 <= n_past <= self.model.cache.length:
+            raise ValueError(f"n_past is {n_past}")
+        self.n_past, self.recent, self.waiting = n_past, recent.tolist(), waiting.tolist()
+
+
+def _sampling_of(record: Mapping[str, Any]) -> SamplingOptions:
+    """The options that were saved, each of its type."""
+    usual = asdict(SamplingOptions())
+    for name, value in record.items():
+        if type(value) is not type(usual[name]) and not (type(value) is int and type(usual[name]) is float):
+            raise TypeError(f"{name} is {value!r:.60}")
+    return SamplingOptions(**record)
 
 
 def _identity(model: Model) -> dict[str, Any]:
@@ -316,17 +339,22 @@ def _identity(model: Model) -> dict[str, Any]:
 
 
 def _read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    from ggmlpy.npy import read_npz
+
     if not os.path.isfile(path):
         raise MissingFileError("no such saved conversation", path=path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_npz(path)
         header = json.loads(arrays.pop("header").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise FormatError("not a saved conversation", path=path, cause=str(error)) from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    except (FormatError, ValueError, KeyError, RecursionError) as error:
+        raise _not_saved(path, str(error)) from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("model"), dict):
         raise FormatError("not a saved conversation", path=path, field="format", expected=FORMAT)
     missing = {"recent", "waiting", "rng"} - set(arrays)
     if missing:
         raise FormatError("a saved conversation lacks arrays", path=path, expected=", ".join(sorted(missing)))
     return header, arrays
+
+
+def _not_saved(path: str | os.PathLike[str], why: str) -> FormatError:
+    return FormatError("not a saved conversation", path=path, cause=why[:200])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ggmlpy.architecture import MODEL_SIZES
 from ggmlpy.identify import Identification
+from ggmlpy.npy import ZIP_TROUBLE
 
 from .checkpoint import LazyTensor, open_pth
 from .checkpoint.safetensors_file import SafetensorsFile
@@ -56,7 +57,7 @@ def _zip(path: Path) -> Identification:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [Path(name).name for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError):
+    except ZIP_TROUBLE:
         names = ["data.pkl"]  # torch's reader says exactly what is wrong
     if "data.pkl" in names:
         return _pth(path)

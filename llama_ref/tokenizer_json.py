@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .vocabulary import read_tokenizer
+from .vocabulary import piece_text, read_tokenizer
 
 __all__ = ["tokenizer_json"]
 
@@ -30,8 +30,8 @@ def tokenizer_json(path: Path) -> str | None:
         VocabularyError: not a SentencePiece model.
     """
     processor = read_tokenizer(path)
-    scores = {processor.id_to_piece(i): float(processor.get_score(i)) for i in range(processor.vocab_size())}
-    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+    pieces = [piece_text(processor, i, path) for i in range(processor.vocab_size())]
+    scores = {piece: float(processor.get_score(i)) for i, piece in enumerate(pieces)}
     plain = [i for i in range(len(SPECIAL), len(pieces)) if not processor.is_byte(i)]
     if tuple(pieces[: len(SPECIAL)]) != SPECIAL or sum(scores[pieces[i]] == 0 for i in plain) > 1:
         return None

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from ggmlpy.errors import FormatError, IntegrityError, MissingFileError
+from ggmlpy.npy import ZIP_TROUBLE
 
 from . import known_files
 from .checkpoint import open_checkpoint
@@ -262,10 +263,10 @@ def _members(path: Path) -> list[Verdict]:
             if sum(info.file_size for info in members) > MOST_UNPACKED:
                 raise IntegrityError("the archive claims to hold more than 128 GiB", path=path)
             return [_member(path, archive, info) for info in members]
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
-        return [Verdict(path, path.stat().st_size, "", "bad", f"the zip archive is damaged: {error}")]
     except FormatError as error:
         return [Verdict(path, path.stat().st_size, "", "bad", str(error))]
+    except ZIP_TROUBLE as error:
+        return [Verdict(path, path.stat().st_size, "", "bad", f"the zip archive is damaged: {error}")]
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Verdict:

@@ -12,7 +12,6 @@ row holds the last token's.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +24,7 @@ import numpy.typing as npt
 from ggmlpy.compare import ulp_distance
 from ggmlpy.eras import ERAS, era_of
 from ggmlpy.errors import FormatError, UsageError
+from ggmlpy.npy import MAGIC, parse_npy
 
 from .backends import Backend, create_backend, natural_era
 from .backends.exact import SUPPORTED
@@ -271,11 +271,11 @@ def read_logits(path: str | os.PathLike[str], n_tokens: int, n_vocab: int) -> F3
     path = Path(path)
     try:
         data = path.read_bytes()
-        if data.startswith(np.lib.format.MAGIC_PREFIX):
-            values = np.load(io.BytesIO(data), allow_pickle=False)
+        if data.startswith(MAGIC):
+            values = parse_npy(data, path)
         else:
             values = np.frombuffer(data, "<f4" if len(data) % 4 == 0 else np.uint8)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, FormatError) as error:
         raise FormatError("the logits cannot be read", path=path, cause=str(error)) from error
     if values.dtype.kind != "f" or values.dtype.itemsize != 4:
         raise FormatError("these are not float32 numbers", path=path, field="dtype", found=str(values.dtype))

@@ -10,7 +10,7 @@ Source: ``write_tokens`` of convert-pth-to-ggml.py, llama.cpp 352589927.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ggmlpy.errors import FormatError, MissingFileError, VocabularyError
 
 from .checkpoint.params import read_json
 
-__all__ = ["GgmlVocabulary", "find_tokenizer", "load_vocabulary", "read_tokenizer", "vocabulary_name"]
+__all__ = ["GgmlVocabulary", "find_tokenizer", "load_vocabulary", "piece_text", "read_tokenizer", "vocabulary_name"]
 
 UNKNOWN = " \u2047 ".encode()
 ADDED_SCORE = -1000.0
@@ -160,10 +160,24 @@ def _piece_bytes(tokenizer: Any, i: int, path: Path) -> bytes:
         return UNKNOWN
     if tokenizer.is_control(i):
         return b""
-    piece: str = tokenizer.id_to_piece(i)
+    piece = piece_text(tokenizer, i, path)
     if tokenizer.is_byte(i):
         return _byte_of(piece, i, path)
     return piece.replace("\u2581", " ").encode()
+
+
+def piece_text(tokenizer: Any, i: int, path: str | os.PathLike[str]) -> str:
+    """The text of a piece as sentencepiece spells it.
+
+    Raises:
+        VocabularyError: it is not UTF-8; the library looks at that only when it is asked.
+    """
+    try:
+        return str(tokenizer.id_to_piece(i))
+    except UnicodeDecodeError as error:
+        raise VocabularyError(
+            "a piece is not text", path=path, field=f"piece {i}", expected="UTF-8", cause="a damaged file"
+        ) from error
 
 
 def _byte_of(piece: str, i: int, path: Path) -> bytes:
@@ -200,6 +214,7 @@ def _added_tokens(path: Path, base: Sequence[object]) -> tuple[str, ...]:
     record = read_json(path)
     if not all(type(number) is int and number >= 0 for number in record.values()):
         raise VocabularyError("ids must be numbers", path=path, found=str(record)[:80])
+    _check_encodable(path, record)
     added = {number: text for text, number in record.items() if number >= len(base)}
     missing = sorted(set(range(len(base), len(base) + len(added))) - set(added))
     if missing or len(added) != sum(number >= len(base) for number in record.values()):
@@ -212,3 +227,12 @@ def _added_tokens(path: Path, base: Sequence[object]) -> tuple[str, ...]:
             next_step="use the tokenizer.model and added_tokens.json of one and the same model",
         )
     return tuple(added[number] for number in sorted(added))
+
+
+def _check_encodable(path: Path, texts: Iterable[str]) -> None:
+    """JSON can spell halves of characters (lone surrogates), which are no text and have no bytes."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise VocabularyError("an added token is not text", path=path, found=ascii(text)[:80]) from error

@@ -29,10 +29,8 @@ import os
 import re
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -49,6 +47,7 @@ from ggmlpy.errors import (
     UnsupportedError,
     UsageError,
 )
+from ggmlpy.npy import ZIP_TROUBLE
 from llama_ref.checkpoint import LazyTensor, PthFile, open_pth
 from llama_ref.checkpoint.params import read_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
@@ -464,18 +463,6 @@ def _the_one(path: Path, homes: list[Any], default: Any) -> Any:
     return homes[0] if homes else default
 
 
-_ZIP_TROUBLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    LZMAError,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    OSError,
-)
-
-
 def _unpack(path: Path, folder: Path) -> dict[str, Path]:
     """Unpack the wanted files of a ZIP into ``folder``, streamed; nothing else in it is touched."""
     try:
@@ -488,7 +475,7 @@ def _unpack(path: Path, folder: Path) -> dict[str, Path]:
             return {name: folder / name for name in entries}
     except UsageError:
         raise  # a ValueError, too
-    except _ZIP_TROUBLE as error:
+    except ZIP_TROUBLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise OutputError(
                 f"the ZIP cannot be unpacked: {error.strerror}",

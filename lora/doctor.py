@@ -22,6 +22,7 @@ from pathlib import Path
 from ggmlpy import open_model
 from ggmlpy.errors import FormatError, MissingFileError, UsageError
 from ggmlpy.identify import Identification, identify
+from ggmlpy.npy import ZIP_TROUBLE
 from llama_ref.checkpoint import Checkpoint, open_checkpoint
 from llama_ref.convert import plan_conversion
 from llama_ref.vocabulary import GgmlVocabulary, load_vocabulary, vocabulary_name
@@ -203,7 +204,7 @@ def _add_archive(path: Path, folder: _Folder, diagnosis: Diagnosis, stack: conte
     try:
         with zipfile.ZipFile(path) as archive:
             names = {Path(name).name for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError) as error:
+    except ZIP_TROUBLE as error:
         raise FormatError(
             f"the archive is damaged: {error}", path=path, next_step=f"fetch it again, then {PROGRAM} verify {path}"
         ) from error

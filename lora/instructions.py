@@ -186,7 +186,7 @@ def _read_object(text: str, start: int, lines: _Lines, report: CleanReport) -> t
     try:
         return _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
-        end = _end_of_object(text, start)
+        end = _end_of_object(text, start, lines)
     if end is None:
         kind = "cut off" if len(text) - start <= LARGEST_RECORD else "unreadable"
         report.findings.append(Finding(kind, lines.of(start), _short(text[start:])))
@@ -207,13 +207,15 @@ _TRAILING = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
 
 
-def _end_of_object(text: str, start: int) -> int | None:
+def _end_of_object(text: str, start: int, lines: _Lines) -> int | None:
     """Behind the brace that closes the one at ``start``; None if it is never closed."""
-    depth = 0
-    for match in _TOKEN.finditer(text, start, start + LARGEST_RECORD):
+    depth, stop = 0, start + min(LARGEST_RECORD, lines.budget)
+    for match in _TOKEN.finditer(text, start, stop):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
         if depth == 0:
+            lines.budget -= match.end() - start
             return match.end()
+    lines.budget -= min(stop, len(text)) - start
     return None
 
 
@@ -246,9 +248,13 @@ def _gaps(text: str, objects: Sequence[tuple[int, int, Any]]) -> Iterator[tuple[
 
 
 class _Lines:
-    """Line numbers of positions in a text."""
+    """Line numbers of positions in a text, and how many characters may still be searched for ends of damaged records.
+
+    Without a bound the braces of a text that opens thousands and closes none would be searched from each to its end.
+    """
 
     def __init__(self, text: str) -> None:
+        self.budget = 16 * len(text) + 4 * LARGEST_RECORD
         self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def of(self, position: int) -> int:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ggmlpy.atomic import atomic_write
@@ -58,6 +58,7 @@ __all__ = ["KINDS", "Case", "CaseResult", "CheckReport", "cases", "check_vectors
 
 KINDS = ("convert", "quantize", "migrate", "merge", "to-hf", "logits", "text")
 MANIFEST = "manifest.json"
+LONGEST_NAME = 255  # bytes of a file's name
 TOKENS = (1, *range(259, 283))
 PROMPT, SEED, N_PREDICT = "hello world", 2, 100
 TEMP, TOP_K, PENALTY = 1.5, 200, 1.1  # hot enough for the builds' texts to part
@@ -405,10 +406,10 @@ def read_manifest(directory: str | os.PathLike[str]) -> list[Case]:
     try:
         manifest = json.loads(path.read_text("utf-8"))
         entries = [{key: value for key, value in entry.items() if key != "command"} for entry in manifest["cases"]]
-        found = [Case(**{**entry, "adapters": tuple(entry["adapters"])}) for entry in entries]
+        found = [_checked_case(Case(**{**entry, "adapters": tuple(entry["adapters"])})) for entry in entries]
         files = {**manifest["inputs"], **{name: it for case in found for name, it in case.files.items()}}
-        wanted = {name: it["sha256"] for name, it in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        wanted = {_inside(name): it["sha256"] for name, it in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError("not a manifest of vectors", path=path, cause=str(error)) from error
     for name, digest in wanted.items():
         if not (root / name).is_file() or sha256((root / name).read_bytes()).hexdigest() != digest:
@@ -419,6 +420,24 @@ def read_manifest(directory: str | os.PathLike[str]) -> list[Case]:
                 next_step=f"{manifest.get('made_by')}, in a new directory",
             )
     return found
+
+
+def _checked_case(case: Case) -> Case:
+    """A case whose texts are texts, and whose files lie in the manifest's directory."""
+    if case.kind not in KINDS or not isinstance(case.options, dict) or not isinstance(case.files, dict):
+        raise ValueError(f"a case of the kind {case.kind!r:.40}")
+    for name in (case.output, case.source, *case.adapters):
+        _inside(name)
+    return case
+
+
+def _inside(name: str) -> str:
+    """A name that leads nowhere else."""
+    path = PurePosixPath(name)
+    longest = max((len(part.encode("utf-8", "replace")) for part in path.parts), default=0)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or longest > LONGEST_NAME:
+        raise ValueError(f"{name[:80]!r} is no file of this directory")
+    return name
 
 
 def check_vectors(

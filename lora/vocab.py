@@ -432,10 +432,10 @@ def compare_tokenizers(paths: Iterable[str | os.PathLike[str]], text: str) -> li
 
 
 def _measure(path: Path, text: str) -> Comparison:
-    import sentencepiece
+    from llama_ref.vocabulary import read_tokenizer
 
     model = read_sentencepiece(path)
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model.to_bytes())
+    processor = read_tokenizer(path / "tokenizer.model" if path.is_dir() else path)
     ids = [i for line in text.splitlines() for i in processor.encode(line)]
     characters = [character for line in text.splitlines() for character in line]
     return Comparison(

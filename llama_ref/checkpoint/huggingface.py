@@ -29,6 +29,8 @@ _KINDS = (
     ("pytorch_model.bin", "pytorch_model.bin.index.json", re.compile(r"pytorch_model-(\d{5})-of-(\d{5})\.bin")),
 )
 
+LONGEST_NAME = 255  # bytes, as file systems have it
+
 
 def find_weight_files(directory: str | os.PathLike[str]) -> list[Path]:
     """The weight files of a directory in order, safetensors before ``.bin``; an empty list where there are none.
@@ -54,9 +56,17 @@ def _from_index(index: Path) -> list[Path]:
         raise FormatError("has no weight_map", path=index, field="weight_map", found=str(weight_map)[:80])
     names = sorted(set(weight_map.values()))
     for name in names:
-        if PurePosixPath(name).name != name or "\\" in name:
+        if (
+            PurePosixPath(name).name != name
+            or "\\" in name
+            or "\0" in name
+            or len(name.encode("utf-8", "replace")) > LONGEST_NAME
+        ):
             raise FormatError(
-                "names a file outside its directory", path=index, found=repr(name), cause="a damaged or forged index"
+                "names a file outside its directory",
+                path=index,
+                found=repr(name)[:120],
+                cause="a damaged or forged index",
             )
     return _all_there(index.parent, names, f"{index.name}")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.atomic import atomic_write
-from ggmlpy.errors import FormatError, UsageError
+from ggmlpy.errors import FormatError, MissingFileError, UsageError
+from ggmlpy.npy import read_npz
 from llama_ref.checkpoint.params import Params
 
 from .data import Packing
@@ -173,11 +173,18 @@ class Run:
         different = [key for key in mine if mine[key] != header["identity"].get(key)]
         if different:
             raise UsageError(f"{path} belongs to another run ({', '.join(different)} differ); remove it to begin anew")
-        for kind, tensors in self._state().items():
-            for name in self.optimizer.trained:
-                tensors[name][...] = arrays[f"{kind}/{name}"]
-        self.optimizer.step = int(header["step"])
-        self.log = [Progress(**line) for line in header["log"]]
+        state = [(kind, tensors, name) for kind, tensors in self._state().items() for name in self.optimizer.trained]
+        try:
+            found = [arrays[f"{kind}/{name}"] for kind, _, name in state]
+            odd = [name for (_, tensors, name), new in zip(state, found) if new.shape != tensors[name].shape]
+            if odd or type(header["step"]) is not int or header["step"] < 0:
+                raise ValueError(f"step {header['step']!r:.40}, other shapes of {odd[:3]}")
+            log = [_progress(line) for line in header["log"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _no_checkpoint(path, error) from error
+        for (_, tensors, name), new in zip(state, found):
+            tensors[name][...] = new
+        self.optimizer.step, self.log = header["step"], log
         return True
 
     def _state(self) -> dict[str, Weights]:
@@ -186,19 +193,41 @@ class Run:
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        return json.loads(arrays.pop("header").tobytes()), arrays
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise FormatError(
-            "not a training checkpoint", path=path, cause=str(error), next_step="remove it to begin the run anew"
-        ) from error
+        arrays = read_npz(path)
+        header = json.loads(arrays.pop("header").tobytes())
+        if not isinstance(header, dict) or not isinstance(header.get("identity"), dict):
+            raise ValueError("the header names no run")
+        return header, arrays
+    except (FormatError, ValueError, KeyError, RecursionError) as error:
+        raise _no_checkpoint(path, error) from error
+
+
+def _no_checkpoint(path: Path, error: Exception) -> FormatError:
+    return FormatError(
+        "not a training checkpoint", path=path, cause=str(error)[:200], next_step="remove it to begin the run anew"
+    )
+
+
+def _progress(record: Any) -> Progress:
+    """A line of the log, numbers only."""
+    if not isinstance(record, dict) or not all(type(value) in (int, float) for value in record.values()):
+        raise ValueError(f"not a line of the log: {record!r:.60}")
+    return Progress(**record)
 
 
 def read_log(path: str | os.PathLike[str]) -> list[Progress]:
-    """The lines of a ``log.jsonl``."""
-    with open(path, encoding="utf-8") as file:
-        return [Progress(**json.loads(line)) for line in file]
+    """The lines of a ``log.jsonl``.
+
+    Raises:
+        MissingFileError: there is none.
+        FormatError: it is no such log.
+    """
+    try:
+        return [_progress(json.loads(line)) for line in Path(path).read_text("utf-8").splitlines()]
+    except OSError as error:
+        raise MissingFileError(f"cannot read the log: {error.strerror}", path=path) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FormatError("not the log of a training run", path=path, cause=str(error)[:200]) from error
 
 
 def evaluate(weights: Weights, shape: Params, packing: Packing, *, lora: Lora | None = None) -> float:
