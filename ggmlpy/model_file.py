@@ -44,7 +44,7 @@ __all__ = ["ModelFile", "Part", "Piece", "Tensor", "Vocabulary", "open_model"]
 
 CHUNK_BYTES = 1 << 22
 LONGEST_NAME = 256  # a name longer than this is no tensor's name
-WALK = 4096  # entries of the vocabulary walked over at a time
+TEXTS = 4096  # of the vocabulary, copied out of the map at a time
 
 
 class Vocabulary(Sequence[bytes]):
@@ -79,8 +79,8 @@ class Vocabulary(Sequence[bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         head, tail = self._head, self._tail
-        for first in range(0, len(self), WALK):
-            starts = self._starts[first : first + WALK + 1].tolist()
+        for first in range(0, len(self), TEXTS):
+            starts = self._starts[first : first + TEXTS + 1].tolist()
             data, begin = bytes(self._buffer[starts[0] : starts[-1]]), starts[0]
             yield from [data[a - begin + head : b - begin - tail] for a, b in itertools.pairwise(starts)]
 
@@ -446,50 +446,55 @@ def _read_vocabulary(cursor: Cursor, container: Container, hparams: Hparams) -> 
             cause="the file is cut off or its header is corrupt",
             next_step="compare its size and SHA256 with the source",
         )
-    starts = array("I" if cursor.size < 1 << 31 else "Q", [cursor.offset])
-    between = head + tail
-    while len(starts) <= count:
-        n = min(WALK, count + 1 - len(starts))
-        following = _walk_short_texts(cursor, between, n, starts.typecode)
-        starts.extend(following or _walk_texts(cursor, between, len(starts) - 1, n))
-        cursor.offset = starts[-1]
+    starts = _walk_short_texts(cursor, head + tail, count)
+    if starts is None:
+        starts = _walk_texts(cursor, head + tail, count)
+    cursor.offset = starts[-1]
     return Vocabulary(cursor.buffer, np.frombuffer(starts, starts.typecode), head, tail)
 
 
-def _walk_texts(cursor: Cursor, between: int, first: int, n: int) -> list[int]:
-    """Where the ``n`` entries that begin at the cursor end; the first of them is entry ``first``.
+def _new_starts(cursor: Cursor) -> array[int]:
+    """Where entries begin, in as few bytes as the size of the file allows; the first begins here."""
+    return array("i" if cursor.size < 1 << 30 else "q", [cursor.offset])
+
+
+def _walk_texts(cursor: Cursor, between: int, count: int) -> array[int]:
+    """Where the entries begin that have ``between`` bytes besides their text, and where what follows them does.
 
     Raises:
         TruncatedError: one of them reaches beyond the end of the file.
     """
-    at, found = cursor.offset, []
-    length_at, last = struct.Struct("<I").unpack_from, cursor.size - 4
-    for i in range(first, first + n):
+    starts, at = _new_starts(cursor), cursor.offset
+    append, length_at, last = starts.append, struct.Struct("<I").unpack_from, cursor.size - 4
+    for i in range(count):
         length = length_at(cursor.buffer, at)[0] if at <= last else 0
         following = at + between + length
         if following > cursor.size:
             cursor.offset = at
             raise _bad_token(cursor, i, length)
         at = following
-        found.append(at)
-    return found
+        append(at)
+    return starts
 
 
-def _walk_short_texts(cursor: Cursor, between: int, n: int, typecode: str) -> array[int] | None:
-    """The same, several times as fast, where no text is longer than 255 bytes: the low byte of a length is all of it.
+def _walk_short_texts(cursor: Cursor, between: int, count: int) -> array[int] | None:
+    """The same in half the time where no text is longer than 255 bytes: then the low byte of a length is all of it.
 
     None where that is not so or the file ends; `_walk_texts` then says where.
     """
-    at, buffer = cursor.offset, cursor.buffer
+    starts, at, buffer = _new_starts(cursor), cursor.offset, cursor.buffer
+    append = starts.append
     try:
-        found = array(typecode, [at := at + between + buffer[at] for _ in range(n)])
+        for _ in range(count):
+            at += between + buffer[at]
+            append(at)
     except IndexError:
         return None
     if at > cursor.size:
         return None
-    lengths_at = np.frombuffer(array(typecode, [cursor.offset, *found[:-1]]), typecode)  # [n]
+    lengths_at = np.frombuffer(starts, starts.typecode)[:-1]  # [count]
     data = np.frombuffer(buffer, np.uint8)
-    return None if any(data[lengths_at + byte].any() for byte in (1, 2, 3)) else found
+    return None if any(data[lengths_at + byte].any() for byte in (1, 2, 3)) else starts
 
 
 def _bad_token(cursor: Cursor, index: int, length: int) -> TruncatedError:

@@ -232,7 +232,9 @@ def rope_angles(n_ctx: int, head_dim: int, base: float) -> F32:
     """Cosine and sine for every position and pair: float32 [n_ctx, head_dim/2, 2]."""
     theta = base ** (-np.arange(0, head_dim, 2) / head_dim)  # [head_dim/2]
     angle = np.arange(n_ctx)[:, None] * theta  # [n_ctx, head_dim/2]
-    return np.ascontiguousarray(np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32))
+    angles = np.empty((*angle.shape, 2), np.float32)
+    angles[..., 0], angles[..., 1] = np.cos(angle), np.sin(angle)
+    return angles
 
 
 def aligned(shape: Any, dtype: Any) -> npt.NDArray[Any]:

@@ -19,6 +19,7 @@ kernels are compiled anew at each start.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -100,11 +101,14 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "ggmlpy"
 
 
-def _digest(name: str) -> str:
+@functools.cache
+def _sources() -> bytes:
     here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for source in SOURCES:
-        digest.update((here / f"{source}.py").read_bytes())
+    return b"".join((here / f"{source}.py").read_bytes() for source in SOURCES)
+
+
+def _digest(name: str) -> str:
+    digest = hashlib.sha256(_sources())
     target = (MACHINE.triple, MACHINE.cpu, MACHINE.feature_string, llvm.llvm_version_info, futex_number())
     digest.update(repr((name, target)).encode())
     return digest.hexdigest()[:24]

@@ -135,7 +135,7 @@ def test_texts_of_any_length_are_walked_over(lengths, container, cut, tmp_path_f
             return list(model.vocab), model.vocab[:], model.vocab.scores.tolist(), entries
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_file, "WALK", 3)
+        patch.setattr(model_file, "TEXTS", 3)
         vocab, again, scores, entries = read()
         assert vocab == again == texts
         assert scores == [-1.5 if container == "ggjt" else 0.0] * len(texts)
