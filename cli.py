@@ -40,8 +40,11 @@ def _run(arguments: Sequence[str]) -> int:
     args = build_parser(arguments[0] if arguments else "").parse_args([_dashed(argument) for argument in arguments])
     for name, value in getattr(args, "environment", {}).items():
         os.environ.setdefault(name, value)  # numpy's BLAS looks at it when it is first imported, below
+    from ggmlpy.compiling import announce_with
     from ggmlpy.errors import FormatError, UsageError
 
+    if sys.stderr.isatty() and not getattr(args, "quiet", False):
+        announce_with(_say_compiling)
     try:
         return args.run(args)
     except UsageError as error:
@@ -125,6 +128,12 @@ def say(args: argparse.Namespace, *words: object) -> None:
     """Talk on stderr, unless ``-q``."""
     if not args.quiet:
         print(*words, file=sys.stderr)
+
+
+def _say_compiling() -> None:
+    from tqdm import tqdm
+
+    tqdm.write("compiling for this processor: some seconds, the first time only", file=sys.stderr)  # above any bar
 
 
 def print_json(value: object) -> None:
@@ -1525,11 +1534,11 @@ def _open_file(args: argparse.Namespace) -> None:
     args.model = args.model or _demo_model(args)
     args.began = time.perf_counter()
     args.file = open_model(args.model)
+    if args.numerics == "fast":
+        args.file.touch_ahead()  # while the rest is imported
     args.load_seconds = time.perf_counter() - args.began
 
 
-    if args.numerics == "fast":
-        args.file.touch_ahead()  # while the rest is imported
 def _settle(args: argparse.Namespace) -> None:
     """Fill in what depends on the model's era: seed, repeat penalty and cache precision."""
     from ggmlpy.eras import era_of
@@ -1729,7 +1738,9 @@ def run_bench(args: argparse.Namespace) -> int:
     every = sorted({most, *(2**i for i in range(most.bit_length()))})
     threads = every if args.threads is None else [args.threads]
     say(args, f"measuring with {', '.join(map(str, threads))} threads; close other programs")
-    results = bench(args.model, threads, args.prompt_tokens, args.rounds)
+    measurements = len(threads) * (args.rounds + (min(args.rounds, 3) if args.prompt_tokens else 0))
+    with progress_bar(args, measurements, "bench", "round") as bar:
+        results = bench(args.model, threads, args.prompt_tokens, args.rounds, progress=bar.update)
     if args.json:
         print_json([result.as_dict() for result in results])
     else:

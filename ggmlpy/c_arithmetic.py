@@ -21,6 +21,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from .compiling import listen_to_numba
+
 __all__ = [
     "JIT_OPTIONS",
     "bits",
@@ -35,6 +37,8 @@ __all__ = [
     "widen",
     "widen_by_bits",
 ]
+
+listen_to_numba()
 
 # Division by zero gives inf as in C; no contraction, no reassociation: every operation rounds to f32 as written.
 JIT_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}

@@ -51,7 +51,12 @@ class Measurement:
 
 
 def bench(
-    path: str | os.PathLike[str], threads: Iterable[int], n_prompt: int = 128, rounds: int = 5, n_tokens: int = 4
+    path: str | os.PathLike[str],
+    threads: Iterable[int],
+    n_prompt: int = 128,
+    rounds: int = 5,
+    n_tokens: int = 4,
+    progress: Callable[[], object] = lambda: None,
 ) -> list[Measurement]:
     """Measure a model file with each number of threads.
 
@@ -59,6 +64,7 @@ def bench(
         n_prompt: tokens of the prompt (0: don't measure one).
         rounds: how often to repeat; the medians count.
         n_tokens: tokens generated a round.
+        progress: called after each round, and after each prompt, of which there are at most three.
 
     Raises:
         UsageError: the numbers are not positive.
@@ -66,10 +72,17 @@ def bench(
     """
     if min(rounds, n_tokens) < 1 or n_prompt < 0:
         raise UsageError("rounds and tokens must be positive")
-    return [measure(path, n, n_prompt, rounds, n_tokens) for n in threads]
+    return [measure(path, n, n_prompt, rounds, n_tokens, progress) for n in threads]
 
 
-def measure(path: str | os.PathLike[str], threads: int, n_prompt: int, rounds: int, n_tokens: int) -> Measurement:
+def measure(
+    path: str | os.PathLike[str],
+    threads: int,
+    n_prompt: int,
+    rounds: int,
+    n_tokens: int,
+    progress: Callable[[], object] = lambda: None,
+) -> Measurement:
     """One number of threads; see `bench`."""
     from llama_ref.backends.fast import FastBackend
     from llama_ref.model import Model
@@ -91,10 +104,11 @@ def measure(path: str | os.PathLike[str], threads: int, n_prompt: int, rounds: i
         for _ in range(rounds):
             reading.append(size / seconds(lambda: backend.read(model.weights)))
             generating.append(n_tokens / seconds(generate))
-        prompts = [
-            n_prompt / seconds(lambda: model.evaluate(some[:n_prompt], 0, last_only=True))
-            for _ in range(min(rounds, 3) if n_prompt else 0)
-        ]
+            progress()
+        prompts = []
+        for _ in range(min(rounds, 3) if n_prompt else 0):
+            prompts.append(n_prompt / seconds(lambda: model.evaluate(some[:n_prompt], 0, last_only=True)))
+            progress()
     prompt = statistics.median(prompts) if prompts else 0.0
     return Measurement(
         threads=threads,

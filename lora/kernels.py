@@ -25,9 +25,12 @@ from llvmlite import binding, ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from ggmlpy.compiling import listen_to_numba
 from ggmlpy.errors import UsageError
 
 __all__ = ["Delta"]
+
+listen_to_numba()
 
 TILE = 512  # columns
 ROWS = 32  # rows that pass before the next tile: 32 KB of weights

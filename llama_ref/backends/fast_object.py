@@ -33,6 +33,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from ggmlpy.atomic import atomic_write
+from ggmlpy.compiling import compiling
 from ggmlpy.errors import OutputError
 
 from .machine import MACHINE
@@ -135,6 +136,7 @@ def _write(path: Path, code: bytes) -> None:
 
 def _compile(name: str) -> bytes:
     """A line that names the functions, then object code."""
+    compiling()
     import numba
 
     if MACHINE.override:

@@ -17,7 +17,11 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ggmlpy.compiling import listen_to_numba
+
 __all__ = ["fold"]
+
+listen_to_numba()
 
 K1, K2 = 0x154442BD4, 0x1C6E41596  # x^(4*128+64), x^(4*128) modulo P, reflected
 LANES = 4
