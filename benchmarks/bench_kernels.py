@@ -9,8 +9,8 @@ import ctypes
 
 import numpy as np
 import pytest
-from make_model import random_rows
 
+from benchmarks.make_model import random_rows
 from ggmlpy.tensor_types import TENSOR_TYPES
 from llama_ref.backends import fast_layouts
 from llama_ref.backends.fast import address_of, aligned
@@ -54,7 +54,7 @@ def test_panels(benchmark, kind):
     x, y, place = aligned((n, COLS), np.float32), aligned((n, rows), np.float32), aligned(4, np.int64)
     multiply = function(load_kernels([kind]).products[kind][1], 12)
     room, sums = (address_of(scratch) + sizes.scratch[name] for name in ("scratch_panel", "scratch_sums"))
-    step = 16 * fast_layouts.TILE.panels
+    step = 16 * fast_layouts.PANELS
 
     def all_rows() -> None:
         for first in range(0, rows, step):

@@ -16,6 +16,7 @@ and the lanes at the end; the kernel for many tokens (`make_tile`) adds in the s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
@@ -30,6 +31,7 @@ from .fast_layouts import (
     OFFSET,
     OFFSET_FIRST,
     OFFSET_SECOND,
+    PANELS,
     QUAD,
     SCALE,
     SECOND,
@@ -39,7 +41,6 @@ from .fast_layouts import (
     TILE,
     TOKEN_BYTES,
     Layout,
-    Tile,
     panel_bytes,
 )
 from .machine import MACHINE
@@ -50,6 +51,7 @@ from .simd import (
     I8,
     I8X64,
     I16,
+    I16X32,
     I32,
     I32X16,
     I64,
@@ -70,6 +72,9 @@ from .simd import (
     shuffle,
     spread,
     store_as,
+    tile_dots,
+    tile_load,
+    tile_store,
     vector,
     widen_f16,
 )
@@ -83,11 +88,13 @@ def sixteen_bytes(b: ir.IRBuilder, p: Any, layout: Layout, offset: int) -> Any:
     return join(b, quarters)
 
 
-def twenty_byte_codes(b: ir.IRBuilder, p: Any) -> Any:
-    """The same for q4_0's blocks of five words, with two loads that overlap and one permutation."""
-    x, y = load_as(b, p, I32X16), load_as(b, at(b, p, 16), I32X16)  # words 0…15 and 4…19
-    words = [5 * block + 1 + word for block in range(QUAD) for word in range(4)]
-    return shuffle(b, x, y, [w if w < 16 else w - 4 + 16 for w in words])
+def permuted_codes(b: ir.IRBuilder, p: Any, layout: Layout) -> Any:
+    """`sixteen_bytes` of the codes, with two loads that overlap and one permutation."""
+    last = QUAD * layout.size - 64  # where the second load begins
+    x, y = load_as(b, p, I16X32), load_as(b, at(b, p, last), I16X32)
+    places = [block * layout.size + layout.codes + byte for block in range(QUAD) for byte in range(0, 16, 2)]
+    chosen = shuffle(b, x, y, [a // 2 if a < 64 else 32 + (a - last) // 2 for a in places])
+    return b.bitcast(chosen, I32X16)
 
 
 def fifth_bits(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
@@ -121,8 +128,7 @@ def codes_of_quad(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
         first = sixteen_bytes(b, p, layout, layout.codes)
         second = sixteen_bytes(b, p, layout, layout.codes_second)
         return b.xor(first, flip), b.xor(second, flip)
-    wide = layout.size == 20 and layout.codes == 4 and MACHINE.simd == "vnni"
-    nibbles = twenty_byte_codes(b, p) if wide else sixteen_bytes(b, p, layout, layout.codes)
+    nibbles = permuted_codes(b, p, layout) if MACHINE.wide else sixteen_bytes(b, p, layout, layout.codes)
     low = constant(0x0F0F0F0F, I32X16)
     first, second = b.and_(nibbles, low), b.and_(b.lshr(nibbles, constant(4, I32X16)), low)
     if layout.high is not None:
@@ -144,22 +150,25 @@ def scales_at(b: ir.IRBuilder, addresses: Sequence[Any], layout: Layout) -> Any:
 
 def scales_of_group(b: ir.IRBuilder, p: Any, layout: Layout, offset: int, quads: int) -> Any:
     """The scales of up to sixteen blocks: lane 4L + j is that of block 4j + L."""
-    if layout.scale == "<f4" and layout.size == 20 and offset == 0 and MACHINE.simd == "vnni":
-        return twenty_byte_scales(b, p, quads)
+    if MACHINE.wide and 3 * layout.size + layout.scale_bytes <= 64:
+        return permuted_scales(b, at(b, p, offset), layout, quads)
     blocks = [4 * j + lane if j < quads else None for lane in range(QUAD) for j in range(4)]
     return scales_at(b, [None if k is None else at(b, p, k * layout.size + offset) for k in blocks], layout)
 
 
-def twenty_byte_scales(b: ir.IRBuilder, p: Any, quads: int) -> Any:
-    """The same with permutations of the words that were loaded anyway: a block's scale is its word 0 of 5."""
-    zero = constant(0, I32X16)
-    x = [load_as(b, at(b, p, 80 * j), I32X16) for j in range(quads)] + [zero] * (4 - quads)
-    lanes = range(QUAD)
-    pairs = [shuffle(b, x[j], x[j + 1], [5 * k for k in lanes] + [16 + 5 * k for k in lanes] + [0] * 8) for j in (0, 2)]
-    words = shuffle(
-        b, pairs[0], pairs[1], [4 * j + k if j < 2 else 16 + 4 * (j - 2) + k for k in lanes for j in range(4)]
-    )
-    return b.bitcast(words, F32X16)
+def permuted_scales(b: ir.IRBuilder, p: Any, layout: Layout, quads: int) -> Any:
+    """The same where a register that is loaded from the first scale of four blocks holds them all."""
+    element, step = (I32, layout.size // 4) if layout.scale_bytes == 4 else (I16, layout.size // 2)
+    n = 64 // layout.scale_bytes  # elements of such a register
+    x = [load_as(b, at(b, p, QUAD * layout.size * j), vector(element, n)) for j in range(quads)]
+    x += [constant(0, vector(element, n))] * (4 - quads)
+    blocks = range(QUAD)
+    first, second = (
+        shuffle(b, x[j], x[j + 1], [k * step for k in blocks] + [n + k * step for k in blocks]) for j in (0, 2)
+    )  # [8]: blocks 4j … 4j+3, 4j+4 … 4j+7
+    order = [4 * j + block if j < 2 else 8 + 4 * (j - 2) + block for block in blocks for j in range(4)]
+    words = shuffle(b, first, second, order)
+    return b.bitcast(words, F32X16) if element is I32 else widen_f16(b, b.bitcast(words, vector(F16, GROUP)))
 
 
 # A group of a row times a group of the vector.
@@ -223,16 +232,11 @@ def store_codes(b: ir.IRBuilder, a: Any, first: Any, second: Any) -> None:
         store_as(b, at(b, a, offset), shuffle(b, natural, natural, elements))
 
 
-@op(nothing, address, integer, i32x16, i32x16)
-def store_biased_codes(b: ir.IRBuilder, a: Any, other: Any, first: Any, second: Any) -> None:
-    """Write a block's 32 codes in order, and `other` bytes on the even and then the odd ones.
-
-    They are made unsigned by adding ACTIVATION_BIAS.
-    """
-    natural = b.trunc(join(b, [first, second]), vector(I8, 32))
-    natural = b.xor(natural, constant(-ACTIVATION_BIAS, natural.type))
-    store_as(b, a, natural)
-    store_as(b, b.add(a, other), shuffle(b, natural, natural, [*range(0, 32, 2), *range(1, 32, 2)]))
+@op(nothing, address, i32x16, i32x16)
+def store_biased_codes(b: ir.IRBuilder, a: Any, first: Any, second: Any) -> None:
+    """Write a block's 32 codes in order, with ACTIVATION_BIAS added."""
+    codes = b.trunc(join(b, [first, second]), vector(I8, 32))
+    store_as(b, a, b.xor(codes, constant(-ACTIVATION_BIAS, codes.type)))
 
 
 # Packing weights for many tokens: sixteen rows side by side.
@@ -258,24 +262,32 @@ def columns_of_block(b: ir.IRBuilder, rows: Sequence[Any], offset: int) -> list[
 
 
 def signed_codes(b: ir.IRBuilder, rows: Sequence[Any], layout: Layout) -> list[Any]:
-    """The signed codes of one block of sixteen rows: eight vectors [16 rows][4 elements].
-
-    Elements 0…3, 4…7 … in order; where interleaved, 0 2 4 6, 8 10 12 14 …, then 1 3 5 7 …
-    """
+    """The signed codes of one block of sixteen rows: eight vectors [16 rows][4 elements], in order."""
     if layout.bits == 8:
         assert layout.codes_second is not None
         return columns_of_block(b, rows, layout.codes) + columns_of_block(b, rows, layout.codes_second)
     nibbles = columns_of_block(b, rows, layout.codes)
     low = constant(0x0F0F0F0F, I32X16)
-    words = [b.and_(n, low) for n in nibbles] + [b.and_(b.lshr(n, constant(4, I32X16)), low) for n in nibbles]
+    lows, highs = [b.and_(n, low) for n in nibbles], [b.and_(b.lshr(n, constant(4, I32X16)), low) for n in nibbles]
+    if layout.interleaved:
+        words = [word for x, y in zip(lows, highs, strict=True) for word in interleave(b, x, y)]
+    else:
+        words = lows + highs
     if layout.high is not None:
         bits = constant(0, I32X16)
         for row, p in enumerate(rows):
             bits = b.insert_element(bits, load_as(b, at(b, p, layout.high), I32), I32(row))
-        order = [*range(0, 32, 2), *range(1, 32, 2)] if layout.interleaved else range(32)
-        words = [b.or_(word, fifth_bits_of_word(b, bits, order[4 * i : 4 * i + 4])) for i, word in enumerate(words)]
+        words = [b.or_(word, fifth_bits_of_word(b, bits, range(4 * i, 4 * i + 4))) for i, word in enumerate(words)]
     zero = constant(layout.zero, I8X64)
     return [b.bitcast(b.sub(b.bitcast(word, I8X64), zero), I32X16) for word in words]
+
+
+def interleave(b: ir.IRBuilder, x: Any, y: Any) -> list[Any]:
+    """Of each lane's bytes x0 x1 x2 x3 and y0 y1 y2 y3: x0 y0 x1 y1 and x2 y2 x3 y3."""
+    x, y = b.bitcast(x, I8X64), b.bitcast(y, I8X64)
+    orders = [[4 * lane + i + 64 * from_y for lane in range(16) for i in half for from_y in (0, 1)]
+              for half in ((0, 1), (2, 3))]  # fmt: skip
+    return [b.bitcast(shuffle(b, x, y, order), I32X16) for order in orders]
 
 
 def fifth_bits_of_word(b: ir.IRBuilder, bits: Any, elements: Sequence[int]) -> Any:
@@ -291,10 +303,10 @@ def make_pack_block(layout: Layout) -> Any:
     """The operation (table: address of 16 addresses of rows, offset, target) that packs one block of sixteen rows.
 
     The target receives signed codes i8 [8 words][16 rows][4 elements]; i32 [16], minus ACTIVATION_BIAS times the sum of
-    each row's codes; d f32 [16]; m f32 [16]. Where the halves of a block are scaled apart, there are two each of the
-    last three.
+    each row's codes (room for it only, where the bias is 0); d f32 [16]; m f32 [16]. Where the halves of a block are
+    scaled apart, there are two each of the last three.
     """
-    parts = 2 if layout.halves else 1
+    parts = layout.parts
     scales = [(layout.d, layout.m), (layout.d_second, layout.m_second)][:parts]
     ones = constant(0x01010101, I32X16)
 
@@ -308,7 +320,8 @@ def make_pack_block(layout: Layout) -> Any:
             acc = constant(0, I32X16)
             for word in words[4 * part : 4 * part + 4] if layout.halves else words:
                 acc = dot_bytes(b, acc, ones, word, layout.small)
-            store_as(b, at(b, target, 512 + 64 * part), b.mul(acc, constant(-ACTIVATION_BIAS, I32X16)))
+            if ACTIVATION_BIAS:
+                store_as(b, at(b, target, 512 + 64 * part), b.mul(acc, constant(-ACTIVATION_BIAS, I32X16)))
             for i, place in enumerate(scales[part]):
                 if place is not None:
                     value = scales_at(b, [at(b, p, place) for p in rows], layout)
@@ -319,53 +332,134 @@ def make_pack_block(layout: Layout) -> Any:
 
 # Many tokens: the inner loop of the matrix product.
 
+Slots = Sequence[Sequence[Any]]  # variables f32 [16], [panels][tokens]
 
-def make_tile(layout: Layout, tile: Tile = TILE) -> Any:
-    """The operation (panel, stride, tokens, count, sums): count blocks of 16·panels rows times the tile's tokens.
+
+@dataclass(frozen=True)
+class Part:
+    """Addresses of a block, or of that half of one which has scales of its own.
+
+    A record of sixteen rows is described at `make_pack_block`, one of tokens at `make_tile`.
+    """
+
+    records: Sequence[Any]  # [panels]
+    token: Any
+    half: int  # 0 or 1
+
+
+def make_tile(layout: Layout) -> Any:
+    """The operation that multiplies count blocks of 16 · `TILE.panels` rows with `TILE.tokens` tokens.
 
     Args of the operation:
-        panel: address of `count` records of sixteen rows (`make_pack_block`); the next panel is `stride` on.
-        tokens: address of as many records (TOKEN_BYTES for each token): codes u8 [tokens][32] in order, the same with
-            the even ones first, da f32 [tokens], da·Σa f32 [tokens], the same of the first and of the second halves.
-        sums: address of f32 [panels][tokens][16] for the result.
+        panel, stride: address of `count` records of sixteen rows (`make_pack_block`); the next panel is `stride` on.
+        tokens: address of as many records (TOKEN_BYTES for each token): codes u8 or i8 [tokens][32], da f32 [tokens],
+            da·Σa f32 [tokens], the same of the first and of the second halves.
+        count: how many blocks: one of the sixteen chains in which the floats of a row are added.
+        sums, level: see `put_sums`.
     """
-    size, n = panel_bytes(layout), tile.tokens
-    codes_at = 32 * n if layout.interleaved else 0
-    da_at, offset_at = 64 * n, 68 * n
-    parts = 2 if layout.halves else 1
-    lanes = [(p, t) for p in range(tile.panels) for t in range(n)]
+    tile = MatrixTile(layout) if MACHINE.simd == "amx" else RegisterTile(layout)
 
-    @op(nothing, address, integer, address, integer, address)
-    def multiply_tile(b: ir.IRBuilder, panel: Any, stride: Any, tokens: Any, count: Any, sums: Any) -> None:
-        floats = {at_: cgutils.alloca_once(b, F32X16) for at_ in lanes}
-        for slot in floats.values():
-            b.store(constant(0.0, F32X16), slot)
+    @op(nothing, address, integer, address, integer, address, integer)
+    def multiply_tile(b: ir.IRBuilder, panel: Any, stride: Any, tokens: Any, count: Any, sums: Any, level: Any) -> None:
+        floats = [[cgutils.alloca_once(b, F32X16) for _ in range(TILE.tokens)] for _ in range(TILE.panels)]
+        for slots in floats:
+            for slot in slots:
+                b.store(constant(0.0, F32X16), slot)
+
         with cgutils.for_range(b, count) as loop:
-            record = [
-                b.add(b.add(panel, b.mul(loop.index, I64(size))), b.mul(stride, I64(p))) for p in range(tile.panels)
-            ]
-            token = b.add(tokens, b.mul(loop.index, I64(TOKEN_BYTES * n)))
-            for part in range(parts):
-                init = [load_as(b, at(b, r, 512 + 64 * part), I32X16) for r in record]
-                dots = {(p, t): init[p] for p, t in lanes}
-                words = range(4 * part, 4 * part + 4) if layout.halves else range(8)
-                for word in words:
-                    codes = [load_as(b, at(b, r, 64 * word), I32X16) for r in record]
-                    for t in range(n):
-                        a = spread(b, load_as(b, at(b, token, codes_at + 32 * t + 4 * word), I32), I32X16)
-                        for p in range(tile.panels):
-                            dots[p, t] = dot_bytes(b, dots[p, t], a, codes[p], layout.small)
-                d = [load_as(b, at(b, r, 512 + 64 * (parts + part)), F32X16) for r in record]
-                m = [load_as(b, at(b, r, 512 + 64 * (2 * parts + part)), F32X16) for r in record] if layout.m else []
-                for p, t in lanes:
-                    da = spread(b, load_as(b, at(b, token, da_at + 4 * t), F32), F32X16)
-                    acc = b.load(floats[p, t])
-                    acc = fma.emit(b, b.sitofp(dots[p, t], F32X16), b.fmul(d[p], da), acc)
-                    if m:
-                        place = offset_at + 4 * t + (4 * n * (1 + part) if layout.halves else 0)
-                        acc = fma.emit(b, m[p], spread(b, load_as(b, at(b, token, place), F32), F32X16), acc)
-                    b.store(acc, floats[p, t])
-        for i, at_ in enumerate(lanes):
-            store_as(b, at(b, sums, 64 * i), b.load(floats[at_]))
+            record = b.add(panel, b.mul(loop.index, I64(panel_bytes(layout))))
+            records = [b.add(record, b.mul(stride, I64(p))) for p in range(TILE.panels)]
+            token = b.add(tokens, b.mul(loop.index, I64(TOKEN_BYTES * TILE.tokens)))
+            for half in range(layout.parts):
+                tile.add_part(b, Part(records, token, half), floats)
+        put_sums(b, floats, sums, level)
 
     return multiply_tile
+
+
+def put_sums(b: ir.IRBuilder, floats: Slots, sums: Any, level: Any) -> None:
+    """Write the sums of a chain, after adding those of chains before it.
+
+    The chains come in an order in which the two that `simd.total` would add are neighbours, and so are the sums of
+    pairs, of fours …: a chain adds `level` sums, one from each level below, and is written to that level.
+
+    Args:
+        sums: address of f32 [levels][panels][tokens][16].
+    """
+    places = [(slot, 64 * (p * TILE.tokens + t)) for p, slots in enumerate(floats) for t, slot in enumerate(slots)]
+    level_bytes = I64(64 * TILE.tokens * PANELS)
+    with cgutils.for_range(b, level) as loop:
+        below = b.add(sums, b.mul(loop.index, level_bytes))
+        for slot, place in places:
+            b.store(b.fadd(load_as(b, at(b, below, place), F32X16), b.load(slot)), slot)
+    here = b.add(sums, b.mul(level, level_bytes))
+    for slot, place in places:
+        store_as(b, at(b, here, place), b.load(slot))
+
+
+class RegisterTile:
+    """All sums of the tile stay in registers; each register of codes meets all its tokens."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def add_part(self, b: ir.IRBuilder, part: Part, floats: Slots) -> None:
+        dots = self.dots(b, part)
+        scales = [self.scales(b, record, part.half) for record in part.records]
+        for (p, t), value in dots.items():
+            self.add_dots(b, floats[p][t], value, scales[p], self.numbers(b, part, t))
+
+    def dots(self, b: ir.IRBuilder, part: Part) -> dict[tuple[int, int], Any]:
+        """i32 [16 rows] for each panel and token."""
+        sums = [load_as(b, at(b, r, 512 + 64 * part.half), I32X16) for r in part.records]
+        dots = {(p, t): sums[p] for p in range(TILE.panels) for t in range(TILE.tokens)}
+        for word in range(4 * part.half, 4 * part.half + 4) if self.layout.halves else range(8):
+            codes = [load_as(b, at(b, r, 64 * word), I32X16) for r in part.records]
+            for t in range(TILE.tokens):
+                a = spread(b, load_as(b, at(b, part.token, 32 * t + 4 * word), I32), I32X16)
+                for p, rows in enumerate(codes):
+                    dots[p, t] = dot_bytes(b, dots[p, t], a, rows, self.layout.small)
+        return dots
+
+    def scales(self, b: ir.IRBuilder, record: Any, half: int) -> tuple[Any, Any]:
+        """d and m (or None) of sixteen rows."""
+        n = self.layout.parts
+        d = load_as(b, at(b, record, 512 + 64 * (n + half)), F32X16)
+        return d, None if self.layout.m is None else load_as(b, at(b, record, 512 + 64 * (2 * n + half)), F32X16)
+
+    def numbers(self, b: ir.IRBuilder, part: Part, t: int) -> list[Any]:
+        """da and da·Σa of token t."""
+        da = at(b, part.token, 32 * TILE.tokens + 4 * t)
+        offset = at(b, da, 4 * TILE.tokens * (2 + part.half if self.layout.halves else 1))
+        return [spread(b, load_as(b, place, F32), F32X16) for place in (da, offset)]
+
+    def add_dots(self, b: ir.IRBuilder, slot: Any, dots: Any, scales: tuple[Any, Any], numbers: Sequence[Any]) -> None:
+        """slot += d · da · dots [+ m · da·Σa], for sixteen rows and a token."""
+        (d, m), (da, offset) = scales, numbers
+        acc = fma.emit(b, b.sitofp(dots, F32X16), b.fmul(d, da), b.load(slot))
+        b.store(acc if m is None else fma.emit(b, m, offset, acc), slot)
+
+
+SUMS, TOKENS, ROWS = range(3)  # the numbers of AMX's tiles
+
+
+class MatrixTile(RegisterTile):
+    """With AMX one instruction multiplies a block of sixteen rows with sixteen tokens.
+
+    The 256 integers are written to memory and from there scaled and added, which takes longer than to make them.
+    `shapes` must have been set (`use_tiles`).
+    """
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(rows, bytes of a row) of SUMS i32 [tokens][16 rows], TOKENS i8 [tokens][k], ROWS i8 [k/4][16 rows][4]."""
+        k = 32 // self.layout.parts
+        return [(TILE.tokens, 64), (TILE.tokens, k), (k // 4, 64)]
+
+    def dots(self, b: ir.IRBuilder, part: Part) -> dict[tuple[int, int], Any]:
+        room = b.ptrtoint(cgutils.alloca_once(b, ir.ArrayType(I32X16, TILE.tokens)), I64)
+        tile_load(b, TOKENS, at(b, part.token, 16 * part.half), 32)
+        tile_load(b, ROWS, at(b, part.records[0], 256 * part.half), 64)
+        tile_dots(b, SUMS, TOKENS, ROWS)
+        tile_store(b, SUMS, room, 64)
+        return {(0, t): load_as(b, at(b, room, 64 * t), I32X16) for t in range(TILE.tokens)}

@@ -21,6 +21,7 @@ from numba import types
 from numba.core import cgutils
 
 from .fast_blocks import (
+    MatrixTile,
     make_group_dot,
     make_pack_block,
     make_tile,
@@ -33,9 +34,11 @@ from .fast_layouts import (
     GROUP,
     GROUP_BYTES,
     LAYOUTS,
+    LEVELS,
     OFFSET,
     OFFSET_FIRST,
     OFFSET_SECOND,
+    PANELS,
     SCALE,
     SUM,
     SUM_FIRST,
@@ -46,8 +49,8 @@ from .fast_layouts import (
     panel_bytes,
 )
 from .fast_plan import LAYER, MATRIX, PLAN
+from .machine import MACHINE
 from .simd import (
-    F32X16,
     I8,
     I32,
     I64,
@@ -78,6 +81,7 @@ from .simd import (
     nothing,
     number,
     op,
+    release_tiles,
     round_to_int,
     shuffle,
     store,
@@ -89,6 +93,7 @@ from .simd import (
     sub,
     total,
     total_int,
+    use_tiles,
     zero_bytes,
     zeros,
 )
@@ -97,7 +102,7 @@ from .threads import LINE, make_barrier, make_take
 __all__ = ["PANEL_SIGNATURE", "ROWS_SIGNATURE", "SIGNATURE", "make_evaluators", "make_product", "read_memory"]
 
 ROWS = 32  # of a matrix, in a unit of work of the product with one vector
-PANEL_ROWS = GROUP * TILE.panels
+PANEL_ROWS = GROUP * PANELS
 FLOAT_COLUMNS, FLOAT_TOKENS = 1024, 32  # of f16 and f32: what stays in the first and in the second-level cache
 LOWEST = -1e30  # instead of -inf: exp brings it to 0 without a special case
 SIGNATURE = types.int64(types.int64, types.int64)  # (address of a PLAN, number of the thread) -> 0
@@ -210,7 +215,8 @@ def lane_count(lane, n_blocks):
     return (n_blocks - lane + GROUP - 1) // GROUP
 
 
-TOKENS = TILE.tokens
+TILE_PANELS, TOKENS = TILE.panels, TILE.tokens
+SUMS_STRIDE = 64 * TOKENS
 
 
 @compiled
@@ -224,11 +230,11 @@ def quantize_token(x, n, records, token, n_tiles):
         count = lane_count(lane, n_blocks)
         place = (lane_start(lane, n_blocks) * n_tiles + tile * count + block // GROUP) * TOKENS
         record = records + place * TOKEN_BYTES
-        codes, numbers = record + 32 * t, record + 64 * TOKENS + 4 * t
+        codes, numbers = record + 32 * t, record + 32 * TOKENS + 4 * t
         first, second = load(x + 128 * block), load(x + 128 * block + 64)
         da, inverse = block_scale(first, second)
         a, c = round_to_int(mul(first, fill(inverse))), round_to_int(mul(second, fill(inverse)))
-        store_biased_codes(codes, 32 * TOKENS, a, c)
+        store_biased_codes(codes, a, c)
         sum_a, sum_c = total_int(a), total_int(c)
         store_f32(numbers, da)
         store_f32(numbers + 4 * TOKENS, da * np.float32(sum_a + sum_c))
@@ -461,13 +467,10 @@ def make_quantized_product(layout: Layout) -> Product:
     return Product(rows, panel)
 
 
-@op(f32x16, address, integer)
-def fold_lanes(b: ir.IRBuilder, sums: Any, stride: Any) -> Any:
-    """The sum of sixteen vectors in the order in which `simd.total` adds the lanes they stand for."""
-    lanes = [load_as(b, b.add(sums, b.mul(stride, I64(i // 4 + 4 * (i % 4)))), F32X16) for i in range(16)]
-    for distance in (8, 4, 2, 1):
-        lanes = [b.fadd(lanes[i], lanes[i + distance]) for i in range(distance)]
-    return lanes[0]
+# Chain i is that of the blocks i, i+16, i+32 … of a row. Here they are in the order that `put_sums` needs, in which
+# `simd.total` adds the lanes (lane 4L + j holds chain 4j + L), and how many levels of sums each of them completes.
+CHAINS = tuple(4 * (lane % 4) + lane // 4 for lane in (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15))
+COMPLETED = (0, 1, 0, 2, 0, 1, 0, 3, 0, 1, 0, 2, 0, 1, 0, 4)
 
 
 @compiled
@@ -485,54 +488,58 @@ def lane_of(b: ir.IRBuilder, x: Any, i: Any) -> Any:
     return b.extract_element(x, i)
 
 
+@op(nothing)
+def end_tiles(b: ir.IRBuilder) -> None:
+    if MACHINE.simd == "amx":
+        release_tiles(b)
+
+
 def make_panel_product(layout: Layout) -> Any:
     """Sixteen rows, or a few times sixteen, times all tokens."""
     pack_block, multiply_tile = make_pack_block(layout), make_tile(layout)
     size, record_size = layout.size, panel_bytes(layout)
-    panels, tile_tokens = TILE.panels, TILE.tokens
-    sums_of_panel = 64 * tile_tokens
-    sums_of_tile = panels * sums_of_panel
+
+    @op(nothing)
+    def begin_tiles(b: ir.IRBuilder) -> None:
+        if MACHINE.simd == "amx":
+            use_tiles(b, MatrixTile(layout).shapes)
 
     @compiled
     def pack(base, row_bytes, first, last, n_blocks, table, panel):
-        """Rows first … first+15 (those from `last` on repeat the one before) to a panel, by lanes. table: i64 [16]."""
+        """Rows first … first+15 (those from `last` on repeat the one before) to a panel, by chains. table: i64 [16]."""
         keep_apart()
         for row in range(GROUP):
             store_i64(table + 8 * row, base + min(first + row, last - 1) * row_bytes)
-        for lane in range(GROUP):
-            for block in range(lane, n_blocks, GROUP):
-                pack_block(table, block * size, panel)
-                panel += record_size
+        for block in range(n_blocks):
+            place = lane_start(block % GROUP, n_blocks) + block // GROUP
+            pack_block(table, block * size, panel + place * record_size)
 
     @compiled
     def panel_product(base, cols, first, last, n, vectors, records, panel, sums, y, y_stride, accumulate):
         keep_apart()
-        n_blocks, n_tiles = cols // 32, (n + tile_tokens - 1) // tile_tokens
+        n_blocks, n_tiles, n_panels = cols // 32, (n + TOKENS - 1) // TOKENS, (last - first + GROUP - 1) // GROUP
         row_bytes, panel_stride = n_blocks * size, n_blocks * record_size
         table = sums  # nothing is summed yet
-        for i in range(panels):
-            start = min(first + GROUP * i, last - 1)
-            pack(base, row_bytes, start, last, n_blocks, table, panel + i * panel_stride)
-        next_rows, share = base + last * row_bytes, GROUP * panels * row_bytes // GROUP
-        for lane in range(GROUP):
-            fetch_span(next_rows + lane * share, share)
-            count = lane_count(lane, n_blocks)
-            start = lane_start(lane, n_blocks)
-            for tile in range(n_tiles):
-                multiply_tile(
-                    panel + start * record_size,
-                    panel_stride,
-                    records + (start * n_tiles + tile * count) * tile_tokens * TOKEN_BYTES,
-                    count,
-                    sums + (lane * n_tiles + tile) * sums_of_tile,
-                )
-        for t in range(n):
-            for i in range(panels):
-                row = first + GROUP * i
-                place = sums + t // tile_tokens * sums_of_tile + i * sums_of_panel + 64 * (t % tile_tokens)
-                value = fold_lanes(place, n_tiles * sums_of_tile)
-                if row < last:
+        n_panels = (n_panels + TILE_PANELS - 1) // TILE_PANELS * TILE_PANELS
+        for i in range(n_panels):
+            pack(base, row_bytes, min(first + GROUP * i, last - 1), last, n_blocks, table, panel + i * panel_stride)
+        following, share = base + last * row_bytes, PANELS * row_bytes // n_tiles
+        begin_tiles()
+        for tile in range(n_tiles):
+            for step in range(GROUP):
+                fetch_span(following, share)
+                following += share
+                count, start = lane_count(CHAINS[step], n_blocks), lane_start(CHAINS[step], n_blocks)
+                tokens = records + (start * n_tiles + tile * count) * TOKENS * TOKEN_BYTES
+                for i in range(0, n_panels, TILE_PANELS):
+                    rows = panel + i * panel_stride + start * record_size
+                    multiply_tile(rows, panel_stride, tokens, count, sums + i * SUMS_STRIDE, COMPLETED[step])
+            whole = sums + (LEVELS - 1) * PANELS * SUMS_STRIDE
+            for t in range(tile * TOKENS, min(tile * TOKENS + TOKENS, n)):
+                for row in range(first, last, GROUP):
+                    value = load(whole + (row - first) // GROUP * SUMS_STRIDE + 64 * (t % TOKENS))
                     put_rows(y + t * y_stride + 4 * row, value, last - row, accumulate)
+        end_tiles()
         return 0
 
     return panel_product

@@ -31,7 +31,8 @@ SUM, SUM_FIRST, SUM_SECOND = 1088, 1152, 1216  # i32 [16] Σ a of the block, of 
 OFFSET, OFFSET_FIRST, OFFSET_SECOND = 1280, 1344, 1408  # f32 [16] da · Σ a of the same
 GROUP_BYTES = 1472
 
-ACTIVATION_BIAS = 128  # in the kernel for many tokens the vector's codes are the unsigned factor
+#: in the kernel for many tokens the vector's codes are the unsigned factor; tiles take two signed ones
+ACTIVATION_BIAS = 0 if MACHINE.simd == "amx" else 128
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,15 @@ class Layout:
     def halves(self) -> bool:
         """Whether the two halves of a block have scales of their own."""
         return self.d_second is not None
+
+    @property
+    def scale_bytes(self) -> int:
+        return int(self.scale[-1])
+
+    @property
+    def parts(self) -> int:
+        """How many parts of a block have scales of their own."""
+        return 2 if self.halves else 1
 
     @property
     def small(self) -> bool:
@@ -106,7 +116,9 @@ class Tile:
     tokens: int
 
 
-TILE = Tile(2, 8) if MACHINE.simd == "vnni" else Tile(1, 4)
+TILE = {"amx": Tile(1, 16), "vnni": Tile(2, 8)}.get(MACHINE.simd, Tile(1, 4))
+PANELS = 4  # x 16 rows, in a unit of work of the product with many vectors
+LEVELS = 5  # of a tree of sixteen sums
 
 
 def panel_bytes(layout: Layout) -> int:
@@ -115,9 +127,9 @@ def panel_bytes(layout: Layout) -> int:
     return 512 + 64 * parts * (2 if layout.m is None else 3)
 
 
-#: one block of one token for the product with many: u8 [32] codes in order, u8 [32] even and then odd ones, f32 da, and
-#: f32 da·Σa of the block, of its first and of its second half
-TOKEN_BYTES = 80
+#: one block of one token for the product with many: u8 [32] codes, f32 da, and f32 da·Σa of the block, of its first and
+#: of its second half
+TOKEN_BYTES = 48
 
 
 # Widening: from layouts that the kernels don't read to `SIXTEENS`, without changing a value.
@@ -207,12 +219,12 @@ def work_sizes(
         "normed_at": 4 * n_tokens * n_most if floats else 0,
         "records_at": max(n_padded * blocks * TOKEN_BYTES, FEW_TOKENS * groups * GROUP_BYTES) if layouts else 0,
     }
-    tile_sums = GROUP * n_padded * TILE.panels * 64
+    sums = LEVELS * PANELS * TILE.tokens * 64
     parts = {
         "scratch_vector": 4 * max(n_most, 3 * rounded(head_dim, 16)),
         "scratch_record": groups * GROUP_BYTES,
-        "scratch_panel": TILE.panels * blocks * max((panel_bytes(layout) for layout in layouts), default=0),
-        "scratch_sums": max(tile_sums if layouts else 0, 1024 * rounded(n_tokens, 4) if floats else 0),
+        "scratch_panel": PANELS * blocks * max((panel_bytes(layout) for layout in layouts), default=0),
+        "scratch_sums": max(sums if layouts else 0, 1024 * rounded(n_tokens, 4) if floats else 0),
         "scratch_scores": 4 * (n_ctx + 32),
     }
     offsets, end = {}, 0

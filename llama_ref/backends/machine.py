@@ -1,11 +1,14 @@
 """What the processor can do, and what code is compiled for. Needs llvmlite, not Numba.
 
-`LLAMA_SIMD` names another target than the processor at hand: ``vnni``, ``avxvnni``, ``avx2`` or ``portable``.
+`LLAMA_SIMD` names another target than the processor at hand: ``vnni`` (where there is ``amx``), ``avxvnni``, ``avx2``
+or ``portable``.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from dataclasses import dataclass
 
 import llvmlite.binding as llvm
@@ -22,6 +25,7 @@ TARGETS = {
 }
 #: the name of the byte dot product -> the features it needs; the first that fits is taken
 SIMD: tuple[tuple[str, set[str]], ...] = (
+    ("amx", {"amx-tile", "amx-int8", "avx512vnni", "avx512bw", "avx512f"}),
     ("vnni", {"avx512vnni", "avx512bw", "avx512f"}),
     ("avxvnni", {"avxvnni", "avx2"}),
     ("avx2", {"avx2"}),
@@ -50,6 +54,11 @@ class Machine:
     @property
     def simd(self) -> str:
         return next(name for name, needs in SIMD if needs <= self.features)
+
+    @property
+    def wide(self) -> bool:
+        """Whether a register holds 64 bytes and multiplies them at once."""
+        return self.simd in ("amx", "vnni")
 
     @property
     def fetch_distance(self) -> int:
@@ -82,6 +91,9 @@ def detect(wish: str | None = None) -> Machine:
     """
     triple, version = llvm.get_process_triple(), llvm.llvm_version_info[0]
     have = frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    without_tiles = frozenset(name for name in have if not name.startswith("amx"))
+    if have != without_tiles and (wish == "vnni" or not tiles_allowed()):
+        have = without_tiles
     host = Machine(llvm.get_host_cpu_name(), have, False, triple, version)
     if not wish or wish == host.simd:
         return host
@@ -92,6 +104,14 @@ def detect(wish: str | None = None) -> Machine:
     if wanted - have:
         raise UsageError(f"LLAMA_SIMD={wish} needs {', '.join(sorted(wanted - have))}, which this processor lacks")
     return Machine(cpu, wanted, True, triple, version)
+
+
+def tiles_allowed() -> bool:
+    """Ask Linux for the use of AMX, which it grants to a process at a time: each thread then keeps 8 KB more state."""
+    request_permission, tile_data = 0x1023, 18  # of the system call arch_prctl
+    if not sys.platform.startswith("linux"):
+        return False
+    return ctypes.CDLL(None).syscall(158, request_permission, tile_data) == 0
 
 
 MACHINE = detect(os.environ.get("LLAMA_SIMD"))

@@ -14,7 +14,7 @@ A register of 64 bytes exists in AVX-512 only. Elsewhere LLVM splits each operat
 of the machine's own width, so a kernel written with these is written once. Addresses are plain integers (bytes), as in
 `load(x + 64)`: the kernels walk over a memory map whose bounds were checked when the file was opened.
 
-The one operation that differs by machine is the dot product of bytes, `dot_bytes`:
+The one operation of these that differs by machine is the dot product of bytes, `dot_bytes`:
 
 =========== =========================================== ====================================================
 name        instructions                                found in
@@ -26,7 +26,8 @@ neon        sdot                                        aarch64 with the dot pro
 portable    multiply-adds of 16-bit halves              everything else that LLVM compiles for
 =========== =========================================== ====================================================
 
-All of them give the same integers. With a fused multiply-add (`fma`), which all but the portable path have, the floats
+`amx` (Xeons since Sapphire Rapids) is `vnni` with matrix registers besides: see "Tiles" below. All of them give the
+same integers. With a fused multiply-add (`fma`), which all but the portable path have, the floats
 are the same to the last bit too.
 
 `LLAMA_SIMD=avx2` (or another name of the table) makes this process compile for that machine instead of the one it
@@ -39,6 +40,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -457,7 +459,7 @@ def dot_halves(b: ir.IRBuilder, acc: Any, u: Any, s: Any) -> Any:
 
 def dot_bytes(b: ir.IRBuilder, acc: Any, u: Any, s: Any, small: bool) -> Any:
     """acc + Σ u·s in every lane. `small` promises |u|·|s| < 2¹⁴, so that two products fit 16 bits."""
-    if MACHINE.simd == "vnni":
+    if MACHINE.wide:
         modern = MACHINE.llvm_version >= 22  # LLVM 22 takes the bytes as bytes, older ones as integers
         args = [b.bitcast(v, I8X64) for v in (u, s)] if modern else [u, s]
         return call(b, "llvm.x86.avx512.vpdpbusd.512", I32X16, [acc, *args])
@@ -496,6 +498,39 @@ def dot_neon(b: ir.IRBuilder, acc: Any, u: Any, s: Any) -> Any:
         sum_s = call(b, name, i32x4, [constant(0, i32x4), constant(1, kind), y])
         result.append(call(b, name, i32x4, [b.add(a, b.shl(sum_s, constant(7, i32x4))), b.bitcast(x, kind), y]))
     return join(b, result)
+
+
+# Tiles (AMX): eight registers, of up to 16 rows of up to 64 bytes, and an instruction that multiplies two as matrices.
+# They are numbered by the program, hold nothing over `release_tiles`, and meet other registers only through memory.
+
+
+def use_tiles(b: ir.IRBuilder, shapes: Sequence[tuple[int, int]]) -> None:
+    """Set the tiles 0, 1 … up as (rows, bytes of a row), all zero."""
+    rows, widths = [r for r, _ in shapes], [w for _, w in shapes]
+    pad = [0] * (8 - len(shapes))
+    settings = np.zeros(1, [("palette", "u1"), ("start", "u1", 15), ("widths", "<u2", 16), ("rows", "u1", 16)])
+    settings["palette"], settings["widths"][0, :8], settings["rows"][0, :8] = 1, widths + pad, rows + pad
+    place = cgutils.global_constant(b.module, "tile_settings", cgutils.make_bytearray(settings.tobytes()))
+    call(b, "llvm.x86.ldtilecfg", ir.VoidType(), [b.bitcast(place, I8.as_pointer())])
+
+
+def release_tiles(b: ir.IRBuilder) -> None:
+    call(b, "llvm.x86.tilerelease", ir.VoidType(), [])
+
+
+def tile_load(b: ir.IRBuilder, tile: int, a: Any, stride: int) -> None:
+    """Read a tile's rows, which lie `stride` bytes apart."""
+    call(b, "llvm.x86.tileloadd64", ir.VoidType(), [I8(tile), b.inttoptr(a, I8.as_pointer()), I64(stride)])
+
+
+def tile_store(b: ir.IRBuilder, tile: int, a: Any, stride: int) -> None:
+    call(b, "llvm.x86.tilestored64", ir.VoidType(), [I8(tile), b.inttoptr(a, I8.as_pointer()), I64(stride)])
+
+
+def tile_dots(b: ir.IRBuilder, sums: int, x: int, y: int) -> None:
+    """sums i32 [m][n] = x · y of signed bytes; x: i8 [m][k], y: i8 [k/4][n][4]."""
+    call(b, "llvm.x86.tilezero", ir.VoidType(), [I8(sums)])
+    call(b, "llvm.x86.tdpbssd", ir.VoidType(), [I8(tile) for tile in (sums, x, y)])
 
 
 # To the compiler.

@@ -27,7 +27,7 @@ from ggmlpy.containers import Hparams
 from ggmlpy.errors import UnsupportedError, UsageError
 from llama_ref.backends import fast_layouts
 from llama_ref.backends.fast import FastBackend
-from llama_ref.backends.machine import MACHINE
+from llama_ref.backends.machine import MACHINE, SIMD
 from llama_ref.backends.reference import ReferenceBackend
 from llama_ref.model import Model
 
@@ -282,10 +282,10 @@ def test_digest(tmp_path):
 
 
 @pytest.mark.skipif(ELSEWHERE, reason="this is that other machine")
-@pytest.mark.parametrize("simd", ["avxvnni", "avx2", "portable"])
+@pytest.mark.parametrize("simd", ["vnni", "avxvnni", "avx2", "portable"])
 def test_the_instructions_of_other_machines(tmp_path, simd):
     """The tests above, compiled for lesser processors; where there is a fused multiply-add, with the same bits."""
-    if not MACHINE.is_x86 or MACHINE.simd == "portable" or (simd == "avxvnni" and not MACHINE.has("avxvnni")):
+    if not MACHINE.is_x86 or simd == MACHINE.simd or not dict(SIMD)[simd] <= MACHINE.features:
         pytest.skip(f"this processor has no {simd}")
     expected = "any" if simd == "portable" else digest_of_logits(tmp_path)
     environment = {**os.environ, "LLAMA_SIMD": simd, "FAST_TEST_SOME": "1", "FAST_TEST_DIGEST": expected}
