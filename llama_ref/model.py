@@ -201,8 +201,6 @@ class Model:
             backend.rope_freq_base = file.attributes.rope_freq_base
             model = cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
             backend.prepare(model.weights, model.cache)
-            if numerics == "fast":
-                file.touch_ahead()  # while the caller gets ready for the first token
             return model
         except BaseException:
             file.close()
