@@ -184,12 +184,14 @@ def _objects(text: str, lines: _Lines, report: CleanReport) -> Iterator[tuple[in
 def _read_object(text: str, start: int, lines: _Lines, report: CleanReport) -> tuple[Any, int]:
     """The object that begins at ``start`` and where it ends; None if it cannot be read."""
     try:
-        return _DECODER.raw_decode(text, start)
+        if _OPENING.match(text, start):  # else it is none: a refusal costs the decoder a count of all lines before
+            return _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
-        end = _end_of_object(text, start, lines)
+        pass
+    end = _end_of_object(text, start, lines)
     if end is None:
         kind = "cut off" if len(text) - start <= LARGEST_RECORD else "unreadable"
-        report.findings.append(Finding(kind, lines.of(start), _short(text[start:])))
+        report.findings.append(Finding(kind, lines.of(start), _short(text[start : start + 480])))
         return None, start + 1
     repaired = _TRAILING.sub(lambda match: match[1] or "", text[start:end])
     n_commas = sum(match[1] is None for match in _TRAILING.finditer(text, start, end))
@@ -204,6 +206,7 @@ def _read_object(text: str, start: int, lines: _Lines, report: CleanReport) -> t
 
 # A string is kept as it is; a comma in front of a closing bracket goes.
 _TRAILING = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+_OPENING = re.compile(r'\{\s*["}]')
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
 
 
@@ -254,7 +257,7 @@ class _Lines:
     """
 
     def __init__(self, text: str) -> None:
-        self.budget = 16 * len(text) + 4 * LARGEST_RECORD
+        self.budget = 8 * len(text) + 2 * LARGEST_RECORD
         self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def of(self, position: int) -> int:
@@ -262,7 +265,7 @@ class _Lines:
 
 
 def _short(text: str, limit: int = 60) -> str:
-    flat = " ".join(text.split())
+    flat = " ".join(text[: 8 * limit].split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 

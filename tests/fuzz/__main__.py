@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -280,7 +281,8 @@ def main() -> int:
         weights = sum(TARGETS[name].share for name in names)
         shares = {name: -(-options.count * TARGETS[name].share // weights) for name in names}
         fuzzer = Fuzzer(shares, options.seed, options.processes, root, options.guided)
-        fuzzer.run()
+        with contextlib.suppress(KeyboardInterrupt):  # what was done until then is told
+            fuzzer.run()
     finally:
         shutil.rmtree(root, ignore_errors=True)
     record = fuzzer.record()

@@ -35,6 +35,8 @@ from tests.llama_ref.attacks import forge
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SMALL = Hparams(12, 8, 8, 2, 1, 4, 1)
+SMALL_F32 = Hparams(12, 8, 8, 2, 1, 4, 0)
+SPEAKING = Hparams(300, 8, 8, 2, 1, 4, 0)  # with a token for every byte
 TINY = TinyShape(n_embd=8, n_head=2, n_layer=1, n_mult=8)
 
 Scene = Callable[[Path], Iterable[str]]  # fills a folder and names the files in it that are to be damaged
@@ -283,7 +285,10 @@ def adapter(weights: str, grown: bool = False) -> Scene:
         config |= {"rank_pattern": {"w9": 4}, "alpha_pattern": {"q_proj": 4, ".*1.k_proj": 2.5}, "use_rslora": True}
         config |= {"use_dora": False, "init_lora_weights": True, "base_model_name_or_path": "x"}
         (at / "adapter_config.json").write_text(json.dumps(config))
-        _tokenizer(at)
+        if grown:
+            (at / "added_tokens.json").write_text("{}")
+        else:
+            _tokenizer(at)
         return ["adapter_config.json"] * 3 + [f"adapter_model.{weights}", "added_tokens.json"]
 
     return fill
@@ -355,6 +360,7 @@ class Answerer:
     def evaluate(self, tokens: Any, n_past: int, *, last_only: bool = False) -> np.ndarray:
         if not all(0 <= token < self.n_vocab for token in tokens) or n_past + len(tokens) > self.n_ctx or n_past < 0:
             raise UsageError("tokens or positions that the model does not have")  # as Model.evaluate refuses them
+        self.cache.length = n_past + len(tokens)
         return np.eye(self.n_vocab, dtype=np.float32)[(tokens[-1] + 1) % self.n_vocab] * 9
 
 

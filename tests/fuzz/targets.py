@@ -161,7 +161,7 @@ GGML_SCENES: dict[str, Scene] = {
     "ggml f16": scenes.ggml("ggml", 0, "f16", scenes.SMALL),
     "ggmf": scenes.ggml("ggmf", 1, "q4_1"),
     "ggjt1": scenes.ggml("ggjt", 1, "q4_0"),
-    "ggjt1 f32": scenes.ggml("ggjt", 1, "f32", scenes.SMALL),
+    "ggjt1 f32": scenes.ggml("ggjt", 1, "f32", scenes.SMALL_F32),
     "ggjt2": scenes.ggml("ggjt", 2, "q5_1"),
     "ggjt3": scenes.ggml("ggjt", 3, "q8_0"),
     "parts": scenes.ggml_parts,
@@ -486,34 +486,40 @@ MODEL_LOOKS = (
     "generate -m F -p a -n 1 -q --numerics reference -s 1",
 )  # fmt: skip
 OTHER_LOOKS = ("identify F", "identify --json F", "verify F", "verify D --json", "doctor D", "doctor D --json")
-OTHER_LOOKS += (
-    "fingerprint D",
-    "convert D --dry-run --outfile OUT.bin",
-    "fingerprint F",
-    "merge --base D --lora D --output OUT --dry-run",
+CHECKPOINT_LOOKS = (*OTHER_LOOKS, "fingerprint D", "convert D --dry-run --outfile OUT.bin", "to-hf D OUT --dry-run")
+ADAPTER_LOOKS = (*OTHER_LOOKS, "merge --base B --lora D --output OUT --dry-run", "identify D/adapter_model.bin")
+TOKENIZER_LOOKS = (*OTHER_LOOKS, "tokenizer stats F O hello", "tokenize -m F hello", "tokenize -m F --compare hello")
+TEXT_LOOKS = (
+    "instructions F --output OUT.json",
+    "instructions F",
+    "instructions F O --output OUT.json --json",
+    "identify F",
 )
-OTHER_LOOKS += ("tokenizer stats F O hello", "instructions F --output OUT.json", "tokenize -m F hello")
 MODEL_WRITES = (
     "quantize F OUT.bin q4_0 -t 1 -q", "quantize F OUT.bin 3 -t 1 -q --allow-requantize", "migrate F OUT.bin -q",
     "migrate F OUT.gguf -q --container gguf", "migrate F OUT.bin -q --container ggjt3 --requantize",
     "migrate F OUT.bin -q --container ggmf1 --parts 2", "quantize F OUT.gguf q5_1 -t 1 -q --era 2023-08-21",
     "report F --html OUT.html -q",
 )  # fmt: skip
-CHECKPOINT_WRITES = (
+META_WRITES = (
     "convert D --outfile OUT.bin -q", "convert D --outfile OUT.gguf -q --container gguf --outtype f32",
-    "convert D --outfile OUT.bin -q --vocab-only", "to-hf D OUT -q", "from-hf D OUT -q", "to-hf D OUT -q --bin",
-    "merge --base B --lora D --output OUT -q -t 1",
-    "merge --base B --lora D --output OUT.bin --output-type ggml-f16 -q -t 1",
-    "merge --base B --lora D --output OUT --output-type huggingface -q -t 1",
+    "convert D --outfile OUT.bin -q --vocab-only", "to-hf D OUT -q", "to-hf D OUT -q --bin",
     "tokenizer merge D/tokenizer.model B/tokenizer.model OUT.model -q",
 )  # fmt: skip
+HF_WRITES = (*META_WRITES[:3], "from-hf D OUT -q", META_WRITES[-1])
+ADAPTER_WRITES = (
+    "merge --base B --lora D --output OUT -q -t 1",
+    "merge --base D --lora B --output OUT -q -t 1",
+    "merge --base B --lora D --output OUT.bin --output-type ggml-f16 -q -t 1",
+    "merge --base B --lora D --output OUT --output-type huggingface -q -t 1",
+)
 
 
-def command(table_of: Callable[[str], Sequence[str]]) -> Callable[[Path, str], None]:
+def command(table_of: Callable[[Path, str], Sequence[str]]) -> Callable[[Path, str], None]:
     def read(folder: Path, name: str) -> None:
         path = first_part(folder, name)
         data = (folder / name).read_bytes()
-        table = table_of(name)
+        table = table_of(folder, name)
         line = table[
             sum(data[:: max(1, len(data) // 64)]) % len(table)
         ]  # the bytes choose: an input is the whole of it
@@ -521,7 +527,7 @@ def command(table_of: Callable[[str], Sequence[str]]) -> Callable[[Path, str], N
         argv = [_worded(word, words, folder) for word in line.split()]
         code, said = spoken(argv)
         _check_outputs(folder, code, line)
-        if code == 0:
+        if code in (0, 1):  # fine, or: the compared things differ
             return
         raise UsageError(f"exit code {code}: {said.strip().splitlines()[0] if said.strip() else ''}")
 
@@ -593,16 +599,29 @@ def _check_readable(path: Path, line: str) -> None:
         raise Broken(f"{line} wrote what can't be read: {error}") from error
 
 
-def looks_for(name: str) -> Sequence[str]:
-    return MODEL_LOOKS if name.endswith((".gguf", "m.bin", "m.bin.1")) else OTHER_LOOKS
+MODEL_NAMES = (".gguf", "m.bin", "m.bin.1")
 
 
-def writes_for(name: str) -> Sequence[str]:
-    return MODEL_WRITES if name.endswith((".gguf", "m.bin", "m.bin.1")) else CHECKPOINT_WRITES
+def looks_for(folder: Path, name: str) -> Sequence[str]:
+    if name.endswith(MODEL_NAMES):
+        return MODEL_LOOKS
+    if (folder / "array.json").exists():
+        return TEXT_LOOKS
+    if name.endswith(".model"):
+        return TOKENIZER_LOOKS
+    return ADAPTER_LOOKS if (folder / "adapter_config.json").exists() else CHECKPOINT_LOOKS
+
+
+def writes_for(folder: Path, name: str) -> Sequence[str]:
+    if name.endswith(MODEL_NAMES):
+        return MODEL_WRITES
+    if (folder / "adapter_config.json").exists():
+        return ADAPTER_WRITES
+    return META_WRITES if (folder / "params.json").exists() else HF_WRITES
 
 
 def command_damage(rng: random.Random, name: str, data: bytes, donors: Sequence[bytes], spans: Spans) -> bytes:
-    if name.endswith((".gguf", "m.bin", "m.bin.1")):
+    if name.endswith(MODEL_NAMES):
         return model_damage(rng, name, data, donors, spans)
     if name.endswith((".txt", ".jsonl")):
         return text_damage(rng, name, data, donors, spans)
@@ -626,12 +645,15 @@ def with_base(scene: Scene) -> Scene:
 
     def fill(at: Path) -> list[str]:
         scenes.meta_model(at)
-        return [*scene(at), "params.json", "consolidated.00.pth", "tokenizer.model"]
+        files = [name for name in scene(at) if name != "added_tokens.json"]  # the adapter has no rows for them
+        (at / "added_tokens.json").unlink()
+        return [*files, "params.json", "consolidated.00.pth", "tokenizer.model"]
 
     return fill
 
 
 COMMAND_SCENES = {name: GGML_SCENES[name] for name in ("ggml f16", "ggjt1", "parts")}
+COMMAND_SCENES |= {"wide": scenes.ggml("ggjt", 1, "f16"), "speaks": scenes.ggml("ggjt", 1, "f32", scenes.SPEAKING)}
 COMMAND_SCENES |= {name: GGUF_SCENES[name] for name in ("v3", "split", "all types")} | CHECKPOINT_SCENES
 COMMAND_SCENES |= {f"adapter {name}": with_base(scene) for name, scene in ADAPTER_SCENES.items()}
 LOOK_SCENES = {**COMMAND_SCENES, "zip": scenes.adapter_zip(8), "tokenizer": scenes.tokenizer_small}
@@ -642,51 +664,51 @@ THREADS = frozenset({"_thread.start_new_thread", "os.posix_fallocate", "os.puten
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("ggml", 130, GGML_SCENES, read_model, model_damage, GGML_MODULES, model_spans),
+        Target("ggml", 110, GGML_SCENES, read_model, model_damage, GGML_MODULES, model_spans),
         Target(
-            "gguf", 130, GGUF_SCENES, read_model, model_damage,
+            "gguf", 110, GGUF_SCENES, read_model, model_damage,
             ("ggmlpy/gguf.py", "ggmlpy/gguf_model.py", *GGML_MODULES[:5]), model_spans,
         ),
         Target(
-            "look", 60, GGML_SCENES | GGUF_SCENES, look_at_model, model_damage,
+            "look", 55, GGML_SCENES | GGUF_SCENES, look_at_model, model_damage,
             ("ggmlpy/identify.py", "ggmlpy/hexdump.py", "ggmlpy/report.py", "ggmlpy/compare.py", "ggmlpy/codes.py",
              "llama_ref/same_content.py"), model_spans,
         ),
         Target(
-            "pth", 120, scenes.torch_files(), read_torch, torch_damage,
+            "pth", 100, scenes.torch_files(), read_torch, torch_damage,
             ("llama_ref/checkpoint/pth.py", "llama_ref/checkpoint/pickle_reader.py", "llama_ref/checkpoint/legacy.py",
              "llama_ref/checkpoint/torch_zip.py", "llama_ref/checkpoint/tensor.py"),
         ),
         Target(
-            "zip", 70,
+            "zip", 65,
             {"stored": scenes.adapter_zip(0), "deflated": scenes.adapter_zip(8), **scenes.torch_files()},
             read_archive, zip_damage,
             ("llama_ref/checkpoint/torch_zip.py", "lora/adapter.py", "llama_ref/verify_known.py",
              "llama_ref/identify_checkpoint.py"), lambda path: zip_spans(path.read_bytes()), TEMPORARY,
         ),
         Target(
-            "safetensors", 100, {"types": scenes.safetensors_of_all_types, "model": scenes.safetensors_model},
+            "safetensors", 85, {"types": scenes.safetensors_of_all_types, "model": scenes.safetensors_model},
             read_safetensors, safetensors_damage,
             ("llama_ref/checkpoint/safetensors_file.py", "llama_ref/checkpoint/tensor.py"),
         ),
         Target(
-            "tokenizer", 80,
+            "tokenizer", 70,
             {"small": scenes.tokenizer_small, "bytes": scenes.tokenizer_with_bytes, "golden": scenes.tokenizer_golden},
             read_tokenizer_file, tokenizer_damage,
             ("lora/vocab.py", "llama_ref/vocabulary.py", "llama_ref/tokenizer_json.py"),
         ),
         Target(
-            "checkpoint", 70, CHECKPOINT_SCENES, read_checkpoint, by_kind,
+            "checkpoint", 65, CHECKPOINT_SCENES, read_checkpoint, by_kind,
             ("llama_ref/checkpoint/params.py", "llama_ref/checkpoint/huggingface.py", "llama_ref/checkpoint/meta.py",
              "llama_ref/checkpoint/layout.py", "llama_ref/checkpoint/opening.py", "llama_ref/vocabulary.py"),
         ),
         Target(
-            "adapter", 70, ADAPTER_SCENES, lambda folder, name: read_adapter(folder), by_kind,
+            "adapter", 65, ADAPTER_SCENES, lambda folder, name: read_adapter(folder), by_kind,
             ("lora/adapter.py", "llama_ref/checkpoint/params.py"),
         ),
         Target(
-            "instructions", 60, {"texts": scenes.instructions}, read_text, text_damage,
-            ("lora/instructions.py", "lora/crawl.py"),
+            "instructions", 55, {"texts": scenes.instructions}, read_text, text_damage,
+            ("lora/instructions.py", "lora/crawl.py"), limits=Limits(seconds=3.0),
         ),
         Target(
             "saved", 60, {"talk": scenes.conversation, "training": scenes.training, "logits": scenes.logits},
@@ -695,14 +717,14 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "lists", 50, {"lists": scenes.digest_lists}, read_listed, by_kind,
-            ("llama_ref/checksums.py", "lora/vectors.py", "llama_ref/verify_known.py"),
+            ("llama_ref/checksums.py", "lora/vectors.py", "llama_ref/verify_known.py"), limits=Limits(seconds=4.0),
         ),
         Target(
-            "commands", 50, LOOK_SCENES, command(looks_for), command_damage, ("cli.py", "lora/doctor.py"), model_spans,
+            "commands", 55, LOOK_SCENES, command(looks_for), command_damage, ("cli.py", "lora/doctor.py"), model_spans,
             TEMPORARY | THREADS, Limits(seconds=2.0, headroom=512 << 20, python=64 << 20),
         ),
         Target(
-            "writers", 50, COMMAND_SCENES, command(writes_for), command_damage,
+            "writers", 55, COMMAND_SCENES, command(writes_for), command_damage,
             ("ggmlpy/migrate.py", "ggmlpy/quantize_file.py", "ggmlpy/writer.py", "llama_ref/convert.py",
              "llama_ref/hf_export.py", "lora/merge.py", "lora/targets.py", "lora/stream.py"), model_spans,
             TEMPORARY | THREADS, Limits(seconds=4.0, headroom=1 << 30, python=64 << 20),

@@ -1,0 +1,277 @@
+"""What the fuzz found, each as the smallest file that showed it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("resource", reason="Windows has no limits of address space")
+
+from ggmlpy import FormatError, Hparams, open_model
+from ggmlpy.errors import MissingFileError, UsageError, VocabularyError
+from ggmlpy.identify import identify
+from llama_ref.checkpoint import open_checkpoint
+from llama_ref.checksums import read_list, same_json_meaning
+from llama_ref.conversation import Conversation
+from llama_ref.identify_checkpoint import identify_other
+from llama_ref.model import Model
+from llama_ref.tokenizer_json import tokenizer_json
+from llama_ref.verify_known import verify
+from llama_ref.verify_logits import read_logits
+from llama_ref.vocabulary import load_vocabulary
+from lora.doctor import examine
+from lora.instructions import clean
+from lora.train.loop import read_log
+from lora.vectors import read_manifest
+from lora.vocab import NORMAL, UNKNOWN, compare_tokenizers
+from tests.fuzz import scenes
+from tests.ggmlpy.models import write_tiny
+from tests.llama_ref.attacks import forge
+
+# ── GGML ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_corrupt_width_does_not_make_millions_of_parts(tmp_path: Path) -> None:
+    """Two thousand million columns over a tensor of 32 are 67 million files, each of which was looked for."""
+    path = write_tiny(tmp_path / "m.bin", "ggml", 0)
+    data = bytearray(path.read_bytes())
+    data[8:12] = struct.pack("<i", 32 << 25)
+    path.write_bytes(data)
+    began = time.process_time()
+    assert identify(path).problems
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("hparams", [{"n_head": 0}, {"n_head": -2}, {"n_layer": -1}, {"n_embd": 0}, {"n_head": 5}])
+def test_a_header_without_heads_is_no_model(hparams: dict[str, int], tmp_path: Path) -> None:
+    values = {**Hparams(20, 32, 32, 2, 1, 16, 2).as_dict(), **hparams}
+    path = write_tiny(tmp_path / "m.bin")
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + struct.pack("<7i", *values.values()) + data[36:])
+    with pytest.raises(FormatError, match=r"fit|cannot"):
+        Model.from_file(path, numerics="reference")
+
+
+# ── archives ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+BROKEN_STREAM = forge.Member("adapter_model.bin", b"x" * 400, method=8, packed=b"\x05\xff\xff\xff")
+ARCHIVES = {
+    "made by a later version": forge.archive([forge.Member("x/data.pkl", b"x")]).replace(b"\x14\0", b"\xff\0"),
+    "a name that is not UTF-8": forge.archive([forge.Member(b"\x92.bin", b"x", flags=0x800)]),
+    "a broken stream": forge.archive([BROKEN_STREAM]),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_damaged_archives_are_told_by_everything_that_looks(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    path.write_bytes(ARCHIVES[kind])
+    assert {verdict.status for verdict in verify([path]).verdicts} & {"bad", "unknown"}
+    examine(tmp_path)
+    with contextlib.suppress(FormatError):
+        identify_other(path)
+
+
+# ── tokenizers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tokenizer(folder: Path, old: bytes, new: bytes) -> Path:
+    path = folder / "tokenizer.model"
+    path.write_bytes(scenes.tokenizer_bytes(scenes.small_pieces()).replace(old, new))
+    return path
+
+
+def test_a_piece_that_is_not_text(tmp_path: Path) -> None:
+    path = tokenizer(tmp_path, "好".encode(), b"\xff\xfe\xfd")
+    with pytest.raises(VocabularyError, match="a piece is not text"):
+        load_vocabulary(path)
+    with pytest.raises(VocabularyError, match="a piece is not text"):
+        tokenizer_json(path)
+    with pytest.raises(FormatError):
+        identify_other(path)
+
+
+def test_two_unknown_pieces_can_not_be_compared(tmp_path: Path) -> None:
+    pieces = [("<unk>", 0.0, UNKNOWN), ("<what>", 0.0, UNKNOWN), ("a", -1.0, NORMAL)]
+    path = tmp_path / "t.model"
+    path.write_bytes(scenes.tokenizer_bytes(pieces))
+    with pytest.raises(VocabularyError, match="not a SentencePiece model"):
+        compare_tokenizers([path], "a")
+
+
+def test_half_a_character_is_no_token(tmp_path: Path) -> None:
+    scenes.tokenizer_small(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"\\ud800": 12}')
+    with pytest.raises(VocabularyError, match="an added token is not text"):
+        load_vocabulary(tmp_path / "tokenizer.model")
+
+
+# ── JSON, lists ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "中" * 100, "a\0b", "../x", "/etc/passwd", ""])
+def test_names_in_an_index_that_no_file_can_have(name: str, tmp_path: Path) -> None:
+    scenes.huggingface("safetensors")(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    record = json.loads(index.read_text())
+    record["weight_map"]["lm_head.weight"] = name
+    index.write_text(json.dumps(record))
+    with pytest.raises(FormatError):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "../x", "/x"])
+def test_names_in_a_list_of_digests(name: str, tmp_path: Path) -> None:
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  {name}\n")
+    with pytest.raises(FormatError, match="outside its directory"):
+        read_list(tmp_path / "SHA256SUMS")
+    verify([tmp_path])
+
+
+def test_the_meaning_of_json_with_half_characters_or_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "params.json"
+    path.write_text('{"\\ud800": 1}')
+    assert not same_json_meaning(path, "md5", "0" * 32)
+    path.write_text(json.dumps([{"a": 1.5}] * 100_000))
+    began = time.process_time()
+    assert not same_json_meaning(path, "md5", "0" * 32)
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": {"../secret": {"sha256": "0"}}},
+        {"inputs": {"/etc/passwd": {"sha256": "0"}}},
+        {"inputs": {"x" * 300: {"sha256": "0"}}},
+        {"cases": [{"kind": "no such", "output": "a", "source": "b", "adapters": []}]},
+        {"cases": [{"kind": "convert", "output": ["a"], "source": "b", "adapters": []}]},
+    ],
+)
+def test_manifests_that_lead_elsewhere(change: dict[str, Any], tmp_path: Path) -> None:
+    scenes.digest_lists(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(FormatError, match="not a manifest"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_without_end(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"cases": ' + "[" * 100_000)
+    with pytest.raises(FormatError, match="not a manifest"):
+        read_manifest(tmp_path)
+
+
+# ── texts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("piece", ['{"a":', "{", '{"instruction": "', '[{"a": {', '{"}'])
+def test_braces_that_are_never_closed_are_searched_once(piece: str) -> None:
+    began = time.process_time()
+    clean(piece * (20_000 // len(piece)))
+    assert time.process_time() - began < 3
+
+
+# ── what was saved ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def resaved(path: Path, header: dict[str, Any], **arrays: np.ndarray | None) -> None:
+    """The archive with keys of its header and arrays replaced, or left out where they are None."""
+    with np.load(path) as archive:
+        before = {name: archive[name] for name in archive.files}
+    text = {**json.loads(before.pop("header").tobytes()), **header}
+    kept = {name: array for name, array in {**before, **arrays}.items() if array is not None}
+    np.savez(path, header=np.frombuffer(json.dumps(text).encode(), np.uint8), **kept)
+
+
+@pytest.mark.parametrize(
+    ("header", "arrays"),
+    [
+        ({"model": 5}, {}),
+        ({"sampling": {"no such": 1}}, {}),
+        ({"sampling": {"top_k": "many"}}, {}),
+        ({"sampling": {"top_k": 1.5}}, {}),
+        ({"sampling": 7}, {}),
+        ({"n_past": -1}, {}),
+        ({"n_past": 99}, {}),
+        ({"n_past": "2"}, {}),
+        ({"n_batch": None}, {}),
+        ({}, {"rng": np.full(625, 2**32 - 1, np.uint32)}),  # a position behind the twister's words
+        ({}, {"rng": np.zeros(3, np.uint32)}),
+        ({}, {"recent": np.zeros((2, 2), np.int32)}),
+        ({}, {"recent": np.full(12, 1000, np.int32)}),
+        ({}, {"waiting": np.full(2, -1, np.int32)}),
+        ({}, {"waiting": np.float32(1)}),
+        ({}, {"cache_k": None}),
+    ],
+)
+def test_conversations_that_make_no_sense(header: dict, arrays: dict, tmp_path: Path) -> None:
+    scenes.conversation(tmp_path)
+    resaved(tmp_path / "talk.npz", header, **arrays)
+    with pytest.raises(FormatError, match="not a saved conversation"):
+        Conversation.resume(tmp_path / "talk.npz", scenes.Answerer())  # type: ignore[arg-type]
+
+
+def test_a_conversation_that_makes_sense(tmp_path: Path) -> None:
+    scenes.conversation(tmp_path)
+    resaved(tmp_path / "talk.npz", {"n_past": 1})
+    assert Conversation.resume(tmp_path / "talk.npz", scenes.Answerer()).n_past == 1  # type: ignore[arg-type]
+    resaved(tmp_path / "talk.npz", {}, cache_k=np.zeros((1, 1, 1, 5), np.float16))
+    with pytest.raises(UsageError, match="does not fit this model"):
+        Conversation.resume(tmp_path / "talk.npz", scenes.Answerer())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("header", "arrays"),
+    [
+        ({"identity": "x"}, {}),
+        ({"step": "3"}, {}),
+        ({"step": -1}, {}),
+        ({"log": 5}, {}),
+        ({"log": [{"step": 1}]}, {}),
+        ({"log": [["step"]]}, {}),
+        ({}, {"weight/a": None}),
+        ({}, {"first/a": np.ones(6, np.float32)}),
+    ],
+)
+def test_training_checkpoints_that_make_no_sense(header: dict, arrays: dict, tmp_path: Path) -> None:
+    scenes.training(tmp_path)
+    resaved(tmp_path / "checkpoint.npz", header, **arrays)
+    run = scenes.training_run(tmp_path)
+    with pytest.raises(FormatError, match="not a training checkpoint"):
+        run.resume()
+    assert run.step == 0
+    assert (run.weights["a"] == 1).all()
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "{", "\xff", '{"step": "1"}', "9" * 5000, "[" * 100_000])
+def test_logs_of_training_that_are_none(line: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_bytes(line.encode("latin-1"))
+    with pytest.raises(FormatError, match="not the log of a training run"):
+        read_log(tmp_path / "log.jsonl")
+    with pytest.raises(MissingFileError):
+        read_log(tmp_path / "none.jsonl")
+
+
+def test_logits_with_a_broken_header(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((2, 9), np.float32))
+    data = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "x.npy").write_bytes(data.replace(b"(2, 9)", b", 9)  "))
+    with pytest.raises(FormatError, match="the logits cannot be read"):
+        read_logits(tmp_path / "x.npy", 2, 9)
+
+
+def test_the_valid_scenes_are_valid(tmp_path: Path) -> None:
+    """The fuzz begins with files that are read."""
+    for name, scene in (("ggml", scenes.ggml_parts), ("split", scenes.gguf_split), ("all", scenes.gguf_of_all_types)):
+        (tmp_path / name).mkdir()
+        first = next(iter(scene(tmp_path / name)))
+        with open_model(tmp_path / name / first) as model:
+            assert len(model.tensors) == 12
