@@ -220,16 +220,22 @@ SUMS_STRIDE = 64 * TOKENS
 
 
 @compiled
+def record_of(records, tile, block, n_blocks, n_tiles):
+    """Where the tokens of a tile have their codes and numbers of one block: [lane][tile][block][token of the tile]."""
+    lane = block % GROUP
+    count = lane_count(lane, n_blocks)
+    place = (lane_start(lane, n_blocks) * n_tiles + tile * count + block // GROUP) * TOKENS
+    return records + place * TOKEN_BYTES
+
+
+@compiled
 def quantize_token(x, n, records, token, n_tiles):
-    """The same codes to where the product with many vectors reads them: [lane][tile][block][token of the tile]."""
+    """The same codes to where the product with many vectors reads them."""
     keep_apart()
     n_blocks = n // 32
     tile, t = token // TOKENS, token % TOKENS
     for block in range(n_blocks):
-        lane = block % GROUP
-        count = lane_count(lane, n_blocks)
-        place = (lane_start(lane, n_blocks) * n_tiles + tile * count + block // GROUP) * TOKENS
-        record = records + place * TOKEN_BYTES
+        record = record_of(records, tile, block, n_blocks, n_tiles)
         codes, numbers = record + 32 * t, record + 32 * TOKENS + 4 * t
         first, second = load(x + 128 * block), load(x + 128 * block + 64)
         da, inverse = block_scale(first, second)
@@ -240,6 +246,16 @@ def quantize_token(x, n, records, token, n_tiles):
         store_f32(numbers + 4 * TOKENS, da * np.float32(sum_a + sum_c))
         store_f32(numbers + 8 * TOKENS, da * np.float32(sum_a))
         store_f32(numbers + 12 * TOKENS, da * np.float32(sum_c))
+
+
+@compiled
+def leave_out_token(n, records, token, n_tiles):
+    """Zeros instead of a token, at the end of the last tile: what lies there otherwise may be floats that are slow."""
+    keep_apart()
+    for block in range(n // 32):
+        numbers = record_of(records, token // TOKENS, block, n // 32, n_tiles) + 32 * TOKENS + 4 * (token % TOKENS)
+        for i in range(4):
+            store_f32(numbers + 4 * TOKENS * i, np.float32(0))
 
 
 # Attention.
@@ -787,6 +803,9 @@ def make_evaluators() -> tuple[Any, Any]:
                     quantize_groups(y, n, records_at(plan) + t * groups_bytes(n))
                 else:
                     quantize_token(y, n, records_at(plan), t, n_tiles)
+                    if t == tokens - 1:
+                        for nobody in range(tokens, n_tiles * TOKENS):
+                            leave_out_token(n, records_at(plan), nobody, n_tiles)
         return meet(plan, work)
 
     @compiled
