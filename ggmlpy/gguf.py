@@ -172,7 +172,7 @@ class GgufFile:
     end: int
 
     def number(self, key: str, default: float | None = None) -> Any:
-        """A numeric value.
+        """A finite number.
 
         Raises:
             FormatError: it is missing and has no default, or it is no number.
@@ -180,16 +180,34 @@ class GgufFile:
         found = self.metadata.get(key)
         if found is None and default is not None:
             return default
-        if found is None or found.type in ("string", "array"):
-            raise FormatError(
-                f"the metadata has no number {key!r}",
-                path=self.path,
-                field=key,
-                expected="a number",
-                found=found.type if found else "nothing",
-                cause="a file of another architecture, or written by a faulty converter",
-            )
+        if found is None or found.type in ("string", "array") or not math.isfinite(found.value):
+            raise self._no("number", key, found)
         return found.value
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A whole number; raises as :meth:`number`."""
+        value = self.number(key, default)
+        if value != int(value):
+            raise self._no("whole number", key, self.metadata[key])
+        return int(value)
+
+    def text(self, key: str, default: bytes = b"") -> str:
+        """A string; raises :class:`FormatError` where it is none."""
+        found = self.metadata.get(key, Value("string", default))
+        if found.type != "string":
+            raise self._no("string", key, found)
+        return found.text()
+
+    def _no(self, what: str, key: str, found: Value | None) -> FormatError:
+        value = "" if found is None or found.type in ("string", "array") else f" {found.value}"
+        return FormatError(
+            f"the metadata has no {what} {key!r}",
+            path=self.path,
+            field=key,
+            expected=f"a {what}",
+            found=f"{found.type}{value}" if found else "nothing",
+            cause="a file of another architecture, or written by a faulty converter",
+        )
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
@@ -439,7 +457,7 @@ def split_paths(gguf: GgufFile) -> list[Path]:
     Raises:
         MissingFileError: one is missing.
     """
-    count = int(gguf.number("split.count", 0))
+    count = gguf.integer("split.count", 0)
     match = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)", gguf.path.name)
     if count <= 1 or match is None:
         return [gguf.path]

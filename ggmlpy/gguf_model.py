@@ -76,31 +76,33 @@ def _check_architecture(file: GgufFile) -> None:
 
 
 def _hparams(file: GgufFile) -> tuple[Hparams, Attributes]:
-    n_embd, n_head = int(file.number("llama.embedding_length")), int(file.number("llama.attention.head_count"))
-    n_ff = int(file.number("llama.feed_forward_length"))
+    n_embd, n_head = file.integer("llama.embedding_length"), file.integer("llama.attention.head_count")
+    n_ff = file.integer("llama.feed_forward_length")
     hparams = Hparams(
         n_vocab=len(_array(file, "tokenizer.ggml.tokens", "string")),
         n_embd=n_embd,
-        n_mult=int(file.number("ggmlpy.n_mult", 0)) or _n_mult(n_embd, n_ff),
+        n_mult=file.integer("ggmlpy.n_mult", 0) or _n_mult(n_embd, n_ff),
         n_head=n_head,
-        n_layer=int(file.number("llama.block_count")),
-        n_rot=int(file.number("llama.rope.dimension_count", n_embd // n_head if n_head > 0 else 0)),
-        ftype=int(file.number("general.file_type", 1)),
+        n_layer=file.integer("llama.block_count"),
+        n_rot=file.integer("llama.rope.dimension_count", n_embd // n_head if n_head > 0 else 0),
+        ftype=file.integer("general.file_type", 1),
     )
     attributes = Attributes(
         n_ff=n_ff,
-        n_head_kv=int(file.number("llama.attention.head_count_kv", n_head)),
+        n_head_kv=file.integer("llama.attention.head_count_kv", n_head),
         rope_freq_base=float(file.number("llama.rope.freq_base", 10000.0)),
         norm_eps=float(file.number("llama.attention.layer_norm_rms_epsilon", DEFAULT_EPS)),
-        n_ctx_train=int(file.number("llama.context_length", 2048)),
+        n_ctx_train=file.integer("llama.context_length", 2048),
     )
     return hparams, attributes
 
 
 def _n_mult(n_embd: int, n_ff: int) -> int:
-    """A multiple from which :attr:`Hparams.n_ff` follows; the published models' 256 first."""
-    tried = (256, 32, *range(n_ff, 0, -1)) if 0 < n_ff <= 1 << 20 else ()
-    for n_mult in tried:
+    """A multiple from which :attr:`Hparams.n_ff` follows; the published models' 256 first.
+
+    Where none of them does it, the width itself does, unless it is narrower than any multiple gives.
+    """
+    for n_mult in (256, 32, n_ff) if n_ff > 0 else ():
         if Hparams(0, n_embd, n_mult, 1, 0, 0, 0).n_ff == n_ff:
             return n_mult
     return 1
@@ -131,7 +133,7 @@ def _array(file: GgufFile, key: str, item: str) -> Any:
 
 def _vocabulary(file: GgufFile) -> ListedVocabulary:
     """The pieces as the older containers keep them: raw bytes, spaces as spaces."""
-    model = file.metadata.get("tokenizer.ggml.model", Value("string", b"llama")).text()
+    model = file.text("tokenizer.ggml.model", b"llama")
     if model != "llama":
         raise UnsupportedError(
             f"tokenizer {model!r} is not supported",

@@ -42,14 +42,20 @@ def records_of(data: bytes) -> list[tuple[str, bytes]]:
         return []
 
 
-def repacked(rng: random.Random, data: bytes, damage: Callable[[str, bytes], bytes], first: float = 0.0) -> bytes:
+def repacked(
+    rng: random.Random,
+    data: bytes,
+    damage: Callable[[str, bytes], bytes],
+    first: float = 0.0,
+    methods: tuple[int, ...] = (0, 0, 0, 8),
+) -> bytes:
     """The archive with one record damaged, the first one at least that often; ``data`` if it is no archive."""
     records = records_of(data)
     if not records:
         return data
     chosen = 0 if rng.random() < first else rng.randrange(len(records))
     members = [
-        forge.Member(name, damage(name, content) if i == chosen else content, method=rng.choice((0, 0, 0, 8)))
+        forge.Member(name, damage(name, content) if i == chosen else content, method=rng.choice(methods))
         for i, (name, content) in enumerate(records)
     ]
     if rng.random() < 0.1:

@@ -46,6 +46,7 @@ from tests.llama_ref.attacks import forge, test_pth_pickle_attacks
 
 from . import scenes
 from .damage_bytes import Spans, damaged
+from .damage_gguf import damaged_gguf
 from .damage_json import damaged_json
 from .damage_protobuf import damaged_protobuf
 from .damage_zip import damaged_names, repacked, zip_spans
@@ -150,6 +151,8 @@ def model_spans(path: Path) -> list[tuple[int, int]]:
 
 
 def model_damage(rng: random.Random, name: str, data: bytes, donors: Sequence[bytes], spans: Spans) -> bytes:
+    if data[:4] == b"GGUF" and rng.random() < 0.45:
+        return damaged_gguf(rng, data)
     return damaged(rng, data, donors, spans=spans, fragments=MODEL_PIECES)
 
 
@@ -435,12 +438,12 @@ def saved_damage(rng: random.Random, name: str, data: bytes, donors: Sequence[by
     def record(inside: str, content: bytes) -> bytes:
         start = content.find(b"{", 100)  # the JSON behind an array's own header
         if inside.startswith("header") and start > 0 and rng.random() < 0.8:
-            text = damaged_json(rng, content[start:], ("recent", "era", "n_past", "identity", "log", "step"))
+            text = damaged_json(rng, content[start:], SAVED_WORDS)
             return npy(text)
         return damaged(rng, content, donors, fragments=NPY_PIECES)
 
     if data[:2] == b"PK" and rng.random() < 0.75:
-        return repacked(rng, data, record)
+        return repacked(rng, data, record, first=0.6, methods=(0,))
     return damaged(rng, data, donors, fragments=NPY_PIECES)
 
 
@@ -451,6 +454,8 @@ def npy(text: bytes) -> bytes:
     return out.getvalue()
 
 
+SAVED_WORDS = ("model", "sampling", "era", "n_batch", "n_keep", "ignore_eos", "n_past", "identity", "log", "step")
+SAVED_WORDS += ("top_k", "top_p", "temp", "seed", "2023-03-31", "p2", "ggmlpy conversation 1", "settings", "loss")
 NPY_PIECES = (
     b"(1,)",
     b"(99999999999,)",

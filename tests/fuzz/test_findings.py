@@ -16,6 +16,7 @@ pytest.importorskip("resource", reason="Windows has no limits of address space")
 
 from ggmlpy import FormatError, Hparams, open_model
 from ggmlpy.errors import MissingFileError, UsageError, VocabularyError
+from ggmlpy.gguf import Value, open_gguf, write_gguf
 from ggmlpy.identify import identify
 from llama_ref.checkpoint import open_checkpoint
 from llama_ref.checksums import read_list, same_json_meaning
@@ -57,6 +58,40 @@ def test_a_header_without_heads_is_no_model(hparams: dict[str, int], tmp_path: P
     path.write_bytes(data[:8] + struct.pack("<7i", *values.values()) + data[36:])
     with pytest.raises(FormatError, match=r"fit|cannot"):
         Model.from_file(path, numerics="reference")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.block_count", Value("f32", float("nan"))),
+        ("llama.embedding_length", Value("f64", float("inf"))),
+        ("llama.attention.head_count_kv", Value("f32", 1.5)),
+        ("llama.feed_forward_length", Value("string", b"24")),
+        ("llama.rope.freq_base", Value("f32", float("nan"))),
+        ("split.count", Value("f32", float("-inf"))),
+        ("general.file_type", Value("array", np.ones(2, "<u4"), "u32")),
+        ("tokenizer.ggml.model", Value("f32", 1.5)),
+        ("tokenizer.ggml.model", Value("i32", -1)),
+        ("general.architecture", Value("u64", 1 << 40)),
+    ],
+)
+def test_metadata_of_other_types(key: str, value: Value, tmp_path: Path) -> None:
+    scenes.gguf(3, kind="f16", hparams=scenes.SMALL)(tmp_path)
+    file = open_gguf(tmp_path / "m.gguf")
+    write_gguf(tmp_path / "n.gguf", {**file.metadata, key: value}, [])
+    with pytest.raises(FormatError, match=r"the metadata has no|is not supported"):
+        open_model(tmp_path / "n.gguf")
+
+
+def test_a_feed_forward_width_is_not_searched_for(tmp_path: Path) -> None:
+    """Each of a million multiples was tried for a width that none of them gives."""
+    scenes.gguf(3, kind="f16", hparams=scenes.SMALL)(tmp_path)
+    file = open_gguf(tmp_path / "m.gguf")
+    odd = {"llama.embedding_length": Value("u32", 1 << 20), "llama.feed_forward_length": Value("u32", 1 << 20)}
+    write_gguf(tmp_path / "n.gguf", {**file.metadata, **odd, "ggmlpy.n_mult": Value("u32", 0)}, [])
+    began = time.process_time()
+    assert open_model(tmp_path / "n.gguf").hparams.n_mult == 1
+    assert time.process_time() - began < 0.5
 
 
 # ── archives ─────────────────────────────────────────────────────────────────────────────────────────────────────────

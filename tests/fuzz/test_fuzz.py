@@ -96,7 +96,7 @@ def test_the_guard_sees_what_a_reader_may_not_do(tmp_path: Path) -> None:
     """In a process of its own, for an audit hook stays for ever."""
     script = f"""
 import os, socket, subprocess
-from tests.fuzz.rules import Guard, Limits, judged
+from tests.fuzz.rules import Guard, Limits, bounded, judged
 from ggmlpy.errors import FormatError
 guard = Guard()
 guard.folder = {str(tmp_path)!r}
@@ -105,6 +105,7 @@ def refuse(): raise FormatError("no", path="x")
 def hang():
     while True: pass
 few = Limits(seconds=0.2, hard=1, python=1 << 20)
+bounded(few)
 for act in (
     lambda: open({str(tmp_path / "in.txt")!r}).close(), refuse,
     lambda: open("/etc/hostname"), lambda: os.system("true"), lambda: exec("1"), lambda: socket.socket(),
