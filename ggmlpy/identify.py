@@ -13,21 +13,12 @@ from .check import VOCABULARY_SIZES, problems_of
 from .compare import quantizer_signs
 from .containers import FTYPES
 from .errors import FormatError
+from .lookalikes import lookalike
 from .model_file import ModelFile, open_model
 from .tensor_types import TENSOR_TYPES
 from .writer import OutTensor, file_size
 
 __all__ = ["Identification", "expected_size", "guess_by_magic", "identify"]
-
-_FIRST_BYTES: tuple[tuple[bytes, str, str], ...] = (
-    (b"GGUF", "this is a GGUF file, the format since August 2023", "python cli.py identify {path}"),
-    (b"PK\x03\x04", "this is a zip: a torch checkpoint or an adapter download", "python cli.py doctor {directory}"),
-    (b"\x80\x02\x8a\nl", "this is a torch checkpoint of before version 1.6", "python cli.py doctor {directory}"),
-    (b"<!DOCTYPE", "this is a web page that was saved instead of the file", "download the file itself"),
-    (b"<html", "this is a web page that was saved instead of the file", "download the file itself"),
-    (b"version https://git-lfs", "this is a git-lfs pointer, not the file it points to", "git lfs pull"),
-    (b"algg", "this is a llama.cpp LoRA adapter, not a model", "merge the PEFT adapter: python cli.py merge --help"),
-)
 
 
 def guess_by_magic(first: bytes, path: str) -> tuple[str, str]:
@@ -36,12 +27,10 @@ def guess_by_magic(first: bytes, path: str) -> tuple[str, str]:
     >>> guess_by_magic(b"GGUF", "m.gguf")[0]
     'this is a GGUF file, the format since August 2023'
     """
-    for magic, cause, next_step in _FIRST_BYTES:
-        if first.startswith(magic):
-            return cause, next_step.format(path=path, directory=os.path.dirname(path) or ".")
-    if first and not any(first):
-        return "the file begins with zeros: a download that reserved its space and never finished", "fetch it again"
-    return "the file is corrupt, or it belongs to another program", f"python cli.py identify {path}"
+    known = lookalike(first, path)
+    if known is None:
+        return "the file is corrupt, or it belongs to another program", f"python cli.py identify {path}"
+    return f"this is {known[0]}", known[1]
 
 
 # fmt: off

@@ -415,9 +415,10 @@ def _read_magic(cursor: Cursor) -> tuple[Container, int]:
 
 def _bad_magic(cursor: Cursor, magic: int) -> BadMagicError:
     from .identify import guess_by_magic
+    from .lookalikes import FIRST_BYTES
 
     known = ", ".join(f"0x{container.magic:08x} {container.name}" for container in (*CONTAINERS.values(), GGUF))
-    cause, next_step = guess_by_magic(bytes(cursor.buffer[:64]), str(cursor.path))
+    cause, next_step = guess_by_magic(bytes(cursor.buffer[:FIRST_BYTES]), str(cursor.path))
     return BadMagicError(
         "bad magic: this is not a GGML model file",
         path=cursor.path,
@@ -566,7 +567,7 @@ def _read_tensor(
 ) -> tuple[str, TensorType, Piece]:
     start = cursor.offset
     head = _checked_head(cursor, container)
-    values = head | read(cursor, container.tensor[len(head) :], head)
+    values = read(cursor, container.tensor[len(head) :], head)
     name = _decode_name(cursor, start, values["name"])
     tensor_type = _known_type(cursor, container, types, start, name, values["type"])
     shape = tuple(reversed(values["dims"]))

@@ -47,6 +47,7 @@ from ggmlpy.errors import (
     UnsupportedError,
     UsageError,
 )
+from ggmlpy.lookalikes import FIRST_BYTES, lookalike
 from ggmlpy.npy import ZIP_TROUBLE
 from llama_ref.checkpoint import LazyTensor, PthFile, open_pth
 from llama_ref.checkpoint.params import read_json
@@ -448,13 +449,28 @@ def _files_of(path: Path, stack: contextlib.ExitStack) -> dict[str, Path]:
     if path.is_file() and zipfile.is_zipfile(path):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapter-")))
         return _unpack(path, folder)
+    cause, next_step = _other_kind(path) if path.is_file() else (None, "check the path")
     raise MissingFileError(
         "no adapter here",
         path=path,
         expected="a directory with adapter_config.json, or a ZIP of one",
         found="another kind of file" if path.exists() else "nothing",
-        next_step=f"python cli.py identify {path}" if path.exists() else "check the path",
+        cause=cause,
+        next_step=next_step,
     )
+
+
+def _other_kind(path: Path) -> tuple[str | None, str]:
+    """Why a file is no ZIP, and what to do."""
+    try:
+        with path.open("rb") as stream:
+            first = stream.read(FIRST_BYTES)
+    except OSError as error:
+        return error.strerror, "check who may read it"
+    if first.startswith(b"PK"):
+        return "an interrupted download: the end of the ZIP is missing", "download it again"
+    cause, next_step = lookalike(first, path) or (None, f"python cli.py identify {path}")
+    return cause, next_step
 
 
 def _the_one(path: Path, homes: list[Any], default: Any) -> Any:
@@ -525,9 +541,16 @@ def _chunks(source: Any) -> Iterator[bytes]:
     return iter(lambda: source.read(1 << 20), b"")
 
 
+def _names_in(path: Path) -> list[str]:
+    if path.is_dir():
+        return sorted(inner.name for inner in path.iterdir())
+    with zipfile.ZipFile(path) as archive:
+        return sorted(archive.namelist())
+
+
 def _incomplete(path: Any, wanted: str, files: Mapping[str, Path]) -> MissingFileError:
     given = Path(path)
-    there = sorted(files) or (sorted(p.name for p in given.iterdir())[:8] if given.is_dir() else [])
+    there = sorted(files) or _names_in(given)[:8]
     return MissingFileError(
         f"the adapter has no {wanted}",
         path=path,

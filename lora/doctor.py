@@ -119,6 +119,9 @@ def examine(directory: str | os.PathLike[str]) -> Diagnosis:
     """
     root = Path(directory)
     if not root.is_dir():
+        if root.is_file():
+            step = f"python cli.py identify {root}"
+            raise MissingFileError("is a file: doctor looks at directories", path=root, next_step=step)
         raise MissingFileError("no such directory", path=root, next_step="name a directory")
     diagnosis = Diagnosis(free_disk=shutil.disk_usage(root).free, free_memory=_free_memory())
     folder = _Folder()

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from ggmlpy.errors import MissingFileError, ShapeError, UnsupportedError, UsageError
+from ggmlpy.lookalikes import FIRST_BYTES, lookalike
 
 from ..names import expected_shapes, find, is_derived, is_known, shard_axis
 from .params import Params
@@ -264,5 +265,23 @@ def directory_of(path: str | os.PathLike[str]) -> Path:
     if given.is_dir():
         return given
     if given.is_file():
+        _refuse_other_kinds(given)
         return given.parent
     raise MissingFileError("no such directory", path=path, next_step="name the directory that holds the weights")
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """A file stands for its directory, unless it is a model of its own, or an archive."""
+    try:
+        with path.open("rb") as stream:
+            known = lookalike(stream.read(FIRST_BYTES), path)
+    except OSError:
+        return  # whoever reads it says so
+    if known and not known[0].startswith(("a zip", "a torch", "a safetensors", "a tokenizer")):
+        raise MissingFileError(
+            "is not a checkpoint",
+            path=path,
+            expected="the directory of a checkpoint, or one of its files",
+            found=known[0],
+            next_step=known[1],
+        )

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.errors import BadMagicError, FormatError, IntegrityError, MissingFileError, UnsupportedError, UsageError
+from ggmlpy.lookalikes import FIRST_BYTES, lookalike
 
 from .legacy import read_legacy
 from .pickle_reader import MAX_PICKLE, StateDict, Storage, TensorView, load_pickle, walk
@@ -367,7 +368,8 @@ def _map_file(path: str) -> memoryview:
         if not stat.S_ISREG(status.st_mode):
             raise MissingFileError("not a regular file", path=path, next_step="name the .pth or .bin file itself")
         if not status.st_size:
-            raise BadMagicError("the file is empty", path=path, offset=0, cause="an interrupted download")
+            cause, next_step = "an interrupted download", "fetch it again, and compare its size with its source's"
+            raise BadMagicError("the file is empty", path=path, offset=0, cause=cause, next_step=next_step)
         with open(path, "rb") as stream:
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError as error:
@@ -381,13 +383,11 @@ def _refuse_foreign(buffer: memoryview, path: str) -> None:
     is_safetensors = bytes(buffer[8:10]) == b'{"' and int.from_bytes(buffer[:8], "little") <= len(buffer)
     if not is_safetensors and bytes(buffer[:1]) in (b"\x80", b"c", b"(", b"]", b"}"):
         return  # a pickle: the interpreter names what it refuses
-    kinds = {b"GGUF": "a GGUF model", b"ggml": "a GGML model", b"lmgg": "a GGML model", b"fmgg": "a GGML model"}
-    kinds |= {b"tjgg": "a GGML model", b"<htm": "a web page", b"<!DO": "a web page", b"vers": "a git-lfs pointer"}
-    cause = kinds.get(bytes(buffer[:4]))
+    cause, next_step = lookalike(bytes(buffer[:FIRST_BYTES]), path) or (None, f"python cli.py identify {path}")
     if bytes(buffer[257:262]) == b"ustar":
-        cause = "a checkpoint of torch 0.1, which is a tar file"
+        cause = "a tar archive: a packed checkpoint, or one of torch 0.1"
     if is_safetensors:
-        cause = "a safetensors file"
+        cause, next_step = "a safetensors file", "name it model.safetensors, beside its config.json"
     raise BadMagicError(
         "not a checkpoint of torch.save",
         path=path,
@@ -395,7 +395,7 @@ def _refuse_foreign(buffer: memoryview, path: str) -> None:
         expected='"PK" (zip) or 0x80 (pickle)',
         found=bytes(buffer[:4]),
         cause=cause,
-        next_step=f"python cli.py identify {path}",
+        next_step=next_step,
     )
 
 

@@ -35,6 +35,7 @@ from ggmlpy.errors import (
     UnsupportedError,
     UsageError,
 )
+from ggmlpy.lookalikes import FIRST_BYTES, lookalike
 
 from .tensor import DTYPES, LazyTensor
 
@@ -139,6 +140,8 @@ def _read_header(path: Path, stream: BinaryIO, size: int) -> tuple[dict[str, Any
         raise TruncatedError("too short for a safetensors file", path=path, expected="8 bytes or more", found=len(head))
     length = struct.unpack("<Q", head)[0]
     if length > LARGEST_HEADER or length < 2:
+        first = head + stream.read(FIRST_BYTES - 8)
+        cause, next_step = lookalike(first, path) or ("the file has another format", f"python cli.py identify {path}")
         raise BadMagicError(
             "not a safetensors file",
             path=path,
@@ -146,8 +149,8 @@ def _read_header(path: Path, stream: BinaryIO, size: int) -> tuple[dict[str, Any
             field="header length",
             expected=f"2 to {LARGEST_HEADER:,}",
             found=f"{length:,}",
-            cause="the file has another format, or it is a Git LFS pointer or a web page",
-            next_step=f"python cli.py identify {path}",
+            cause=cause,
+            next_step=next_step,
         )
     if length > size - 8:
         raise TruncatedError(

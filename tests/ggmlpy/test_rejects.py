@@ -185,7 +185,13 @@ def test_a_directory(tmp_path):
         (b"PK\x03\x04", "this is a zip"),
         (b"<!DOCTYPE html>", "this is a web page"),
         (b"version https://git-lfs.github.com/spec/v1", "git-lfs pointer"),
-        (bytes(64), "the file begins with zeros"),
+        (bytes(64), "it begins with zeros"),
+        (b"\x1f\x8b\x08\x00", "a gzip archive. Next: unpack it first"),
+        (b"7z\xbc\xaf\x27\x1c\x00\x04", "a 7-Zip archive. Next: unpack it first"),
+        (b"Rar!\x1a\x07\x01\x00", "a RAR archive. Next: unpack it first"),
+        (b"ggml-model-q4_0.bin".ljust(257, b"\0") + b"ustar\x0000", "a tar archive. Next: unpack it first"),
+        (b"\x0a\x0e\x0a\x05<unk>\x15", "a tokenizer, not a model"),
+        (b"\x3d\x00\x00\x00\x00\x00\x00\x00" + b'{"a":', "a safetensors file"),
     ],
 )
 def test_files_of_other_programs_are_recognised(tmp_path, start, cause):

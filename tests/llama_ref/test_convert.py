@@ -490,3 +490,12 @@ def test_progress_adds_up(model):
 def test_unknown_options(options, words, model):
     with pytest.raises(UsageError, match=words):
         plan_conversion(model, **options)
+
+
+@pytest.mark.parametrize("name", ["ggml/T1_convert_f16/T1.p2.f16.bin", "archive"])
+def test_a_file_that_is_no_part_of_a_checkpoint_does_not_stand_for_its_directory(golden, tmp_path, name):
+    path = tmp_path / "archive.tgz"
+    path.write_bytes(b"\x1f\x8b\x08" + bytes(300))
+    words = "found a gzip archive" if name == "archive" else "found a GGML model, which is converted already"
+    with pytest.raises(FormatError, match=f"is not a checkpoint.*{words}"):
+        open_checkpoint(path if name == "archive" else golden(name))

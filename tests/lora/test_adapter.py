@@ -325,3 +325,26 @@ def test_a_promise_that_was_not_kept_is_noted(data: Path, tmp_path: Path) -> Non
     path.write_text(json.dumps({**json.loads(path.read_text()), "modules_to_save": ["embed_tokens", "lm_head"]}))
     with open_adapter(tmp_path / "lora") as adapter:
         assert "promises embed_tokens, lm_head whole" in adapter.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x1f\x8b\x08\0" + bytes(300), "a gzip archive. Next: unpack it first"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(300), "a 7-Zip archive. Next: unpack it first"),
+        (b"PK\x03\x04" + bytes(300), "an interrupted download: the end of the ZIP is missing. Next: download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n", "Next: git lfs pull"),
+        (b"<!DOCTYPE html><html>", "a web page that was saved instead of the file"),
+    ],
+)
+def test_downloads_that_are_no_adapter(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "adapter.zip").write_bytes(content)
+    with pytest.raises(MissingFileError, match=words):
+        open_adapter(tmp_path / "adapter.zip")
+
+
+def test_a_zip_without_an_adapter_is_told_by_what_it_holds(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.writestr("ggml-model-q4_0.bin", b"tjgg")
+    with pytest.raises(MissingFileError, match=r"found ggml-model-q4_0\.bin"):
+        open_adapter(tmp_path / "model.zip")

@@ -348,12 +348,17 @@ def test_no_flipped_byte_changes_a_value_unnoticed(tmp_path, data):
 
 NO_CHECKPOINTS = {
     "web page": (b"<html><body>Access denied</body></html>", "web page"),
-    "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n", "git-lfs pointer"),
+    "git-lfs pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n",
+        "git-lfs pointer.*Next: git lfs pull",
+    ),
     "GGUF": (b"GGUF\3\0\0\0" + bytes(64), "GGUF"),
     "GGJT": (b"tjgg\1\0\0\0" + bytes(64), "GGML"),
     "safetensors": (struct.pack("<Q", 40) + b'{"w":{"dtype":"F16"}}' + bytes(40), "safetensors"),
     "tar of torch 0.1": (b"sys_info".ljust(257, b"\0") + b"ustar\0" + bytes(300), "torch 0.1"),
-    "empty file": (b"", "interrupted download"),
+    "gzip": (b"\x1f\x8b\x08\0" + bytes(300), "a gzip archive. Next: unpack it first"),
+    "7-Zip": (b"7z\xbc\xaf\x27\x1c" + bytes(300), "a 7-Zip archive. Next: unpack it first"),
+    "empty file": (b"", "interrupted download. Next: fetch it again"),
     "one byte": (b"P", "not a checkpoint"),
     "two bytes": (b"PK", "not a zip archive"),
 }
