@@ -192,13 +192,13 @@ class Cursor:
         return self.buffer[start : self.offset]
 
 
-def walk(cursor: Cursor, record: Record, known: Mapping[str, Any] | None = None) -> Iterator[Span]:
-    """Read one record, a field at a time; ``known`` are values of fields that stand before it.
+def walk(cursor: Cursor, record: Record) -> Iterator[Span]:
+    """Read one record, a field at a time.
 
     Raises:
         TruncatedError: the record does not fit into what is left of the file.
     """
-    values: dict[str, Any] = dict(known or {})
+    values: dict[str, Any] = {}
     for field in record:
         offset = cursor.offset
         values[field.name] = value = field.take(cursor, values)
@@ -206,8 +206,17 @@ def walk(cursor: Cursor, record: Record, known: Mapping[str, Any] | None = None)
 
 
 def read(cursor: Cursor, record: Record, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The values of one record by field name (padding left out)."""
-    return {span.field.name: span.value for span in walk(cursor, record, known) if not isinstance(span.field, Align)}
+    """The values of one record by field name (padding left out), after those that are ``known`` already.
+
+    Raises:
+        TruncatedError: the record does not fit into what is left of the file.
+    """
+    values: dict[str, Any] = dict(known or {})
+    for field in record:
+        value = field.take(cursor, values)
+        if not isinstance(field, Align):
+            values[field.name] = value
+    return values
 
 
 class Numbers:

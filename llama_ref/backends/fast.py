@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["FastBackend"]
 
 LANES = 16
+ANGLES_AT_ONCE = 256  # positions
 F32 = npt.NDArray[np.float32]
 
 
@@ -128,6 +129,7 @@ class FastBackend(ReferenceBackend):
         """One call of the kernels: logits, [0 … n_tokens, n_vocab], of the last tokens."""
         assert self.kernels is not None
         n, plan = len(tokens), self.plan[0]
+        self._fill_angles(n_past + n)
         for row, token in zip(self.x, tokens.tolist()):  # [n_tokens, n_embd]
             row[:] = embeddings.tensor.rows(token, token + 1)[0]
         self.shared[:] = 0
@@ -206,13 +208,13 @@ class FastBackend(ReferenceBackend):
             raise UsageError("this cache was not made by the fast backend's new_cache")
         n = min(TOKENS_A_CALL, n_ctx)
         sizes = work_sizes(h.n_embd, self.n_ff, head_dim, n_ctx, h.n_vocab, n, self.kinds)
-        rope = rope_angles(n_ctx, head_dim, self.rope_freq_base)
+        self.angles, self.n_angles = aligned((n_ctx, head_dim // 2, 2), np.float32), 0
         phases = 9 * h.n_layer + 4
         self.shared = aligned((LINE + BARRIER_BYTES + phases * LINE * self.n_threads) // 8, np.int64)
         base = address_of(self.shared)
         plan["cancel_at"], plan["barrier_at"], plan["counters_at"] = base, base + LINE, base + LINE + BARRIER_BYTES
         self.x = aligned((n, h.n_embd), np.float32)
-        plan["x_at"], plan["rope_at"] = address_of(self.x), address_of(rope)
+        plan["x_at"], plan["rope_at"] = address_of(self.x), address_of(self.angles)
         working = {name: aligned(size, np.uint8) for name, size in sizes.shared.items()}
         for name, array in working.items():
             plan[name] = address_of(array)
@@ -220,21 +222,26 @@ class FastBackend(ReferenceBackend):
         plan["scratch_at"], plan["scratch_bytes"] = address_of(scratch), sizes.scratch_bytes
         for name, offset in sizes.scratch.items():
             plan[name] = offset
-        self.kept = [*self.kept[:1], rope, working, scratch]
+        self.kept = [*self.kept[:1], working, scratch]
         self._cache = cache
+
+    def _fill_angles(self, n: int) -> None:
+        """The angles of the first n positions, and of some more so that this is rarely asked."""
+        if n > self.n_angles:
+            first, last = self.n_angles, min(rounded(n, ANGLES_AT_ONCE), len(self.angles))
+            self.angles[first:last] = rope_angles(first, last, 2 * self.angles.shape[1], self.rope_freq_base)
+            self.n_angles = last
 
 
 def matrices_of(layer: Any) -> dict[str, FastMatrix]:
     return {name: getattr(layer, name) for name in ("wq", "wk", "wv", "wo", "w1", "w2", "w3")}
 
 
-def rope_angles(n_ctx: int, head_dim: int, base: float) -> F32:
-    """Cosine and sine for every position and pair: float32 [n_ctx, head_dim/2, 2]."""
+def rope_angles(first: int, last: int, head_dim: int, base: float) -> F32:
+    """Cosine and sine for every position from first to last and every pair: float32 [last - first, head_dim/2, 2]."""
     theta = base ** (-np.arange(0, head_dim, 2) / head_dim)  # [head_dim/2]
-    angle = np.arange(n_ctx)[:, None] * theta  # [n_ctx, head_dim/2]
-    angles = np.empty((*angle.shape, 2), np.float32)
-    angles[..., 0], angles[..., 1] = np.cos(angle), np.sin(angle)
-    return angles
+    angle = np.arange(first, last)[:, None] * theta  # [last - first, head_dim/2]
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
 
 
 def aligned(shape: Any, dtype: Any) -> npt.NDArray[Any]:
