@@ -298,6 +298,8 @@ class Conversation:
             raise UsageError(f"{os.fspath(path)} belongs to another model: {', '.join(different)} differ")
         try:
             options = {name: header[name] for name in ("era", "n_batch", "n_keep", "ignore_eos")}
+            if [type(value) for value in options.values()] != [str, int, int, bool] or options["n_keep"] < 0:
+                raise TypeError(f"options {options!s:.80}")
             conversation = cls(model, _sampling_of(header["sampling"]), **options)
             conversation._restore(header["n_past"], arrays)
         except UsageError:

@@ -174,6 +174,8 @@ def test_the_meaning_of_json_with_half_characters_or_without_end(tmp_path: Path)
     path = tmp_path / "params.json"
     path.write_text('{"\\ud800": 1}')
     assert not same_json_meaning(path, "md5", "0" * 32)
+    path.write_text("[" + ",".join(["[" * 400 + "]" * 400] * 100) + "]")
+    assert not same_json_meaning(path, "md5", "0" * 32)
     path.write_text(json.dumps([{"a": 1.5}] * 100_000))
     began = time.process_time()
     assert not same_json_meaning(path, "md5", "0" * 32)
@@ -238,6 +240,10 @@ def resaved(path: Path, header: dict[str, Any], **arrays: np.ndarray | None) -> 
         ({"n_past": 99}, {}),
         ({"n_past": "2"}, {}),
         ({"n_batch": None}, {}),
+        ({"n_batch": 2.5}, {}),
+        ({"n_keep": "1"}, {}),
+        ({"ignore_eos": 1}, {}),
+        ({"era": ["2023-03-31"]}, {}),
         ({}, {"rng": np.full(625, 2**32 - 1, np.uint32)}),  # a position behind the twister's words
         ({}, {"rng": np.zeros(3, np.uint32)}),
         ({}, {"recent": np.zeros((2, 2), np.int32)}),
