@@ -17,11 +17,13 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from ggmlpy.errors import UsageError
 from llama_ref.checkpoint import LazyTensor
+from llama_ref.vocabulary import read_tokenizer
 
 __all__ = ["INITIALISATIONS", "grow", "spellings"]
 
@@ -117,9 +119,7 @@ def spellings(tokenizer: str | os.PathLike[str], texts: Sequence[bytes]) -> list
 
     A piece without a leading ``▁`` is spelt without the one that SentencePiece puts in front of a text.
     """
-    from sentencepiece import SentencePieceProcessor
-
-    processor = SentencePieceProcessor(model_file=os.fspath(tokenizer))
+    processor = read_tokenizer(Path(tokenizer))
     space = processor.piece_to_id("▁")
     spelt = []
     for text in (raw.decode("utf-8", "replace") for raw in texts):

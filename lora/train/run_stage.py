@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sentencepiece import SentencePieceProcessor
 
 from ggmlpy.errors import UsageError
 from llama_ref.checkpoint.params import Params
+from llama_ref.vocabulary import read_tokenizer
 from lora.adapter import open_adapter
 from lora.instructions import read_instructions
-from lora.vocab import SentencePieceModel, read_sentencepiece
+from lora.vocab import read_sentencepiece
 
 from .data import Document, Packing, read_documents, text_document
 from .loop import Progress, Run, Settings
@@ -83,7 +83,7 @@ def run_stage(
         raise UsageError(f"unknown stage {name!r}; choose one of {', '.join(STAGES)}")
     stage, lora = STAGES[name], lora or Lora()
     tokenizer = read_sentencepiece(given.tokenizer)
-    documents = _documents(name, given.data, tokenizer)
+    documents = _documents(name, given.data, given.tokenizer)
     weights, shape = _start(name, given, len(tokenizer), settings.seed)
     trained = prepare(weights, stage, lora, settings.seed)
     packing = Packing(documents, rows=given.rows, length=given.length, seed=settings.seed)
@@ -100,8 +100,9 @@ def run_stage(
     return run
 
 
-def _documents(name: str, paths: Sequence[str], tokenizer: SentencePieceModel) -> list[Document]:
-    processor = SentencePieceProcessor(model_proto=tokenizer.to_bytes())
+def _documents(name: str, paths: Sequence[str], tokenizer: str) -> list[Document]:
+    path = Path(tokenizer)
+    processor = read_tokenizer(path / "tokenizer.model" if path.is_dir() else path)
     if name == "instruct":
         records = [record for path in paths for record in read_instructions(path)[0]]
         return list(instruction_documents(processor, records))
