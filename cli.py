@@ -13,11 +13,13 @@ import argparse
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 PROGRAM = "python cli.py"
 VERSION = "1.1.0"
+DEPENDENCIES = ("llvmlite", "ml_dtypes", "numba", "numpy", "safetensors", "sentencepiece", "tqdm")
+INSTALL = "python -m pip install . (in the folder that holds cli.py)"
 Commands = Any  # argparse's sub-parser action has no public name
 
 
@@ -29,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         pass
     except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in DEPENDENCIES:
+            print(f"error: the package {error.name} is not installed. Next: {INSTALL}", file=sys.stderr)
+            return 3
         if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
             raise  # else Ctrl-C came while a compiled module was being loaded
     print("interrupted", file=sys.stderr)
@@ -37,7 +42,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     _speak_utf8()
-    args = build_parser(arguments[0] if arguments else "").parse_args([_dashed(argument) for argument in arguments])
+    if not arguments:
+        build_parser().print_help(sys.stderr)
+        return 2
+    args = build_parser(arguments[0]).parse_args([_dashed(argument) for argument in arguments])
     for name, value in getattr(args, "environment", {}).items():
         os.environ.setdefault(name, value)  # numpy's BLAS looks at it when it is first imported, below
     from ggmlpy.compiling import announce_with
@@ -58,9 +66,40 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """One line says what is wrong, with the name that was probably meant; the next one where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\nsee: {self.prog} --help\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            option = unknown[0].partition("=")[0]
+            parser = getattr(found, "parser", self)
+            known = parser._option_string_actions if option.startswith("-") else ()
+            parser.error(f"no option or argument {option!r} here{_meant(option, known)}")
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            self.error(
+                f"no command {value!r}" + (_meant(value, action.choices) or f"; there are {', '.join(action.choices)}")
+            )
+        super()._check_value(action, value)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean --temp?", or nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [*known], n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def build_parser(wanted: str = "") -> argparse.ArgumentParser:
     """All commands with their options; only the one that is wanted, if there is one of that name."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         description="The Chinese-LLaMA-Alpaca toolchain in pure Python: merge, convert, quantize, verify, generate.",
         epilog=f"{PROGRAM} COMMAND --help explains a command and shows an example.",
@@ -88,7 +127,7 @@ def command(
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("-q", "--quiet", action="store_true", help="no talk, no progress bar")
     volume.add_argument("-v", "--verbose", action="store_true", help="more talk")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 

@@ -229,7 +229,8 @@ class MainLoop:
         options, n_ctx = self.options, self.conversation.model.n_ctx
         self.prompt_tokens = self._encode(b" " + options.prompt, bos=True)
         if len(self.prompt_tokens) > n_ctx - 4:
-            raise PromptTooLongError(f"prompt is too long ({len(self.prompt_tokens)} tokens, max {n_ctx - 4})")
+            words = f"prompt is too long ({len(self.prompt_tokens)} tokens, max {n_ctx - 4})"
+            raise PromptTooLongError(f"{words}; shorten it, or take a larger context: -c {_context_for(self)}")
         keep_all = options.n_keep < 0 or options.n_keep > len(self.prompt_tokens) or options.instruct
         self.conversation.n_keep = len(self.prompt_tokens) if keep_all else options.n_keep
         self.reverse_prompts = list(options.reverse_prompts)
@@ -441,6 +442,11 @@ class MainLoop:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _context_for(loop: MainLoop) -> int:
+    """A power of two that holds the prompt and 128 tokens more."""
+    return 1 << (len(loop.prompt_tokens) + 128).bit_length()
 
 
 GREEDY_FAILURE = b"failed to tokenize string!\n"  # 2023-03-19 says so on stdout and goes on

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ggmlpy.errors import UsageError
+from ggmlpy.errors import FormatError, MissingFileError, UsageError
 
 __all__ = ["Batch", "Document", "Packing", "encode", "read_documents", "text_document"]
 
@@ -194,6 +194,27 @@ def stack(rows: Sequence[Sequence[Document]], length: int) -> Batch:
 
 
 def read_documents(path: str | os.PathLike[str]) -> list[str]:
-    """Texts of a file, one a paragraph: documents are separated by empty lines."""
-    with open(path, encoding="utf-8") as file:
-        return [text.strip() for text in file.read().split("\n\n") if text.strip()]
+    """Texts of a file, one a paragraph: documents are separated by empty lines.
+
+    Raises:
+        MissingFileError: the file is missing or can't be read.
+        FormatError: it is not UTF-8, or holds no text.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            documents = [text.strip() for text in file.read().split("\n\n") if text.strip()]
+    except OSError as error:
+        words = f"cannot read the texts: {error.strerror}"
+        raise MissingFileError(words, path=path, next_step="name files of UTF-8 text") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            "is not UTF-8 text",
+            path=path,
+            offset=error.start,
+            found=f"byte 0x{error.object[error.start]:02x}",
+            cause="another encoding (GB18030, UTF-16), or no text at all",
+            next_step="save it as UTF-8",
+        ) from error
+    if not documents:
+        raise FormatError("holds no text", path=path, next_step="name a file of UTF-8 text")
+    return documents

@@ -84,3 +84,25 @@ def test_instructions_are_cleaned(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_crawl_refuses_what_is_no_endpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["crawl", str(tmp_path / "data.json"), "--url", "ftp://x", "--model", "m"]) == 2
     assert "no endpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot read the texts: No such file"),
+        (b"", "holds no text"),
+        ("中文".encode("gb18030"), "is not UTF-8 text"),
+    ],
+)
+def test_texts_that_cannot_be_read(
+    tmp_path: Path, tokenizer: str, capsys: pytest.CaptureFixture[str], content: bytes | None, words: str
+) -> None:
+    texts = tmp_path / "texts.txt"
+    if content is not None:
+        texts.write_bytes(content)
+    command = ["train", "pretrain", str(texts), "--tokenizer", tokenizer, "-o", str(tmp_path / "out")]
+    assert cli.main(command) == 3
+    error = capsys.readouterr().err
+    assert f"{texts}: {words}" in error
+    assert "Next: " in error
+    assert not (tmp_path / "out").exists()
