@@ -176,7 +176,7 @@ def _read_replies(path: Path) -> list[str]:
         os.truncate(path, len(whole))
     try:
         return [str(json.loads(line)["content"]) for line in whole.splitlines()]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(
             "not the replies of a crawl", path=path, cause=str(error), next_step="remove it to begin anew"
         ) from error
@@ -271,7 +271,7 @@ def _content(data: bytes, url: str) -> str:
     """The text of the first choice."""
     try:
         content = json.loads(data)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         raise _Passing(f"a reply that is no chat completion: {data[:80]!r}") from None
     if not isinstance(content, str) or not content.strip():
         raise _Passing("an empty reply")

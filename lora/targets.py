@@ -343,9 +343,10 @@ def _prepare_stage(stage: Path, identity: dict[str, Any], resume: bool) -> dict[
     if resume and stage.is_dir():
         try:
             before = json.loads(marker.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             before = None
-        different = [key for key in identity if not before or before.get(key) != json.loads(wanted)[key]]
+        said = before if isinstance(before, dict) else {}
+        different = [key for key in identity if not said or said.get(key) != json.loads(wanted)[key]]
         if different:
             raise UsageError(
                 f"{stage} holds another merge (different: {', '.join(different)}); leave --resume out to start again"

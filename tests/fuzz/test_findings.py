@@ -27,8 +27,10 @@ from llama_ref.tokenizer_json import tokenizer_json
 from llama_ref.verify_known import verify
 from llama_ref.verify_logits import read_logits
 from llama_ref.vocabulary import load_vocabulary
+from lora.crawl import _read_replies
 from lora.doctor import examine
 from lora.instructions import clean
+from lora.targets import _prepare_stage
 from lora.train.loop import read_log
 from lora.vectors import read_manifest
 from lora.vocab import NORMAL, UNKNOWN, compare_tokenizers
@@ -204,6 +206,22 @@ def test_a_manifest_without_end(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"cases": ' + "[" * 100_000)
     with pytest.raises(FormatError, match="not a manifest"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 5000 + "]" * 5000, '{"content": ' + "[" * 5000 + "]" * 5000 + "}", "[]", "\xff"]
+)
+def test_replies_that_are_none(line: str, tmp_path: Path) -> None:
+    (tmp_path / "x.raw.jsonl").write_bytes(line.encode("latin-1") + b"\n")
+    with pytest.raises(FormatError, match="not the replies of a crawl"):
+        _read_replies(tmp_path / "x.raw.jsonl")
+
+
+@pytest.mark.parametrize("content", ["[1]", "[" * 5000, "\xff", "7", '"x"'])
+def test_a_stage_of_a_merge_that_says_nothing(content: str, tmp_path: Path) -> None:
+    (tmp_path / "merge.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UsageError, match="holds another merge"):
+        _prepare_stage(tmp_path, {"base": "x"}, resume=True)
 
 
 # ── texts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
