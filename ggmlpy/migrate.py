@@ -102,6 +102,8 @@ def migrate(
         UsageError: the container can't hold the model so; what to ask for is said.
     """
     declared = GGUF if container == "gguf" else CONTAINERS[container]
+    if n_parts < 1:
+        raise UsageError(f"a model has at least one part, not {n_parts}")
     if n_parts > 1 and not declared.multipart:
         raise UsageError(f"{container} models are always one file; --parts goes with ggml and ggmf")
     targets = _targets(model, container, version, requantize)

@@ -52,7 +52,7 @@ def find_parts(first: Part, n_parts: int | None = None) -> list[Path]:
             expected=f"{expected} files: {', '.join(path.name for path in paths)}",
             found=f"{expected - len(missing)} of them",
             cause=_why_missing(first),
-            next_step="put all parts into one directory and name the first",
+            next_step=_first_of(first) or "put all parts into one directory and name the first",
         )
     return paths
 
@@ -62,6 +62,12 @@ def _why_missing(first: Part) -> str:
     if suffix.isdigit():
         return f"{first.path.name} looks like part {suffix}, not the first"
     return "not all parts were downloaded, or they were renamed"
+
+
+def _first_of(part: Part) -> str | None:
+    """The first part beside a later one."""
+    first = part.path.with_suffix("")
+    return f"name {first}" if part.path.suffix[1:].isdigit() and first.is_file() else None
 
 
 def _implied_parts(first: Part) -> int:

@@ -95,6 +95,7 @@ def _original(model: ModelFile, tensor: Tensor) -> Tensor:
             expected=list(tensor.shape),
             found=list(other.shape) if other else "no such tensor",
             cause="it is the source of another model",
+            next_step="name the f16 file that this model was quantized from",
         )
     return other
 

@@ -492,7 +492,8 @@ def trace_sampling(path: str | None, pieces: Sequence[bytes]) -> Iterator[Callab
     try:
         file = open(path, "wb", buffering=0)  # noqa: SIM115
     except OSError as error:
-        raise OutputError(f"the trace cannot be written: {error.strerror}", path=path) from error
+        words, step = f"the trace cannot be written: {error.strerror}", "name a file in a directory that exists"
+        raise OutputError(words, path=path, next_step=step) from error
     with file:
         yield _tracer(file, pieces)
 

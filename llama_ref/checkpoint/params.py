@@ -284,6 +284,7 @@ def _unsupported(path: str | os.PathLike[str], field: str, found: Any) -> Unsupp
         field=field,
         found=found,
         cause="this is another model family; these formats are those of the first LLaMA",
+        next_step="start from a LLaMA model, or use the tools of this one",
     )
 
 

@@ -55,6 +55,9 @@ def test_a_later_part_opened_alone_says_so(golden, tmp_path):
     (tmp_path / "m.bin.1").write_bytes(source.read_bytes())
     with pytest.raises(MissingFileError, match="looks like part 1, not the first"):
         open_model(tmp_path / "m.bin.1")
+    (tmp_path / "m.bin").write_bytes(b"the first, beside it")
+    with pytest.raises(MissingFileError, match=r"Next: name .*m\.bin$"):
+        open_model(tmp_path / "m.bin.1")
 
 
 def test_parts_of_two_models_do_not_join(golden, tmp_path):

@@ -126,3 +126,12 @@ def test_packing_is_the_inverse_of_unpacking(record, seed):
     again["qs"] = 0
     pack_codes(unpack_codes(blocks, record), again, record)
     assert again.tobytes() == blocks.tobytes()
+
+
+def test_no_parts_are_no_model(golden, tmp_path):
+    with (
+        open_model(golden("ggml/T1_convert_f16/T1.p2.f16.bin")) as model,
+        pytest.raises(UsageError, match="at least one"),
+    ):
+        migrate(model, tmp_path / "x.bin", "ggml", 0, n_parts=0)
+    assert not list(tmp_path.iterdir())
