@@ -116,12 +116,16 @@ def open_huggingface(path: str | os.PathLike[str]) -> Checkpoint:
     with contextlib.ExitStack() as stack:
         mapped: list[PthFile] = []
         originals = _tensors(files, stack, mapped)
-        tensors = {
-            rename(name, "meta"): in_layout(
-                tensor.with_(name=rename(name, "meta"), layout="huggingface"), "meta", params.n_head
-            )
-            for name, tensor in originals.items()
-        }
+        try:
+            tensors = {
+                rename(name, "meta"): in_layout(
+                    tensor.with_(name=rename(name, "meta"), layout="huggingface"), "meta", params.n_head
+                )
+                for name, tensor in originals.items()
+            }
+        except ShapeError as error:
+            error.path, error.next_step = os.fspath(directory), f"python cli.py doctor {directory}"
+            raise
         _tie(config, tensors)
         check_model(directory, params, config, tensors, _unfinished(directory, files))
         names = {rename(name, "meta"): name for name in originals}

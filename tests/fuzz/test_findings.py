@@ -164,6 +164,15 @@ def test_names_in_an_index_that_no_file_can_have(name: str, tmp_path: Path) -> N
         open_checkpoint(tmp_path)
 
 
+def test_a_matrix_of_one_dimension_is_told_with_its_folder(tmp_path: Path) -> None:
+    scenes.huggingface("safetensors")(tmp_path)
+    path = next(path for path in sorted(tmp_path.glob("*.safetensors")) if b"q_proj" in path.read_bytes())
+    path.write_bytes(path.read_bytes().replace(b"[8,8]", b"[64] ", 99))
+    with pytest.raises(FormatError) as caught:
+        open_checkpoint(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["a\0b", "x" * 300, "../x", "/x"])
 def test_names_in_a_list_of_digests(name: str, tmp_path: Path) -> None:
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  {name}\n")
