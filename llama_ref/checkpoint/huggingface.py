@@ -165,8 +165,8 @@ def _tensors(files: list[Path], stack: contextlib.ExitStack, mapped: list[PthFil
 
 def _tie(config: Path, tensors: dict[str, LazyTensor]) -> None:
     """A model may say that its output matrix is the embedding; then the file holds only one of them."""
-    if "output.weight" not in tensors and read_json(config).get("tie_word_embeddings") is True:
-        embedding = tensors["tok_embeddings.weight"]
+    embedding = tensors.get("tok_embeddings.weight")
+    if embedding and "output.weight" not in tensors and read_json(config).get("tie_word_embeddings") is True:
         tensors["output.weight"] = embedding.with_(name="output.weight", source=f"{embedding.source}, tied")
 
 
