@@ -102,7 +102,8 @@ def build_parser(wanted: str = "") -> argparse.ArgumentParser:
     parser = Parser(
         prog=PROGRAM,
         description="The Chinese-LLaMA-Alpaca toolchain in pure Python: merge, convert, quantize, verify, generate.",
-        epilog=f"{PROGRAM} COMMAND --help explains a command and shows an example.",
+        epilog=f"{PROGRAM} COMMAND --help explains a command and shows examples; those with files/ work as they stand "
+        f"after: {PROGRAM} demo --output files",
     )
     parser.add_argument("--version", action="version", version=f"ggmlpy {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -128,6 +129,13 @@ def command(
     volume.add_argument("-q", "--quiet", action="store_true", help="no talk, no progress bar")
     volume.add_argument("-v", "--verbose", action="store_true", help="more talk")
     parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def group(commands: Commands, name: str, summary: str, action: str) -> argparse.ArgumentParser:
+    """A sub-parser of sub-parsers; its help leads to theirs."""
+    more = f"{PROGRAM} {name} {action} --help explains {action} and shows an example; so for the others."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary, epilog=more)
     return parser
 
 
@@ -208,7 +216,7 @@ def add_identify(commands: Commands) -> None:
         "identify",
         run_identify,
         "Say what a file is, which era wrote it, whether it is whole, what can read it, and what to do next.",
-        "identify ggml-model-q4_0.bin\nidentify --json models/*.bin",
+        "identify files/ggml-model-q4_0.bin\nidentify --json models/*.bin",
     )
     parser.add_argument("files", metavar="FILE", nargs="+")
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")
@@ -277,7 +285,7 @@ def add_inspect(commands: Commands) -> None:
         "inspect",
         run_inspect,
         "Show a model file: header, a sample of the vocabulary, the table of tensors.",
-        "inspect ggml-model-q4_0.bin --tensors",
+        "inspect files/ggml-model-q4_0.bin --tensors",
     )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--tensors", action="store_true", help="the table of tensors too")
@@ -313,7 +321,7 @@ def add_hexdump(commands: Commands) -> None:
         "hexdump",
         run_hexdump,
         "Show a model file's bytes with the meaning of each field beside them.",
-        "hexdump ggml-model-q4_0.bin\nhexdump model.gguf --field n_vocab",
+        "hexdump files/ggml-model-q4_0.bin\nhexdump files/ggml-model-q4_0.bin --field n_vocab",
     )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--field", metavar="NAME", help="only this: n_vocab, vocabulary[278], tensor[norm.weight]")
@@ -355,7 +363,7 @@ def add_report(commands: Commands) -> None:
         "report",
         run_report,
         "Write a self-contained HTML page: bytes beside fields, tensors, quantization errors, a block explorer.",
-        "report ggml-model-q4_0.bin --html q4_0.html --source ggml-model-f16.bin",
+        "report files/ggml-model-q4_0.bin --html q4_0.html --source files/ggml-model-f16.bin",
     )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--html", metavar="OUT", required=True, help="the page to write")
@@ -380,7 +388,8 @@ def add_compare(commands: Commands) -> None:
         "compare",
         run_compare,
         "Compare two model files independently of their containers, down to the first differing block.",
-        "compare mine.bin theirs.bin\ncompare mine-q4_0.bin theirs-q4_0.bin --source model-f16.bin",
+        "compare files/ggml-model-f16.bin files/ggml-model-q4_0.bin\n"
+        "compare mine-q4_0.bin theirs-q4_0.bin --source model-f16.bin",
     )
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
@@ -448,7 +457,7 @@ def add_fingerprint(commands: Commands) -> None:
         "fingerprint",
         run_fingerprint,
         "One digest of a model's tensors, the same in every container that holds the same bytes.",
-        "fingerprint ggml-model-q4_0.bin\nfingerprint models/7B models/7B/ggml-model-f16.bin",
+        "fingerprint files/ggml-model-q4_0.bin\nfingerprint files/merged files/ggml-model-f16.bin",
     )
     parser.add_argument("files", metavar="FILE|DIR", nargs="+")
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")
@@ -483,11 +492,12 @@ def add_migrate(commands: Commands) -> None:
         "migrate",
         run_migrate,
         "Carry a model into another container; parts are joined, tensor bytes stay as they are.",
-        "migrate old.bin new.bin\nmigrate old.bin new.bin --container ggjt3 --requantize",
+        "migrate files/ggml-model-f16.bin model.gguf --container gguf\n"
+        "migrate old.bin new.bin --container ggjt3 --requantize",
     )
-    parser.add_argument("input", metavar="IN")
-    parser.add_argument("output", metavar="OUT")
-    parser.add_argument("--container", default="ggjt1", help="ggml, ggmf1, ggjt1 (default), ggjt2, ggjt3")
+    parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
+    parser.add_argument("output", metavar="OUT", help="the file to write; it may be IN")
+    parser.add_argument("--container", default="ggjt1", help="ggml, ggmf1, ggjt1 (default), ggjt2, ggjt3, gguf")
     parser.add_argument(
         "--requantize",
         nargs="?",
@@ -548,6 +558,7 @@ def add_quantize(commands: Commands) -> None:
         "quantize",
         run_quantize,
         "Quantize an f32 or f16 model, byte for byte as llama.cpp's quantize of an era did.",
+        "quantize files/ggml-model-f16.bin q4_0.bin q4_0\n"
         "quantize ggml-model-f16.bin ggml-model-q4_0.bin 2\n"
         "quantize model-f16.bin model-q4_k_m.bin q4_k_m --era 2023-08-21",
     )
@@ -608,7 +619,7 @@ def add_convert(commands: Commands) -> None:
         "convert",
         run_convert,
         "Turn a checkpoint (Meta's layout or Hugging Face's) into a GGML file of f16 or f32.",
-        "convert models/7B\nconvert merged_dir --outfile chinese-alpaca-7b.f16.bin\n"
+        "convert files/merged --outfile f16.bin\nconvert models/7B\n"
         "convert models/7B --vocab-only --outfile ggml-vocab.bin",
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="holds consolidated.*.pth, *.safetensors or *.bin")
@@ -621,7 +632,7 @@ def add_convert(commands: Commands) -> None:
     parser.add_argument("--params", metavar="7B", help="with --vocab-only: the model's size, in place of params.json")
     parser.add_argument("--pad-vocab", action="store_true", help="fill missing pieces with <dummy00001> and so on")
     parser.add_argument(
-        "--guess-params", action="store_true", help="n_mult and n_head as the spring converters guessed"
+        "--guess-params", action="store_true", help="n_mult and n_head as converters of spring 2023 guessed them"
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be written, stop")
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
@@ -664,7 +675,7 @@ def add_to_hf(commands: Commands) -> None:
         "to-hf",
         run_to_hf,
         "Write a Meta checkpoint in Hugging Face's layout: weights, config.json, tokenizer files.",
-        "to-hf models/7B llama-7b-hf\nto-hf models/13B llama-13b-hf --bin --shard-size 5GB",
+        "to-hf files/merged merged-hf\nto-hf models/13B llama-13b-hf --bin --shard-size 5GB",
     )
     parser.add_argument("source", metavar="META_DIR")
     parser.add_argument("output", metavar="OUT", help="a directory of its own")
@@ -682,7 +693,7 @@ def add_from_hf(commands: Commands) -> None:
         "from-hf",
         run_from_hf,
         "Write a Hugging Face model in Meta's layout: consolidated.NN.pth and params.json.",
-        "from-hf llama-7b-hf models/7B\nfrom-hf llama-13b-hf models/13B --params 13B",
+        "to-hf files/merged merged-hf\nfrom-hf merged-hf merged-meta\nfrom-hf llama-13b-hf models/13B --params 13B",
     )
     parser.add_argument("source", metavar="HF_DIR")
     parser.add_argument("output", metavar="OUT", help="a directory of its own")
@@ -761,6 +772,7 @@ def add_merge(commands: Commands) -> None:
         "merge",
         run_merge,
         "Merge LoRA adapters, in order, into a base model: the original scripts' files to the byte, in a stream.",
+        "merge --base files/base --lora files/chinese-llama-lora,files/chinese-alpaca-lora --output merged\n"
         "merge --base models/7B --lora chinese_alpaca_lora_7b.zip --output merged\n"
         "merge --base models/13B --lora llama-plus-lora,alpaca-plus-lora --output merged --dry-run\n"
         "merge --base models/7B --lora alpaca-lora --output alpaca-q4_0.bin --output-type ggml-q4_0",
@@ -834,13 +846,14 @@ def run_merge(args: argparse.Namespace) -> int:
 
 
 def add_tokenizer(commands: Commands) -> None:
-    parser = commands.add_parser("tokenizer", help="Merge, train and compare SentencePiece vocabularies.")
+    parser = group(commands, "tokenizer", "Merge, train and compare SentencePiece vocabularies.", "stats")
     inner = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     merge = command(
         inner,
         "merge",
         run_tokenizer_merge,
         "Append to BASE the pieces of EXTRA that it lacks: LLaMA + Chinese gives the published tokenizer to the byte.",
+        "tokenizer merge files/base/tokenizer.model files/chinese-llama-lora/tokenizer.model grown.model\n"
         "tokenizer merge llama/tokenizer.model chinese_sp.model merged/tokenizer.model\n"
         "tokenizer merge llama/tokenizer.model chinese_sp.model alpaca_tokenizer_dir --pad-token '[PAD]'",
     )
@@ -853,21 +866,23 @@ def add_tokenizer(commands: Commands) -> None:
         "train",
         run_tokenizer_train,
         "Train a SentencePiece model by the recipe of the published 20,000 Chinese pieces.",
-        "tokenizer train corpus.txt --output chinese_sp.model\n"
-        "tokenizer train small.txt --output sp.model --vocab-size 500",
+        "tokenizer train files/held-out/chinese.txt --output sp.model --vocab-size 1200\n"
+        "tokenizer train corpus.txt --output chinese_sp.model",
     )
     train.add_argument("corpus", nargs="+", metavar="TEXT_FILE", help="UTF-8, one sentence a line")
-    train.add_argument("-o", "--output", required=True, metavar="OUT")
+    train.add_argument("-o", "--output", required=True, metavar="OUT", help="as for tokenizer merge")
     train.add_argument("--vocab-size", type=int, default=20000, metavar="N", help="at most (default 20000)")
     train.add_argument("--character-coverage", type=float, default=0.9995, metavar="X", help="default 0.9995")
-    train.add_argument("--max-sentences", type=int, default=10_000_000, metavar="N", help="sample a larger corpus")
+    train.add_argument(
+        "--max-sentences", type=int, default=10_000_000, metavar="N", help="sample a larger corpus (default 10,000,000)"
+    )
     train.add_argument("--no-byte-fallback", action="store_true", help="leave the 256 byte pieces out")
     stats = command(
         inner,
         "stats",
         run_tokenizer_stats,
         "Cut the same text with several tokenizers: tokens a character, and the tokens side by side.",
-        "tokenizer stats llama/tokenizer.model merged/tokenizer.model 人工智能是计算机科学的一个分支。\n"
+        "tokenizer stats files/base/tokenizer.model files/merged/tokenizer.model 北京是中国的首都。\n"
         "tokenizer stats llama/tokenizer.model merged/tokenizer.model -f text.txt --json",
     )
     stats.add_argument("first", metavar="A")
@@ -892,8 +907,10 @@ def run_tokenizer_merge(args: argparse.Namespace) -> int:
 def run_tokenizer_train(args: argparse.Namespace) -> int:
     from lora.vocab import train_vocabulary, write_tokenizer
 
+    say(args, "training" if args.verbose else "training; with -v SentencePiece shows how far it is")
     model = train_vocabulary(
         args.corpus,
+        minloglevel=0 if args.verbose else 2,
         vocab_size=args.vocab_size,
         byte_fallback=not args.no_byte_fallback,
         max_sentences=args.max_sentences,
@@ -939,7 +956,7 @@ def _text_argument(file: str | None, words: list[str]) -> str:
 
 def _add_arithmetic(parser: argparse.ArgumentParser) -> None:
     """The model and how to compute with it."""
-    parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="a ggml, ggmf or ggjt file")
+    parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="a GGML or GGUF file")
     parser.add_argument("--numerics", default="fast", metavar="HOW", help="fast (default), reference or exact")
     parser.add_argument(
         "--era", metavar="DATE", help="exact: whose arithmetic (default: of the era that wrote the file)"
@@ -971,6 +988,7 @@ def add_logits(commands: Commands) -> None:
         "logits",
         run_logits,
         "Write the logits of a sequence of tokens as a .npy file: float32 [n_tokens, n_vocab].",
+        "logits -m files/ggml-model-q4_0.bin --tokens 1,300,400 --out logits.npy\n"
         "logits -m model.bin --tokens 1,15043,3186 --out logits.npy --numerics exact --build avx2 --batch 8",
     )
     _add_arithmetic(parser)
@@ -996,7 +1014,8 @@ def add_perplexity(commands: Commands) -> None:
         "perplexity",
         run_perplexity,
         "Perplexity of a text, as llama.cpp's perplexity of 2023-03-31 computes it; also bits per byte and character.",
-        "perplexity -m model.bin -f wiki.test.raw\nperplexity -m model.bin -f text.txt -c 256 --numerics exact",
+        "perplexity -m files/ggml-model-q4_0.bin -f files/held-out/chinese.txt\n"
+        "perplexity -m model.bin -f text.txt -c 256 --numerics exact",
     )
     _add_arithmetic(parser)
     parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="the text (- is standard input)")
@@ -1037,9 +1056,9 @@ def add_verify(commands: Commands) -> None:
         run_verify,
         "Compare files with what was published (SHA256), an output with what its source should give, or another "
         "program's logits or text with every era and build.",
+        "verify files/ggml-model-q4_0.bin --source files/ggml-model-f16.bin\n"
+        "verify files/merged --source files/base --lora files/chinese-llama-lora,files/chinese-alpaca-lora\n"
         "verify models/13B\nverify adapter.zip\nverify mine/consolidated.00.pth theirs/consolidated.00.pth\n"
-        "verify theirs-q4_0.bin --source ggml-model-f16.bin\n"
-        "verify merged --source models/7B --lora alpaca-lora-7b.zip\n"
         "verify --logits theirs.npy --model ggml-model-q4_0.bin --tokens 1,15043,3186\n"
         'verify --text theirs.txt --model ggml-model-q4_0.bin --prompt "Hello World" -n 40 --seed 42',
     )
@@ -1246,11 +1265,8 @@ def _odd_status(status: str) -> str:
 
 
 def add_vectors(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "vectors",
-        help="Golden vectors: make a family of tiny files, or check another program with them.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    words = "Golden vectors: make a family of tiny files, or check another program with them."
+    parser = group(commands, "vectors", words, "check")
     inner = parser.add_subparsers(dest="vectors_command", metavar="make|check", required=True)
     make = command(
         inner,
@@ -1322,7 +1338,7 @@ def add_doctor(commands: Commands) -> None:
         "doctor",
         run_doctor,
         "Look at a folder: what is there, what fits together, what does not, and the commands to run next.",
-        "doctor models",
+        "doctor files",
     )
     parser.add_argument("directory", metavar="DIR")
     parser.add_argument("--json", action="store_true", help="the diagnosis as JSON on stdout")
@@ -1393,7 +1409,7 @@ def _add_main_options(parser: argparse.ArgumentParser) -> None:
     _take_values_literally(parser)
     parser.set_defaults(prompt_parts=[])
     model = parser.add_argument_group("the model and its arithmetic")
-    model.add_argument("-m", "--model", metavar="MODEL", help="a ggml, ggmf or ggjt file (default: the demo model)")
+    model.add_argument("-m", "--model", metavar="MODEL", help="a GGML or GGUF file (default: the demo model)")
     model.add_argument("--numerics", default="fast", metavar="HOW", help="fast (default), reference or exact")
     model.add_argument("--era", metavar="DATE", help="whose tokenizer, sampler, arithmetic (default: the file's)")
     model.add_argument("--build", metavar="B", help="exact: scalar (default), avx2, avx512 or cmake-avx2")
@@ -1458,7 +1474,8 @@ def add_generate(commands: Commands) -> None:
         "generate",
         run_generate,
         "Continue a text, as llama.cpp's main of 2023-03-31 does.",
-        'generate -m ggml-model-q4_0.bin -p "Building a website" -n 64 -s 42\n'
+        'generate -p "介绍北京" -n 64\n'
+        'generate -m files/ggml-model-q4_0.bin -p "Once upon a time" -n 64 -s 42\n'
         "generate -m ggml-model-q4_0.bin -f prompts/alpaca.txt -ins --color\n"
         "generate -m original.bin --compare-with chinese.bin -f prompts.txt --markdown",
     )
@@ -1488,6 +1505,7 @@ def add_chat(commands: Commands) -> None:
         "chat",
         run_chat,
         "Talk with an instruction model: generate -ins with the Alpaca template, a line editor and its history.",
+        "chat\nchat -m files/ggml-model-q4_0.bin --temp 0.2\n"
         "chat -m zh-alpaca/ggml-model-q4_0.bin -c 2048 --temp 0.2 --repeat-penalty 1.3",
     )
     _add_main_options(parser)
@@ -1715,7 +1733,8 @@ def add_tokenize(commands: Commands) -> None:
         "tokenize",
         run_tokenize,
         "Split a text into tokens: pieces, ids and bytes. One space is put in front, as main and SentencePiece do.",
-        'tokenize -m ggml-model-q4_0.bin "你好，世界"\ntokenize -m tokenizer.model --compare "1234567 apples"',
+        'tokenize -m files/ggml-model-q4_0.bin "你好，世界"\n'
+        'tokenize -m files/base/tokenizer.model --compare "1234567 apples"',
     )
     parser.add_argument("-m", "--model", metavar="FILE", help="a GGML file or a tokenizer.model")
     parser.add_argument("words", nargs="+", metavar="[tokenizer.model] TEXT", help="the text; - is stdin")
@@ -1760,7 +1779,7 @@ def add_bench(commands: Commands) -> None:
         "bench",
         run_bench,
         "Tokens a second, for prompts and generation, and what share of the machine's read bandwidth that uses.",
-        "bench -m ggml-model-q4_0.bin\nbench -m ggml-model-q4_0.bin -t 1 --json",
+        "bench -m files/ggml-model-q4_0.bin\nbench -m files/ggml-model-q4_0.bin -t 1 --json",
     )
     parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="the model file")
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="only this many (default: 1, 2, 4 … all)")
@@ -1793,9 +1812,8 @@ ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL
 
 
 def add_train(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "train", help="Train a base, an adapter or the demo model: the seed's recipe in numpy."
-    )
+    words = "Train a base, an adapter or the demo model: the recipe of Chinese-LLaMA-Alpaca in numpy."
+    parser = group(commands, "train", words, "stage1")
     inner = parser.add_subparsers(dest="action", metavar="STAGE", required=True)
     demo = command(
         inner,
@@ -1818,18 +1836,23 @@ def add_train(commands: Commands) -> None:
     ):
         _add_stage(inner, name, summary)
     plot = command(
-        inner, "plot", run_train_plot, "Plot loss curves.", "train plot out/work/stage1 out/work/stage2 -o loss.svg"
+        inner, "plot", run_train_plot, "Plot loss curves.", "train plot stage1-lora/work stage2-lora/work -o loss.svg"
     )
     plot.add_argument("logs", nargs="+", metavar="LOG", help="log.jsonl files or their folders, in order")
     plot.add_argument("-o", "--output", required=True, metavar="FILE", help=".svg, or what matplotlib writes")
 
 
+_CHINESE = "files/held-out/chinese.txt --tokenizer files/chinese-llama-lora/tokenizer.model --base files/base"
+STAGE_EXAMPLES = {
+    "pretrain": "files/held-out/english.txt --tokenizer files/base/tokenizer.model --steps 20 --rows 1",
+    "stage1": f"{_CHINESE} --steps 20 --rows 1",
+    "stage2": f"{_CHINESE} --adapter stage1-lora --steps 20 --rows 1",
+    "instruct": "instructions.json --tokenizer files/merged/tokenizer.model --base files/merged",
+}
+
+
 def _add_stage(inner: Commands, name: str, summary: str) -> None:
-    data = "instructions.json" if name == "instruct" else "texts.txt"
-    base = "" if name == "pretrain" else " --base base"
-    start = " --adapter stage1-lora" if name == "stage2" else ""
-    output = "base" if name == "pretrain" else f"{name}-lora"
-    example = f"train {name} {data} --tokenizer tokenizer.model{base}{start} --output {output}"
+    example = f"train {name} {STAGE_EXAMPLES[name]} --output {'base' if name == 'pretrain' else name + '-lora'}"
     stage = command(inner, name, run_train_stage, summary, example)
     stage.add_argument("data", nargs="+", metavar="FILE", help="texts between empty lines; records for instruct")
     stage.add_argument(
@@ -1850,14 +1873,22 @@ def _add_stage(inner: Commands, name: str, summary: str) -> None:
         stage.add_argument("--r", type=int, default=8, metavar="N", help="rank (default 8)")
         stage.add_argument("--alpha", type=float, default=32, metavar="X", help="default 32")
         stage.add_argument("--dropout", type=float, default=0.05, metavar="P", help="default 0.05")
-    stage.add_argument("--learning-rate", type=float, metavar="X", help="default: the seed's")
-    stage.add_argument("--steps", type=int, metavar="N", help="default: the seed's")
-    stage.add_argument("--warmup", type=float, metavar="PART", help="part of the steps in which the rate rises")
-    stage.add_argument("--weight-decay", type=float, metavar="X")
+    stage.add_argument("--learning-rate", type=float, metavar="X", help="default: as Chinese-LLaMA-Alpaca")
+    stage.add_argument("--steps", type=int, metavar="N", help="default: as Chinese-LLaMA-Alpaca")
     stage.add_argument(
-        "--accumulation", type=int, default=1, metavar="N", help="batches an update (default 1; the seed: 8)"
+        "--warmup", type=float, metavar="PART", help="part of the steps in which the rate rises (default: likewise)"
     )
-    stage.add_argument("--rows", type=int, default=8, metavar="N", help="of a batch (default 8; the seed: 1)")
+    stage.add_argument("--weight-decay", type=float, metavar="X", help="default: likewise")
+    stage.add_argument(
+        "--accumulation",
+        type=int,
+        default=1,
+        metavar="N",
+        help="batches an update (default 1; Chinese-LLaMA-Alpaca: 8)",
+    )
+    stage.add_argument(
+        "--rows", type=int, default=8, metavar="N", help="of a batch (default 8; Chinese-LLaMA-Alpaca: 1)"
+    )
     stage.add_argument("--length", type=int, default=512, metavar="N", help="positions a row (default 512)")
     stage.add_argument("--seed", type=int, default=0, help="default 0")
     stage.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR/work")
@@ -2028,12 +2059,15 @@ def run_demo(args: argparse.Namespace) -> int:
     import tempfile
     from contextlib import nullcontext
 
-    from lora.demo import tell
+    from lora.demo import copy_inputs, tell
 
     folder = nullcontext(args.output) if args.output else tempfile.TemporaryDirectory(prefix="ggmlpy-demo-")
     teller = _Teller(args)
     with folder as name:
         story = tell(name, teller, every_prompt=args.all)
+        if args.output:
+            copy_inputs(args.output)
+            say(args, f"{args.output}: all files; with the name files, {PROGRAM} COMMAND --help has examples of them")
     if args.json:
         print_json(story)
     return 0

@@ -48,6 +48,7 @@ __all__ = [
     "answer",
     "build",
     "cache_directory",
+    "copy_inputs",
     "default_model",
     "demo_files",
     "held_out_perplexity",
@@ -318,6 +319,13 @@ def tell(folder: str | os.PathLike[str], teller: Teller, *, every_prompt: bool =
     teller.line("A toy of a million parameters: docs/model-card.md says what it knows, and that it cannot add.")
     teller.line("Yours now:  python cli.py chat        python cli.py generate -p 介绍北京")
     return story
+
+
+def copy_inputs(folder: str | os.PathLike[str]) -> None:
+    """Put the demo model's base, adapters and held-out texts beside what was made of them."""
+    for part in demo_files().iterdir():
+        if part.is_dir():
+            shutil.copytree(part, Path(folder) / part.name, dirs_exist_ok=True)
 
 
 def _tell_verification(teller: Teller) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import io
 import os
 import re
 import shlex
@@ -126,6 +127,41 @@ def test_each_help_has_examples_that_parse(name: str, parser: object) -> None:
     text = parser.format_help()
     examples = list(commands_of(text.partition("example:\n")[2].replace("  python", "python")))
     assert examples, f"{name} --help has no example"
+    words = name.split()
+    assert any(arguments[: len(words)] == words for arguments in examples)
     for arguments in examples:
-        assert arguments[: len(name.split())] == name.split()
         parse(arguments)
+
+
+@pytest.fixture(scope="module")
+def after_the_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    assert cli.main(["demo", "--output", str(folder / "files"), "-q"]) == 0
+    return folder
+
+
+SKIPPED = (
+    "bench",
+    "train pretrain",
+    "train stage1",
+    "train stage2",
+    "train instruct",
+)  # long, or of files of one's own
+DIFFERENT = ("compare",)  # f16 and q4_0 are
+
+
+@pytest.mark.parametrize(("name", "parser"), sub_parsers(), ids=lambda value: value if isinstance(value, str) else "")
+def test_examples_with_the_demos_files_work_as_they_stand(
+    name: str, parser: object, after_the_demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name in SKIPPED:
+        pytest.skip("takes long, or files of one's own")
+    text = parser.format_help().partition("example:\n")[2].replace("  python", "python")
+    monkeypatch.chdir(after_the_demo)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    made = False
+    for arguments in commands_of(text):
+        if made or any(argument.startswith("files/") for argument in arguments):
+            code, printed = run(arguments)
+            assert code == int(name in DIFFERENT), f"{shlex.join(arguments)}\n{printed}"
+            made = name == "from-hf" and arguments[0] == "to-hf"
