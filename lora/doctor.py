@@ -141,10 +141,14 @@ def examine(directory: str | os.PathLike[str]) -> Diagnosis:
 # ---------------------------------------------------------------------------------------------------- what is there
 
 
+_OWN = Path(__file__).resolve().parent / "demo_model"  # not what somebody asks about who stands in our own folder
+
+
 def _directories(root: Path, depth: int = 0) -> Iterator[Path]:
     yield root
     for path in sorted(root.iterdir()):
-        if path.is_dir() and not path.is_symlink() and not path.name.startswith(".") and depth < DEEPEST:
+        ours = path.name == _OWN.name and path.resolve() == _OWN
+        if path.is_dir() and not (path.is_symlink() or path.name.startswith(".") or ours) and depth < DEEPEST:
             yield from _directories(path, depth + 1)
 
 

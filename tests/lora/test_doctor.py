@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -183,3 +184,10 @@ def test_commands(folder, tmp_path, capsys):
     assert cli.main(["doctor", str(tmp_path / "none")]) == 3
     with pytest.raises(MissingFileError, match="no such directory"):
         examine(tmp_path / "none")
+
+
+def test_the_programs_own_model_is_not_somebodys() -> None:
+    """Who works in the folder that holds cli.py sees what is theirs; who asks for the demo model sees that."""
+    own = Path(__file__).resolve().parents[2] / "lora" / "demo_model"
+    assert not [found for found in examine(own.parent).found if "demo_model" in found.path]
+    assert [found for found in examine(own).found if found.kind == "model"]
