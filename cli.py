@@ -13,6 +13,7 @@ import argparse
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -53,8 +54,12 @@ def _run(arguments: Sequence[str]) -> int:
 
     if sys.stderr.isatty() and not getattr(args, "quiet", False):
         announce_with(_say_compiling)
+    began = time.perf_counter()
     try:
-        return args.run(args)
+        code: int = args.run(args)
+        if getattr(args, "verbose", False):
+            print(f"{time.perf_counter() - began:.2f} s{_memory_used()}", file=sys.stderr)
+        return code
     except UsageError as error:
         print(f"error: {error}\nsee: {PROGRAM} {args.command} --help", file=sys.stderr)
         return 2
@@ -127,7 +132,7 @@ def command(
     )
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("-q", "--quiet", action="store_true", help="no talk, no progress bar")
-    volume.add_argument("-v", "--verbose", action="store_true", help="more talk")
+    volume.add_argument("-v", "--verbose", action="store_true", help="more talk; at the end time and memory")
     parser.set_defaults(run=run, parser=parser)
     return parser
 
@@ -181,6 +186,16 @@ def _say_compiling() -> None:
     from tqdm import tqdm
 
     tqdm.write("compiling for this processor: some seconds, the first time only", file=sys.stderr)  # above any bar
+
+
+def _memory_used() -> str:
+    """ ", at most 120 MB of memory", where the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f", at most {most / 1e6:,.0f} MB of memory, mapped files included"
 
 
 def print_json(value: object) -> None:
@@ -575,8 +590,6 @@ def add_quantize(commands: Commands) -> None:
 
 
 def run_quantize(args: argparse.Namespace) -> int:
-    import time
-
     from ggmlpy.quantize_file import quantize_file
 
     start = time.perf_counter()
@@ -1175,6 +1188,7 @@ def _verify_logits(args: argparse.Namespace) -> int:
 def _verify_text(args: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from ggmlpy import open_model
     from ggmlpy.errors import UsageError
     from llama_ref.generate import real_seed
     from llama_ref.sampling import SamplingOptions
@@ -1186,7 +1200,8 @@ def _verify_text(args: argparse.Namespace) -> int:
     interactive = args.interactive or args.interactive_first or args.instruct or bool(args.reverse_prompt)
     given = argparse.Namespace(**vars(args))
     given.json = False
-    options = _main_options(given, interactive or not args.prompt_parts)  # settles what depends on the file's era
+    with open_model(args.model) as given.opened:
+        options = _main_options(given, interactive or not args.prompt_parts)  # settles what depends on the file's era
     request = TextRequest(
         options,
         SamplingOptions(
@@ -1526,8 +1541,6 @@ def run_chat(args: argparse.Namespace) -> int:
 def _run_main(args: argparse.Namespace, read_line: Any) -> int:
     """One generation or conversation on this terminal."""
     import io
-    import time
-
     from llama_ref.generate import Console, MainLoop, PromptTooLongError, timings_text, trace_sampling
 
     interactive = args.interactive or args.interactive_first or args.instruct or bool(args.reverse_prompt)
@@ -1584,15 +1597,13 @@ def _main_options(args: argparse.Namespace, interactive: bool) -> Any:
 
 def _open_file(args: argparse.Namespace) -> None:
     """Open the model's file; `_open_main_model` makes a model of it."""
-    import time
-
     from ggmlpy import open_model
 
     args.model = args.model or _demo_model(args)
     args.began = time.perf_counter()
-    args.file = open_model(args.model)
+    args.opened = open_model(args.model)
     if args.numerics == "fast":
-        args.file.touch_ahead()  # while the rest is imported
+        args.opened.touch_ahead()  # while the rest is imported
     args.load_seconds = time.perf_counter() - args.began
 
 
@@ -1602,7 +1613,7 @@ def _settle(args: argparse.Namespace) -> None:
     from llama_ref.backends import natural_era
     from llama_ref.generate import real_seed
 
-    args.era = era_of(args.era or natural_era(args.file)).date
+    args.era = era_of(args.era or natural_era(args.opened)).date
     first = era_of(args.era).pin == "p0"
     args.seed = real_seed(args.seed, args.era)
     args.repeat_penalty = (1.30 if first else 1.10) if args.repeat_penalty is None else args.repeat_penalty
@@ -1618,8 +1629,6 @@ def _demo_model(args: argparse.Namespace) -> str:
 
 
 def _open_main_model(args: argparse.Namespace) -> Any:
-    import time
-
     from llama_ref.backends import backend_class
     from llama_ref.model import Model
 
@@ -1628,7 +1637,7 @@ def _open_main_model(args: argparse.Namespace) -> Any:
     backend_class(args.numerics)  # imports are no part of loading
     began = time.perf_counter()
     model = Model.from_file(
-        args.file,
+        args.opened,
         numerics=args.numerics,
         era=args.era,
         build=args.build,
@@ -1920,8 +1929,6 @@ class _TrainingBar:
 
 
 def run_train_demo(args: argparse.Namespace) -> int:
-    import time
-
     from lora.train.recipe import DemoRecipe, train_demo
 
     began, recipe = time.perf_counter(), DemoRecipe(seed=args.seed)
