@@ -1541,6 +1541,7 @@ def run_chat(args: argparse.Namespace) -> int:
 def _run_main(args: argparse.Namespace, read_line: Any) -> int:
     """One generation or conversation on this terminal."""
     import io
+
     from llama_ref.generate import Console, MainLoop, PromptTooLongError, timings_text, trace_sampling
 
     interactive = args.interactive or args.interactive_first or args.instruct or bool(args.reverse_prompt)

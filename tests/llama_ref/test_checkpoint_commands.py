@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def test_quiet(model, capsys):
 
 def test_verbose_shows_the_size_of_the_vocabulary_by_each_file(model, capsys):
     assert cli.main(["convert", "-v", str(model), "--dry-run"]) == 0
-    lines = capsys.readouterr().err.splitlines()[1:]
+    _, *lines, spent = capsys.readouterr().err.splitlines()
+    assert re.match(r"\d+\.\d\d s", spent)
     assert [line.split()[:2] for line in lines] == [["tokenizer", "400"], ["embedding", "400"], ["output", "400"]]
     assert lines[0].endswith(str(model / "tokenizer.model"))
 
@@ -90,7 +92,7 @@ def test_help_has_an_example(command, capsys):
         cli.main([command, "--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert f"example:\n  python cli.py {command} " in out
+    assert f"\n  python cli.py {command} " in out.partition("\nexample:")[2]
 
 
 # VmHWM, not ru_maxrss: the latter is handed down from the process that forked.
