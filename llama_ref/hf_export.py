@@ -96,7 +96,7 @@ class ExportPlan:
             DiskSpaceError: it would not fit; nothing was written.
             FormatError: a tensor could not be read, or a file not be written.
         """
-        require_space(self.directory / "x", self.nbytes)
+        require_space(self.directory / next(iter(self.files)), self.nbytes)
         _make_directory(self.directory)
         for name, tensors in self.files.items():
             self._write_weights(self.directory / name, tensors, progress)

@@ -484,7 +484,7 @@ def _unpack(path: Path, folder: Path) -> dict[str, Path]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = _wanted_entries(path, archive)
-            require_space(folder / "x", sum(entry.file_size for entry in entries.values()))
+            require_space(folder / WEIGHTS[-1], sum(entry.file_size for entry in entries.values()))
             for name, entry in entries.items():
                 with archive.open(entry) as source, open(folder / name, "xb") as target:
                     _copy_bounded(path, source, target, entry)

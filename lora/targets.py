@@ -100,8 +100,9 @@ class DirectoryTarget(Target):
         _refuse_existing(self.plan.output, names, force or half_published)
         done = _prepare_stage(stage, _identity(self.plan), resume)
         resumed = [name for name, (size, _) in shards.items() if name in done and done[name] == size]
-        require_space(stage / "x", sum(size for name, (size, _) in shards.items() if name not in resumed))
         try:
+            first = self.plan.output / names[0]
+            require_space(first, sum(size for name, (size, _) in shards.items() if name not in resumed))
             for name, (_, write) in shards.items():
                 if name not in resumed:
                     write(stage / name)
