@@ -71,6 +71,13 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Examples stay lines, for they are pasted; everything else is filled."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("example:") else super()._fill_text(text, width, indent)
+
+
 class Parser(argparse.ArgumentParser):
     """One line says what is wrong, with the name that was probably meant; the next one where help is."""
 
@@ -127,7 +134,7 @@ def command(
         help=summary,
         description=summary,
         epilog="example:\n" + "\n".join(f"  {PROGRAM} {line}" for line in example.splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         **more,
     )
     volume = parser.add_mutually_exclusive_group()
