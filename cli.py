@@ -151,7 +151,7 @@ def group(commands: Commands, name: str, summary: str, action: str) -> argparse.
     return parser
 
 
-def progress_bar(args: argparse.Namespace, total: int, what: str, unit: str = "B") -> Any:
+def progress_bar(args: argparse.Namespace, total: int | None, what: str, unit: str = "B") -> Any:
     """A tqdm bar on stderr: silent with ``-q`` and when stderr is not a terminal. Use it with ``with``; call
     ``.update(n)``."""
     from tqdm import tqdm
@@ -1566,17 +1566,37 @@ def _run_main(args: argparse.Namespace, read_line: Any) -> int:
                 print(f"error: {error}", file=sys.stderr)
                 return 1
             _introduce(args, loop)
+            bar = None if interactive else _token_bar(args, conversation)
             try:
                 loop.run()
             except KeyboardInterrupt:
                 console.close()
                 return 130
+            finally:
+                if bar is not None:
+                    bar.close()
             if loop.ended_by == "end of input" and sys.stdout.isatty():
                 console.close()
             if args.json:
                 print_json(loop.as_record())
         say(args, "\n" + timings_text(args.load_seconds, conversation.timings, time.perf_counter() - args.began))
     return 0
+
+
+def _token_bar(args: argparse.Namespace, conversation: Any) -> Any:
+    """A bar of the tokens that are made, where the text itself is not to be seen on the terminal as it grows."""
+    if args.quiet or not sys.stderr.isatty() or (sys.stdout.isatty() and not args.json):
+        return None
+    bar = progress_bar(args, args.n_predict if args.n_predict > 0 else None, "generate", "token")
+    traced = conversation.on_sample
+
+    def sampled(sample: Any, logits: Any) -> None:
+        bar.update()
+        if traced is not None:
+            traced(sample, logits)
+
+    conversation.on_sample = sampled
+    return bar
 
 
 def _main_options(args: argparse.Namespace, interactive: bool) -> Any:
