@@ -78,11 +78,13 @@ def strips(files: list[Strip], path: Path, caption: str) -> None:
                 y += ROW
             y += 4
         y += 6
-    style = "text{font:13px ui-monospace,Menlo,Consolas,monospace;fill:#222}.t,.o{font-size:11px;fill:#555}"
-    style += ".c,.o{font-family:system-ui,sans-serif}.c{font-weight:600}"
+    style = "text{font:13px ui-monospace,Menlo,Consolas,monospace;fill:#222;text-anchor:middle}"
+    style += ".t,.o{font-size:11px;fill:#555}.c,.o{font-family:system-ui,sans-serif;text-anchor:start}"
+    style += ".c{font-weight:600}rect{stroke:#777}.new{stroke:#c2262d;stroke-width:2.5}"
+    style += "".join(f".{name}{{fill:{colour}}}" for name, colour in COLOURS.items())
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" role="img" '
-        f'aria-label="{html.escape(caption)}"><style>{style}</style><rect width="100%" height="100%" fill="#fff"/>'
+        f'aria-label="{html.escape(caption)}"><style>{style}</style><path d="M0 0h{WIDTH}v{y}H0" fill="#fff"/>'
         f"{''.join(parts)}</svg>\n"
     )
     path.write_text(svg, "utf-8")
@@ -110,13 +112,11 @@ def _row(boxes: list[Box], new: set[Box], y: int) -> list[str]:
     for box in boxes:
         label, words, colour = box
         width = width_of(box)
-        edge = 'stroke="#c2262d" stroke-width="2.5"' if box in new else 'stroke="#777"'
-        middle = x + width / 2
-        parts.append(
-            f'<rect x="{x}" y="{y + 3}" width="{width}" height="44" rx="3" fill="{COLOURS[colour]}" {edge}/>'
-            f'<text x="{middle:g}" y="{y + 22}" text-anchor="middle">{html.escape(label)}</text>'
-            f'<text x="{middle:g}" y="{y + 38}" text-anchor="middle" class="t">{html.escape(words)}</text>'
-        )
+        classes, middle = f"{colour} new" if box in new else colour, x + width / 2
+        parts.append(f'<rect x="{x}" y="{y + 3}" width="{width}" height="44" rx="3" class="{classes}"/>')
+        parts.append(f'<text x="{middle:g}" y="{y + 22}">{html.escape(label)}</text>')
+        if words:
+            parts.append(f'<text x="{middle:g}" y="{y + 38}" class="t">{html.escape(words)}</text>')
         x += width + 2
     return parts
 
