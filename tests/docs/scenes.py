@@ -202,6 +202,7 @@ def cut_off(at: Path) -> None:
 def not_models(at: Path) -> None:
     """Things that people take for models."""
     (at / "model.bin").write_text("<!DOCTYPE html>\n<html>Sign in</html>\n")
+    (at / "model.tgz").write_bytes(b"\x1f\x8b\x08" + bytes(300))
     (at / "pointer.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
 
 
