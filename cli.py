@@ -608,7 +608,7 @@ def run_quantize(args: argparse.Namespace) -> int:
             bar.update(size)
 
         def finished(report: Any, index: int) -> None:
-            if not args.json:
+            if not (args.json or args.quiet):
                 bar.write(report.tensor_line(index))
 
         report = quantize_file(
@@ -624,7 +624,7 @@ def run_quantize(args: argparse.Namespace) -> int:
         )
     if args.json:
         print_json(report.as_dict())
-    else:
+    elif not args.quiet:
         print(*report.closing_lines(), sep="\n")
     say(args, f"quantize time = {1000 * (time.perf_counter() - start):8.2f} ms")
     return 0

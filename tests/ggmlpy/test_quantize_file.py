@@ -173,3 +173,11 @@ def test_the_command_says_what_is_wrong(golden, f16_model, tmp_path):
     unknown = run(f16_model, tmp_path / "out.bin", "q9_9")
     assert unknown.returncode == 2
     assert "it has 2 or q4_0, 3 or q4_1" in unknown.stderr
+
+
+def test_quiet_is_quiet(golden, tmp_path, capfd):
+    import cli
+
+    source = str(golden("ggml/T1_convert_f16/T1.p2.f16.bin"))
+    assert cli.main(["quantize", source, str(tmp_path / "q.bin"), "q4_0", "-q"]) == 0
+    assert capfd.readouterr() == ("", "")
