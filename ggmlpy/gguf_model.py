@@ -33,6 +33,7 @@ CONTROL_NAMES = (b"<unk>", b"<s>", b"</s>")
 BYTES_BEGIN, BYTES_END = 3, 259
 QUANTIZATION_VERSION = 2
 DEFAULT_EPS = 1e-6
+LARGEST_F32 = float(np.finfo(np.float32).max)
 
 
 def open_gguf_model(path: Path) -> ModelFile:
@@ -260,5 +261,7 @@ def _checked(metadata: Mapping[str, Value]) -> dict[str, Value]:
     """Numbers of a corrupt header that GGUF's types can't hold are refused by name."""
     for key, value in metadata.items():
         if value.type == "u32" and not 0 <= value.value < 1 << 32:
+            raise UsageError(f"{key} is {value.value}, which GGUF can't hold")
+        if value.type == "f32" and not abs(value.value) <= LARGEST_F32:
             raise UsageError(f"{key} is {value.value}, which GGUF can't hold")
     return dict(metadata)

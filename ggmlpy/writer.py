@@ -128,6 +128,9 @@ def _as_gguf(
 def header_bytes(container: Container, version: int, hparams: Hparams, vocab: Iterable[tuple[bytes, float]]) -> bytes:
     """Everything before the first tensor."""
     values: Mapping[str, int] = {"magic": container.magic, "version": version, **hparams.as_dict()}
+    for name, number in hparams.as_dict().items():
+        if not -(1 << 31) <= number < 1 << 31:
+            raise UsageError(f"{name} is {number}, which {container.name} can't hold")
     entries = list(_tokens(container, vocab))
     if len(entries) != hparams.n_vocab:
         raise UsageError(f"the header promises {hparams.n_vocab} vocabulary entries, {len(entries)} were given")

@@ -135,7 +135,8 @@ def crawl(
         with open(raw, "ab") as file:
             for number in range(n_resumed, options.n_requests):
                 replies.append(client.ask(prompt_for(options.seed, number, options.n_items)))
-                file.write(json.dumps({"request": number, "content": replies[-1]}, ensure_ascii=False).encode() + b"\n")
+                line = json.dumps({"request": number, "content": replies[-1]}, ensure_ascii=False) + "\n"
+                file.write(line.encode("utf-8", "surrogatepass"))  # a reply may hold half of a character
                 file.flush()
                 os.fsync(file.fileno())
                 if progress:

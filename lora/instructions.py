@@ -12,6 +12,7 @@ end that is cut off in the middle of a string. Whatever holds a whole record is 
 ``trailing comma``   before ``]`` or ``}``: left out
 ``cut off``          the text ends inside a record: that record is dropped
 ``unreadable``       no repair helps: that record is dropped
+``half a character`` a lone surrogate, as ``"\ud83d"`` without its other half: becomes U+FFFD
 ``not a record``     no instruction or no output: dropped
 ``duplicate``        the same instruction and input again: dropped
 ===================  ==================================================================================================
@@ -133,7 +134,10 @@ def clean(text: str) -> tuple[list[Record], CleanReport]:
         if problem or key in kept:
             report.findings.append(Finding(problem or "duplicate", line, _short(str(record.get("instruction")))))
             continue
-        kept[key] = {name: str(record.get(name) or "").strip() for name in FIELDS}
+        texts = {name: str(record.get(name) or "").strip() for name in FIELDS}
+        kept[key] = {name: _HALF.sub("\ufffd", text) for name, text in texts.items()}
+        if kept[key] != texts:
+            report.findings.append(Finding("half a character", line, _short(kept[key]["instruction"])))
     report.n_kept = len(kept)
     report.findings.sort(key=lambda finding: finding.line)
     return list(kept.values()), report
@@ -168,6 +172,7 @@ def _records_in(value: Any) -> Iterator[dict[str, Any]]:
 
 # ── finding objects ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+_HALF = re.compile("[\ud800-\udfff]")
 _DECODER = json.JSONDecoder(strict=False)  # new lines inside strings are common and harmless
 
 

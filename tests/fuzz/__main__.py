@@ -231,6 +231,19 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def page_table(record: dict[str, Any]) -> str:
+    """The figures as docs/damaged-files.md shows them."""
+    lines = ["| reader | inputs | read | refused | different refusals | lines reached | slowest | peak |"]
+    lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
+    for name, row in record["targets"].items():
+        reached = sum(item["reached"] for item in row["lines"].values())
+        entered = sum(item["of_functions_entered"] for item in row["lines"].values())
+        cells = (f"{row['inputs']:,}", f"{row['accepted']:,}", f"{row['refused']:,}", f"{row['messages']:,}")
+        costs = (f"{reached / entered:.0%}", f"{row['slowest_seconds']:.2f} s", f"{row['peak_bytes'] / 1e6:.1f} MB")
+        lines.append(f"| {name} | {' | '.join((*cells, *costs))} |")
+    return "\n".join(lines)
+
+
 def keep(folder: Path, summaries: dict[str, Summary]) -> None:
     """Write the inputs that broke a rule, and a text beside each that says which."""
     folder.mkdir(parents=True, exist_ok=True)

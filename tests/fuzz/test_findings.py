@@ -18,6 +18,8 @@ from ggmlpy import FormatError, Hparams, open_model
 from ggmlpy.errors import MissingFileError, UsageError, VocabularyError
 from ggmlpy.gguf import Value, open_gguf, write_gguf
 from ggmlpy.identify import identify
+from ggmlpy.migrate import migrate
+from ggmlpy.writer import OutTensor
 from llama_ref.checkpoint import open_checkpoint
 from llama_ref.checksums import read_list, same_json_meaning
 from llama_ref.conversation import Conversation
@@ -29,7 +31,7 @@ from llama_ref.verify_logits import read_logits
 from llama_ref.vocabulary import load_vocabulary
 from lora.crawl import _read_replies
 from lora.doctor import examine
-from lora.instructions import clean
+from lora.instructions import clean, write_instructions
 from lora.targets import _prepare_stage
 from lora.train.loop import read_log
 from lora.vectors import read_manifest
@@ -83,6 +85,24 @@ def test_metadata_of_other_types(key: str, value: Value, tmp_path: Path) -> None
     write_gguf(tmp_path / "n.gguf", {**file.metadata, key: value}, [])
     with pytest.raises(FormatError, match=r"the metadata has no|is not supported"):
         open_model(tmp_path / "n.gguf")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("llama.block_count", Value("u32", (1 << 32) - 1)), ("llama.rope.freq_base", Value("f64", 1e300))],
+)
+@pytest.mark.parametrize("container", [("ggjt", 3), ("gguf", 3)])
+def test_numbers_that_a_container_can_not_hold(key: str, value: Value, container: Any, tmp_path: Path) -> None:
+    """migrate ended in a struct.error."""
+    scenes.gguf(3, kind="f16", hparams=scenes.SMALL)(tmp_path)
+    file = open_gguf(tmp_path / "m.gguf")
+    tensors = [OutTensor(n, t.type, t.shape, lambda d=t.data: [d]) for n, t in file.tensors.items()]
+    write_gguf(tmp_path / "n.gguf", {**file.metadata, key: value}, tensors)
+    if (key, container[0]) in (("llama.rope.freq_base", "ggjt"), ("llama.block_count", "gguf")):
+        return  # there it does fit, or is not kept
+    with open_model(tmp_path / "n.gguf") as model, pytest.raises(UsageError, match="can't hold"):
+        migrate(model, tmp_path / "o.bin", *container)
+    assert not (tmp_path / "o.bin").exists()
 
 
 def test_a_feed_forward_width_is_not_searched_for(tmp_path: Path) -> None:
@@ -241,6 +261,13 @@ def test_braces_that_are_never_closed_are_searched_once(piece: str) -> None:
     began = time.process_time()
     clean(piece * (20_000 // len(piece)))
     assert time.process_time() - began < 3
+
+
+def test_half_a_character_is_replaced(tmp_path: Path) -> None:
+    records, report = clean('[{"instruction": "a\\ud800", "output": "\\ud83d\\ude00"}]')
+    assert records == [{"instruction": "a\ufffd", "input": "", "output": "😀"}]
+    assert report.counts == {"half a character": 1}
+    write_instructions(tmp_path / "x.json", records)
 
 
 # ── what was saved ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("resource", reason="Windows has no limits of address space")
 
+from tests.fuzz.__main__ import page_table
 from tests.fuzz.damage_bytes import LARGEST, damaged
 from tests.fuzz.damage_json import damaged_json, parse, text_of
 from tests.fuzz.damage_protobuf import encode
@@ -53,6 +54,7 @@ def test_the_record_of_the_long_run_is_one() -> None:
     assert record["findings"] == 0
     assert set(record["targets"]) == set(TARGETS)
     assert min(row["inputs"] for row in record["targets"].values()) >= 50_000
+    assert page_table(record) in (ROOT / "docs" / "damaged-files.md").read_text("utf-8")
 
 
 def test_shares_are_of_a_thousand() -> None:
