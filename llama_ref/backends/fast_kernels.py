@@ -64,7 +64,6 @@ from .simd import (
     exp,
     f32x16,
     fetch_ahead,
-    fetch_span,
     fill,
     fma,
     gather_sums,
@@ -570,12 +569,9 @@ def make_panel_product(layout: Layout) -> Any:
         n_panels = (n_panels + TILE_PANELS - 1) // TILE_PANELS * TILE_PANELS
         for i in range(n_panels):
             pack(base, row_bytes, min(first + GROUP * i, last - 1), last, n_blocks, table, panel + i * panel_stride)
-        following, share = base + last * row_bytes, PANELS * row_bytes // n_tiles
         begin_tiles()
         for tile in range(n_tiles):
             for step in range(GROUP):
-                fetch_span(following, share)
-                following += share
                 count, start = lane_count(CHAINS[step], n_blocks), lane_start(CHAINS[step], n_blocks)
                 tokens = records + (start * n_tiles + tile * count) * TOKENS * TOKEN_BYTES
                 for i in range(0, n_panels, TILE_PANELS):

@@ -197,20 +197,6 @@ def store_i32(b: ir.IRBuilder, a: Any, x: Any) -> None:
     store_as(b, a, x)
 
 
-@op(nothing, address, integer)
-def fetch_span(b: ir.IRBuilder, a: Any, size: Any) -> None:
-    """Ask for all of these bytes; more than the second-level cache holds would be forgotten again."""
-    if MACHINE.fetch_distance:
-        with cgutils.for_range_slice(b, a, b.add(a, size), I64(64)) as (line, _):
-            fetch_ahead(b, b.sub(line, I64(MACHINE.fetch_distance)), 64)
-
-
-@op(nothing, address)
-def fetch(b: ir.IRBuilder, a: Any) -> None:
-    """`fetch_ahead` for 256 bytes."""
-    fetch_ahead(b, a, 256)
-
-
 @op(nothing, address, address, integer)
 def copy_bytes(b: ir.IRBuilder, target: Any, source: Any, n: Any) -> None:
     """memcpy."""
