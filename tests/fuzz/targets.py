@@ -665,6 +665,7 @@ LOOK_SCENES = {**COMMAND_SCENES, "zip": scenes.adapter_zip(8), "tokenizer": scen
 LOOK_SCENES |= {"instructions": scenes.instructions}
 TEMPORARY = frozenset({"tempfile.mkdtemp", "shutil.rmtree"})
 THREADS = frozenset({"_thread.start_new_thread", "os.posix_fallocate", "os.putenv"})
+THREADS |= {"ctypes.cdata", "ctypes.dlsym"}  # compiled kernels are bound when they are first needed
 
 TARGETS: dict[str, Target] = {
     target.name: target
