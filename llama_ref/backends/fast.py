@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ggmlpy.errors import UnsupportedError, UsageError
 
-from .fast_layouts import DIRECT, FLOATS, matrix_bytes, rounded, widen, work_sizes
+from .fast_layouts import DIRECT, FLOATS, matrix_bytes, rounded, score_bytes, widen, work_sizes
 from .fast_object import Kernels, load_kernels
 from .fast_plan import LAYER, PLAN, TOKENS_A_CALL
 from .reference import Matrix, ReferenceBackend
@@ -220,6 +220,7 @@ class FastBackend(ReferenceBackend):
             plan[name] = address_of(array)
         scratch = aligned(sizes.scratch_bytes * self.n_threads, np.uint8)
         plan["scratch_at"], plan["scratch_bytes"] = address_of(scratch), sizes.scratch_bytes
+        plan["score_bytes"] = score_bytes(n_ctx)
         for name, offset in sizes.scratch.items():
             plan[name] = offset
         self.kept = [*self.kept[:1], working, scratch]

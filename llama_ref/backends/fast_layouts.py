@@ -221,16 +221,21 @@ def work_sizes(
     }
     sums = LEVELS * PANELS * TILE.tokens * 64
     parts = {
-        "scratch_vector": 4 * max(n_most, 3 * rounded(head_dim, 16)),
+        "scratch_vector": 4 * max(n_most, 8 * rounded(head_dim, 16)),
         "scratch_record": groups * GROUP_BYTES,
         "scratch_panel": PANELS * blocks * max((panel_bytes(layout) for layout in layouts), default=0),
         "scratch_sums": max(sums if layouts else 0, 1024 * rounded(n_tokens, 4) if floats else 0),
-        "scratch_scores": 4 * (n_ctx + 32),
+        "scratch_scores": 4 * score_bytes(n_ctx),
     }
     offsets, end = {}, 0
     for name, size in parts.items():
         offsets[name], end = end, end + rounded(size, 64)
     return WorkSizes(shared, offsets, rounded(end, 4096))
+
+
+def score_bytes(n_ctx: int) -> int:
+    """Room for the scores of one query, a few more than it has keys."""
+    return rounded(4 * (n_ctx + 32), 64)
 
 
 def rounded(n: int, step: int) -> int:

@@ -53,6 +53,7 @@ PLAN = np.dtype([(name, MATRIX if name == "output" else "<i8") for name in (
     "scratch_panel",
     "scratch_sums",
     "scratch_scores",
+    "score_bytes",   # from one query's scores to the next's
 )])
 LAYER = np.dtype([
     ("attention_norm_at", "<i8"), ("ffn_norm_at", "<i8"),
