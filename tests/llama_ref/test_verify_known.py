@@ -112,9 +112,9 @@ def test_another_torch_wrote_the_same_tensors(data, publish):
     assert report.exit_code == 0
 
 
-def test_other_tensors_in_the_same_shape_are_not_taken_for_it(data, publish):
+def test_other_tensors_in_the_same_shape_are_not_taken_for_it(data, golden, publish):
     publish("merged Tiny-7B", data / "merge" / "pth-format" / "torch1.13.1" / "consolidated.00.pth")
-    found, report = verdicts(data / "merge" / "v11-adapter-f32" / "out" / "consolidated.00.pth")
+    found, report = verdicts(golden("merge/v11-adapter-f32") / "out" / "consolidated.00.pth")
     assert found["consolidated.00.pth"][0] == "unknown"
     assert report.exit_code == 1
 
@@ -174,8 +174,8 @@ def test_a_published_file_vouches_for_its_double(data, publish):
     assert [verdict.status for verdict in report.verdicts] == ["published", "same content"]
 
 
-def test_different_contents_are_told(data):
-    one, other = (data / "merge" / name / "out" / "consolidated.00.pth" for name in ("v11-llama", "v11-adapter-f32"))
+def test_different_contents_are_told(golden):
+    one, other = (golden(f"merge/{name}") / "out" / "consolidated.00.pth" for name in ("v11-llama", "v11-adapter-f32"))
     report = verify([one, other])
     assert any(note.startswith("different tensors") and "compare" in note for note in report.notes)
 

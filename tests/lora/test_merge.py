@@ -53,9 +53,11 @@ def assert_same_tensors(found: Checkpoint, expected: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_original_scripts_files(data: Path, tmp_path: Path, case: str) -> None:
-    report = merge(*inputs(data, case), tmp_path / "out")
-    assert_same_files(tmp_path / "out", data / "merge" / case / "out")
+def test_the_original_scripts_files(golden, tmp_path: Path, case: str) -> None:
+    base, adapters = CASES[case]
+    folder = golden(f"merge/{case}")
+    report = merge(golden(f"merge/{base}"), [folder / name for name in adapters], tmp_path / "out")
+    assert_same_files(tmp_path / "out", folder / "out")
     assert report.n_changed == report.n_with_pairs == (4 if "fan-in" in case else 14)
     assert 0 < report.largest < 1
 
