@@ -73,6 +73,7 @@ class Target:
         modules: whose lines are counted.
         spans: where the fields of a file are.
         events: audit events that it needs beyond those of every reader.
+        rehearse: does once with a valid file what happens only once.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Target:
     spans: Callable[[Path], Spans] = no_spans
     events: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
+    rehearse: Callable[[Path, str], None] | None = None
 
 
 class Looks:
@@ -522,21 +524,31 @@ ADAPTER_WRITES = (
 
 def command(table_of: Callable[[Path, str], Sequence[str]]) -> Callable[[Path, str], None]:
     def read(folder: Path, name: str) -> None:
-        path = first_part(folder, name)
-        data = (folder / name).read_bytes()
-        table = table_of(folder, name)
-        line = table[
-            sum(data[:: max(1, len(data) // 64)]) % len(table)
-        ]  # the bytes choose: an input is the whole of it
-        words = {"F": str(path), "O": f"{folder}.valid/{path.name}", "D": str(folder), "B": f"{folder}.valid"}
-        argv = [_worded(word, words, folder) for word in line.split()]
-        code, said = spoken(argv)
-        _check_outputs(folder, code, line)
-        if code in (0, 1):  # fine, or: the compared things differ
-            return
-        raise UsageError(f"exit code {code}: {said.strip().splitlines()[0] if said.strip() else ''}")
+        data, table = (folder / name).read_bytes(), table_of(folder, name)
+        chosen = sum(data[:: max(1, len(data) // 64)])  # the bytes choose: an input is the whole of it
+        perform(table[chosen % len(table)], folder, name)
 
     return read
+
+
+def every(table_of: Callable[[Path, str], Sequence[str]]) -> Callable[[Path, str], None]:
+    """Run all commands once on a valid file, so that every kernel is compiled and bound before the guard looks."""
+
+    def rehearse(folder: Path, name: str) -> None:
+        for line in table_of(folder, name):
+            with contextlib.suppress(UsageError):
+                perform(line, folder, name)
+
+    return rehearse
+
+
+def perform(line: str, folder: Path, name: str) -> None:
+    path = first_part(folder, name)
+    words = {"F": str(path), "O": f"{folder}.valid/{path.name}", "D": str(folder), "B": f"{folder}.valid"}
+    code, said = spoken([_worded(word, words, folder) for word in line.split()])
+    _check_outputs(folder, code, line)
+    if code not in (0, 1):  # fine, or: the compared things differ
+        raise UsageError(f"exit code {code}: {said.strip().splitlines()[0] if said.strip() else ''}")
 
 
 def _worded(word: str, words: dict[str, str], folder: Path) -> str:
@@ -665,7 +677,6 @@ LOOK_SCENES = {**COMMAND_SCENES, "zip": scenes.adapter_zip(8), "tokenizer": scen
 LOOK_SCENES |= {"instructions": scenes.instructions}
 TEMPORARY = frozenset({"tempfile.mkdtemp", "shutil.rmtree"})
 THREADS = frozenset({"_thread.start_new_thread", "os.posix_fallocate", "os.putenv"})
-THREADS |= {"ctypes.cdata", "ctypes.dlsym"}  # compiled kernels are bound when they are first needed
 
 TARGETS: dict[str, Target] = {
     target.name: target
@@ -727,13 +738,13 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "commands", 55, LOOK_SCENES, command(looks_for), command_damage, ("cli.py", "lora/doctor.py"), model_spans,
-            TEMPORARY | THREADS, Limits(seconds=2.0, headroom=512 << 20, python=64 << 20),
+            TEMPORARY | THREADS, Limits(seconds=2.0, headroom=512 << 20, python=64 << 20), every(looks_for),
         ),
         Target(
             "writers", 55, COMMAND_SCENES, command(writes_for), command_damage,
             ("ggmlpy/migrate.py", "ggmlpy/quantize_file.py", "ggmlpy/writer.py", "llama_ref/convert.py",
              "llama_ref/hf_export.py", "lora/merge.py", "lora/targets.py", "lora/stream.py"), model_spans,
-            TEMPORARY | THREADS, Limits(seconds=4.0, headroom=1 << 30, python=64 << 20),
+            TEMPORARY | THREADS, Limits(seconds=4.0, headroom=1 << 30, python=64 << 20), every(writes_for),
         ),
     )
 }  # fmt: skip

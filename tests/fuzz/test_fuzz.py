@@ -24,7 +24,7 @@ from tests.llama_ref.attacks import forge
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the recorded run found: migrate wrote a number that does not fit; half a character in instruction data; and a
-# kernel that was bound late, which the guard now knows. test_findings.py has the first two.
+# kernel that was bound late, for its command had not been rehearsed. test_findings.py has the first two.
 MENDED = {
     "error at ggmlpy/fields.py:74",
     "UnicodeEncodeError at lora/instructions.py:115",

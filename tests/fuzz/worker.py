@@ -190,6 +190,8 @@ class Bench:
         read = 0
         for given in self.seeds:
             folder = self.place(given)
+            if self.target.rehearse:
+                self.target.rehearse(folder, given.file)
             for _ in range(2):
                 with contextlib.suppress(FormatError, UsageError):
                     self.target.read(folder, given.file)
