@@ -63,6 +63,15 @@ def test_the_record_of_the_long_run_is_one() -> None:
     assert page_table(record) in (ROOT / "docs" / "damaged-files.md").read_text("utf-8")
 
 
+def test_a_later_run_found_nothing() -> None:
+    record = json.loads((ROOT / "tests" / "fuzz" / "record-after.json").read_text())
+    assert record["findings"] == 0
+    assert record["inputs"] >= 100_000
+    assert f"{record['inputs']:,} inputs of seed {record['seed']}" in (ROOT / "docs/damaged-files.md").read_text(
+        "utf-8"
+    )
+
+
 def test_shares_are_of_a_thousand() -> None:
     assert sum(target.share for target in TARGETS.values()) == 1000
 
