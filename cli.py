@@ -519,7 +519,11 @@ def add_migrate(commands: Commands) -> None:
     )
     parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
     parser.add_argument("output", metavar="OUT", help="the file to write; it may be IN")
-    parser.add_argument("--container", default="ggjt1", help="ggml, ggmf1, ggjt1 (default), ggjt2, ggjt3, gguf")
+    parser.add_argument(
+        "--container",
+        metavar="C",
+        help="ggml, ggmf1, ggjt1, ggjt2, ggjt3, gguf (default: gguf where OUT is named so, else ggjt1)",
+    )
     parser.add_argument(
         "--requantize",
         nargs="?",
@@ -540,7 +544,8 @@ def run_migrate(args: argparse.Namespace) -> int:
     from ggmlpy.containers import container_named
     from ggmlpy.migrate import migrate
 
-    container, version = container_named(args.container)
+    named = "gguf" if args.output.lower().endswith(".gguf") else "ggjt1"
+    container, version = container_named(args.container or named)
     scores = _scores_of(args.tokenizer) if args.tokenizer else None
     with open_model(args.input) as model, progress_bar(args, model.size, "migrate") as bar:
         report = migrate(

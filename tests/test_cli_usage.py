@@ -50,3 +50,13 @@ def test_a_missing_package_is_named_with_the_way_to_it(tmp_path):
     assert run.returncode == 3
     assert run.stderr.startswith("error: the package tqdm is not installed. Next: python -m pip install .")
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "magic"),
+    [("m.gguf", [], b"GGUF"), ("m.bin", [], b"tjgg"), ("m.gguf", ["--container", "ggjt1"], b"tjgg")],
+)
+def test_migrate_goes_by_the_name_of_the_output(name, container, magic, data, tmp_path):
+    source = data / "ggml" / "T1_convert_f16" / "T1.p2.f16.bin"
+    assert cli.main(["migrate", "-q", str(source), str(tmp_path / name), *container]) == 0
+    assert (tmp_path / name).read_bytes()[:4] == magic
