@@ -203,6 +203,13 @@ def _out(tensor: Tensor, target: TensorType, loss: Loss | None, part: int, n_par
     if axis is None:
         return OutTensor(tensor.name, target, tensor.shape, lambda: _carried(tensor, target, counted, 0, n_rows))
     sizes = split_sizes(tensor.shape[axis], n_parts)
+    block = target.blck_size if axis == 1 else 1
+    if min(sizes) == 0 or any(size % block for size in sizes):
+        raise UsageError(
+            f"{tensor.name} has {tensor.shape[axis]} {('rows', 'columns')[axis]}"
+            + (f" in blocks of {block}" if block > 1 else "")
+            + f", which can't be spread over {n_parts} files"
+        )
     start = sum(sizes[:part])
     stop = start + sizes[part]
     if axis == 0:

@@ -135,3 +135,12 @@ def test_no_parts_are_no_model(golden, tmp_path):
     ):
         migrate(model, tmp_path / "x.bin", "ggml", 0, n_parts=0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("type_name", "n_parts"), [("f32", 33), ("f16", 64), ("q4_0", 2)])
+def test_no_part_is_without_columns_or_ends_within_a_block(type_name, n_parts, tmp_path):
+    """Found by fuzzing: parts of no columns were written, which nothing reads."""
+    source = write_tiny(tmp_path / "m.bin", type_name=type_name)
+    with open_model(source) as model, pytest.raises(UsageError, match=r"has 32 columns.* can't be spread over"):
+        migrate(model, tmp_path / "x.bin", "ggmf", 1, n_parts=n_parts)
+    assert list(tmp_path.iterdir()) == [source]
