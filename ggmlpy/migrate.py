@@ -106,6 +106,8 @@ def migrate(
         raise UsageError(f"a model has at least one part, not {n_parts}")
     if n_parts > 1 and not declared.multipart:
         raise UsageError(f"{container} models are always one file; --parts goes with ggml and ggmf")
+    if n_parts > 1:
+        _check_width(model)
     targets = _targets(model, container, version, requantize)
     losses = [Loss(t.name, t.type.layout, targets[t.name].layout) for t in model.tensors.values() if _moves(t, targets)]
     by_name = {loss.name: loss for loss in losses}
@@ -193,6 +195,13 @@ def _ftype(model: ModelFile, targets: dict[str, TensorType], requantize: bool | 
     if not isinstance(requantize, str):
         return model.hparams.ftype
     return next((ftype.id for ftype in FTYPES.values() if requantize in (ftype.name, ftype.main)), model.hparams.ftype)
+
+
+def _check_width(model: ModelFile) -> None:
+    """The number of parts is read off the embedding's width, so that must be the header's."""
+    width, n_embd = model.tensors["tok_embeddings.weight"].n_cols, model.hparams.n_embd
+    if width != n_embd:
+        raise UsageError(f"the embedding has {width} columns, the header says {n_embd}: it can't be told from a part")
 
 
 def _out(tensor: Tensor, target: TensorType, loss: Loss | None, part: int, n_parts: int) -> OutTensor:

@@ -65,8 +65,16 @@ class SamplingOptions:
         if self.repeat_last_n < 0:
             raise UsageError(f"repeat_last_n must be 0 or more, not {self.repeat_last_n}")
         for name in ("top_p", "temp", "repeat_penalty"):
-            if math.isnan(getattr(self, name)):
+            if not _is_number(getattr(self, name)):
                 raise UsageError(f"{name} must be a number")
+
+
+def _is_number(value: float) -> bool:
+    """Not NaN; nor an integer beyond what any float holds, as a damaged file may have."""
+    try:
+        return not math.isnan(value)
+    except OverflowError:
+        return False
 
 
 class Mt19937:

@@ -437,6 +437,22 @@ def _refuse_unknown(path: Path, keys: list[str]) -> None:
 # ── where the files are ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # it has the end of one, but a damaged one
+        raise _broken_zip(path, error) from error
+
+
+def _broken_zip(path: Path, error: Exception) -> IntegrityError:
+    return IntegrityError(
+        f"the ZIP cannot be read: {error}",
+        path=path,
+        cause="an interrupted download",
+        next_step=f"python cli.py verify {path}, then download it again",
+    )
+
+
 def _files_of(path: Path, stack: contextlib.ExitStack) -> dict[str, Path]:
     """Name -> path of the adapter's files in a directory, in the one directory below that has them, or in a ZIP."""
     if path.is_dir():
@@ -446,7 +462,7 @@ def _files_of(path: Path, stack: contextlib.ExitStack) -> dict[str, Path]:
         return {name: home / name for name in WANTED if (home / name).is_file()}
     if path.is_file() and path.name in WEIGHTS:
         return _files_of(path.parent, stack)
-    if path.is_file() and zipfile.is_zipfile(path):
+    if path.is_file() and _is_zip(path):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapter-")))
         return _unpack(path, folder)
     cause, next_step = _other_kind(path) if path.is_file() else (None, "check the path")
@@ -498,12 +514,7 @@ def _unpack(path: Path, folder: Path) -> dict[str, Path]:
                 path=folder,
                 next_step="free space there, or choose another place with the environment variable TMPDIR",
             ) from error
-        raise IntegrityError(
-            f"the ZIP cannot be read: {error}",
-            path=path,
-            cause="an interrupted download",
-            next_step=f"python cli.py verify {path}, then download it again",
-        ) from error
+        raise _broken_zip(path, error) from error
 
 
 def _wanted_entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

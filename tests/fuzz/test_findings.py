@@ -6,6 +6,7 @@ import contextlib
 import json
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from llama_ref.checksums import read_list, same_json_meaning
 from llama_ref.conversation import Conversation
 from llama_ref.identify_checkpoint import identify_other
 from llama_ref.model import Model
+from llama_ref.sampling import SamplingOptions
 from llama_ref.tokenizer_json import tokenizer_json
 from llama_ref.verify_known import verify
 from llama_ref.verify_logits import read_logits
 from llama_ref.vocabulary import load_vocabulary
+from lora.adapter import open_adapter
 from lora.crawl import _read_replies
 from lora.doctor import examine
 from lora.instructions import clean, write_instructions
@@ -370,3 +373,24 @@ def test_the_valid_scenes_are_valid(tmp_path: Path) -> None:
         first = next(iter(scene(tmp_path / name)))
         with open_model(tmp_path / name / first) as model:
             assert len(model.tensors) == 12
+
+
+def test_a_zip_over_several_disks_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "adapter.zip"
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)
+    path.write_bytes(bytes(60) + struct.pack("<4sLQL", b"PK\6\7", 0, 0, 7) + end)  # the seventh disk of a ZIP64
+    with pytest.raises(FormatError, match="cannot be read"):
+        open_adapter(path)
+
+
+def test_a_number_beyond_all_floats_is_none() -> None:
+    with pytest.raises(UsageError, match="temp must be a number"):
+        SamplingOptions(temp=10**400)
+
+
+def test_a_model_of_another_width_than_its_header_is_not_cut_into_parts(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.bin", type_name="f32")
+    with open_model(path) as model:
+        model.hparams = replace(model.hparams, n_embd=64)
+        with pytest.raises(UsageError, match="32 columns, the header says 64"):
+            migrate(model, tmp_path / "x.bin", "ggmf", 1, n_parts=2)
