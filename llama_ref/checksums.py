@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ggmlpy.errors import FormatError, MissingFileError
+from ggmlpy.inside import stays_inside
 
 __all__ = ["LIST_NAMES", "Listed", "digests", "read_list", "same_json_meaning"]
 
 CHUNK = 4 << 20
 LARGEST_LIST = 1 << 22
 LARGEST_MEANING = 1 << 17  # of a JSON file that is written anew in all ways; an index of 65B has about 60 kB
-LONGEST_NAME = 255  # bytes of a file's name
 LIST_NAMES = re.compile(r"(?:.*checklist\.chk|sha256sums?(?:\.txt)?|.*\.sha256|md5sums?(?:\.txt)?)", re.IGNORECASE)
 _LINE = re.compile(r"(?P<hex>[0-9a-fA-F]{32}|[0-9a-fA-F]{64})[ \t]+\*?(?P<name>\S.*?)\s*")
 _BSD = re.compile(r"(?:SHA256|MD5) \((?P<name>.+)\) = (?P<hex>[0-9a-fA-F]{32}|[0-9a-fA-F]{64})\s*")
@@ -100,8 +100,7 @@ def _parse_line(path: Path, number: int, line: str) -> Listed:
             "is not a list of digests", path=path, field=f"line {number}", expected="DIGEST  NAME", found=line[:60]
         )
     name = PurePosixPath(match["name"].replace("\\", "/"))
-    longest = max((len(part.encode()) for part in name.parts), default=0)
-    if name.is_absolute() or ".." in name.parts or "\0" in match["name"] or longest > LONGEST_NAME:
+    if not stays_inside(str(name)):
         raise FormatError("names a file outside its directory", path=path, field=f"line {number}", found=str(name))
     algorithm = "md5" if len(match["hex"]) == 32 else "sha256"
     return Listed(path.parent / name, algorithm, match["hex"].lower(), path)

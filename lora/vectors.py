@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ggmlpy.atomic import atomic_write
@@ -35,6 +35,7 @@ from ggmlpy.containers import container_named
 from ggmlpy.eras import DEFAULT_ERA, ERAS
 from ggmlpy.errors import FormatError, IntegrityError, MissingFileError, UsageError
 from ggmlpy.file_types import file_type_of, file_types
+from ggmlpy.inside import stays_inside
 from ggmlpy.migrate import migrate
 from ggmlpy.model_file import open_model
 from ggmlpy.quantize_file import quantize_file
@@ -58,7 +59,6 @@ __all__ = ["KINDS", "Case", "CaseResult", "CheckReport", "cases", "check_vectors
 
 KINDS = ("convert", "quantize", "migrate", "merge", "to-hf", "logits", "text")
 MANIFEST = "manifest.json"
-LONGEST_NAME = 255  # bytes of a file's name
 TOKENS = (1, *range(259, 283))
 PROMPT, SEED, N_PREDICT = "hello world", 2, 100
 TEMP, TOP_K, PENALTY = 1.5, 200, 1.1  # hot enough for the builds' texts to part
@@ -433,9 +433,7 @@ def _checked_case(case: Case) -> Case:
 
 def _inside(name: str) -> str:
     """A name that leads nowhere else."""
-    path = PurePosixPath(name)
-    longest = max((len(part.encode("utf-8", "replace")) for part in path.parts), default=0)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or longest > LONGEST_NAME:
+    if not stays_inside(name):
         raise ValueError(f"{name[:80]!r} is no file of this directory")
     return name
 

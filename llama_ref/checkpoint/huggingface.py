@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from ggmlpy.errors import FormatError, MissingFileError, ShapeError
+from ggmlpy.inside import stays_inside
 
 from ..names import rename
 from .layout import Checkpoint, check_model, directory_of, in_layout, known_tensors
@@ -28,8 +29,6 @@ _KINDS = (
     ("model.safetensors", "model.safetensors.index.json", re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")),
     ("pytorch_model.bin", "pytorch_model.bin.index.json", re.compile(r"pytorch_model-(\d{5})-of-(\d{5})\.bin")),
 )
-
-LONGEST_NAME = 255  # bytes, as file systems have it
 
 
 def find_weight_files(directory: str | os.PathLike[str]) -> list[Path]:
@@ -56,12 +55,7 @@ def _from_index(index: Path) -> list[Path]:
         raise FormatError("has no weight_map", path=index, field="weight_map", found=str(weight_map)[:80])
     names = sorted(set(weight_map.values()))
     for name in names:
-        if (
-            PurePosixPath(name).name != name
-            or "\\" in name
-            or "\0" in name
-            or len(name.encode("utf-8", "replace")) > LONGEST_NAME
-        ):
+        if PurePosixPath(name).name != name or not stays_inside(name):
             raise FormatError(
                 "names a file outside its directory",
                 path=index,
