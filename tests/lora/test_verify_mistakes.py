@@ -80,6 +80,15 @@ def verdict(folder: Path, output: str = "right"):
     return verify_output(folder / output, folder / "base", [folder / "lora"])
 
 
+def wrong_beside(folder, tensors):
+    """The name of a new directory in ``folder`` with the files of the right one, but for these tensors."""
+    wrong = Path(tempfile.mkdtemp(dir=folder))
+    for path in (folder / "right").iterdir():
+        (wrong / path.name).write_bytes(path.read_bytes())
+    write_pth(wrong / "consolidated.00.pth", tensors)
+    return wrong.name
+
+
 @settings(max_examples=25)
 @given(SHAPES, SEEDS, st.sampled_from(sorted(SPELLINGS)), st.sampled_from([6, 16]), st.booleans(), st.data())
 def test_each_mistake_of_a_merge_is_named(shape, seed, spelling, alpha, grown, data):
@@ -89,11 +98,7 @@ def test_each_mistake_of_a_merge_is_named(shape, seed, spelling, alpha, grown, d
     with plan_merge(folder / "base", [folder / "lora"], folder / "nowhere") as plan:
         known = [*merge_mistakes(plan), *mistakes(plan.model.checkpoint)]
         tensors = mistaken(plan.model.checkpoint.tensors.values(), named(known, name))
-    wrong = Path(tempfile.mkdtemp(dir=folder))
-    for path in (folder / "right").iterdir():
-        (wrong / path.name).write_bytes(path.read_bytes())
-    write_pth(wrong / "consolidated.00.pth", tensors)
-    report = verdict(folder, wrong.name)
+    report = verdict(folder, wrong_beside(folder, tensors))
     assert report.exit_code == 1
     assert report.causes[0].name.startswith((name, "the adapter was applied to"))
     assert report.unexplained == []
@@ -112,11 +117,7 @@ def test_two_mistakes_in_one_tensor_are_not_called_one(shape, seed, names):
         values = a.numpy().copy()
         values[len(values) // 2 :] = b.numpy()[len(values) // 2 :]
         tensors.append(LazyTensor.of_array(a.name, values))
-    wrong = Path(tempfile.mkdtemp(dir=folder))
-    for path in (folder / "right").iterdir():
-        (wrong / path.name).write_bytes(path.read_bytes())
-    write_pth(wrong / "consolidated.00.pth", tensors)
-    report = verdict(folder, wrong.name)
+    report = verdict(folder, wrong_beside(folder, tensors))
     assert report.exit_code == 1
     explained = {cause.name for cause in report.causes}
     assert report.unexplained or len(explained) > 1
