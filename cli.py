@@ -49,8 +49,8 @@ def _run(arguments: Sequence[str]) -> int:
     args = build_parser(arguments[0]).parse_args([_dashed(argument) for argument in arguments])
     for name, value in getattr(args, "environment", {}).items():
         os.environ.setdefault(name, value)  # numpy's BLAS looks at it when it is first imported, below
-    from ggmlpy.compiling import announce_with
-    from ggmlpy.errors import FormatError, UsageError
+    from ggmlpy.files.errors import FormatError, UsageError
+    from ggmlpy.machine.compiling import announce_with
 
     if sys.stderr.isatty() and not getattr(args, "quiet", False):
         announce_with(_say_compiling)
@@ -245,7 +245,7 @@ def add_identify(commands: Commands) -> None:
 
 
 def run_identify(args: argparse.Namespace) -> int:
-    from ggmlpy.errors import FormatError
+    from ggmlpy.files.errors import FormatError
 
     found, failed = [], []
     for file in args.files:
@@ -265,13 +265,13 @@ def run_identify(args: argparse.Namespace) -> int:
 
 def _identify_any(file: str) -> Any:
     """A GGML file, or else a checkpoint, an adapter, a tokenizer, an archive."""
-    from ggmlpy.errors import BadMagicError
-    from ggmlpy.identify import identify
+    from ggmlpy.files.errors import BadMagicError
+    from ggmlpy.look.identify import identify
 
     try:
         return identify(file)
     except BadMagicError as bad:
-        from llama_ref.identify_checkpoint import identify_other
+        from toolchain.look.identify_checkpoint import identify_other
 
         other = identify_other(file)
         if other is not None:
@@ -317,7 +317,7 @@ def add_inspect(commands: Commands) -> None:
 
 def run_inspect(args: argparse.Namespace) -> int:
     from ggmlpy import open_model
-    from ggmlpy.summary import summarize
+    from ggmlpy.look.summary import summarize
 
     with open_model(args.file) as model:
         summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab)
@@ -352,8 +352,8 @@ def add_hexdump(commands: Commands) -> None:
 
 
 def run_hexdump(args: argparse.Namespace) -> int:
-    from ggmlpy.errors import UsageError
-    from ggmlpy.hexdump import dump, matches
+    from ggmlpy.files.errors import UsageError
+    from ggmlpy.look.hexdump import dump, matches
 
     lines = dump(args.file, fold=not (args.all or args.field))
     shown = (line for line in lines if not args.field or matches(line, args.field))
@@ -394,7 +394,7 @@ def add_report(commands: Commands) -> None:
 
 def run_report(args: argparse.Namespace) -> int:
     from ggmlpy import open_model
-    from ggmlpy.report import write_report
+    from ggmlpy.look.report import write_report
 
     with open_model(args.file, strict=False) as model:
         total = sum(tensor.n_rows * tensor.n_cols for tensor in model.tensors.values())
@@ -422,7 +422,7 @@ def add_compare(commands: Commands) -> None:
 
 def run_compare(args: argparse.Namespace) -> int:
     from ggmlpy import open_model
-    from ggmlpy.compare import compare, explain
+    from ggmlpy.verify.compare import compare, explain
 
     with open_model(args.a) as a, open_model(args.b) as b:
         total = sum(tensor.n_rows * tensor.n_cols for tensor in a.tensors.values())
@@ -486,7 +486,7 @@ def add_fingerprint(commands: Commands) -> None:
 
 
 def run_fingerprint(args: argparse.Namespace) -> int:
-    from llama_ref.same_content import content_fingerprint
+    from toolchain.verify.published_tensors import content_fingerprint
 
     digests = {}
     for file in args.files:
@@ -541,8 +541,8 @@ def run_migrate(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from ggmlpy import open_model
-    from ggmlpy.containers import container_named
-    from ggmlpy.migrate import migrate
+    from ggmlpy.formats.containers import container_named
+    from ggmlpy.formats.migrate import migrate
 
     named = "gguf" if args.output.lower().endswith(".gguf") else "ggjt1"
     container, version = container_named(args.container or named)
@@ -574,7 +574,7 @@ def run_migrate(args: argparse.Namespace) -> int:
 
 
 def _scores_of(tokenizer: str) -> list[float]:
-    from llama_ref.vocabulary import load_vocabulary
+    from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 
     return [score for _, score in load_vocabulary(tokenizer)]
 
@@ -602,7 +602,7 @@ def add_quantize(commands: Commands) -> None:
 
 
 def run_quantize(args: argparse.Namespace) -> int:
-    from ggmlpy.quantize_file import quantize_file
+    from ggmlpy.quantizers.whole_file import quantize_file
 
     start = time.perf_counter()
 
@@ -664,7 +664,7 @@ def add_convert(commands: Commands) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    from llama_ref.convert import plan_conversion, plan_vocabulary, vocabulary_counts
+    from llama_ref.convert.ggml import plan_conversion, plan_vocabulary, vocabulary_counts
 
     common = {
         "outtype": args.outtype,
@@ -737,7 +737,7 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_to_hf(args: argparse.Namespace) -> int:
-    from llama_ref.hf_export import plan_to_hf
+    from llama_ref.convert.checkpoints import plan_to_hf
 
     plan = plan_to_hf(
         args.source,
@@ -755,7 +755,7 @@ def run_to_hf(args: argparse.Namespace) -> int:
 
 def run_from_hf(args: argparse.Namespace) -> int:
     from llama_ref.checkpoint.params import model_named, read_params_json
-    from llama_ref.hf_export import plan_from_hf
+    from llama_ref.convert.checkpoints import plan_from_hf
 
     params = args.params
     if params:
@@ -840,7 +840,7 @@ def add_merge(commands: Commands) -> None:
 def run_merge(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from lora.merge import plan_merge
+    from lora.merging.merge import plan_merge
 
     adapters = [path.strip() for group in args.lora for path in group.split(",") if path.strip()]
     options = {
@@ -919,7 +919,7 @@ def add_tokenizer(commands: Commands) -> None:
 
 
 def run_tokenizer_merge(args: argparse.Namespace) -> int:
-    from lora.vocab import merge_vocabularies, read_sentencepiece, write_tokenizer
+    from lora.vocabulary import merge_vocabularies, read_sentencepiece, write_tokenizer
 
     merged, growth = merge_vocabularies(read_sentencepiece(args.base), read_sentencepiece(args.extra), args.pad_token)
     for path in write_tokenizer(args.out, merged, args.pad_token):
@@ -930,7 +930,7 @@ def run_tokenizer_merge(args: argparse.Namespace) -> int:
 
 
 def run_tokenizer_train(args: argparse.Namespace) -> int:
-    from lora.vocab import train_vocabulary, write_tokenizer
+    from lora.vocabulary import train_vocabulary, write_tokenizer
 
     say(args, "training" if args.verbose else "training; with -v SentencePiece shows how far it is")
     model = train_vocabulary(
@@ -948,7 +948,7 @@ def run_tokenizer_train(args: argparse.Namespace) -> int:
 
 
 def run_tokenizer_stats(args: argparse.Namespace) -> int:
-    from lora.vocab import compare_tokenizers, side_by_side
+    from lora.vocabulary import compare_tokenizers, side_by_side
 
     results = compare_tokenizers([args.first, args.second], _text_argument(args.file, args.text))
     if args.json:
@@ -960,7 +960,7 @@ def run_tokenizer_stats(args: argparse.Namespace) -> int:
 
 def _text_argument(file: str | None, words: list[str]) -> str:
     """The text of ``-f FILE``, of a single word that names a file, of stdin for ``-``, or the words themselves."""
-    from ggmlpy.errors import MissingFileError, UsageError
+    from ggmlpy.files.errors import MissingFileError, UsageError
 
     if file is None and not words:
         raise UsageError("give a text, the name of a file, or - for stdin")
@@ -993,7 +993,7 @@ def _add_arithmetic(parser: argparse.ArgumentParser) -> None:
 
 
 def _open_for_arithmetic(args: argparse.Namespace, n_ctx: int) -> Any:
-    from llama_ref.model import Model
+    from llama_ref.text.model import Model
 
     return Model.from_file(
         args.model,
@@ -1023,7 +1023,7 @@ def add_logits(commands: Commands) -> None:
 
 
 def run_logits(args: argparse.Namespace) -> int:
-    from llama_ref.logits import logits, parse_tokens, write_logits
+    from llama_ref.text.logits import logits, parse_tokens, write_logits
 
     tokens = parse_tokens(args.tokens)
     with _open_for_arithmetic(args, len(tokens)) as model, progress_bar(args, len(tokens), "logits", "token") as bar:
@@ -1049,9 +1049,9 @@ def add_perplexity(commands: Commands) -> None:
 
 
 def run_perplexity(args: argparse.Namespace) -> int:
-    from ggmlpy.eras import DEFAULT_ERA
-    from llama_ref.perplexity import perplexity, read_text
-    from llama_ref.tokenizer import tokenizer_for
+    from ggmlpy.formats.eras import DEFAULT_ERA
+    from llama_ref.text.perplexity import perplexity, read_text
+    from llama_ref.vocabulary.tokenizer import tokenizer_for
 
     text = sys.stdin.buffer.read() if args.file == "-" else read_text(args.file)
     with _open_for_arithmetic(args, args.ctx_size) as model:
@@ -1109,13 +1109,13 @@ def run_verify(args: argparse.Namespace) -> int:
     if args.text:
         return _verify_text(args)
     if not args.paths:
-        from ggmlpy.errors import UsageError
+        from ggmlpy.files.errors import UsageError
 
         raise UsageError("verify what? Name files or directories, or --logits FILE, or --text FILE")
     if args.source:
         return _verify_step(args)
 
-    from llama_ref.verify_known import bytes_to_read, verify
+    from toolchain.verify.published import bytes_to_read, verify
 
     with progress_bar(args, bytes_to_read(args.paths), "verify") as bar:
         report = verify(args.paths, bar.update)
@@ -1134,8 +1134,8 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def _verify_step(args: argparse.Namespace) -> int:
-    from ggmlpy.errors import UsageError
-    from lora.verify import verify_output
+    from ggmlpy.files.errors import UsageError
+    from toolchain.verify.step import verify_output
 
     if len(args.paths) != 1:
         raise UsageError("--source goes with one output")
@@ -1162,14 +1162,14 @@ def _verify_step(args: argparse.Namespace) -> int:
 def _write_junit(args: argparse.Namespace, text: Callable[[], str]) -> None:
     """``--junit``."""
     if args.junit:
-        from ggmlpy.atomic import atomic_write
+        from ggmlpy.files.atomic import atomic_write
 
         with atomic_write(args.junit) as stream:
             stream.write(text().encode())
 
 
 def _needs(args: argparse.Namespace, what: str, *names: str) -> None:
-    from ggmlpy.errors import UsageError
+    from ggmlpy.files.errors import UsageError
 
     missing = [name for name in names if getattr(args, name) is None]
     if missing:
@@ -1179,8 +1179,8 @@ def _needs(args: argparse.Namespace, what: str, *names: str) -> None:
 
 
 def _verify_logits(args: argparse.Namespace) -> int:
-    from llama_ref.logits import parse_tokens
-    from llama_ref.verify_logits import verify_logits
+    from llama_ref.text.logits import parse_tokens
+    from toolchain.verify.logits import verify_logits
 
     _needs(args, "--logits", "model", "tokens")
     with progress_bar(args, 0, "verify", "way") as bar:
@@ -1201,10 +1201,10 @@ def _verify_text(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from ggmlpy import open_model
-    from ggmlpy.errors import UsageError
-    from llama_ref.generate import real_seed
-    from llama_ref.sampling import SamplingOptions
-    from llama_ref.verify_text import TextRequest, verify_text
+    from ggmlpy.files.errors import UsageError
+    from llama_ref.text.generate import real_seed
+    from llama_ref.text.sampling import SamplingOptions
+    from toolchain.verify.text import TextRequest, verify_text
 
     _needs(args, "--text", "model")
     if args.seed <= 0 and args.temp != 0:
@@ -1249,7 +1249,7 @@ def _advance(bar: Any, done: int, total: int) -> None:
 
 
 def _show_finding(args: argparse.Namespace, step: str, report: Any) -> int:
-    from ggmlpy.verify import junit
+    from ggmlpy.verify.judge import junit
 
     _write_junit(args, lambda: junit(f"{step} of {report.model}", {report.path: _problem(report)}))
     if args.json:
@@ -1326,7 +1326,7 @@ def add_vectors(commands: Commands) -> None:
 
 
 def run_vectors_make(args: argparse.Namespace) -> int:
-    from lora.vectors import make_vectors
+    from toolchain.makers.vectors import make_vectors
 
     with progress_bar(args, 0, "make", "case") as bar:
         manifest = make_vectors(args.directory, args.seed, progress=lambda done, total: _advance(bar, done, total))
@@ -1335,7 +1335,7 @@ def run_vectors_make(args: argparse.Namespace) -> int:
 
 
 def run_vectors_check(args: argparse.Namespace) -> int:
-    from lora.vectors import check_vectors
+    from toolchain.makers.vectors import check_vectors
 
     with progress_bar(args, 0, "check", "case") as bar:
         report = check_vectors(
@@ -1374,7 +1374,7 @@ def add_doctor(commands: Commands) -> None:
 def run_doctor(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lora.doctor import examine, in_words
+    from toolchain.look.doctor import examine, in_words
 
     diagnosis = examine(args.directory)
     if args.json:
@@ -1521,7 +1521,7 @@ def run_generate(args: argparse.Namespace) -> int:
     if args.compare_with:
         return _compare_texts(args)
     _open_file(args)
-    from llama_ref.generate import lines_of
+    from llama_ref.text.generate import lines_of
 
     return _run_main(args, lines_of(sys.stdin.buffer, sys.stdout.buffer))
 
@@ -1540,7 +1540,7 @@ def add_chat(commands: Commands) -> None:
 
 def run_chat(args: argparse.Namespace) -> int:
     _open_file(args)
-    from llama_ref.chat import ALPACA_PROMPT, edited_lines
+    from llama_ref.text.chat import ALPACA_PROMPT, edited_lines
 
     args.instruct = True
     args.color = args.color or sys.stdout.isatty()
@@ -1554,7 +1554,7 @@ def _run_main(args: argparse.Namespace, read_line: Any) -> int:
     """One generation or conversation on this terminal."""
     import io
 
-    from llama_ref.generate import Console, MainLoop, PromptTooLongError, timings_text, trace_sampling
+    from llama_ref.text.generate import Console, MainLoop, PromptTooLongError, timings_text, trace_sampling
 
     interactive = args.interactive or args.interactive_first or args.instruct or bool(args.reverse_prompt)
     options = _main_options(args, interactive)
@@ -1606,8 +1606,8 @@ def _token_bar(args: argparse.Namespace, conversation: Any) -> Any:
 
 def _main_options(args: argparse.Namespace, interactive: bool) -> Any:
     """What main's loop is asked to do; the seed becomes the one that is used, the era the one that counts."""
-    from ggmlpy.errors import UsageError
-    from llama_ref.generate import MainOptions, random_prompt, read_prompt
+    from ggmlpy.files.errors import UsageError
+    from llama_ref.text.generate import MainOptions, random_prompt, read_prompt
 
     if args.json and interactive:
         raise UsageError("--json and interaction exclude each other")
@@ -1642,9 +1642,9 @@ def _open_file(args: argparse.Namespace) -> None:
 
 def _settle(args: argparse.Namespace) -> None:
     """Fill in what depends on the model's era: seed, repeat penalty and cache precision."""
-    from ggmlpy.eras import era_of
-    from llama_ref.backends import natural_era
-    from llama_ref.generate import real_seed
+    from ggmlpy.formats.eras import era_of
+    from llama_ref.arithmetic import natural_era
+    from llama_ref.text.generate import real_seed
 
     args.era = era_of(args.era or natural_era(args.opened)).date
     first = era_of(args.era).pin == "p0"
@@ -1656,14 +1656,14 @@ def _settle(args: argparse.Namespace) -> None:
 
 def _demo_model(args: argparse.Namespace) -> str:
     """The model that answers where none is named; made on the first call."""
-    from lora.demo import default_model
+    from toolchain.demo.story import default_model
 
     return str(default_model(lambda words: say(args, words)))
 
 
 def _open_main_model(args: argparse.Namespace) -> Any:
-    from llama_ref.backends import backend_class
-    from llama_ref.model import Model
+    from llama_ref.arithmetic import backend_class
+    from llama_ref.text.model import Model
 
     if args.ctx_size > 2048:
         say(args, f"warning: LLaMA was trained on 2048 positions; expect poor results beyond them (-c {args.ctx_size})")
@@ -1684,8 +1684,8 @@ def _open_main_model(args: argparse.Namespace) -> Any:
 
 
 def _conversation(args: argparse.Namespace, model: Any, on_sample: Any = None) -> Any:
-    from llama_ref.conversation import Conversation
-    from llama_ref.sampling import SamplingOptions
+    from llama_ref.text.conversation import Conversation
+    from llama_ref.text.sampling import SamplingOptions
 
     sampling = SamplingOptions(
         top_k=args.top_k,
@@ -1707,8 +1707,8 @@ def _conversation(args: argparse.Namespace, model: Any, on_sample: Any = None) -
 
 def _introduce(args: argparse.Namespace, loop: Any) -> None:
     """What the person should know before the first token, on stderr."""
-    from llama_ref.chat import instruction_warning
-    from llama_ref.generate import prompt_table
+    from llama_ref.text.chat import instruction_warning
+    from llama_ref.text.generate import prompt_table
 
     conversation = loop.conversation
     warning = instruction_warning(conversation.model.n_vocab) if args.instruct else None
@@ -1729,9 +1729,9 @@ def _compare_texts(args: argparse.Namespace) -> int:
     import functools
     import shutil
 
-    from ggmlpy.errors import UsageError
-    from llama_ref.compare_texts import Row, answers, as_markdown, as_text, prompts_of
-    from llama_ref.generate import read_prompt
+    from ggmlpy.files.errors import UsageError
+    from llama_ref.text.generate import read_prompt
+    from toolchain.look.texts import Row, answers, as_markdown, as_text, prompts_of
 
     if not args.prompt_parts:
         raise UsageError("--compare-with needs prompts: -f prompts.txt (one a line)")
@@ -1789,11 +1789,11 @@ def add_tokenize(commands: Commands) -> None:
 
 
 def run_tokenize(args: argparse.Namespace) -> int:
-    from llama_ref.tokenize_text import comparison_lines, encode_text, open_tokenizers, token_lines, token_records
+    from toolchain.look.tokens import comparison_lines, encode_text, open_tokenizers, token_lines, token_records
 
     path, words = (args.model, args.words) if args.model else (args.words[0], args.words[1:])
     if not words:
-        from ggmlpy.errors import UsageError
+        from ggmlpy.files.errors import UsageError
 
         raise UsageError("no text to tokenize")
     text = sys.stdin.buffer.read() if words == ["-"] else os.fsencode(" ".join(words))
@@ -1831,8 +1831,8 @@ def add_bench(commands: Commands) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> int:
-    from llama_ref.backends.fast import available_processors
-    from llama_ref.bench import bench, table
+    from llama_ref.arithmetic.fast.backend import available_processors
+    from llama_ref.text.bench import bench, table
 
     most = available_processors()
     every = sorted({most, *(2**i for i in range(most.bit_length()))})
@@ -1962,7 +1962,7 @@ class _TrainingBar:
 
 
 def run_train_demo(args: argparse.Namespace) -> int:
-    from lora.train.recipe import DemoRecipe, train_demo
+    from toolchain.makers.recipe import DemoRecipe, train_demo
 
     began, recipe = time.perf_counter(), DemoRecipe(seed=args.seed)
     if args.steps is not None:
@@ -1976,9 +1976,9 @@ def run_train_stage(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from llama_ref.checkpoint.params import Params
-    from lora.train.model import Lora
-    from lora.train.run_stage import StageInput, run_stage
-    from lora.train.stages import STAGES
+    from lora.training.model import Lora
+    from lora.training.run_stage import StageInput, run_stage
+    from lora.training.stages import STAGES
 
     chosen = {
         "learning_rate": args.learning_rate,
@@ -2002,7 +2002,7 @@ def run_train_stage(args: argparse.Namespace) -> int:
 
 
 def run_train_plot(args: argparse.Namespace) -> int:
-    from lora.train.plot import plot_losses
+    from lora.training.plot import plot_losses
 
     plot_losses(args.logs, args.output)
     say(args, args.output)
@@ -2023,8 +2023,8 @@ def add_instructions(commands: Commands) -> None:
 
 
 def run_instructions(args: argparse.Namespace) -> int:
-    from ggmlpy.errors import UsageError
-    from lora.instructions import merge_records, read_instructions, write_instructions
+    from ggmlpy.files.errors import UsageError
+    from lora.training.instructions import merge_records, read_instructions, write_instructions
 
     if args.json and not args.output:
         raise UsageError("--json writes the report to stdout: name a file for the records with --output")
@@ -2065,7 +2065,7 @@ def add_crawl(commands: Commands) -> None:
 
 
 def run_crawl(args: argparse.Namespace) -> int:
-    from lora.crawl import CrawlOptions, crawl
+    from lora.training.crawl import CrawlOptions, crawl
 
     options = CrawlOptions(
         args.url,
@@ -2099,7 +2099,7 @@ def run_demo(args: argparse.Namespace) -> int:
     import tempfile
     from contextlib import nullcontext
 
-    from lora.demo import copy_inputs, tell
+    from toolchain.demo.story import copy_inputs, tell
 
     folder = nullcontext(args.output) if args.output else tempfile.TemporaryDirectory(prefix="ggmlpy-demo-")
     teller = _Teller(args)

@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from llama_ref.model import Model
+from llama_ref.text.model import Model
 
 WAYS = (("fast", None), ("exact", "scalar"), ("exact", "avx2"), ("exact", "avx512"), ("exact", "cmake-avx2"))
 

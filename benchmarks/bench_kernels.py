@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks.make_model import random_rows
-from ggmlpy.tensor_types import TENSOR_TYPES
-from llama_ref.backends import fast_layouts
-from llama_ref.backends.fast import address_of, aligned
-from llama_ref.backends.fast_layouts import matrix_bytes, rounded, work_sizes
-from llama_ref.backends.fast_object import load_kernels
+from ggmlpy.formats.tensor_types import TENSOR_TYPES
+from llama_ref.arithmetic.fast import layouts as fast_layouts
+from llama_ref.arithmetic.fast.backend import address_of, aligned
+from llama_ref.arithmetic.fast.layouts import matrix_bytes, rounded, work_sizes
+from llama_ref.arithmetic.fast.machine_code import load_kernels
 
 COLS, TOKENS = 4096, 128
 

@@ -16,8 +16,8 @@ import pytest
 
 from benchmarks.make_model import FTYPES, random_model
 from ggmlpy import open_model
-from ggmlpy.containers import Hparams
-from llama_ref.model import Model
+from ggmlpy.formats.containers import Hparams
+from llama_ref.text.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 

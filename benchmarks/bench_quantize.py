@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ggmlpy import ERAS, TENSOR_TYPES, Hparams, OutTensor, write_model  # noqa: E402
-from ggmlpy.architecture import expected_shapes  # noqa: E402
-from ggmlpy.quantizers import quantizable, quantize_rows  # noqa: E402
+from ggmlpy.formats.architecture import expected_shapes  # noqa: E402
+from ggmlpy.quantizers.classic import quantizable, quantize_rows  # noqa: E402
 
 
 def main() -> None:

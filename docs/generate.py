@@ -14,14 +14,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ggmlpy.codes import unpack_codes
-from ggmlpy.containers import CONTAINERS, FTYPES, Container
-from ggmlpy.eras import ERAS
-from ggmlpy.fields import Align, Array, Field, Number, Record, Text
-from ggmlpy.gguf import VALUE_TYPES, Typed, records_of
-from ggmlpy.tensor_types import TENSOR_TYPES, TensorType, types_of
+from ggmlpy.formats.codes import unpack_codes
+from ggmlpy.formats.containers import CONTAINERS, FTYPES, Container
+from ggmlpy.formats.eras import ERAS
+from ggmlpy.formats.fields import Align, Array, Field, Number, Record, Text
+from ggmlpy.formats.gguf import VALUE_TYPES, Typed, records_of
+from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType, types_of
 from llama_ref.checkpoint import open_pth, write_pth
-from lora.vocab import read_sentencepiece
+from lora.vocabulary import read_sentencepiece
 
 HERE = Path(__file__).resolve().parent
 CODES = {
@@ -231,7 +231,7 @@ def record_colour(name: str) -> str:
 
 def adapter_files(path: Path) -> None:
     """The demo model's adapter: its files, and the tensors of one layer."""
-    folder = HERE.parent / "lora" / "demo_model" / "chinese-llama-lora"
+    folder = HERE.parent / "toolchain" / "demo" / "model" / "chinese-llama-lora"
     with open_pth(folder / "adapter_model.bin") as f:
         shapes = {name: f[name].shape for name in f}
     prefix = "base_model.model.model.layers.0."
@@ -250,7 +250,7 @@ def adapter_files(path: Path) -> None:
 
 def piece_bytes(path: Path) -> None:
     """Each byte of one piece of the demo model's tokenizer, and what it says."""
-    tokenizer = read_sentencepiece(HERE.parent / "lora" / "demo_model" / "base" / "tokenizer.model")
+    tokenizer = read_sentencepiece(HERE.parent / "toolchain" / "demo" / "model" / "base" / "tokenizer.model")
     piece = next(piece for piece in tokenizer.pieces if piece.text == "▁the".encode())
     size, text = len(piece.encoded), piece.text
     fields = [

@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .containers import CONTAINERS, Container, Hparams
-from .dequantize import dequantize
-from .eras import DEFAULT_ERA, ERAS, Era, era_of
-from .errors import FormatError, UsageError
-from .model_file import ModelFile, Tensor, Vocabulary, open_model
-from .tensor_types import TENSOR_TYPES, TensorType, types_of
-from .writer import OutTensor, out_tensor, write_model
+from .files.errors import FormatError, UsageError
+from .formats.containers import CONTAINERS, Container, Hparams
+from .formats.dequantize import dequantize
+from .formats.eras import DEFAULT_ERA, ERAS, Era, era_of
+from .formats.model_file import ModelFile, Tensor, Vocabulary, open_model
+from .formats.tensor_types import TENSOR_TYPES, TensorType, types_of
+from .formats.writer import OutTensor, out_tensor, write_model
 
 if TYPE_CHECKING:
-    from .dequantize import dequantize
-    from .quantize_file import quantize_file
-    from .quantizers import quantize
+    from .formats.dequantize import dequantize
+    from .quantizers.classic import quantize
+    from .quantizers.whole_file import quantize_file
 
 __all__ = [
     "CONTAINERS",
@@ -54,11 +54,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Numba is imported only when a quantizer is wanted."""
     if name == "quantize":
-        from .quantizers import quantize
+        from .quantizers.classic import quantize
 
         return quantize
     if name == "quantize_file":
-        from .quantize_file import quantize_file
+        from .quantizers.whole_file import quantize_file
 
         return quantize_file
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,18 +7,18 @@
         assert_quantized_from(tmp_path / "q4_0.bin", "f16.bin", era="2023-03-31")
 
 They need no pytest; under it, their own frames are left out of the traceback. Merges and conversions of checkpoints
-have theirs in :mod:`lora.testing`.
+have theirs in :mod:`toolchain.testing`.
 """
 
 from __future__ import annotations
 
 import os
 
-from .compare import compare
-from .eras import Era
-from .model_file import open_model
-from .verify import Report
-from .verify_files import verify_files
+from .formats.eras import Era
+from .formats.model_file import open_model
+from .verify.compare import compare
+from .verify.files import verify_files
+from .verify.judge import Report
 
 __all__ = ["assert_quantized_from", "assert_right", "assert_same_model"]
 

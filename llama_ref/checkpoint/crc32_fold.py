@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ggmlpy.compiling import listen_to_numba
+from ggmlpy.machine.compiling import listen_to_numba
 
 __all__ = ["fold"]
 

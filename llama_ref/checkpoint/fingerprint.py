@@ -1,8 +1,8 @@
 """One digest of a checkpoint's content: equal for the same weights in Meta's layout, Hugging Face's, and a GGML file.
 
-The scheme is that of :mod:`ggmlpy.fingerprint`: a line ``name type shape sha256`` a tensor. Names are Meta's, rows
-stand in Meta's order, shards are joined, and tensors of one dimension count as f32 (as GGML stores them). So a .pth of
-f16, the same model as safetensors, and the GGML f16 file converted from either have one fingerprint.
+The scheme is that of :mod:`ggmlpy.verify.fingerprint`: a line ``name type shape sha256`` a tensor. Names are Meta's,
+rows stand in Meta's order, shards are joined, and tensors of one dimension count as f32 (as GGML stores them). So a
+.pth of f16, the same model as safetensors, and the GGML f16 file converted from either have one fingerprint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ggmlpy.fingerprint import digest_lines
+from ggmlpy.verify.fingerprint import digest_lines
 
 from .layout import Checkpoint
 from .tensor import LazyTensor

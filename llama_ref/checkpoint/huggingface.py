@@ -1,7 +1,7 @@
 """Hugging Face's layout: safetensors or ``pytorch_model*.bin``, whole or in parts with an index, and ``config.json``.
 
-Names and the rows of wq and wk differ from Meta's (:mod:`llama_ref.names`, :mod:`.layout`). Here tensors come out under
-Meta names and in Meta's order of rows, so that nothing downstream has to ask.
+Names and the rows of wq and wk differ from Meta's (:mod:`ggmlpy.formats.tensor_names`, :mod:`.layout`). Here tensors
+come out under Meta names and in Meta's order of rows, so that nothing downstream has to ask.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from ggmlpy.errors import FormatError, MissingFileError, ShapeError
-from ggmlpy.inside import stays_inside
+from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError
+from ggmlpy.files.paths import stays_inside
+from ggmlpy.formats.tensor_names import rename
 
-from ..names import rename
 from .layout import Checkpoint, check_model, directory_of, in_layout, known_tensors
 from .params import read_config_json, read_json
 from .pth import PthFile, open_pth

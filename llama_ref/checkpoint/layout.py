@@ -17,10 +17,10 @@ from typing import Literal
 
 import numpy as np
 
-from ggmlpy.errors import MissingFileError, ShapeError, UnsupportedError, UsageError
-from ggmlpy.lookalikes import FIRST_BYTES, lookalike
+from ggmlpy.files.errors import MissingFileError, ShapeError, UnsupportedError, UsageError
+from ggmlpy.files.kinds import FIRST_BYTES, lookalike
+from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, shard_axis
 
-from ..names import expected_shapes, find, is_derived, is_known, shard_axis
 from .params import Params
 from .pth import PthFile
 from .tensor import LazyTensor
@@ -95,7 +95,7 @@ class Checkpoint:
         Raises:
             MissingFileError: none there; lists the paths that were tried.
         """
-        from ..vocabulary import find_tokenizer
+        from llama_ref.vocabulary.tokenizer_file import find_tokenizer
 
         return find_tokenizer(self.path)
 

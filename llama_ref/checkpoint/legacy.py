@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from ggmlpy.errors import BadMagicError, FormatError, IntegrityError, TruncatedError, UnsupportedError
+from ggmlpy.files.errors import BadMagicError, FormatError, IntegrityError, TruncatedError, UnsupportedError
 
 from .pickle_reader import LEGACY_MAGIC, MAX_PICKLE, Storage, load_pickle
 from .torch_zip import Buffer

@@ -1,8 +1,8 @@
 """Meta's own layout: ``consolidated.00.pth`` … and ``params.json``.
 
 The larger models are cut for model parallelism over 2 (13B), 4 (33B) or 8 (65B) files: each holds every tensor's name,
-with a part of its rows or columns (:data:`llama_ref.names.TABLE` says which) and the norms whole. Shards need not be
-equal: a vocabulary of 49953 over two files is 24976 and 24977 rows. The tokenizer lies one level above.
+with a part of its rows or columns (:data:`ggmlpy.formats.tensor_names.TABLE` says which) and the norms whole. Shards
+need not be equal: a vocabulary of 49953 over two files is 24976 and 24977 rows. The tokenizer lies one level above.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ggmlpy.errors import MissingFileError, ShapeError
+from ggmlpy.files.errors import MissingFileError, ShapeError
+from ggmlpy.formats.tensor_names import shard_axis
 
-from ..names import shard_axis
 from .layout import Checkpoint, check_model, directory_of, known_tensors
 from .params import MODELS, Params, read_params_json
 from .pth import open_pth

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ggmlpy.errors import MissingFileError
+from ggmlpy.files.errors import MissingFileError
 
 from .huggingface import find_weight_files, open_huggingface
 from .layout import Checkpoint, directory_of

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggmlpy.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
+from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
 
 __all__ = ["MODELS", "Params", "find_n_mult", "model_named", "read_config_json", "read_json", "read_params_json"]
 

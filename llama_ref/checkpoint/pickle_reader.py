@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ggmlpy.errors import FormatError, IntegrityError, TruncatedError, UnsupportedError
+from ggmlpy.files.errors import FormatError, IntegrityError, TruncatedError, UnsupportedError
 
 from .tensor import DTYPES
 
@@ -142,7 +142,7 @@ def load_pickle(
     {'a': 7}
     >>> load_pickle(b"\\x80\\x02cposix\\nsystem\\n.", path="x.pth", record="data.pkl")
     Traceback (most recent call last):
-    ggmlpy.errors.IntegrityError: x.pth: data.pkl: global 'posix.system' is not part of a checkpoint ...
+    ggmlpy.files.errors.IntegrityError: x.pth: data.pkl: global 'posix.system' is not part of a checkpoint ...
     """
     machine = _Machine(memoryview(data), path, record, base)
     value = machine.run()

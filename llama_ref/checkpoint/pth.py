@@ -32,8 +32,15 @@ from typing import Any
 
 import numpy as np
 
-from ggmlpy.errors import BadMagicError, FormatError, IntegrityError, MissingFileError, UnsupportedError, UsageError
-from ggmlpy.lookalikes import FIRST_BYTES, lookalike
+from ggmlpy.files.errors import (
+    BadMagicError,
+    FormatError,
+    IntegrityError,
+    MissingFileError,
+    UnsupportedError,
+    UsageError,
+)
+from ggmlpy.files.kinds import FIRST_BYTES, lookalike
 
 from .legacy import read_legacy
 from .pickle_reader import MAX_PICKLE, StateDict, Storage, TensorView, load_pickle, walk

@@ -49,8 +49,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ggmlpy.atomic import atomic_write
-from ggmlpy.errors import OutputError, ShapeError, UsageError
+from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.errors import OutputError, ShapeError, UsageError
 
 from .crc32 import crc32
 from .tensor import DTYPES, LazyTensor
@@ -116,7 +116,7 @@ def write_pth(
     Raises:
         UsageError: an unknown ``torch_format``, a name given twice, a dtype that this torch does not have.
         ShapeError: the chunks of a tensor hold more or fewer bytes than its shape.
-        DiskSpaceError, OutputError: see :func:`ggmlpy.atomic.atomic_write`.
+        DiskSpaceError, OutputError: see :func:`ggmlpy.files.atomic.atomic_write`.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "consolidated.00.pth")

@@ -26,8 +26,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ggmlpy.atomic import atomic_write
-from ggmlpy.errors import (
+from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.errors import (
     BadMagicError,
     IntegrityError,
     MissingFileError,
@@ -35,7 +35,7 @@ from ggmlpy.errors import (
     UnsupportedError,
     UsageError,
 )
-from ggmlpy.lookalikes import FIRST_BYTES, lookalike
+from ggmlpy.files.kinds import FIRST_BYTES, lookalike
 
 from .tensor import DTYPES, LazyTensor
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ggmlpy.errors import ShapeError, UsageError
+from ggmlpy.files.errors import ShapeError, UsageError
 
 __all__ = ["DTYPES", "ElementType", "LazyTensor", "widen_bfloat16"]
 

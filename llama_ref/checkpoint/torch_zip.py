@@ -22,7 +22,7 @@ import zlib
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ggmlpy.errors import BadMagicError, FormatError, IntegrityError, TruncatedError, UnsupportedError
+from ggmlpy.files.errors import BadMagicError, FormatError, IntegrityError, TruncatedError, UnsupportedError
 
 from .crc32 import crc32
 

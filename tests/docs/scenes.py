@@ -16,9 +16,9 @@ import numpy as np
 
 from ggmlpy import write_model
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
-from llama_ref.convert import plan_conversion
-from llama_ref.hf_export import plan_to_hf
-from llama_ref.verify_conversion import mistakes, stored
+from llama_ref.convert.checkpoints import plan_to_hf
+from llama_ref.convert.ggml import plan_conversion
+from toolchain.verify.conversion import mistakes, stored
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 GGML, MERGE = DATA / "ggml", DATA / "merge"
@@ -247,7 +247,7 @@ def tokenizers(at: Path) -> None:
 
 def theirs(at: Path) -> None:
     """Somebody's q4_0 of an f16 model, by the quantizer of a month later; logits and a text of theirs."""
-    from ggmlpy.quantize_file import quantize_file
+    from ggmlpy.quantizers.whole_file import quantize_file
 
     quantized(at)
     quantize_file(at / "ggml-model-f16.bin", at / "theirs-q4_0.bin", "q4_0", "2023-04-30")
@@ -260,7 +260,7 @@ def theirs(at: Path) -> None:
 
 def merged_twice(at: Path) -> None:
     """A merge in which the adapter was applied twice."""
-    from lora.merge import merge as merge_adapters
+    from lora.merging.merge import merge as merge_adapters
 
     merge(at)
     merge_adapters(at / "models/7B", [at / "llama-lora", at / "llama-lora"], at / "theirs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora.vocab import merge_vocabularies, read_sentencepiece
+from lora.vocabulary import merge_vocabularies, read_sentencepiece
 
 
 def test_appended_pieces_that_no_text_is_cut_into(tokenizers: Path) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 import cli
-
-from . import scenes
-from .blocks import PAGES, ROOT, Block, blocks_of, commands_of, matches, parse, run, sessions_of
+from tests.docs import scenes
+from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, commands_of, matches, parse, run, sessions_of
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .blocks import PAGES, ROOT
+from tests.docs.blocks import PAGES, ROOT
 
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]+)?\)")
 DOCS = ROOT / "docs"

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ggmlpy import errors, open_model
-from ggmlpy.atomic import atomic_write
-from ggmlpy.check import check_model
-from ggmlpy.errors import FormatError, UsageError
-from llama_ref.chat import instruction_warning
+from ggmlpy import open_model
+from ggmlpy.files import errors
+from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.look.check import check_model
 from llama_ref.checkpoint import open_checkpoint, open_pth
-from llama_ref.convert import plan_conversion
+from llama_ref.convert.ggml import plan_conversion
+from llama_ref.text.chat import instruction_warning
 from tests.docs import scenes
 
 

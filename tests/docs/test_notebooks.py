@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .blocks import ROOT
+from tests.docs.blocks import ROOT
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from .coverage import lines_of, reached_lines
-from .minimise import minimise
-from .rules import Guard, Verdict
-from .targets import TARGETS
-from .worker import Bench, Input, Summary, Task, make_input, serve
+from tests.fuzz.coverage import lines_of, reached_lines
+from tests.fuzz.minimise import minimise
+from tests.fuzz.rules import Guard, Verdict
+from tests.fuzz.targets import TARGETS
+from tests.fuzz.worker import Bench, Input, Summary, Task, make_input, serve
 
 CHUNK = 1000
 GUIDED_CHUNK = 250

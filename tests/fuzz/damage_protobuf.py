@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from .damage_bytes import extreme_number
+from tests.fuzz.damage_bytes import extreme_number
 
 __all__ = ["damaged_protobuf", "encode", "parse", "varint"]
 

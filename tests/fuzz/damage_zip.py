@@ -8,10 +8,9 @@ import struct
 import zipfile
 from collections.abc import Callable
 
-from ggmlpy.npy import ZIP_TROUBLE
+from ggmlpy.files.npy import ZIP_TROUBLE
+from tests.fuzz.damage_bytes import Spans
 from tests.llama_ref.attacks import forge
-
-from .damage_bytes import Spans
 
 __all__ = ["damaged_names", "repacked", "zip_spans"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .worker import Bench, Input
+from tests.fuzz.worker import Bench, Input
 
 __all__ = ["minimise"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggmlpy.errors import FormatError, UsageError
+from ggmlpy.files.errors import FormatError, UsageError
 
 __all__ = ["Broken", "Guard", "Limits", "Verdict", "judged"]
 
@@ -43,7 +43,7 @@ ON_FILES |= {
 }
 ON_FILES |= {"os.utime", "os.chmod", "os.symlink", "shutil.move", "shutil.copytree", "pathlib.Path.glob"}
 ON_FILES |= {"pathlib.Path.rglob"}
-READ_ANYWHERE = {"/proc/meminfo", os.devnull, f"{ROOT}/ggmlpy/report.html"}  # what doctor and report need
+READ_ANYWHERE = {"/proc/meminfo", os.devnull, f"{ROOT}/ggmlpy/look/report.html"}  # what doctor and report need
 HARMLESS = {"mmap.__new__", "object.__getattr__", "object.__setattr__", "sys._getframe", "builtins.id", "array.__new__"}
 HARMLESS |= {"sys.settrace"}  # our own tracer
 

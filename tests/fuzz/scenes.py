@@ -14,24 +14,24 @@ from typing import Any
 import numpy as np
 
 from ggmlpy import Hparams, open_model
-from ggmlpy.errors import UsageError
-from ggmlpy.gguf import TYPE_IDS, VALUE_TYPES, Value, open_gguf, write_gguf
-from ggmlpy.migrate import migrate
-from ggmlpy.writer import OutTensor
+from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.gguf import TYPE_IDS, VALUE_TYPES, Value, open_gguf, write_gguf
+from ggmlpy.formats.migrate import migrate
+from ggmlpy.formats.writer import OutTensor
 from llama_ref.checkpoint import LazyTensor, write_pth
 from llama_ref.checkpoint.params import Params
 from llama_ref.checkpoint.safetensors_file import CODE_OF, write_safetensors
 from llama_ref.checkpoint.tensor import DTYPES
-from llama_ref.conversation import Conversation
-from llama_ref.model import KVCache
-from llama_ref.sampling import SamplingOptions
-from lora import tiny_models
-from lora.tiny_models import TinyShape
-from lora.train.data import Document, Packing
-from lora.train.loop import Progress, Run, Settings
-from lora.vocab import BYTE, CONTROL, NORMAL, UNKNOWN
+from llama_ref.text.conversation import Conversation
+from llama_ref.text.model import KVCache
+from llama_ref.text.sampling import SamplingOptions
+from lora.training.data import Document, Packing
+from lora.training.loop import Progress, Run, Settings
+from lora.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN
 from tests.ggmlpy.models import write_tiny
 from tests.llama_ref.attacks import forge
+from toolchain.makers import tiny_models
+from toolchain.makers.tiny_models import TinyShape
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SMALL = Hparams(12, 8, 8, 2, 1, 4, 1)
@@ -191,7 +191,7 @@ def safetensors_model(at: Path) -> list[str]:
 
 
 def _tensors(dtype: str, spelling: str = "meta") -> Iterable[LazyTensor]:
-    from llama_ref.names import rename
+    from ggmlpy.formats.tensor_names import rename
 
     for name, size in TINY.tensors(len(small_pieces())):
         values = tiny_models.random_array(1, name, size).astype(dtype)

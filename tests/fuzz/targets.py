@@ -16,42 +16,41 @@ import numpy as np
 
 import cli
 from ggmlpy import open_model
-from ggmlpy.check import check_model, problems_of
-from ggmlpy.compare import compare
-from ggmlpy.errors import FormatError, UsageError
-from ggmlpy.hexdump import dump
-from ggmlpy.identify import identify
-from ggmlpy.report import report_data
-from ggmlpy.summary import summarize
+from ggmlpy.files.checksums import read_list
+from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.look.check import check_model, problems_of
+from ggmlpy.look.hexdump import dump
+from ggmlpy.look.identify import identify
+from ggmlpy.look.report import report_data
+from ggmlpy.look.summary import summarize
+from ggmlpy.verify.compare import compare
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
-from llama_ref.checksums import read_list
-from llama_ref.conversation import Conversation
-from llama_ref.convert import plan_conversion
-from llama_ref.identify_checkpoint import identify_other
-from llama_ref.same_content import content_fingerprint
-from llama_ref.tokenizer import SentencePieceTokenizer
-from llama_ref.tokenizer_json import tokenizer_json
-from llama_ref.verify_known import verify
-from llama_ref.verify_logits import read_logits
-from llama_ref.vocabulary import load_vocabulary
-from lora.adapter import open_adapter
-from lora.crawl import _read_replies
-from lora.doctor import examine
-from lora.instructions import read_instructions
-from lora.train.loop import read_log
-from lora.vectors import read_manifest
-from lora.vocab import merge_vocabularies, parse_sentencepiece, read_sentencepiece
+from llama_ref.convert.ggml import plan_conversion
+from llama_ref.convert.tokenizer_json import tokenizer_json
+from llama_ref.text.conversation import Conversation
+from llama_ref.vocabulary.tokenizer import SentencePieceTokenizer
+from llama_ref.vocabulary.tokenizer_file import load_vocabulary
+from lora.merging.adapter import open_adapter
+from lora.training.crawl import _read_replies
+from lora.training.instructions import read_instructions
+from lora.training.loop import read_log
+from lora.vocabulary import merge_vocabularies, parse_sentencepiece, read_sentencepiece
+from tests.fuzz import scenes
+from tests.fuzz.damage_bytes import Spans, damaged
+from tests.fuzz.damage_gguf import damaged_gguf
+from tests.fuzz.damage_json import damaged_json
+from tests.fuzz.damage_protobuf import damaged_protobuf
+from tests.fuzz.damage_zip import damaged_names, repacked, zip_spans
+from tests.fuzz.rules import Broken, Limits
+from tests.fuzz.scenes import Scene
 from tests.llama_ref.attacks import forge, test_pth_pickle_attacks
-
-from . import scenes
-from .damage_bytes import Spans, damaged
-from .damage_gguf import damaged_gguf
-from .damage_json import damaged_json
-from .damage_protobuf import damaged_protobuf
-from .damage_zip import damaged_names, repacked, zip_spans
-from .rules import Broken, Limits
-from .scenes import Scene
+from toolchain.look.doctor import examine
+from toolchain.look.identify_checkpoint import identify_other
+from toolchain.makers.vectors import read_manifest
+from toolchain.verify.logits import read_logits
+from toolchain.verify.published import verify
+from toolchain.verify.published_tensors import content_fingerprint
 
 __all__ = ["TARGETS", "Target"]
 
@@ -183,13 +182,13 @@ GGUF_SCENES: dict[str, Scene] = {
     "split": scenes.gguf_split,
 }
 GGML_MODULES = (
-    "ggmlpy/model_file.py",
-    "ggmlpy/fields.py",
-    "ggmlpy/multipart.py",
-    "ggmlpy/check.py",
-    "ggmlpy/summary.py",
+    "ggmlpy/formats/model_file.py",
+    "ggmlpy/formats/fields.py",
+    "ggmlpy/formats/multipart.py",
+    "ggmlpy/look/check.py",
+    "ggmlpy/look/summary.py",
 )
-GGML_MODULES += ("ggmlpy/dequantize.py", "ggmlpy/architecture.py", "ggmlpy/containers.py")
+GGML_MODULES += ("ggmlpy/formats/dequantize.py", "ggmlpy/formats/architecture.py", "ggmlpy/formats/containers.py")
 
 
 # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -684,12 +683,13 @@ TARGETS: dict[str, Target] = {
         Target("ggml", 110, GGML_SCENES, read_model, model_damage, GGML_MODULES, model_spans),
         Target(
             "gguf", 110, GGUF_SCENES, read_model, model_damage,
-            ("ggmlpy/gguf.py", "ggmlpy/gguf_model.py", *GGML_MODULES[:5]), model_spans,
+            ("ggmlpy/formats/gguf.py", "ggmlpy/formats/gguf_model.py", *GGML_MODULES[:5]), model_spans,
         ),
         Target(
             "look", 55, GGML_SCENES | GGUF_SCENES, look_at_model, model_damage,
-            ("ggmlpy/identify.py", "ggmlpy/hexdump.py", "ggmlpy/report.py", "ggmlpy/compare.py", "ggmlpy/codes.py",
-             "llama_ref/same_content.py"), model_spans,
+            ("ggmlpy/look/identify.py", "ggmlpy/look/hexdump.py", "ggmlpy/look/report.py", "ggmlpy/verify/compare.py",
+                "ggmlpy/formats/codes.py",
+             "toolchain/verify/published_tensors.py"), model_spans,
         ),
         Target(
             "pth", 100, scenes.torch_files(), read_torch, torch_damage,
@@ -700,8 +700,8 @@ TARGETS: dict[str, Target] = {
             "zip", 65,
             {"stored": scenes.adapter_zip(0), "deflated": scenes.adapter_zip(8), **scenes.torch_files()},
             read_archive, zip_damage,
-            ("llama_ref/checkpoint/torch_zip.py", "lora/adapter.py", "llama_ref/verify_known.py",
-             "llama_ref/identify_checkpoint.py"), lambda path: zip_spans(path.read_bytes()), TEMPORARY,
+            ("llama_ref/checkpoint/torch_zip.py", "lora/merging/adapter.py", "toolchain/verify/published.py",
+             "toolchain/look/identify_checkpoint.py"), lambda path: zip_spans(path.read_bytes()), TEMPORARY,
         ),
         Target(
             "safetensors", 85, {"types": scenes.safetensors_of_all_types, "model": scenes.safetensors_model},
@@ -712,38 +712,43 @@ TARGETS: dict[str, Target] = {
             "tokenizer", 70,
             {"small": scenes.tokenizer_small, "bytes": scenes.tokenizer_with_bytes, "golden": scenes.tokenizer_golden},
             read_tokenizer_file, tokenizer_damage,
-            ("lora/vocab.py", "llama_ref/vocabulary.py", "llama_ref/tokenizer_json.py"),
+            ("lora/vocabulary.py", "llama_ref/vocabulary/tokenizer_file.py", "llama_ref/convert/tokenizer_json.py"),
         ),
         Target(
             "checkpoint", 65, CHECKPOINT_SCENES, read_checkpoint, by_kind,
             ("llama_ref/checkpoint/params.py", "llama_ref/checkpoint/huggingface.py", "llama_ref/checkpoint/meta.py",
-             "llama_ref/checkpoint/layout.py", "llama_ref/checkpoint/opening.py", "llama_ref/vocabulary.py"),
+             "llama_ref/checkpoint/layout.py", "llama_ref/checkpoint/opening.py",
+                 "llama_ref/vocabulary/tokenizer_file.py"),
         ),
         Target(
             "adapter", 65, ADAPTER_SCENES, lambda folder, name: read_adapter(folder), by_kind,
-            ("lora/adapter.py", "llama_ref/checkpoint/params.py"),
+            ("lora/merging/adapter.py", "llama_ref/checkpoint/params.py"),
         ),
         Target(
             "instructions", 55, {"texts": scenes.instructions}, read_text, text_damage,
-            ("lora/instructions.py", "lora/crawl.py"), limits=Limits(seconds=3.0),
+            ("lora/training/instructions.py", "lora/training/crawl.py"), limits=Limits(seconds=3.0),
         ),
         Target(
             "saved", 60, {"talk": scenes.conversation, "training": scenes.training, "logits": scenes.logits},
-            read_saved, by_kind, ("llama_ref/conversation.py", "lora/train/loop.py"),
+            read_saved, by_kind, ("llama_ref/text/conversation.py", "lora/training/loop.py"),
             events=frozenset({"compile", "os.posix_fallocate"}),
         ),
         Target(
             "lists", 50, {"lists": scenes.digest_lists}, read_listed, by_kind,
-            ("llama_ref/checksums.py", "lora/vectors.py", "llama_ref/verify_known.py"), limits=Limits(seconds=4.0),
+            ("ggmlpy/files/checksums.py", "toolchain/makers/vectors.py", "toolchain/verify/published.py"),
+                limits=Limits(seconds=4.0),
         ),
         Target(
-            "commands", 55, LOOK_SCENES, command(looks_for), command_damage, ("cli.py", "lora/doctor.py"), model_spans,
+            "commands", 55, LOOK_SCENES, command(looks_for), command_damage, ("cli.py", "toolchain/look/doctor.py"),
+                model_spans,
             TEMPORARY | THREADS, Limits(seconds=2.0, headroom=512 << 20, python=64 << 20), every(looks_for),
         ),
         Target(
             "writers", 55, COMMAND_SCENES, command(writes_for), command_damage,
-            ("ggmlpy/migrate.py", "ggmlpy/quantize_file.py", "ggmlpy/writer.py", "llama_ref/convert.py",
-             "llama_ref/hf_export.py", "lora/merge.py", "lora/targets.py", "lora/stream.py"), model_spans,
+            ("ggmlpy/formats/migrate.py", "ggmlpy/quantizers/whole_file.py", "ggmlpy/formats/writer.py",
+                "llama_ref/convert/ggml.py",
+             "llama_ref/convert/checkpoints.py", "lora/merging/merge.py", "lora/merging/targets.py",
+                 "lora/merging/stream.py"), model_spans,
             TEMPORARY | THREADS, Limits(seconds=4.0, headroom=1 << 30, python=64 << 20), every(writes_for),
         ),
     )

@@ -16,32 +16,32 @@ import pytest
 pytest.importorskip("resource", reason="Windows has no limits of address space")
 
 from ggmlpy import FormatError, Hparams, open_model
-from ggmlpy.errors import MissingFileError, UsageError, VocabularyError
-from ggmlpy.gguf import Value, open_gguf, write_gguf
-from ggmlpy.identify import identify
-from ggmlpy.migrate import migrate
-from ggmlpy.writer import OutTensor
+from ggmlpy.files.checksums import read_list, same_json_meaning
+from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
+from ggmlpy.formats.gguf import Value, open_gguf, write_gguf
+from ggmlpy.formats.migrate import migrate
+from ggmlpy.formats.writer import OutTensor
+from ggmlpy.look.identify import identify
 from llama_ref.checkpoint import open_checkpoint
-from llama_ref.checksums import read_list, same_json_meaning
-from llama_ref.conversation import Conversation
-from llama_ref.identify_checkpoint import identify_other
-from llama_ref.model import Model
-from llama_ref.sampling import SamplingOptions
-from llama_ref.tokenizer_json import tokenizer_json
-from llama_ref.verify_known import verify
-from llama_ref.verify_logits import read_logits
-from llama_ref.vocabulary import load_vocabulary
-from lora.adapter import open_adapter
-from lora.crawl import _read_replies
-from lora.doctor import examine
-from lora.instructions import clean, write_instructions
-from lora.targets import _prepare_stage
-from lora.train.loop import read_log
-from lora.vectors import read_manifest
-from lora.vocab import NORMAL, UNKNOWN, compare_tokenizers
+from llama_ref.convert.tokenizer_json import tokenizer_json
+from llama_ref.text.conversation import Conversation
+from llama_ref.text.model import Model
+from llama_ref.text.sampling import SamplingOptions
+from llama_ref.vocabulary.tokenizer_file import load_vocabulary
+from lora.merging.adapter import open_adapter
+from lora.merging.targets import _prepare_stage
+from lora.training.crawl import _read_replies
+from lora.training.instructions import clean, write_instructions
+from lora.training.loop import read_log
+from lora.vocabulary import NORMAL, UNKNOWN, compare_tokenizers
 from tests.fuzz import scenes
 from tests.ggmlpy.models import write_tiny
 from tests.llama_ref.attacks import forge
+from toolchain.look.doctor import examine
+from toolchain.look.identify_checkpoint import identify_other
+from toolchain.makers.vectors import read_manifest
+from toolchain.verify.logits import read_logits
+from toolchain.verify.published import verify
 
 # ── GGML ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

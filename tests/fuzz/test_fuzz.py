@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # What the recorded run found: migrate wrote a number that does not fit; half a character in instruction data; and a
 # kernel that was bound late, for its command had not been rehearsed. test_findings.py has the first two.
 MENDED = {
-    "error at ggmlpy/fields.py:74",
-    "UnicodeEncodeError at lora/instructions.py:115",
+    "error at ggmlpy/formats/fields.py:74",
+    "UnicodeEncodeError at lora/training/instructions.py:115",
     "event ctypes.cdata",
 }
 SLOW = {"commands", "writers"}  # they compile kernels first

@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from ggmlpy.errors import FormatError, UsageError
-
-from .coverage import Step, Tracer
-from .damage_bytes import LARGEST, Spans
-from .rules import Guard, Verdict, bounded, judged
-from .targets import TARGETS, Target
+from ggmlpy.files.errors import FormatError, UsageError
+from tests.fuzz.coverage import Step, Tracer
+from tests.fuzz.damage_bytes import LARGEST, Spans
+from tests.fuzz.rules import Guard, Verdict, bounded, judged
+from tests.fuzz.targets import TARGETS, Target
 
 __all__ = ["Bench", "Finding", "Input", "Summary", "Task", "make_input"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ggmlpy import Hparams, OutTensor, types_of, write_model
-from ggmlpy.architecture import expected_shapes
+from ggmlpy.formats.architecture import expected_shapes
 
 FTYPE_OF = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q4_2": 5, "q8_0": 7, "q5_0": 8, "q5_1": 9}
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy import Hparams, open_model
-from ggmlpy.compare import compare, explain, quantizer_signs, ulp_distance
-from ggmlpy.identify import expected_size, identify
+from ggmlpy.look.identify import expected_size, identify
+from ggmlpy.verify.compare import compare, explain, quantizer_signs, ulp_distance
 from tests.ggmlpy.models import write_tiny
 
 

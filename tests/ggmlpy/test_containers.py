@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ggmlpy
-from ggmlpy import CONTAINERS, Hparams, OutTensor, model_file, open_model, out_tensor, types_of, write_model
-from ggmlpy.check import problems_of
-from ggmlpy.compare import compare
-from ggmlpy.containers import container_named
-from ggmlpy.errors import MissingFileError, UsageError
+from ggmlpy import CONTAINERS, Hparams, OutTensor, open_model, out_tensor, types_of, write_model
+from ggmlpy.files.errors import MissingFileError, UsageError
+from ggmlpy.formats import model_file
+from ggmlpy.formats.containers import container_named
+from ggmlpy.look.check import problems_of
+from ggmlpy.verify.compare import compare
 from tests.ggmlpy.models import write_tiny
 
 VERSIONS = [(name, version) for name, container in CONTAINERS.items() for version in container.versions]

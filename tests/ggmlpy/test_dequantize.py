@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy import TENSOR_TYPES, UsageError, open_model
-from ggmlpy.dequantize import dequantize
+from ggmlpy.formats.dequantize import dequantize
 
 f32 = np.float32
 QUANTIZED = [layout for layout, record in TENSOR_TYPES.items() if record.quantized]

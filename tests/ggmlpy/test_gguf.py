@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggmlpy import FormatError, Hparams, OutTensor, dequantize, open_model, types_of
-from ggmlpy.check import problems_of
-from ggmlpy.codes import unpack_codes
-from ggmlpy.compare import compare
-from ggmlpy.errors import MissingFileError, TruncatedError, UnsupportedError, UsageError
-from ggmlpy.gguf import Value, open_gguf, write_gguf
-from ggmlpy.gguf_model import from_gguf_token, to_gguf_token
-from ggmlpy.migrate import migrate
-from ggmlpy.quantize_file import quantize_file
+from ggmlpy import FormatError, Hparams, OutTensor, open_model, types_of
+from ggmlpy.files.errors import MissingFileError, TruncatedError, UnsupportedError, UsageError
+from ggmlpy.formats import dequantize
+from ggmlpy.formats.codes import unpack_codes
+from ggmlpy.formats.gguf import Value, open_gguf, write_gguf
+from ggmlpy.formats.gguf_model import from_gguf_token, to_gguf_token
+from ggmlpy.formats.migrate import migrate
+from ggmlpy.look.check import problems_of
+from ggmlpy.quantizers.whole_file import quantize_file
+from ggmlpy.verify.compare import compare
 from tests.ggmlpy.models import finite_blocks, write_tiny
 from tests.ggmlpy.test_hostile import mutate, mutations, survive
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggmlpy import CONTAINERS, FormatError, open_model
-from ggmlpy.check import problems_of
-from ggmlpy.identify import identify
-from ggmlpy.summary import summarize
+from ggmlpy.look.check import problems_of
+from ggmlpy.look.identify import identify
+from ggmlpy.look.summary import summarize
 from tests.ggmlpy.models import write_tiny
 
 CASES = [(name, version) for name, container in CONTAINERS.items() for version in container.versions]

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy import UsageError, open_model
-from ggmlpy.dequantize import dequantize
-from ggmlpy.eras import era_of
-from ggmlpy.errors import ShapeError
-from ggmlpy.file_types import FILE_TYPES, TypeChooser, file_type_of, file_types, more_bits
-from ggmlpy.quantize_file import quantize_file
-from ggmlpy.quantizers import quantize
-from ggmlpy.tensor_types import TENSOR_TYPES
+from ggmlpy.files.errors import ShapeError
+from ggmlpy.formats.dequantize import dequantize
+from ggmlpy.formats.eras import era_of
+from ggmlpy.formats.file_types import FILE_TYPES, TypeChooser, file_type_of, file_types, more_bits
+from ggmlpy.formats.tensor_types import TENSOR_TYPES
+from ggmlpy.quantizers.classic import quantize
+from ggmlpy.quantizers.whole_file import quantize_file
 from tests.ggmlpy.k_models import write_k_model
 
 AUGUST = era_of("2023-08-21")

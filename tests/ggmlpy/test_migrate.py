@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy import TENSOR_TYPES, open_model
-from ggmlpy.codes import pack_codes, repack, repackable, unpack_codes
-from ggmlpy.compare import compare
-from ggmlpy.containers import container_named
-from ggmlpy.errors import UsageError
-from ggmlpy.fingerprint import fingerprint
-from ggmlpy.migrate import derived_scores, migrate
+from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.codes import pack_codes, repack, repackable, unpack_codes
+from ggmlpy.formats.containers import container_named
+from ggmlpy.formats.migrate import derived_scores, migrate
+from ggmlpy.verify.compare import compare
+from ggmlpy.verify.fingerprint import fingerprint
 from tests.ggmlpy.models import finite_blocks, write_tiny
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ggmlpy.errors import FormatError, IntegrityError, MissingFileError, TruncatedError, UnsupportedError
-from ggmlpy.npy import parse_npy, read_npz
+from ggmlpy.files.errors import FormatError, IntegrityError, MissingFileError, TruncatedError, UnsupportedError
+from ggmlpy.files.npy import parse_npy, read_npz
 
 NUMBERS = st.sampled_from(["?", "i1", "<u2", ">i4", "<f2", "<f4", ">f8", "<u8"])
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from ggmlpy import ERAS, TENSOR_TYPES, Hparams, OutTensor, UsageError, open_model, write_model
-from ggmlpy.errors import FormatError, ShapeError, TruncatedError, UnsupportedError
-from ggmlpy.migrate import migrate
-from ggmlpy.quantize_file import quantize_file
+from ggmlpy.files.errors import FormatError, ShapeError, TruncatedError, UnsupportedError
+from ggmlpy.formats.migrate import migrate
+from ggmlpy.quantizers.whole_file import quantize_file
 from tests.conftest import ROOT
 from tests.ggmlpy.models import write_tiny
 
@@ -29,7 +29,7 @@ def q4_0_bytes(golden):
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_the_number_of_threads_changes_nothing(f16_model, q4_0_bytes, tmp_path, threads, monkeypatch):
-    monkeypatch.setattr("ggmlpy.quantize_file.CHUNK_VALUES", 1000)  # many tasks a tensor
+    monkeypatch.setattr("ggmlpy.quantizers.whole_file.CHUNK_VALUES", 1000)  # many tasks a tensor
     report = quantize_file(f16_model, tmp_path / "out.bin", 2, threads=threads)
     assert (tmp_path / "out.bin").read_bytes() == q4_0_bytes
     assert report.histogram.sum() == sum(t.n_values for t in report.tensors if not t.copied)

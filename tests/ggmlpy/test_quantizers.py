@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ggmlpy import ERAS, UsageError, c_arithmetic, open_model, out_tensor, write_model
-from ggmlpy.c_arithmetic import narrow, round_half_away, truncate, widen_by_bits
-from ggmlpy.dequantize import dequantize
-from ggmlpy.quantize_file import quantize_file
-from ggmlpy.quantizers import RULES, quantizable, quantize, quantize_rows
+from ggmlpy import ERAS, UsageError, open_model, out_tensor, write_model
+from ggmlpy.formats.dequantize import dequantize
+from ggmlpy.quantizers import c_arithmetic
+from ggmlpy.quantizers.c_arithmetic import narrow, round_half_away, truncate, widen_by_bits
+from ggmlpy.quantizers.classic import RULES, quantizable, quantize, quantize_rows
+from ggmlpy.quantizers.whole_file import quantize_file
 from tests.ggmlpy.scalar_c import c_int, quantize_block, roundf
 
 BY_PIN = {era.pin: era for era in ERAS.values()}

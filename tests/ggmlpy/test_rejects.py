@@ -11,8 +11,15 @@ from pathlib import Path
 import pytest
 
 from ggmlpy import FormatError, Hparams, open_model
-from ggmlpy.check import check_model, problems_of
-from ggmlpy.errors import BadMagicError, IntegrityError, ShapeError, TruncatedError, UnsupportedError, VocabularyError
+from ggmlpy.files.errors import (
+    BadMagicError,
+    IntegrityError,
+    ShapeError,
+    TruncatedError,
+    UnsupportedError,
+    VocabularyError,
+)
+from ggmlpy.look.check import check_model, problems_of
 from tests.ggmlpy.models import write_tiny
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ggmlpy import FormatError, Hparams, open_model
-from ggmlpy.report import report_data, write_report
+from ggmlpy.look.report import report_data, write_report
 from tests.ggmlpy.models import write_tiny
 
 

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from ggmlpy import open_model, touch
+from ggmlpy import open_model
+from ggmlpy.files import mapping as touch
 from tests.ggmlpy.models import write_tiny
 
 

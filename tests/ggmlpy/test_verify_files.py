@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ggmlpy import Hparams, OutTensor, open_model, out_tensor, write_model
-from ggmlpy.codes import pack_codes, unpack_codes
-from ggmlpy.errors import FormatError
-from ggmlpy.migrate import migrate
-from ggmlpy.quantize_file import quantize_file
-from ggmlpy.tensor_types import TENSOR_TYPES
-from ggmlpy.verify_files import simd_rounded, verify_files
+from ggmlpy.files.errors import FormatError
+from ggmlpy.formats.codes import pack_codes, unpack_codes
+from ggmlpy.formats.migrate import migrate
+from ggmlpy.formats.tensor_types import TENSOR_TYPES
+from ggmlpy.quantizers.whole_file import quantize_file
+from ggmlpy.verify.files import simd_rounded, verify_files
 from tests.ggmlpy.models import write_tiny
 
 HPARAMS = Hparams(40, 64, 32, 2, 1, 32, 1)

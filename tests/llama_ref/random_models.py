@@ -13,7 +13,7 @@ import numpy as np
 
 import ggmlpy
 from ggmlpy import TENSOR_TYPES, Hparams, OutTensor, write_model
-from ggmlpy.eras import era_of
+from ggmlpy.formats.eras import era_of
 
 # fmt: off
 FTYPES = {

@@ -8,9 +8,9 @@ import pytest
 
 import cli
 from benchmarks.make_model import FTYPES, random_model
-from ggmlpy.containers import Hparams
-from ggmlpy.errors import UsageError
-from llama_ref.bench import bench
+from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.containers import Hparams
+from llama_ref.text.bench import bench
 
 
 @pytest.fixture(scope="module")

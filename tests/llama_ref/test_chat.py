@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ggmlpy.errors import UsageError
-from llama_ref.chat import ALPACA_PROMPT, history_path, instruction_warning
-from llama_ref.compare_texts import Answer, Row, answers, as_markdown, as_text, prompts_of, shown_width
-from llama_ref.conversation import Conversation
-from llama_ref.sampling import SamplingOptions
+from ggmlpy.files.errors import UsageError
+from llama_ref.text.chat import ALPACA_PROMPT, history_path, instruction_warning
+from llama_ref.text.conversation import Conversation
+from llama_ref.text.sampling import SamplingOptions
+from toolchain.look.texts import Answer, Row, answers, as_markdown, as_text, prompts_of, shown_width
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_model import FakeModel

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ggmlpy
-from ggmlpy.eras import ERAS
-from ggmlpy.errors import DiskSpaceError, FormatError, MissingFileError, UsageError, VocabularyError
-from llama_ref import convert as convert_module
+from ggmlpy.files.errors import DiskSpaceError, FormatError, MissingFileError, UsageError, VocabularyError
+from ggmlpy.formats.eras import ERAS
+from ggmlpy.formats.tensor_names import expected_shapes, original_names, shard_axis
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, write_pth
 from llama_ref.checkpoint.params import Params
 from llama_ref.checkpoint.safetensors_file import write_safetensors
-from llama_ref.convert import plan_conversion, plan_vocabulary
-from llama_ref.hf_export import plan_to_hf
-from llama_ref.names import expected_shapes, original_names, shard_axis
+from llama_ref.convert import ggml as convert_module
+from llama_ref.convert.checkpoints import plan_to_hf
+from llama_ref.convert.ggml import plan_conversion, plan_vocabulary
 
 BY_PIN = {era.pin: era.date for era in ERAS.values()}
 GUESSING = ("p3", "p4")  # these divide by n_embd // 128 heads, so they fail on T1 with its 64 columns

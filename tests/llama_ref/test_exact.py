@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggmlpy.eras import ERAS
-from ggmlpy.errors import UsageError
-from llama_ref.backends.exact import BUILDS, SUPPORTED, half_tables, rules_of
-from llama_ref.convert import plan_conversion
-from llama_ref.logits import logits
-from llama_ref.model import Model
+from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.eras import ERAS
+from llama_ref.arithmetic.exact.backend import BUILDS, SUPPORTED, half_tables, rules_of
+from llama_ref.convert.ggml import plan_conversion
+from llama_ref.text.logits import logits
+from llama_ref.text.model import Model
 from tests.llama_ref.random_models import Shape, write_random_model
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "ggml"

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 
 import ggmlpy
 from benchmarks.make_model import FTYPES, random_model
-from ggmlpy.containers import Hparams
-from ggmlpy.errors import UnsupportedError, UsageError
-from llama_ref.backends import fast_layouts
-from llama_ref.backends.fast import FastBackend
-from llama_ref.backends.machine import MACHINE, SIMD
-from llama_ref.backends.reference import ReferenceBackend
-from llama_ref.model import Model
+from ggmlpy.files.errors import UnsupportedError, UsageError
+from ggmlpy.formats.containers import Hparams
+from ggmlpy.machine.features import MACHINE, SIMD
+from llama_ref.arithmetic.fast import layouts as fast_layouts
+from llama_ref.arithmetic.fast.backend import FastBackend
+from llama_ref.arithmetic.reference import ReferenceBackend
+from llama_ref.text.model import Model
 
 SOME = ["f16", "q4_0-2023-03", "q5_1-2023-05", "q8_0-2023-08", "sixteens"]  # each a second to compile
 ELSEWHERE = os.environ.get("FAST_TEST_SOME") == "1"  # this is a run on another machine's instructions (see the end)
@@ -244,7 +244,7 @@ def test_ctrl_c_ends_a_long_prompt_at_once_and_leaves_the_model_usable(tmp_path)
 
 def test_the_kernels_are_kept_where_the_user_can_write(tmp_path, monkeypatch):
     """A file appears in GGMLPY_CACHE; a damaged one is made again; a place that can't be written costs nothing else."""
-    from llama_ref.backends import fast_object
+    from llama_ref.arithmetic.fast import machine_code as fast_object
 
     made, code = [], b'{"names": []}\n' + bytes(1000)
     monkeypatch.setenv("GGMLPY_CACHE", str(tmp_path / "new" / "cache"))

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy.errors import FormatError, MissingFileError, UsageError
-from llama_ref.conversation import Conversation
-from llama_ref.generate import (
+from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
+from llama_ref.text.conversation import Conversation
+from llama_ref.text.generate import (
     Console,
     MainLoop,
     MainOptions,
@@ -26,9 +26,9 @@ from llama_ref.generate import (
     timings_text,
     trace_sampling,
 )
-from llama_ref.model import Model
-from llama_ref.sampling import SamplingOptions
-from llama_ref.tokenizer import EOS
+from llama_ref.text.model import Model
+from llama_ref.text.sampling import SamplingOptions
+from llama_ref.vocabulary.tokenizer import EOS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_model import FakeModel
@@ -285,7 +285,7 @@ def test_timings_are_rates() -> None:
 
 
 def test_nan_in_a_trace_is_null(tmp_path: Path) -> None:
-    from llama_ref.sampling import Sample
+    from llama_ref.text.sampling import Sample
 
     with trace_sampling(str(tmp_path / "t"), [b"a", b"b"]) as trace:
         assert trace is not None

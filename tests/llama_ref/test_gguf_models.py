@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ggmlpy import Hparams, OutTensor, open_model, out_tensor, write_model
-from ggmlpy.containers import Attributes
-from ggmlpy.errors import ShapeError
-from ggmlpy.migrate import migrate
-from llama_ref.model import Model
+from ggmlpy.files.errors import ShapeError
+from ggmlpy.formats.containers import Attributes
+from ggmlpy.formats.migrate import migrate
+from llama_ref.text.model import Model
 from tests.ggmlpy.models import write_tiny
 
 HPARAMS = Hparams(50, 128, 32, 4, 2, 32, 1)

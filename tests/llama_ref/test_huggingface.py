@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ggmlpy import open_model
-from ggmlpy.errors import (
+from ggmlpy.files.errors import (
     DiskSpaceError,
     FormatError,
     MissingFileError,
@@ -19,15 +19,15 @@ from ggmlpy.errors import (
     UsageError,
     VocabularyError,
 )
-from ggmlpy.fingerprint import fingerprint
+from ggmlpy.verify.fingerprint import fingerprint
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
 from llama_ref.checkpoint.fingerprint import fingerprint_checkpoint
 from llama_ref.checkpoint.huggingface import find_weight_files
 from llama_ref.checkpoint.params import Params, read_params_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile, write_safetensors
-from llama_ref.convert import plan_conversion
-from llama_ref.hf_export import parse_size, plan_from_hf, plan_to_hf
-from llama_ref.tokenizer_json import tokenizer_json
+from llama_ref.convert.checkpoints import parse_size, plan_from_hf, plan_to_hf
+from llama_ref.convert.ggml import plan_conversion
+from llama_ref.convert.tokenizer_json import tokenizer_json
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import cli
-from ggmlpy.errors import FormatError, IntegrityError, MissingFileError
+from ggmlpy.files.errors import FormatError, IntegrityError, MissingFileError
 from llama_ref.checkpoint import LazyTensor, write_pth
-from llama_ref.identify_checkpoint import identify_other
-from llama_ref.same_content import content_fingerprint
+from toolchain.look.identify_checkpoint import identify_other
+from toolchain.verify.published_tensors import content_fingerprint
 
 
 @pytest.mark.parametrize(

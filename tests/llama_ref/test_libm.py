@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba import vectorize
 
-from llama_ref.backends import libm
+from llama_ref.arithmetic.exact import libm
 
 ARGUMENTS = 10_000_000
 

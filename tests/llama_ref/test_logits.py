@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import cli
-from ggmlpy.errors import UsageError
-from llama_ref.logits import logits, parse_tokens
-from llama_ref.model import Model
+from ggmlpy.files.errors import UsageError
+from llama_ref.text.logits import logits, parse_tokens
+from llama_ref.text.model import Model
 
 TOKENS = [1, 132, 38, 188, 171, 204]
 

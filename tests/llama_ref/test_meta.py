@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
-from llama_ref import names
+from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
+from ggmlpy.formats import tensor_names as names
 from llama_ref.checkpoint import LazyTensor, in_layout, open_checkpoint, open_pth, write_pth
 from llama_ref.checkpoint.layout import shard_of
 from llama_ref.checkpoint.meta import find_shards, join

@@ -7,9 +7,9 @@ import pytest
 
 import ggmlpy
 from ggmlpy import out_tensor, write_model
-from ggmlpy.errors import ShapeError, UsageError
-from llama_ref.backends import natural_era
-from llama_ref.model import Model
+from ggmlpy.files.errors import ShapeError, UsageError
+from llama_ref.arithmetic import natural_era
+from llama_ref.text.model import Model
 from tests.llama_ref.random_models import Shape, write_random_model
 
 TOKENS = [1, 5, 9, 13, 17, 21]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy.errors import ShapeError, UsageError
-from llama_ref import names
+from ggmlpy.files.errors import ShapeError, UsageError
+from ggmlpy.formats import tensor_names as names
 
 SPELLINGS = ("meta", "huggingface", "gguf")
 

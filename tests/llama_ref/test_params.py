@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
+from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
 from llama_ref.checkpoint.params import (
     MODELS,
     Params,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cli
-from ggmlpy.errors import UsageError
-from llama_ref.model import Model
-from llama_ref.perplexity import perplexity, surprises
+from ggmlpy.files.errors import UsageError
+from llama_ref.text.model import Model
+from llama_ref.text.perplexity import perplexity, surprises
 
 BUILD_OF = {"s": "scalar", "v2": "avx2"}
 

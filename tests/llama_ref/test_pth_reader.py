@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggmlpy.errors import FormatError, UsageError
+from ggmlpy.files.errors import FormatError, UsageError
 from llama_ref.checkpoint import open_pth, pth, torch_zip, widen_bfloat16, write_pth
 
 MERGE = Path(__file__).resolve().parent.parent / "data" / "merge"

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggmlpy.errors import DiskSpaceError, OutputError, ShapeError, UsageError
+from ggmlpy.files.errors import DiskSpaceError, OutputError, ShapeError, UsageError
 from llama_ref.checkpoint import DTYPES, TORCH_FORMATS, LazyTensor, open_pth, pth_size, pth_writer, write_pth
 from llama_ref.checkpoint.torch_zip import read_directory
 

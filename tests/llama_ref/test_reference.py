@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ggmlpy
-from llama_ref.backends import reference
-from llama_ref.model import Model
+from llama_ref.arithmetic import reference
+from llama_ref.text.model import Model
 from tests.llama_ref.random_models import Shape, write_random_model
 
 

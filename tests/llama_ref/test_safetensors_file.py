@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save
 
-from ggmlpy.errors import BadMagicError, FormatError, IntegrityError, MissingFileError, TruncatedError, UnsupportedError
+from ggmlpy.files.errors import (
+    BadMagicError,
+    FormatError,
+    IntegrityError,
+    MissingFileError,
+    TruncatedError,
+    UnsupportedError,
+)
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile, safetensors_size, write_safetensors
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy.errors import FormatError, UsageError
-from llama_ref.cpp_order import partial_sort, sort
-from llama_ref.expf import _fused, expf
-from llama_ref.model import Model
-from llama_ref.sampling import Mt19937, Sampler, SamplingOptions, _top_k, log_softmax_of
+from ggmlpy.files.errors import FormatError, UsageError
+from llama_ref.arithmetic.exact.expf import _fused, expf
+from llama_ref.text.model import Model
+from llama_ref.text.sampling import Mt19937, Sampler, SamplingOptions, _top_k, log_softmax_of
+from llama_ref.text.std_sort import partial_sort, sort
 
 ROWS = json.loads((Path(__file__).parents[1] / "data" / "ggml" / "sample_eras.json").read_text())["rows"]
 ERAS = ("p0", "p1", "p2", "p3", "p4", "p5")
@@ -154,7 +154,7 @@ def test_senseless_options_are_refused(bad: dict) -> None:
 
 @given(st.lists(st.floats(-110, 95, width=32), min_size=1, max_size=50))
 def test_expf_is_the_compiled_one(values: list[float]) -> None:
-    from llama_ref.backends import libm
+    from llama_ref.arithmetic.exact import libm
 
     x = np.array(values, np.float32)
     assert expf(x).view(np.uint32).tolist() == libm.expf(x).view(np.uint32).tolist()

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ggmlpy.errors import UsageError
-from llama_ref.backends.machine import MACHINE, TARGETS, detect
+from ggmlpy.files.errors import UsageError
+from ggmlpy.machine.features import MACHINE, TARGETS, detect
 
 ELSEWHERE = "LLAMA_SIMD" in os.environ
 
@@ -28,7 +28,7 @@ def run():
         numba.config.CPU_NAME, numba.config.CPU_FEATURES = MACHINE.cpu, MACHINE.feature_string
     from numba import njit, types
 
-    from llama_ref.backends import simd as v
+    from ggmlpy.machine import vectors as v
 
     @v.op(v.nothing, v.address, v.address, v.address, v.address)
     def dot(b, acc, u, s, out):
@@ -172,7 +172,8 @@ def test_the_kernels_compile_for_aarch64():
     import llvmlite.binding as llvm
     from llvmlite import ir
 
-    from llama_ref.backends import machine, simd
+    from ggmlpy.machine import features as machine
+    from ggmlpy.machine import vectors as simd
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()

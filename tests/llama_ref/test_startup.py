@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ggmlpy import Hparams
-from llama_ref.model import Model
+from llama_ref.text.model import Model
 from tests.ggmlpy.models import write_tiny
 
 ROOT = Path(__file__).resolve().parents[2]

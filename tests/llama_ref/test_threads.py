@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from llama_ref.backends.threads import BARRIER_BYTES, LINE, Team, make_barrier, make_take
+from llama_ref.arithmetic.fast.threads import BARRIER_BYTES, LINE, Team, make_barrier, make_take
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def rounds():
     """The compiled function rounds(memory, table, thread, n_threads, n): see the test."""
     from numba import njit, types
 
-    from llama_ref.backends.simd import load_i64, store_i64
+    from ggmlpy.machine.vectors import load_i64, store_i64
 
     barrier = make_barrier()
 
@@ -98,7 +98,7 @@ def test_an_interrupted_wait_cancels_and_still_waits_for_the_threads(monkeypatch
 
 def test_the_processor_can_be_offered():
     """What compiled code calls where there is no futex."""
-    from llama_ref.backends.threads import offer_processor_address
+    from llama_ref.arithmetic.fast.threads import offer_processor_address
 
     assert ctypes.CFUNCTYPE(ctypes.c_int)(offer_processor_address())() in (0, 1)
 

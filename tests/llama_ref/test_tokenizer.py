@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ggmlpy
-from ggmlpy.errors import VocabularyError
-from llama_ref.tokenize_text import comparison_lines, encode_text, open_tokenizers, token_records
-from llama_ref.tokenizer import (
+from ggmlpy.files.errors import VocabularyError
+from llama_ref.vocabulary.tokenizer import (
     GreedyTokenizer,
     ScoreTokenizer,
     SentencePieceTokenizer,
@@ -21,6 +20,7 @@ from llama_ref.tokenizer import (
     tokenizer_for,
     utf8_characters,
 )
+from toolchain.look.tokens import comparison_lines, encode_text, open_tokenizers, token_records
 
 BYTES = [b"\xe2\x81\x87", b"", b"", *(bytes([byte]) for byte in range(256))]
 WORDS = [b"a", b"ab", b"abc", b"bc", b" a", "你".encode(), "你好".encode(), "é".encode(), b"  "]
@@ -53,7 +53,7 @@ def test_cutting_text_into_spans_changes_nothing(text: str | bytes) -> None:
     """The first few thousand characters that a tokenizer sees aren't cut."""
     whole = ScoreTokenizer(PIECES, SCORES).encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llama_ref.tokenizer.FEW_CHARACTERS", 0)
+        patch.setattr("llama_ref.vocabulary.tokenizer.FEW_CHARACTERS", 0)
         assert ScoreTokenizer(PIECES, SCORES).encode(text) == whole
 
 
@@ -71,7 +71,7 @@ def test_a_small_vocabulary_as_llama_cpp_splits_it(golden: dict, data: Path) -> 
 def test_the_real_vocabulary_as_llama_cpp_splits_it(
     golden: dict, llama, key: str, era: str, uncut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama_ref.tokenizer.FEW_CHARACTERS", uncut)
+    monkeypatch.setattr("llama_ref.vocabulary.tokenizer.FEW_CHARACTERS", uncut)
     assert len(golden[key]) == 89
     assert wrong(tokenizer_for(*llama, era), golden, key) == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_ref.utf8 import Utf8Stream, complete_length
+from llama_ref.vocabulary.utf8 import Utf8Stream, complete_length
 
 chunks = st.lists(st.binary(max_size=5), max_size=8)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ggmlpy import open_model, out_tensor, write_model
-from ggmlpy.quantize_file import quantize_file
+from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
-from llama_ref.convert import plan_conversion
-from llama_ref.hf_export import plan_to_hf
-from llama_ref.verify_conversion import mistakes, stored, verify_conversion, verify_export
+from llama_ref.convert.checkpoints import plan_to_hf
+from llama_ref.convert.ggml import plan_conversion
+from toolchain.verify.conversion import mistakes, stored, verify_conversion, verify_export
 
 
 @pytest.mark.parametrize("model", ["T1", "T3"])
@@ -58,8 +58,8 @@ def wrong_output(request, golden, tmp_path):
 @pytest.fixture
 def f32_checkpoint(tmp_path):
     """A checkpoint whose values need rounding, so that ways of rounding can be told apart."""
-    from ggmlpy.architecture import expected_shapes
-    from ggmlpy.containers import Hparams
+    from ggmlpy.formats.architecture import expected_shapes
+    from ggmlpy.formats.containers import Hparams
 
     rng = np.random.default_rng(5)
     folder = tmp_path / "f32"

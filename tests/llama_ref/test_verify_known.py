@@ -10,14 +10,14 @@ import zipfile
 import pytest
 
 import cli
-from ggmlpy.errors import FormatError, MissingFileError
-from llama_ref import known_files
+from ggmlpy.files.checksums import digests, read_list, same_json_meaning
+from ggmlpy.files.errors import FormatError, MissingFileError
+from llama_ref.checkpoint import known_files
+from llama_ref.checkpoint.known_files import KNOWN_FILES, KnownFile
 from llama_ref.checkpoint.params import MODELS
-from llama_ref.checksums import digests, read_list, same_json_meaning
-from llama_ref.convert import plan_conversion
-from llama_ref.hf_export import plan_to_hf
-from llama_ref.known_files import KNOWN_FILES, KnownFile
-from llama_ref.verify_known import bytes_to_read, verify
+from llama_ref.convert.checkpoints import plan_to_hf
+from llama_ref.convert.ggml import plan_conversion
+from toolchain.verify.published import bytes_to_read, verify
 
 
 def sha256(path):
@@ -215,7 +215,7 @@ def test_damaged_archives(damage, tmp_path):
 
 
 def test_an_archive_that_claims_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr("llama_ref.verify_known.MOST_UNPACKED", 999)
+    monkeypatch.setattr("toolchain.verify.published.MOST_UNPACKED", 999)
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("adapter_model.bin", b"a" * 1000)
     assert any("claims to hold more" in verdict.words for verdict in verify([tmp_path / "x.zip"]).verdicts)

@@ -10,14 +10,14 @@ import pytest
 
 import cli
 from ggmlpy import open_model
-from ggmlpy.eras import ERAS
-from ggmlpy.errors import FormatError, UsageError
-from llama_ref.backends import create_backend
-from llama_ref.convert import plan_conversion
-from llama_ref.logits import logits, write_logits
-from llama_ref.model import Model
-from llama_ref.verify_logits import OPERATIONS, _Swapped, read_logits, verify_logits, ways_of
+from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.formats.eras import ERAS
+from llama_ref.arithmetic import create_backend
+from llama_ref.convert.ggml import plan_conversion
+from llama_ref.text.logits import logits, write_logits
+from llama_ref.text.model import Model
 from tests.llama_ref.random_models import Shape, write_random_model
+from toolchain.verify.logits import OPERATIONS, _Swapped, read_logits, verify_logits, ways_of
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "ggml"
 BUILD_OF = {"s": "scalar", "v2": "avx2", "v5": "avx512"}

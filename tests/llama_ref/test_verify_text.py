@@ -7,11 +7,11 @@ import json
 import pytest
 
 import cli
-from ggmlpy.errors import FormatError
-from llama_ref.generate import MainOptions
-from llama_ref.sampling import SamplingOptions
-from llama_ref.verify_text import TextRequest, verify_text
+from ggmlpy.files.errors import FormatError
+from llama_ref.text.generate import MainOptions
+from llama_ref.text.sampling import SamplingOptions
 from tests.llama_ref.test_main_p2 import BUILDS, GOLDEN, MANIFEST, MODEL, MORE, arguments_of
+from toolchain.verify.text import TextRequest, verify_text
 
 NAMES = [name for name in MANIFEST if (GOLDEN / f"{name}.stdout").exists() and MANIFEST[name]["rc"] == 0]
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from ggmlpy.errors import FormatError, IntegrityError, MissingFileError, ShapeError, UnsupportedError, UsageError
+from ggmlpy.files.errors import FormatError, IntegrityError, MissingFileError, ShapeError, UnsupportedError, UsageError
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
-from lora.adapter import open_adapter, read_adapter_config
-from lora.merge import merge
+from lora.merging.adapter import open_adapter, read_adapter_config
+from lora.merging.merge import merge
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 8}
 Q = "model.layers.0.self_attn.q_proj"

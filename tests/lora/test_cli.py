@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli import main
-
-from .test_merge import assert_same_files, inputs
+from tests.lora.test_merge import assert_same_files, inputs
 
 
 def run(*arguments: object) -> int:

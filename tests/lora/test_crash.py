@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggmlpy.errors import OutputError, UsageError
+from ggmlpy.files.errors import OutputError, UsageError
 from llama_ref.checkpoint import open_pth
 from llama_ref.checkpoint.params import Params
-from lora import targets
-from lora.merge import merge
-
-from .test_merge import assert_same_files, inputs, make_adapter, make_base
+from lora.merging import targets
+from lora.merging.merge import merge
+from tests.lora.test_merge import assert_same_files, inputs, make_adapter, make_base
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,7 +91,7 @@ def test_killed_while_renaming(data: Path, tmp_path: Path, monkeypatch: pytest.M
         rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lora.targets.os.replace", dies_at_the_second)
+        patch.setattr("lora.merging.targets.os.replace", dies_at_the_second)
         with pytest.raises(Killed):
             merge(base, adapters, tmp_path / "out")
     assert (tmp_path / "out" / "consolidated.00.pth").exists()

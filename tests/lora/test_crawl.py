@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ggmlpy.errors import FormatError, UsageError
-from lora.crawl import CrawlError, CrawlOptions, crawl, prompt_for
+from ggmlpy.files.errors import FormatError, UsageError
+from lora.training.crawl import CrawlError, CrawlOptions, crawl, prompt_for
 
 
 def completion(content: str) -> bytes:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import cli
-import lora.demo as demo
-from ggmlpy.errors import IntegrityError, MissingFileError, OutputError
-from llama_ref.model import Model
-from lora.adapter import open_adapter
+import toolchain.demo.story as demo
+from ggmlpy.files.errors import IntegrityError, MissingFileError, OutputError
+from llama_ref.text.model import Model
+from lora.merging.adapter import open_adapter
 
 SMALL_ENOUGH = 5_000_000
 

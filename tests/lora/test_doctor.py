@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 import cli
-from ggmlpy.errors import MissingFileError
-from llama_ref.convert import plan_conversion, plan_vocabulary
-from lora import doctor
-from lora.doctor import examine
+from ggmlpy.files.errors import MissingFileError
+from llama_ref.convert.ggml import plan_conversion, plan_vocabulary
+from toolchain.look import doctor
+from toolchain.look.doctor import examine
 
 
 @pytest.fixture
@@ -188,6 +188,6 @@ def test_commands(folder, tmp_path, capsys):
 
 def test_the_programs_own_model_is_not_somebodys() -> None:
     """Who works in the folder that holds cli.py sees what is theirs; who asks for the demo model sees that."""
-    own = Path(__file__).resolve().parents[2] / "lora" / "demo_model"
-    assert not [found for found in examine(own.parent).found if "demo_model" in found.path]
+    own = Path(__file__).resolve().parents[2] / "toolchain" / "demo" / "model"
+    assert not [found for found in examine(own.parent).found if "model" in found.path]
     assert [found for found in examine(own).found if found.kind == "model"]

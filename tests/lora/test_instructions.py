@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy.errors import FormatError, MissingFileError
-from lora.instructions import clean, read_instructions, write_instructions
+from ggmlpy.files.errors import FormatError, MissingFileError
+from lora.training.instructions import clean, read_instructions, write_instructions
 
 A, B = {"instruction": "你好", "input": "", "output": "你好！"}, {"instruction": "1+1", "input": "x", "output": "2"}
 a, b = (json.dumps(record, ensure_ascii=False) for record in (A, B))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggmlpy.errors import UsageError
-from lora.kernels import HARDWARE_HALF, Delta, add_plainly
+from ggmlpy.files.errors import UsageError
+from lora.merging.kernels import HARDWARE_HALF, Delta, add_plainly
 
 
 def transcription(weights: np.ndarray, b: np.ndarray, a: np.ndarray, scale: float) -> np.ndarray:

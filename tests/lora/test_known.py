@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ggmlpy.errors import UsageError
+from ggmlpy.files.errors import UsageError
 from llama_ref.checkpoint import open_pth, write_pth
-from llama_ref.known_files import KNOWN_FILES, KnownFile
-from lora import known
-from lora.known import CHAINS
-from lora.merge import plan_merge
+from llama_ref.checkpoint.known_files import KNOWN_FILES, KnownFile
+from lora.merging import published as known
+from lora.merging.merge import plan_merge
+from lora.merging.published import CHAINS
 
 
 def sha256(path: Path) -> str:

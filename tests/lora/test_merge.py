@@ -12,17 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ggmlpy
-from ggmlpy.eras import GGUF_ERA
-from ggmlpy.errors import UsageError
-from ggmlpy.quantize_file import quantize_file
+from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.eras import GGUF_ERA
+from ggmlpy.formats.tensor_names import expected_shapes, rename
+from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint, open_pth, widen_bfloat16, write_pth
 from llama_ref.checkpoint.params import Params
-from llama_ref.convert import plan_conversion
-from llama_ref.hf_export import plan_to_hf
-from llama_ref.names import expected_shapes, rename
-from lora.merge import merge, plan_merge
-
-from .test_kernels import transcription
+from llama_ref.convert.checkpoints import plan_to_hf
+from llama_ref.convert.ggml import plan_conversion
+from lora.merging.merge import merge, plan_merge
+from tests.lora.test_kernels import transcription
 
 # case -> base, adapters; the five cases of one base share it
 CASES = {

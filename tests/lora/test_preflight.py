@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggmlpy.errors import DiskSpaceError, FormatError, MissingFileError, ShapeError, VocabularyError
+from ggmlpy.files.errors import DiskSpaceError, FormatError, MissingFileError, ShapeError, VocabularyError
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
-from llama_ref.hf_export import plan_to_hf
-from lora.merge import merge, plan_merge
+from llama_ref.convert.checkpoints import plan_to_hf
+from lora.merging.merge import merge, plan_merge
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy.errors import UsageError
+from ggmlpy.files.errors import UsageError
 from llama_ref.checkpoint import LazyTensor
-from lora.resize import INITIALISATIONS, grow, spellings
+from lora.merging.resize import INITIALISATIONS, grow, spellings
 
 OLD = np.random.default_rng(5).standard_normal((10, 6)).astype(np.float16)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from llama_ref.checkpoint import open_checkpoint
-from lora.adapter import open_adapter
-from lora.stream import MergedModel, Workers
+from lora.merging.adapter import open_adapter
+from lora.merging.stream import MergedModel, Workers
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
@@ -59,7 +59,7 @@ def test_blocks_of_a_merged_tensor(data: Path) -> None:
 
 def test_memory_is_given_back_on_the_way(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, released = data / "merge" / "v11-llama", []
-    monkeypatch.setattr("lora.stream.RELEASE_EVERY", 100_000)
+    monkeypatch.setattr("lora.merging.stream.RELEASE_EVERY", 100_000)
     with open_checkpoint(folder / "base" / "7B") as base, open_adapter(folder / "lora") as adapter:
         monkeypatch.setattr(type(base), "release", lambda self: released.append("base"))
         model = MergedModel(base, [adapter])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ggmlpy import open_model
-from ggmlpy.migrate import migrate
-from ggmlpy.quantize_file import quantize_file
+from ggmlpy.formats.migrate import migrate
+from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.testing import assert_quantized_from, assert_same_model
-from llama_ref.convert import plan_conversion
-from lora.merge import merge
-from lora.testing import assert_made_from
+from llama_ref.convert.ggml import plan_conversion
+from lora.merging.merge import merge
 from tests.ggmlpy.models import write_tiny
 from tests.lora.test_verify import inputs
+from toolchain.testing import assert_made_from
 
 
 @pytest.fixture

@@ -13,22 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cli
-from ggmlpy.errors import FormatError, ShapeError, UsageError
+from ggmlpy.files.errors import FormatError, ShapeError, UsageError
 from llama_ref.checkpoint.params import Params
-from llama_ref.convert import plan_conversion
-from llama_ref.model import Model
-from lora.adapter import open_adapter
-from lora.instructions import write_instructions
-from lora.merge import merge
-from lora.prompts import TRAINING_TEMPLATE, alpaca_prompt
-from lora.train.corpus import make_corpus
-from lora.train.data import Document, Packing, encode, stack, text_document
-from lora.train.loop import Run, Settings, evaluate, read_log
-from lora.train.model import Dropout, Lora, Weights, add_lora, initial_weights, loss_and_gradients
-from lora.train.optim import AdamW, clip, warmup_cosine
-from lora.train.plot import plot_losses
-from lora.train.run_stage import StageInput, run_stage
-from lora.train.stages import (
+from llama_ref.convert.ggml import plan_conversion
+from llama_ref.text.model import Model
+from llama_ref.vocabulary.prompts import TRAINING_TEMPLATE, alpaca_prompt
+from lora.merging.adapter import open_adapter
+from lora.merging.merge import merge
+from lora.training.data import Document, Packing, encode, stack, text_document
+from lora.training.instructions import write_instructions
+from lora.training.loop import Run, Settings, evaluate, read_log
+from lora.training.model import Dropout, Lora, Weights, add_lora, initial_weights, loss_and_gradients
+from lora.training.optim import AdamW, clip, warmup_cosine
+from lora.training.plot import plot_losses
+from lora.training.run_stage import StageInput, run_stage
+from lora.training.stages import (
     ALL_TEMPLATES,
     STAGES,
     conversation_documents,
@@ -38,7 +37,8 @@ from lora.train.stages import (
     publish_adapter,
     publish_base,
 )
-from lora.vocab import SentencePieceModel, merge_vocabularies, train_vocabulary, write_tokenizer
+from lora.vocabulary import SentencePieceModel, merge_vocabularies, train_vocabulary, write_tokenizer
+from toolchain.makers.corpus import make_corpus
 
 SHAPE = Params(16, 8, 2, 2)
 LORA = Lora(r=4, alpha=8.0, dropout=0.1)

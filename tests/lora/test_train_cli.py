@@ -11,9 +11,9 @@ import pytest
 import cli
 from llama_ref.checkpoint import open_checkpoint
 from llama_ref.checkpoint.params import Params
-from lora.adapter import open_adapter
-from lora.train import recipe
-from lora.vocab import train_vocabulary, write_tokenizer
+from lora.merging.adapter import open_adapter
+from lora.vocabulary import train_vocabulary, write_tokenizer
+from toolchain.makers import recipe
 
 TEXTS = ["The cat sat on the mat.", "A dog ran in the park.", "Birds sing in the trees."]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 import cli
-from ggmlpy.eras import ERAS
-from ggmlpy.errors import FormatError, IntegrityError, UsageError
-from ggmlpy.model_file import open_model
-from lora.vectors import KINDS, MANIFEST, cases, check_vectors, make_vectors, read_manifest
+from ggmlpy.files.errors import FormatError, IntegrityError, UsageError
+from ggmlpy.formats.eras import ERAS
+from ggmlpy.formats.model_file import open_model
 from tests.llama_ref.test_main_p2 import Stdio
+from toolchain.makers.vectors import KINDS, MANIFEST, cases, check_vectors, make_vectors, read_manifest
 
 PYTHON = f'"{sys.executable}"'
 COPY = f'{PYTHON} -c "import shutil, sys; shutil.copy(*sys.argv[1:])"'

@@ -11,9 +11,9 @@ import pytest
 
 import cli
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
-from lora.merge import merge, plan_merge
-from lora.verify import verify_output
-from lora.verify_merge import merge_mistakes
+from lora.merging.merge import merge, plan_merge
+from toolchain.verify.merge import merge_mistakes
+from toolchain.verify.step import verify_output
 
 CASES = {
     "v11-llama": ("base/7B", ["lora"], "out"),
@@ -145,8 +145,8 @@ def test_a_row_lost_between_shards_is_said_so(golden, tmp_path):
             for n, t in right.items()
         ]
     write_pth(tmp_path / "out/consolidated.01.pth", tensors)
-    from llama_ref.verify_conversion import verify_weights
-    from lora.targets import PthTarget
+    from lora.merging.targets import PthTarget
+    from toolchain.verify.conversion import verify_weights
 
     with plan_merge(base, adapters, tmp_path / "nowhere", n_shards=2) as plan:
         files = {tmp_path / "out" / name: tensors for name, tensors in PthTarget(plan).tensors().items()}

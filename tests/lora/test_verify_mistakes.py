@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggmlpy.quantize_file import quantize_file
-from ggmlpy.writer import write_model
+from ggmlpy.formats.writer import write_model
+from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import LazyTensor, write_pth
 from llama_ref.checkpoint.layout import in_layout
-from llama_ref.convert import plan_conversion
-from llama_ref.hf_export import plan_to_hf
-from llama_ref.verify_conversion import mistakes, stored
-from lora.merge import merge, plan_merge
-from lora.tiny_models import SPELLINGS, TinyShape, write_adapter, write_checkpoint
-from lora.verify import verify_output
-from lora.verify_merge import merge_mistakes
+from llama_ref.convert.checkpoints import plan_to_hf
+from llama_ref.convert.ggml import plan_conversion
+from lora.merging.merge import merge, plan_merge
+from toolchain.makers.tiny_models import SPELLINGS, TinyShape, write_adapter, write_checkpoint
+from toolchain.verify.conversion import mistakes, stored
+from toolchain.verify.merge import merge_mistakes
+from toolchain.verify.step import verify_output
 
 SHAPES = st.builds(TinyShape, n_embd=st.just(64), n_head=st.sampled_from([2, 4]), n_layer=st.just(1))
 SEEDS = st.integers(0, 1000)

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ggmlpy import open_model
-from ggmlpy.eras import DEFAULT_ERA, ERAS
-from ggmlpy.rows import RowFiles
-from ggmlpy.verify_files import quantization_deviations
+from ggmlpy.formats.eras import DEFAULT_ERA, ERAS
+from ggmlpy.formats.rows import RowFiles
+from ggmlpy.verify.files import quantization_deviations
 from llama_ref.checkpoint import open_checkpoint
-from llama_ref.verify_conversion import SHORT, mistakes
-from lora.merge import plan_merge
-from lora.verify_merge import merge_mistakes
+from lora.merging.merge import plan_merge
 from tests.lora.test_verify import inputs
+from toolchain.verify.conversion import SHORT, mistakes
+from toolchain.verify.merge import merge_mistakes
 
 PAGE = re.sub(r"\s+", " ", (Path(__file__).parents[2] / "docs" / "verify.md").read_text("utf-8"))
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy.errors import FormatError, MissingFileError, TruncatedError, UsageError, VocabularyError
-from lora.vocab import (
+from ggmlpy.files.errors import FormatError, MissingFileError, TruncatedError, UsageError, VocabularyError
+from lora.vocabulary import (
     BYTE,
     compare_tokenizers,
     merge_vocabularies,
@@ -72,7 +72,7 @@ texts = st.lists(st.text(min_size=1, max_size=200).map(lambda s: s.encode("utf-8
 
 
 def model_of(pieces: list[bytes], rest: bytes = b"\x12\x00") -> bytes:
-    """The same bytes that google.protobuf would write, put together independently of lora.vocab."""
+    """The same bytes that google.protobuf would write, put together independently of lora.vocabulary."""
 
     def varint(n: int) -> bytes:
         return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)

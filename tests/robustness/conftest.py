@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import scenes
-
-from .nursery import Nursery
+from tests.robustness.nursery import Nursery
 
 
 @dataclass(frozen=True)

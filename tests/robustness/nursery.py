@@ -111,7 +111,13 @@ def _child(request: dict) -> None:
 
 def main() -> None:
     """Import what the commands import, then fork a child a line."""
-    for module in ("cli", "ggmlpy.migrate", "ggmlpy.quantize_file", "llama_ref.hf_export", "lora.merge"):
+    for module in (
+        "cli",
+        "ggmlpy.formats.migrate",
+        "ggmlpy.quantizers.whole_file",
+        "llama_ref.convert.checkpoints",
+        "lora.merging.merge",
+    ):
         importlib.import_module(module)
     ended: dict[int, int] = {}
     for line in sys.stdin:

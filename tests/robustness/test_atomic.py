@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ggmlpy import atomic
+from ggmlpy.files import atomic
 
 
 def write(target: Path) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import scenes
-
-from .conftest import WRITERS, contents, partials
+from tests.robustness.conftest import WRITERS, contents, partials
 
 FILES = [name for name, writer in WRITERS.items() if writer.output.endswith(".bin")]
 

@@ -14,8 +14,7 @@ import pytest
 
 from tests.docs import scenes
 from tests.docs.blocks import run
-
-from .conftest import WRITERS, contents, partials
+from tests.robustness.conftest import WRITERS, contents, partials
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege on Windows")
 
@@ -123,7 +122,7 @@ def test_the_input_vanishes(name: str, folder: Path) -> None:
 def test_the_input_shrinks_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """quantize reads, it does not map: a file cut off under its hands is an error, not a crash."""
     scenes.quantized(folder)
-    from ggmlpy import quantize_file as module
+    from ggmlpy.quantizers import whole_file as module
 
     opened = module.open_model
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import WRITERS, contents, partials
-from .nursery import until
+from tests.robustness.conftest import WRITERS, contents, partials
+from tests.robustness.nursery import until
 
 SIGNALS = [signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM)]
 

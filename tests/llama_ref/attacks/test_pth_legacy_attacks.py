@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from ggmlpy.errors import FormatError
+from ggmlpy.files.errors import FormatError
 from llama_ref.checkpoint import open_pth
 from tests.llama_ref.attacks.forge import DATA, PROTO, STOP, integer, name, program, storage, tensor, text
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ggmlpy.errors import FormatError
+from ggmlpy.files.errors import FormatError
 from llama_ref.checkpoint import open_pth
 from tests.llama_ref.attacks.forge import (
     DATA,

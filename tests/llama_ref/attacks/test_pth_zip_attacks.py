@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from ggmlpy.errors import FormatError, MissingFileError
+from ggmlpy.files.errors import FormatError, MissingFileError
 from llama_ref.checkpoint import open_pth
 from tests.llama_ref.attacks.forge import (
     DATA,

@@ -1,0 +1,2 @@
+"""Containers, tensor types, tensor names, file types and eras as tables, and the readers and writers derived from
+them."""

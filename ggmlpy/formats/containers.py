@@ -1,0 +1,223 @@
+"""The containers before GGUF: unversioned ggml, ggmf v1, and ggjt v1, v2, v3.
+
+All three are a header, a vocabulary, and tensors one after the other until the file ends; every integer is
+little-endian.
+
+=========  ==========  ==================  ================================  ==========================================
+container  magic       after the magic     an entry of the vocabulary        the data of a tensor begins
+=========  ==========  ==================  ================================  ==========================================
+ggml       0x67676d6c  7 hyper-parameters  u32 length, bytes                 right after its name
+ggmf v1    0x67676d66  version, 7          u32 length, bytes, f32 score      right after its name
+ggjt v1-3  0x67676a74  version, 7          u32 length, bytes, f32 score      at the next multiple of 32 of the **file**
+=========  ==========  ==================  ================================  ==========================================
+
+A tensor's header is the number of dimensions, the length of the name, the type id, the dimensions (**reversed**:
+columns first) and the name. Nothing follows the last tensor. The versions of ggjt differ only in what the type ids
+mean (:mod:`ggmlpy.formats.tensor_types`). ggml and ggmf models may be split over several files
+(:mod:`ggmlpy.formats.multipart`); ggjt is always one file.
+
+Sources: llama.cpp at da5303c1e (ggml), ed3c680bc (ggmf), 352589927, 6986c7835 and dadbed99e (ggjt v1, v2, v3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from ggmlpy.files.errors import UsageError
+
+from .fields import F32, I32, U32, Align, Array, Number, Numbers, Record, Text
+
+__all__ = [
+    "CONTAINERS",
+    "FTYPES",
+    "GGJT",
+    "GGMF",
+    "GGML",
+    "GGUF",
+    "Attributes",
+    "Container",
+    "Ftype",
+    "Hparams",
+    "container_named",
+]
+
+ALIGNMENT = 32
+
+HPARAMS = (
+    I32("n_vocab", "entries in the vocabulary, and rows of tok_embeddings and output"),
+    I32("n_embd", "width of the residual stream (dim)"),
+    I32("n_mult", "n_ff is rounded up to a multiple of this (multiple_of)"),
+    I32("n_head", "attention heads"),
+    I32("n_layer", "transformer layers"),
+    I32("n_rot", "dimensions of a head that are rotated: n_embd / n_head"),
+    I32("ftype", "the type that most 2-D tensors have, see FTYPES"),
+)
+MAGIC = U32("magic", "the container, as a little-endian integer")
+VERSION = U32("version", "the version of the container")
+TOKEN = (U32("length", "bytes of the text"), Text("text", "the piece; a byte piece is its one raw byte", "length"))
+SCORE = F32("score", "the SentencePiece score; a higher one is merged first")
+TENSOR = (
+    I32("n_dims", "1 or 2"),
+    I32("name_length", "bytes of the name"),
+    I32("type", "tensor type id, see the tensor types"),
+    Array("dims", "columns first, then rows", "<i", "n_dims"),
+    Text("name", "the tensor's Meta name", "name_length"),
+)
+
+
+@dataclass(frozen=True)
+class Container:
+    """The declared layout of one container.
+
+    Attributes:
+        name: "ggml", "ggmf" or "ggjt".
+        magic: its first four bytes as a little-endian integer.
+        versions: the versions there are; (0,) where the file carries none.
+        header, token, tensor: the records of the file, in order.
+        multipart: whether a model may be split over several files.
+    """
+
+    name: str
+    magic: int
+    versions: tuple[int, ...]
+    header: Record
+    token: Record
+    tensor: Record
+    multipart: bool
+
+    @property
+    def alignment(self) -> int:
+        """What a tensor's data is aligned to in the file; 1 where it is not."""
+        return next((field.multiple for field in self.tensor if isinstance(field, Align)), 1)
+
+    @cached_property
+    def tensor_numbers(self) -> Numbers:
+        """The part of a tensor's header before its dimensions."""
+        return Numbers([field for field in self.tensor if isinstance(field, Number)])
+
+    @property
+    def scored(self) -> bool:
+        """Whether vocabulary entries carry a score (GGUF's stand in an array of their own)."""
+        return SCORE in self.token or self is GGUF
+
+    def title(self, version: int) -> str:
+        """What people call it: "ggml (unversioned)" or "ggjt v1"."""
+        return f"{self.name} v{version}" if VERSION in self.header else f"{self.name} (unversioned)"
+
+
+# fmt: off
+GGML = Container("ggml", 0x67676D6C, (0,),      (MAGIC, *HPARAMS),          TOKEN,          TENSOR, multipart=True)
+GGMF = Container("ggmf", 0x67676D66, (1,),      (MAGIC, VERSION, *HPARAMS), (*TOKEN, SCORE), TENSOR, multipart=True)
+GGJT = Container("ggjt", 0x67676A74, (1, 2, 3), (MAGIC, VERSION, *HPARAMS), (*TOKEN, SCORE),
+                 (*TENSOR, Align("padding", "zeros up to the alignment", ALIGNMENT)), multipart=False)
+GGUF = Container("gguf", 0x46554747, (1, 2, 3), (MAGIC, VERSION), (), (), multipart=False)  # the rest: .gguf
+# fmt: on
+
+CONTAINERS: dict[str, Container] = {container.name: container for container in (GGML, GGMF, GGJT)}
+BY_MAGIC: dict[int, Container] = {container.magic: container for container in CONTAINERS.values()}
+
+
+@dataclass(frozen=True)
+class Hparams:
+    """The seven hyper-parameters of a file's header, as they stand there.
+
+    >>> Hparams(32000, 4096, 256, 32, 32, 128, 1).n_ff
+    11008
+    """
+
+    n_vocab: int
+    n_embd: int
+    n_mult: int
+    n_head: int
+    n_layer: int
+    n_rot: int
+    ftype: int
+
+    @property
+    def n_ff(self) -> int:
+        """Width of the feed-forward layer (llama.cpp's integer arithmetic); 0 if n_mult is none."""
+        if self.n_mult <= 0:
+            return 0
+        return ((2 * (4 * self.n_embd) // 3 + self.n_mult - 1) // self.n_mult) * self.n_mult
+
+    def as_dict(self) -> dict[str, int]:
+        """The values by field name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a header before GGUF does not say, because every LLaMA model of the time agreed on it.
+
+    Attributes:
+        n_ff: width of the feed-forward layer.
+        n_head_kv: heads of keys and values; fewer than n_head where several queries share them.
+        rope_freq_base: base of the rotary frequencies.
+        norm_eps: epsilon of the norms; None where the file does not say, and the program's own counts.
+        n_ctx_train: the longest context that the model was trained with.
+    """
+
+    n_ff: int
+    n_head_kv: int
+    rope_freq_base: float = 10000.0
+    norm_eps: float | None = None
+    n_ctx_train: int = 2048
+
+
+@dataclass(frozen=True)
+class Ftype:
+    """What the header's ftype promises: ``main`` is the type that most 2-D tensors have."""
+
+    id: int
+    name: str
+    main: str
+
+
+# fmt: off
+FTYPES: dict[int, Ftype] = {ftype.id: ftype for ftype in (
+    Ftype(0,  "f32",    "f32"),
+    Ftype(1,  "f16",    "f16"),
+    Ftype(2,  "q4_0",   "q4_0"),
+    Ftype(3,  "q4_1",   "q4_1"),
+    Ftype(4,  "q4_1, embeddings and output f16", "q4_1"),
+    Ftype(5,  "q4_2",   "q4_2"),
+    Ftype(6,  "q4_3",   "q4_3"),
+    Ftype(7,  "q8_0",   "q8_0"),
+    Ftype(8,  "q5_0",   "q5_0"),
+    Ftype(9,  "q5_1",   "q5_1"),
+    Ftype(10, "q2_K",   "q2_K"),
+    Ftype(11, "q3_K_S", "q3_K"),
+    Ftype(12, "q3_K_M", "q3_K"),
+    Ftype(13, "q3_K_L", "q3_K"),
+    Ftype(14, "q4_K_S", "q4_K"),
+    Ftype(15, "q4_K_M", "q4_K"),
+    Ftype(16, "q5_K_S", "q5_K"),
+    Ftype(17, "q5_K_M", "q5_K"),
+    Ftype(18, "q6_K",   "q6_K"),
+)}
+# fmt: on
+
+
+def container_named(name: str) -> tuple[Container, int]:
+    """The container and version of a name as the command line takes it: "ggjt1", "ggmf1", "ggml".
+
+    Raises:
+        UsageError: no such container.
+
+    >>> container, version = container_named("ggjt3")
+    >>> container.title(version)
+    'ggjt v3'
+    """
+    names = {
+        f"{container.name}{version or ''}": (container, version)
+        for container in CONTAINERS.values()
+        for version in container.versions
+    }
+    names["gguf"] = (GGUF, 3)
+    aliases = {"ggmf": "ggmf1", "ggjt": "ggjt1", "gguf3": "gguf"}
+    wanted = name.lower().replace(" ", "").replace("_", "").replace("v", "")
+    found = names.get(aliases.get(wanted, wanted))
+    if found is None:
+        raise UsageError(f"unknown container {name!r}; choose one of {', '.join(names)}")
+    return found

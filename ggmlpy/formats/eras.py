@@ -1,0 +1,102 @@
+"""The moments of llama.cpp's history that this library reproduces.
+
+An *era* is a commit: the container it writes, the tensor types it knows, and the arithmetic of its quantizers.
+
+==========  ===  =========  ========  =======================================================================
+era         pin  commit     writes    what is particular
+==========  ===  =========  ========  =======================================================================
+2023-03-19  p0   da5303c1e  ggml      no scores; q4_1's file quantizer starts its maximum at FLT_MIN
+2023-03-30  p1   ed3c680bc  ggmf v1   vocabulary scores
+2023-03-31  p2   352589927  ggjt v1   mapped, aligned tensors; one file. **The default**
+2023-04-30  p3   3e5aa8a1c  ggjt v1   q4_0 with a signed scale (max / -8); q4_2, q5_0, q5_1, q8_0
+2023-05-19  p4   6986c7835  ggjt v2   codes of elements j and j + 16 share a byte; q4_2 is gone
+2023-08-21  p5   dadbed99e  ggjt v3   scales in f16; k-quants
+==========  ===  =========  ========  =======================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ggmlpy.files.errors import UsageError
+
+from .tensor_types import TensorType, types_of
+
+__all__ = ["DEFAULT_ERA", "ERAS", "GGUF_ERA", "Era", "era_of"]
+
+
+@dataclass(frozen=True)
+class Era:
+    """One pinned commit of llama.cpp.
+
+    Attributes:
+        date: its name on the command line.
+        pin: its short name in the golden files, "p0" … "p5".
+        commit: the abbreviated hash.
+        container, version: what its tools write.
+        type_names: the tensor types that its quantizer can write, f32 and f16 included.
+    """
+
+    date: str
+    pin: str
+    commit: str
+    container: str
+    version: int
+    type_names: tuple[str, ...]
+
+    @property
+    def types(self) -> dict[str, TensorType]:
+        """The tensor types of this era by name, with the bytes they had then."""
+        known = {record.name: record for record in types_of(self.container, self.version).values()}
+        return {name: known[name] for name in self.type_names}
+
+    def type(self, name: str) -> TensorType:
+        """The tensor type called ``name`` then.
+
+        Raises:
+            UsageError: the era has no such type.
+        """
+        if name not in self.type_names:
+            raise UsageError(f"era {self.date} has no type {name!r}; it has {', '.join(self.type_names)}")
+        return self.types[name]
+
+    def __str__(self) -> str:
+        return self.date
+
+
+_MARCH = ("f32", "f16", "q4_0", "q4_1")
+_FIVES = ("q5_0", "q5_1", "q8_0")
+_K_QUANTS = ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
+
+# fmt: off
+_ALL = (
+    Era("2023-03-19", "p0", "da5303c1e", "ggml", 0, _MARCH),
+    Era("2023-03-30", "p1", "ed3c680bc", "ggmf", 1, _MARCH),
+    Era("2023-03-31", "p2", "352589927", "ggjt", 1, _MARCH),
+    Era("2023-04-30", "p3", "3e5aa8a1c", "ggjt", 1, (*_MARCH, "q4_2", *_FIVES)),
+    Era("2023-05-19", "p4", "6986c7835", "ggjt", 2, (*_MARCH, *_FIVES)),
+    Era("2023-08-21", "p5", "dadbed99e", "ggjt", 3, (*_MARCH, *_FIVES, *_K_QUANTS)),
+)
+# fmt: on
+
+ERAS: dict[str, Era] = {era.date: era for era in _ALL}
+DEFAULT_ERA = "2023-03-31"
+GGUF_ERA = "2023-08-21"  # GGUF came the same day, with the same bytes; today's llama.cpp still reads and writes them
+
+
+def era_of(era: str | Era) -> Era:
+    """The era of a date (or pin), or the era itself.
+
+    Raises:
+        UsageError: no such era.
+
+    >>> era_of("2023-03-31").commit
+    '352589927'
+    """
+    if isinstance(era, Era):
+        return era
+    by_pin = {record.pin: record for record in _ALL}
+    found = ERAS.get(era) or by_pin.get(era)
+    if found is None:
+        raise UsageError(f"unknown era {era!r}; the eras are {', '.join(ERAS)}")
+    return found

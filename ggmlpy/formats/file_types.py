@@ -1,0 +1,213 @@
+"""File types: what a person asks ``quantize`` for, and which tensor gets which tensor type then.
+
+Up to May 2023 one word named both: a file of type q4_0 has all its matrices in q4_0. The k-quants of June 2023 brought
+mixes: in a Q4_K_M file most matrices are q4_K, but ``wv`` and ``w2`` of some layers, and the output, are q6_K.
+
+====  =======  ==============  =================================================================================
+id    name     first era       tensor types
+====  =======  ==============  =================================================================================
+0     F32      2023-08-21      f32 (as a target)
+1     F16      2023-08-21      f16 (as a target)
+2     Q4_0     2023-03-19      q4_0
+3     Q4_1     2023-03-19      q4_1
+5     Q4_2     2023-04-30      q4_2 (gone in May)
+7     Q8_0     2023-04-30      q8_0
+8     Q5_0     2023-04-30      q5_0
+9     Q5_1     2023-04-30      q5_1
+10    Q2_K     2023-08-21      q2_K; wv, wo, w2 q4_K
+11    Q3_K_S   2023-08-21      q3_K
+12    Q3_K_M   2023-08-21      q3_K; wv, wo, w2 q4_K
+13    Q3_K_L   2023-08-21      q3_K; wv, wo, w2 q5_K
+14    Q4_K_S   2023-08-21      q4_K
+15    Q4_K_M   2023-08-21      q4_K; wv and w2 of "more bits" layers q6_K
+16    Q5_K_S   2023-08-21      q5_K
+17    Q5_K_M   2023-08-21      q5_K; wv and w2 of "more bits" layers q6_K
+18    Q6_K     2023-08-21      q6_K
+====  =======  ==============  =================================================================================
+
+"More bits" layers are the first and the last eighth and every third between. From 2023-08-21 ``output.weight`` is q6_K
+in **every** file type if both its dimensions are multiples of 256. A k-quant needs both dimensions to be multiples of
+256; where they aren't, the output becomes f16, the embedding q4_0, and any other tensor is an error.
+
+Sources: llama_model_quantize_internal in llama.cpp and examples/quantize/quantize.cpp at 352589927, 3e5aa8a1c,
+6986c7835, dadbed99e.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ggmlpy.files.errors import ShapeError, UsageError
+
+from .eras import DEFAULT_ERA, ERAS, Era, era_of
+from .tensor_types import QK_K, TensorType
+
+__all__ = ["FILE_TYPES", "FileType", "TypeChooser", "file_type_of", "file_types"]
+
+
+@dataclass(frozen=True)
+class FileType:
+    """A name that ``quantize`` takes.
+
+    Attributes:
+        id: the number in the header.
+        name: llama.cpp's spelling from August 2023 ("Q4_K_M").
+        type: the tensor type of most matrices.
+        raised: the tensor type of wv, wo and w2, where it differs from ``type`` in every layer.
+        raised_in_some: the tensor type of wv and w2 in "more bits" layers.
+    """
+
+    id: int
+    name: str
+    type: str
+    raised: str | None = None
+    raised_in_some: str | None = None
+
+    @property
+    def is_k_quant(self) -> bool:
+        return self.type.endswith("_K")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# fmt: off
+_ALL = (
+    FileType(0,  "F32",    "f32"),
+    FileType(1,  "F16",    "f16"),
+    FileType(2,  "Q4_0",   "q4_0"),
+    FileType(3,  "Q4_1",   "q4_1"),
+    FileType(5,  "Q4_2",   "q4_2"),
+    FileType(7,  "Q8_0",   "q8_0"),
+    FileType(8,  "Q5_0",   "q5_0"),
+    FileType(9,  "Q5_1",   "q5_1"),
+    FileType(10, "Q2_K",   "q2_K", raised="q4_K"),
+    FileType(11, "Q3_K_S", "q3_K"),
+    FileType(12, "Q3_K_M", "q3_K", raised="q4_K"),
+    FileType(13, "Q3_K_L", "q3_K", raised="q5_K"),
+    FileType(14, "Q4_K_S", "q4_K"),
+    FileType(15, "Q4_K_M", "q4_K", raised_in_some="q6_K"),
+    FileType(16, "Q5_K_S", "q5_K"),
+    FileType(17, "Q5_K_M", "q5_K", raised_in_some="q6_K"),
+    FileType(18, "Q6_K",   "q6_K"),
+)
+# fmt: on
+
+FILE_TYPES: dict[str, FileType] = {record.name: record for record in _ALL}
+_ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+
+
+def file_types(era: str | Era = DEFAULT_ERA) -> dict[str, FileType]:
+    """The file types that an era's ``quantize`` accepts as its target.
+
+    >>> list(file_types("2023-05-19"))
+    ['Q4_0', 'Q4_1', 'Q8_0', 'Q5_0', 'Q5_1']
+    """
+    moment = era_of(era)
+    first = 0 if "q2_K" in moment.type_names else 2  # F32 and F16 are targets since the k-quants
+    return {
+        name: record for name, record in FILE_TYPES.items() if record.type in moment.type_names and record.id >= first
+    }
+
+
+def file_type_of(request: str | int | FileType, era: str | Era = DEFAULT_ERA) -> FileType:
+    """The file type that ``request`` means to an era's ``quantize``: its number or its name in any case.
+
+    Raises:
+        UsageError: the era has no such file type.
+
+    >>> file_type_of("2").name, file_type_of("q4_k_m", "2023-08-21").id
+    ('Q4_0', 15)
+    """
+    if isinstance(request, FileType):
+        request = request.name
+    known = file_types(era)
+    word = str(request).strip().upper()
+    found = known.get(_ALIASES.get(word, word))
+    if found is None and word.isdecimal():
+        found = next((record for record in known.values() if record.id == int(word)), None)
+    if found is None:
+        elsewhere = FILE_TYPES.get(_ALIASES.get(word, word))
+        eras = [date for date in ERAS if elsewhere and elsewhere.name in file_types(date)]
+        hint = f"; {elsewhere.name.lower()} needs --era {' or '.join(eras)}" if elsewhere else ""
+        choice = ", ".join(f"{record.id} or {record.name.lower()}" for record in known.values())
+        raise UsageError(f"unknown type {str(request)!r} for era {era_of(era)}; it has {choice}{hint}")
+    return found
+
+
+class TypeChooser:
+    """Which type each tensor of one file gets. Ask once for each tensor, in the order of the file.
+
+    Arguments:
+        file_type: what was asked for.
+        names: the names of all tensors (their layers are counted).
+        leave_output: keep ``output.weight`` as it is.
+    """
+
+    def __init__(
+        self, file_type: FileType, era: str | Era, names: Iterable[str], *, leave_output: bool = False
+    ) -> None:
+        self.file_type = file_type
+        self.era = era_of(era)
+        self.leave_output = leave_output
+        names = list(names)
+        self._layers = {part: sum(part in name for name in names) for part in (WV, W2)}
+        self._seen = {WV: 0, W2: 0}
+
+    def __call__(self, name: str, shape: tuple[int, ...], now: TensorType) -> TensorType | None:
+        """The type that a tensor of ``shape`` (rows, columns) gets; None if it stays as it is.
+
+        Raises:
+            ShapeError: a k-quant was asked for and a dimension is not a multiple of 256.
+        """
+        if len(shape) != 2 or not MATRIX.fullmatch(name):
+            return None
+        if self.era.pin < "p5":
+            return self.era.type(self.file_type.type)
+        if (self.leave_output and name == OUTPUT) or now.name == self.file_type.type:
+            return None
+        return self.era.type(self._k_quant_fallback(name, shape, self._mixed(name, shape)))
+
+    def _mixed(self, name: str, shape: tuple[int, ...]) -> str:
+        asked = self.file_type
+        if name == OUTPUT:
+            return "q6_K" if divisible(shape) else asked.type
+        raised = any(part in name for part in (WV, WO, W2)) and asked.raised
+        for part in (WV, W2):
+            if part in name:
+                if asked.raised_in_some and more_bits(self._seen[part], self._layers[part]):
+                    raised = asked.raised_in_some
+                self._seen[part] += 1
+        return raised or asked.type
+
+    def _k_quant_fallback(self, name: str, shape: tuple[int, ...], chosen: str) -> str:
+        if not chosen.endswith("_K") or divisible(shape):
+            return chosen
+        if name in (OUTPUT, EMBEDDING):
+            return "f16" if name == OUTPUT else "q4_0"
+        raise ShapeError(
+            f"tensor {name!r} can't be {chosen}: k-quants need both dimensions to be multiples of {QK_K}",
+            field="dims",
+            expected=f"multiples of {QK_K}",
+            found=" x ".join(map(str, shape[::-1])),
+            cause="a small or unusual model (llama.cpp says: Unsupported tensor size encountered)",
+            next_step="choose Q4_0, Q5_0 or Q8_0, whose blocks are 32 values",
+        )
+
+
+OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"
+WV, WO, W2 = "attention.wv.weight", "attention.wo.weight", "feed_forward.w2.weight"
+MATRIX = re.compile(".*weight")
+
+
+def divisible(shape: tuple[int, ...]) -> bool:
+    """Whether k-quant super-blocks fit: llama.cpp wants it of both dimensions."""
+    return all(n % QK_K == 0 for n in shape)
+
+
+def more_bits(layer: int, n_layers: int) -> bool:
+    """Whether a layer is in the first or the last eighth, or every third between them."""
+    eighth = n_layers // 8
+    return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2

@@ -1,0 +1,268 @@
+"""A LLaMA model as GGUF keeps it, seen as any other model file, and the way back.
+
+GGUF spells things anew but computes the same: tensors have other names (``blk.0.attn_q.weight``), the vocabulary keeps
+SentencePiece's own spelling (▁ for a space, ``<0x0A>`` for a byte) beside the type of each token, and the rows of wq
+and wk stand in Meta's order, so nothing is permuted on the way from or to the older containers.
+
+What GGUF has no key for, and what is needed to get the old bytes back, stands under keys of our own that other
+programs skip: ``ggmlpy.n_mult``, and ``ggmlpy.vocabulary`` where the pieces can't be told from GGUF's spelling.
+
+Source: convert-llama-ggmlv3-to-gguf.py at llama.cpp dadbed99e, llama-vocab.cpp and llama-model.cpp at c392e5094.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggmlpy.files.errors import UnsupportedError, UsageError, VocabularyError
+
+from .architecture import meta_name, model_size
+from .containers import FTYPES, GGUF, Attributes, Hparams
+from .gguf import GgufFile, GgufTensor, Value, open_gguf, split_paths
+from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
+
+__all__ = ["from_gguf_token", "gguf_metadata", "open_gguf_model", "to_gguf_token"]
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+UNKNOWN_TEXT = " ⁇ ".encode()
+SPACE, UNDERLINE = b" ", "▁".encode()
+CONTROL_NAMES = (b"<unk>", b"<s>", b"</s>")
+BYTES_BEGIN, BYTES_END = 3, 259
+QUANTIZATION_VERSION = 2
+DEFAULT_EPS = 1e-6
+LARGEST_F32 = float(np.finfo(np.float32).max)
+
+
+def open_gguf_model(path: Path) -> ModelFile:
+    """Open a GGUF file of the llama architecture with all its splits.
+
+    Raises:
+        UnsupportedError: it is of another architecture.
+        FormatError: metadata that a LLaMA model needs is missing or contradicts itself.
+    """
+    first = open_gguf(path)
+    files = [first if other == path else open_gguf(other) for other in split_paths(first)]
+    _check_architecture(files[0])
+    hparams, attributes = _hparams(files[0])
+    vocab = _vocabulary(files[0])
+    tensors: dict[str, Tensor] = {}
+    parts = []
+    for index, file in enumerate(files):
+        pieces = {meta_name(name): _piece(file, index, tensor) for name, tensor in file.tensors.items()}
+        own = {name: (file.tensors[key].type, pieces[name]) for key, name in zip(file.tensors, pieces, strict=True)}
+        tensors |= {name: Tensor(name, kind, piece.shape, (piece,)) for name, (kind, piece) in own.items()}
+        structure = (file.path, file.cursor, GGUF, file.version, hparams, vocab, own, 0, file.data_offset, file.end)
+        parts.append(Part(*structure, attributes=attributes))
+    if "output.weight" not in tensors and "tok_embeddings.weight" in tensors:
+        tied = tensors["tok_embeddings.weight"]  # the output layer is the embedding
+        tensors["output.weight"] = Tensor("output.weight", tied.type, tied.shape, tied.pieces)
+    return ModelFile(parts, tensors, [])
+
+
+def _check_architecture(file: GgufFile) -> None:
+    value = file.metadata.get("general.architecture")
+    name = value.text() if value and value.type == "string" else "none"
+    if name != "llama":
+        raise UnsupportedError(
+            f"architecture {name!r} is not supported",
+            path=file.path,
+            field="general.architecture",
+            expected="llama",
+            found=name,
+            next_step="use a program for that architecture; this one reads LLaMA models",
+        )
+
+
+def _hparams(file: GgufFile) -> tuple[Hparams, Attributes]:
+    n_embd, n_head = file.integer("llama.embedding_length"), file.integer("llama.attention.head_count")
+    n_ff = file.integer("llama.feed_forward_length")
+    hparams = Hparams(
+        n_vocab=len(_array(file, "tokenizer.ggml.tokens", "string")),
+        n_embd=n_embd,
+        n_mult=file.integer("ggmlpy.n_mult", 0) or _n_mult(n_embd, n_ff),
+        n_head=n_head,
+        n_layer=file.integer("llama.block_count"),
+        n_rot=file.integer("llama.rope.dimension_count", n_embd // n_head if n_head > 0 else 0),
+        ftype=file.integer("general.file_type", 1),
+    )
+    attributes = Attributes(
+        n_ff=n_ff,
+        n_head_kv=file.integer("llama.attention.head_count_kv", n_head),
+        rope_freq_base=float(file.number("llama.rope.freq_base", 10000.0)),
+        norm_eps=float(file.number("llama.attention.layer_norm_rms_epsilon", DEFAULT_EPS)),
+        n_ctx_train=file.integer("llama.context_length", 2048),
+    )
+    return hparams, attributes
+
+
+def _n_mult(n_embd: int, n_ff: int) -> int:
+    """A multiple from which :attr:`Hparams.n_ff` follows; the published models' 256 first.
+
+    Where none of them does it, the width itself does, unless it is narrower than any multiple gives.
+    """
+    for n_mult in (256, 32, n_ff) if n_ff > 0 else ():
+        if Hparams(0, n_embd, n_mult, 1, 0, 0, 0).n_ff == n_ff:
+            return n_mult
+    return 1
+
+
+def _piece(file: GgufFile, index: int, tensor: GgufTensor) -> Piece:
+    data = tensor.data
+    if file.order == ">":
+        data = data.view(tensor.type.block).byteswap().view(np.uint8)  # a copy: big-endian files are rare
+    shape = tensor.shape
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    return Piece(index, tensor.header, tensor.offset, shape, data)
+
+
+def _array(file: GgufFile, key: str, item: str) -> Any:
+    value = file.metadata.get(key)
+    if value is None or value.type != "array" or value.item != item:
+        raise VocabularyError(
+            f"the metadata has no array {key!r} of {item}",
+            path=file.path,
+            field=key,
+            found=f"{value.type} {value.item}".strip() if value else "nothing",
+            cause="a file without vocabulary, or written by a faulty converter",
+        )
+    return value.value
+
+
+def _vocabulary(file: GgufFile) -> ListedVocabulary:
+    """The pieces as the older containers keep them: raw bytes, spaces as spaces."""
+    model = file.text("tokenizer.ggml.model", b"llama")
+    if model != "llama":
+        raise UnsupportedError(
+            f"tokenizer {model!r} is not supported",
+            path=file.path,
+            field="tokenizer.ggml.model",
+            expected="llama (SentencePiece)",
+            found=model,
+            cause="a LLaMA 3 or other model with a byte-pair vocabulary",
+        )
+    tokens = _array(file, "tokenizer.ggml.tokens", "string")
+    count = len(tokens)
+    scores = np.asarray(_parallel(file, "tokenizer.ggml.scores", "f32", count, 0.0), np.float32)
+    kinds = _parallel(file, "tokenizer.ggml.token_type", "i32", count, NORMAL)
+    kept = file.metadata.get("ggmlpy.vocabulary")
+    if kept is not None and kept.item == "string" and len(kept.value) == count:
+        return ListedVocabulary(kept.value, scores)
+    pairs = zip(tokens, np.asarray(kinds).tolist(), strict=True)
+    return ListedVocabulary([from_gguf_token(token, kind) for token, kind in pairs], scores)
+
+
+def _parallel(file: GgufFile, key: str, item: str, count: int, default: float) -> Any:
+    if key not in file.metadata:
+        return [default] * count
+    values = _array(file, key, item)
+    if len(values) != count:
+        raise VocabularyError(
+            f"{key!r} does not belong to the vocabulary",
+            path=file.path,
+            field=key,
+            expected=f"{count} items",
+            found=len(values),
+            cause="a faulty converter",
+        )
+    return values
+
+
+def from_gguf_token(token: bytes, kind: int) -> bytes:
+    """The raw bytes of a token as the older containers keep them.
+
+    >>> from_gguf_token("▁the".encode(), NORMAL), from_gguf_token(b"<0x0A>", BYTE), from_gguf_token(b"<s>", CONTROL)
+    (b' the', b'\\n', b'')
+    """
+    if kind == BYTE and len(token) == 6:
+        try:
+            return bytes([int(token[3:5], 16)])
+        except ValueError:
+            return token
+    if kind == UNKNOWN:
+        return UNKNOWN_TEXT
+    if kind == CONTROL and token in CONTROL_NAMES:
+        return b""
+    return token.replace(UNDERLINE, SPACE)
+
+
+def to_gguf_token(index: int, piece: bytes) -> tuple[bytes, int]:
+    """GGUF's spelling of a piece, and its type.
+
+    >>> to_gguf_token(13, b"\\n"), to_gguf_token(49953, b"[PAD]")
+    ((b'<0x0A>', 6), (b'[PAD]', 3))
+    """
+    if index == 0 and piece == UNKNOWN_TEXT:
+        return CONTROL_NAMES[0], UNKNOWN
+    if index in (1, 2) and piece == b"":
+        return CONTROL_NAMES[index], CONTROL
+    if BYTES_BEGIN <= index < BYTES_END and len(piece) == 1:
+        return b"<0x%02X>" % piece[0], BYTE
+    if piece == b"[PAD]":
+        return piece, CONTROL
+    return piece.replace(SPACE, UNDERLINE), NORMAL
+
+
+def gguf_metadata(
+    hparams: Hparams, attributes: Attributes, vocab: Sequence[tuple[bytes, float]], name: str = "LLaMA"
+) -> dict[str, Value]:
+    """The metadata that a LLaMA model needs, in the order in which they are written.
+
+    Arguments:
+        vocab: piece and score of each token, as the older containers keep them.
+
+    Raises:
+        UsageError: a number does not fit into GGUF's types.
+    """
+    ftype = hparams.ftype
+    pieces = [piece for piece, _ in vocab]
+    scores = np.array([score for _, score in vocab], np.float32)
+    tokens = [to_gguf_token(index, piece) for index, piece in enumerate(pieces)]
+    eps = attributes.norm_eps or (1e-5 if model_size(hparams) == "65B" else DEFAULT_EPS)
+    quantized = FTYPES[ftype].main not in ("f32", "f16") if ftype in FTYPES else True
+    kinds = np.array([kind for _, kind in tokens], np.int32)
+    # fmt: off
+    metadata = {
+        "general.architecture":                    Value("string", b"llama"),
+        "general.name":                            Value("string", name.encode()),
+        "llama.context_length":                    Value("u32", attributes.n_ctx_train),
+        "llama.embedding_length":                  Value("u32", hparams.n_embd),
+        "llama.block_count":                       Value("u32", hparams.n_layer),
+        "llama.feed_forward_length":               Value("u32", attributes.n_ff),
+        "llama.rope.dimension_count":              Value("u32", hparams.n_rot),
+        "llama.rope.freq_base":                    Value("f32", attributes.rope_freq_base),
+        "llama.attention.head_count":              Value("u32", hparams.n_head),
+        "llama.attention.head_count_kv":           Value("u32", attributes.n_head_kv),
+        "llama.attention.layer_norm_rms_epsilon":  Value("f32", eps),
+        "general.file_type":                       Value("u32", ftype),
+        "tokenizer.ggml.model":                    Value("string", b"llama"),
+        "tokenizer.ggml.tokens":                   Value("array", [token for token, _ in tokens], "string"),
+        "tokenizer.ggml.scores":                   Value("array", scores, "f32"),
+        "tokenizer.ggml.token_type":               Value("array", kinds, "i32"),
+        "tokenizer.ggml.unknown_token_id":         Value("u32", 0),
+        "tokenizer.ggml.bos_token_id":             Value("u32", 1),
+        "tokenizer.ggml.eos_token_id":             Value("u32", 2),
+        "ggmlpy.n_mult":                           Value("u32", hparams.n_mult),
+    }
+    # fmt: on
+    if quantized:
+        metadata["general.quantization_version"] = Value("u32", QUANTIZATION_VERSION)
+    if b"[PAD]" in pieces[-1:]:
+        metadata["tokenizer.ggml.padding_token_id"] = Value("u32", len(pieces) - 1)
+    if any(from_gguf_token(token, kind) != piece for (token, kind), piece in zip(tokens, pieces, strict=True)):
+        metadata["ggmlpy.vocabulary"] = Value("array", pieces, "string")
+    return _checked(metadata)
+
+
+def _checked(metadata: Mapping[str, Value]) -> dict[str, Value]:
+    """Numbers of a corrupt header that GGUF's types can't hold are refused by name."""
+    for key, value in metadata.items():
+        if value.type == "u32" and not 0 <= value.value < 1 << 32:
+            raise UsageError(f"{key} is {value.value}, which GGUF can't hold")
+        if value.type == "f32" and not abs(value.value) <= LARGEST_F32:
+            raise UsageError(f"{key} is {value.value}, which GGUF can't hold")
+    return dict(metadata)

@@ -1,0 +1,269 @@
+"""Carrying a model from one container to another.
+
+Parts are joined, names and header are kept, and each tensor's bytes are copied untouched where the new container
+gives them the same meaning. Where it doesn't (the code order changed in May 2023, scales became f16 in August), the
+caller must ask for the change: codes are then reordered and scales rounded (:func:`ggmlpy.formats.codes.repack`), or,
+if another type is named, values are dequantized and quantized anew; what that cost is reported for each tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlpy.files.errors import FormatError, UsageError
+
+from .architecture import split_axis
+from .codes import repack, repackable
+from .containers import CONTAINERS, FTYPES, GGUF, Container
+from .eras import DEFAULT_ERA, ERAS, Era
+from .model_file import ModelFile, Tensor
+from .multipart import part_path, split_sizes
+from .tensor_types import TensorType, type_named, types_of
+from .writer import OutTensor, write_model
+
+__all__ = ["Loss", "MigrationReport", "derived_scores", "migrate"]
+
+SPACES_SCORE = -1e9
+FIRST_MERGE = 259
+LLAMA_VOCAB = 32000
+
+
+@dataclass
+class Loss:
+    """What carrying one tensor over cost.
+
+    Attributes:
+        source, target: the layouts.
+        rmse, max_error: over its values; 0 where codes were only reordered.
+    """
+
+    name: str
+    source: str
+    target: str
+    n_values: int = 0
+    squares: float = 0.0
+    max_error: float = 0.0
+
+    @property
+    def rmse(self) -> float:
+        return float(np.sqrt(self.squares / self.n_values)) if self.n_values else 0.0
+
+    def add(self, before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.abs(before.astype(np.float64) - after)
+        self.n_values += error.size
+        self.squares += float(np.square(error).sum())
+        self.max_error = max(self.max_error, float(error.max(initial=0.0)))
+
+
+@dataclass(frozen=True)
+class MigrationReport:
+    """What was written.
+
+    Attributes:
+        paths: the files.
+        size: their bytes.
+        losses: one entry a tensor whose bytes changed.
+        derived_scores: whether the vocabulary's scores had to be derived (unversioned files have none).
+    """
+
+    paths: tuple[Path, ...]
+    size: int
+    losses: tuple[Loss, ...]
+    derived_scores: bool
+
+
+def migrate(
+    model: ModelFile,
+    path: str | os.PathLike[str],
+    container: str = "ggjt",
+    version: int = 1,
+    *,
+    requantize: bool | str = False,
+    scores: Sequence[float] | None = None,
+    n_parts: int = 1,
+    progress: Callable[[int], object] | None = None,
+) -> MigrationReport:
+    """Write ``model`` into another container.
+
+    Arguments:
+        requantize: allow the bytes of quantized tensors to change; a type's name ("q8_0") requantizes to that type.
+        scores: the vocabulary's scores, [n_vocab], if the source has none and the tokenizer is at hand.
+        n_parts: spread the model over this many files (ggml and ggmf only).
+        progress: called with the bytes written.
+
+    Raises:
+        UsageError: the container can't hold the model so; what to ask for is said.
+    """
+    declared = GGUF if container == "gguf" else CONTAINERS[container]
+    if n_parts < 1:
+        raise UsageError(f"a model has at least one part, not {n_parts}")
+    if n_parts > 1 and not declared.multipart:
+        raise UsageError(f"{container} models are always one file; --parts goes with ggml and ggmf")
+    if n_parts > 1:
+        _check_width(model)
+    targets = _targets(model, container, version, requantize)
+    losses = [Loss(t.name, t.type.layout, targets[t.name].layout) for t in model.tensors.values() if _moves(t, targets)]
+    by_name = {loss.name: loss for loss in losses}
+    hparams = replace(model.hparams, ftype=_ftype(model, targets, requantize))
+    pairs, derived = _vocabulary(model, declared, scores)
+    paths = tuple(part_path(Path(path), index) for index in range(n_parts))
+    size = 0
+    for index, out in enumerate(paths):
+        tensors = [_out(t, targets[t.name], by_name.get(t.name), index, n_parts) for t in model.tensors.values()]
+        size += write_model(out, container, version, hparams, pairs, tensors, progress, model.attributes)
+    return MigrationReport(paths, size, tuple(losses), derived)
+
+
+def derived_scores(pieces: Iterable[bytes]) -> NDArray[np.float32]:
+    """The scores of a LLaMA vocabulary, from the order of its pieces: float32 [n_vocab].
+
+    SentencePiece numbers BPE merges in order, so the score of piece i is -(i - 259) after the 259 special and byte
+    pieces; LLaMA's model gives runs of spaces -1e9, and appended pieces (from 32000 on) have 0. This reproduces the
+    scores of the LLaMA tokenizer bit for bit.
+    """
+    pieces = list(pieces)
+    scores = np.zeros(len(pieces), np.float32)
+    merged = slice(FIRST_MERGE, min(len(pieces), LLAMA_VOCAB))
+    scores[merged] = -np.arange(len(scores[merged]), dtype=np.float32)
+    if len(pieces) >= LLAMA_VOCAB:
+        for index in range(FIRST_MERGE, LLAMA_VOCAB):
+            if pieces[index] and not pieces[index].strip(b" "):
+                scores[index] = SPACES_SCORE
+    return scores
+
+
+def _vocabulary(
+    model: ModelFile, target: Container, scores: Sequence[float] | None
+) -> tuple[list[tuple[bytes, float]], bool]:
+    derive = target.scored and not model.declared.scored and scores is None
+    if scores is None:
+        scores = derived_scores(model.vocab).tolist() if derive else model.vocab.scores.tolist()
+    if len(scores) != len(model.vocab):
+        raise FormatError(
+            "the tokenizer does not belong to this model",
+            path=model.path,
+            field="n_vocab",
+            expected=f"{len(model.vocab)} scores",
+            found=len(scores),
+            next_step="give the tokenizer.model that the model was converted with",
+        )
+    return list(zip(model.vocab, scores, strict=True)), derive
+
+
+def _targets(model: ModelFile, container: str, version: int, requantize: bool | str) -> dict[str, TensorType]:
+    """The type of each tensor in the new container."""
+    return {tensor.name: _target(tensor, container, version, requantize) for tensor in model.tensors.values()}
+
+
+def _target(tensor: Tensor, container: str, version: int, requantize: bool | str) -> TensorType:
+    there = types_of(container, version)
+    if isinstance(requantize, str) and len(tensor.shape) == 2 and tensor.type.quantized:
+        return type_named(requantize, container, version)
+    same = there.get(tensor.type.id)
+    title = f"{container} v{version}" if version else container
+    if same is None:
+        raise UsageError(
+            f"{title} has no {tensor.type.name} (tensor {tensor.name}); "
+            f"--requantize TYPE converts the values, e.g. --requantize {_nearest(there)}"
+        )
+    carried = container == "gguf" and repackable(tensor.type, same)  # there is no older GGUF to be true to
+    if same.layout != tensor.type.layout and not (requantize or carried):
+        raise UsageError(
+            f"{tensor.type.name} has other bytes in {title} ({tensor.type.layout} became {same.layout}; tensor "
+            f"{tensor.name}); --requantize carries the codes over and says what is lost"
+        )
+    return same
+
+
+def _nearest(types: dict[int, TensorType]) -> str:
+    names = {record.name for record in types.values()}
+    return next(name for name in ("q8_0", "q5_1", "q4_1") if name in names)
+
+
+def _moves(tensor: Tensor, targets: dict[str, TensorType]) -> bool:
+    return tensor.type.layout != targets[tensor.name].layout
+
+
+def _ftype(model: ModelFile, targets: dict[str, TensorType], requantize: bool | str) -> int:
+    if not isinstance(requantize, str):
+        return model.hparams.ftype
+    return next((ftype.id for ftype in FTYPES.values() if requantize in (ftype.name, ftype.main)), model.hparams.ftype)
+
+
+def _check_width(model: ModelFile) -> None:
+    """The number of parts is read off the embedding's width, so that must be the header's."""
+    width, n_embd = model.tensors["tok_embeddings.weight"].n_cols, model.hparams.n_embd
+    if width != n_embd:
+        raise UsageError(f"the embedding has {width} columns, the header says {n_embd}: it can't be told from a part")
+
+
+def _out(tensor: Tensor, target: TensorType, loss: Loss | None, part: int, n_parts: int) -> OutTensor:
+    """The share of ``tensor`` that part ``part`` holds, in its new type."""
+    n_rows, n_cols = tensor.n_rows, tensor.n_cols
+    counted = loss if part == 0 else None  # what every part converts is counted once
+    axis = split_axis(tensor.name, len(tensor.shape)) if n_parts > 1 else None
+    if axis is None:
+        return OutTensor(tensor.name, target, tensor.shape, lambda: _carried(tensor, target, counted, 0, n_rows))
+    sizes = split_sizes(tensor.shape[axis], n_parts)
+    block = target.blck_size if axis == 1 else 1
+    if min(sizes) == 0 or any(size % block for size in sizes):
+        raise UsageError(
+            f"{tensor.name} has {tensor.shape[axis]} {('rows', 'columns')[axis]}"
+            + (f" in blocks of {block}" if block > 1 else "")
+            + f", which can't be spread over {n_parts} files"
+        )
+    start = sum(sizes[:part])
+    stop = start + sizes[part]
+    if axis == 0:
+        return OutTensor(
+            tensor.name, target, (stop - start, n_cols), lambda: _carried(tensor, target, loss, start, stop)
+        )
+    columns = slice(target.row_bytes(start), target.row_bytes(stop))
+
+    def chunks() -> Iterator[NDArray[np.uint8]]:
+        for rows in _carried(tensor, target, counted, 0, n_rows):
+            yield np.ascontiguousarray(rows[:, columns])
+
+    return OutTensor(tensor.name, target, (n_rows, stop - start), chunks)
+
+
+def _carried(
+    tensor: Tensor, target: TensorType, loss: Loss | None, start: int, stop: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Rows ``start`` to ``stop`` in the new type, a few megabytes at a time: uint8 [rows, row_bytes]."""
+    step = max(1, (1 << 22) // tensor.row_bytes)
+    for row in range(start, stop, step):
+        raw = tensor.raw_rows(row, min(row + step, stop))
+        yield raw if tensor.type.layout == target.layout else _convert(raw, tensor.type, target, loss)
+
+
+def _convert(raw: NDArray[np.uint8], source: TensorType, target: TensorType, loss: Loss | None) -> NDArray[np.uint8]:
+    from .dequantize import dequantize
+
+    blocks = np.ascontiguousarray(raw).view(source.block)  # [rows, blocks a row]
+    before = dequantize(blocks, source)
+    if repackable(source, target):
+        out: NDArray[Any] = repack(blocks, source, target).view(np.uint8)
+    else:
+        from ggmlpy.quantizers.classic import quantize
+
+        out = quantize(before, target.name, _era_writing(target))
+    if loss is not None:
+        loss.add(before, dequantize(out.reshape(len(raw), -1).view(target.block), target))
+    return out.reshape(len(raw), -1)
+
+
+def _era_writing(target: TensorType) -> Era:
+    """The era whose quantizer writes this very layout; the default era where several do."""
+    writing = [era for era in ERAS.values() if target.name in era.type_names and era.type(target.name) == target]
+    if not writing:
+        raise UsageError(f"no era's quantizer writes {target.layout}")
+    return ERAS[DEFAULT_ERA] if ERAS[DEFAULT_ERA] in writing else writing[0]

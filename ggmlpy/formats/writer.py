@@ -1,0 +1,177 @@
+"""Writing a GGML file: the same declared records as the reader's, streamed, under the final name only when complete."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.errors import UsageError
+
+from .architecture import gguf_name
+from .containers import CONTAINERS, Attributes, Container, Hparams
+from .fields import Number, write
+from .model_file import Tensor
+from .tensor_types import TensorType
+
+if TYPE_CHECKING:
+    from .gguf import Value
+
+__all__ = ["OutTensor", "file_size", "header_bytes", "out_tensor", "write_chunks", "write_model", "written_size"]
+
+Chunk = bytes | bytearray | memoryview | NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class OutTensor:
+    """A tensor to be written.
+
+    Attributes:
+        name: the Meta name.
+        type: what its bytes mean.
+        shape: [rows, columns] or [n].
+        chunks: its bytes, in pieces, produced when they are written.
+    """
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[Chunk]] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        return (self.shape[0] if len(self.shape) == 2 else 1) * self.type.row_bytes(self.shape[-1])
+
+
+def out_tensor(tensor: Tensor) -> OutTensor:
+    """A tensor of an open file, to be copied as it is."""
+    return OutTensor(tensor.name, tensor.type, tensor.shape, tensor.chunks)
+
+
+def write_model(
+    path: str | os.PathLike[str],
+    container: str,
+    version: int,
+    hparams: Hparams,
+    vocab: Iterable[tuple[bytes, float]],
+    tensors: Iterable[OutTensor],
+    progress: Callable[[int], object] | None = None,
+    attributes: Attributes | None = None,
+) -> int:
+    """Write one file and return its size in bytes.
+
+    Arguments:
+        container, version: "ggml" 0, "ggmf" 1, "ggjt" 1 to 3, "gguf" 3.
+        vocab: text and score of each piece (unversioned files drop the score), ``hparams.n_vocab`` of them.
+        tensors: in the order of the file; each one's bytes are asked for once.
+        progress: called with the number of bytes after each chunk.
+        attributes: what only GGUF says; what LLaMA models agree on if not given.
+
+    Raises:
+        UsageError: the vocabulary or a tensor does not have the promised size, or a type does not exist there.
+        OutputError: the file could not be written; nothing stands under its name then.
+    """
+    if container == "gguf":
+        from .gguf import write_gguf
+
+        return write_gguf(path, *_as_gguf(version, hparams, vocab, tensors, attributes), progress)
+    declared = CONTAINERS[container]
+    tensors = list(tensors)
+    prefix = header_bytes(declared, version, hparams, vocab)
+    with atomic_write(path, size=file_size(declared, len(prefix), tensors)) as stream:
+        stream.write(prefix)
+        for tensor in tensors:
+            stream.write(_tensor_header(declared, tensor, stream.tell()))
+            write_chunks(stream, tensor, progress)
+        return stream.tell()
+
+
+def written_size(
+    container: str,
+    version: int,
+    hparams: Hparams,
+    vocab: Iterable[tuple[bytes, float]],
+    tensors: Iterable[OutTensor],
+    attributes: Attributes | None = None,
+) -> int:
+    """Bytes of the file that :func:`write_model` would write from the same arguments."""
+    if container == "gguf":
+        from .gguf import gguf_size
+
+        return gguf_size(*_as_gguf(version, hparams, vocab, tensors, attributes))
+    declared = CONTAINERS[container]
+    return file_size(declared, len(header_bytes(declared, version, hparams, vocab)), tensors)
+
+
+def _as_gguf(
+    version: int,
+    hparams: Hparams,
+    vocab: Iterable[tuple[bytes, float]],
+    tensors: Iterable[OutTensor],
+    attributes: Attributes | None,
+) -> tuple[dict[str, Value], list[OutTensor]]:
+    """The metadata and the tensors under GGUF's names."""
+    from .gguf_model import gguf_metadata
+
+    if version != 3:
+        raise UsageError("GGUF is written as version 3")
+    attributes = attributes or Attributes(n_ff=hparams.n_ff, n_head_kv=hparams.n_head)
+    renamed = [replace(tensor, name=gguf_name(tensor.name)) for tensor in tensors]
+    return gguf_metadata(hparams, attributes, list(vocab)), renamed
+
+
+def header_bytes(container: Container, version: int, hparams: Hparams, vocab: Iterable[tuple[bytes, float]]) -> bytes:
+    """Everything before the first tensor."""
+    values: Mapping[str, int] = {"magic": container.magic, "version": version, **hparams.as_dict()}
+    for name, number in hparams.as_dict().items():
+        if not -(1 << 31) <= number < 1 << 31:
+            raise UsageError(f"{name} is {number}, which {container.name} can't hold")
+    entries = list(_tokens(container, vocab))
+    if len(entries) != hparams.n_vocab:
+        raise UsageError(f"the header promises {hparams.n_vocab} vocabulary entries, {len(entries)} were given")
+    return write(container.header, values) + b"".join(entries)
+
+
+def _tokens(container: Container, vocab: Iterable[tuple[bytes, float]]) -> Iterator[bytes]:
+    """What :func:`ggmlpy.formats.fields.write` makes of each entry, tens of thousands of times: the numbers before and
+    after
+    the text are packed at once."""
+    before, *after = (struct.Struct(field.code).pack for field in container.token if isinstance(field, Number))
+    if not after:
+        yield from (before(len(text)) + text for text, _ in vocab)
+        return
+    yield from (before(len(text)) + text + after[0](score) for text, score in vocab)
+
+
+def file_size(container: Container, offset: int, tensors: Iterable[OutTensor]) -> int:
+    """Where the file ends if these tensors begin at ``offset``."""
+    for tensor in tensors:
+        offset += len(_tensor_header(container, tensor, offset)) + tensor.nbytes
+    return offset
+
+
+def _tensor_header(container: Container, tensor: OutTensor, offset: int) -> bytes:
+    values = {"type": tensor.type.id, "dims": tensor.shape[::-1], "name": tensor.name.encode()}
+    return write(container.tensor, values, offset)
+
+
+def write_chunks(stream: BinaryIO, tensor: OutTensor, progress: Callable[[int], object] | None) -> None:
+    """The data of one tensor, checked against the size that was promised."""
+    written = 0
+    for chunk in tensor.chunks():
+        data = _bytes_of(chunk).data if isinstance(chunk, np.ndarray) else memoryview(chunk).cast("B")
+        written += stream.write(data)
+        if progress:
+            progress(data.nbytes)
+    if written != tensor.nbytes:
+        raise UsageError(f"tensor {tensor.name!r}: {tensor.nbytes:,} bytes promised, {written:,} written")
+
+
+def _bytes_of(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -1,0 +1,161 @@
+"""What a file is: container, era, size, vocabulary, whether it is whole, who can read it, and what to do next."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ggmlpy.files.errors import FormatError
+from ggmlpy.files.kinds import lookalike
+from ggmlpy.formats.architecture import expected_shapes, model_size
+from ggmlpy.formats.containers import FTYPES
+from ggmlpy.formats.model_file import ModelFile, open_model
+from ggmlpy.formats.tensor_types import TENSOR_TYPES
+from ggmlpy.formats.writer import OutTensor, file_size
+from ggmlpy.verify.compare import quantizer_signs
+
+from .check import VOCABULARY_SIZES, problems_of
+
+__all__ = ["Identification", "expected_size", "guess_by_magic", "identify"]
+
+
+def guess_by_magic(first: bytes, path: str) -> tuple[str, str]:
+    """Likely cause and next command for a file that is no GGML container.
+
+    >>> guess_by_magic(b"GGUF", "m.gguf")[0]
+    'this is a GGUF file, the format since August 2023'
+    """
+    known = lookalike(first, path)
+    if known is None:
+        return "the file is corrupt, or it belongs to another program", f"python cli.py identify {path}"
+    return f"this is {known[0]}", known[1]
+
+
+# fmt: off
+READERS: dict[tuple[str, int], tuple[str, str]] = {  # container, version: when it was written, who reads it
+    ("ggml", 0): ("until 2023-03-20",        "llama.cpp until 2023-03-20, alpaca.cpp, this program"),
+    ("ggmf", 1): ("2023-03-20 – 2023-03-30", "llama.cpp 2023-03-20 to 2023-03-30, this program"),
+    ("ggjt", 1): ("2023-03-31 – 2023-05-11", "llama.cpp 2023-03-31 to 2023-05-11, this program"),
+    ("ggjt", 2): ("2023-05-12 – 2023-05-18", "llama.cpp 2023-05-12 to 2023-05-18, this program"),
+    ("ggjt", 3): ("2023-05-19 – 2023-08-20", "llama.cpp 2023-05-19 to 2023-08-21, llama-cpp-python 0.1, this program"),
+    ("gguf", 1): ("2023-08",                 "llama.cpp since 2023-08-21 (today's refuses version 1), this program"),
+    ("gguf", 2): ("2023-08 – 2023-10",       "llama.cpp, Ollama, LM Studio and others of today, this program"),
+    ("gguf", 3): ("since 2023-10",           "llama.cpp, Ollama, LM Studio and others of today, this program"),
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What is known of one file.
+
+    Attributes:
+        what: container and version in words.
+        era: which era's tools wrote it, as far as its bytes tell.
+        types: number of tensors of each type.
+        model: "7B" … or the shape.
+        vocabulary: its size and whose it is.
+        size, expected_size: bytes that are there, and that the header implies.
+        readers: programs that can read it.
+        problems: what is wrong with it.
+        next_step: the command that makes most sense now.
+    """
+
+    path: str
+    what: str
+    era: str
+    types: dict[str, int]
+    model: str
+    vocabulary: str
+    size: int
+    expected_size: int
+    readers: str
+    problems: list[str]
+    next_step: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def identify(path: str | os.PathLike[str]) -> Identification:
+    """Look at a file of any kind.
+
+    Raises:
+        FormatError: it is no GGML file; the message says what it probably is.
+    """
+    with open_model(path, strict=False) as model:
+        problems = list(problems_of(model))
+        parts = f", {len(model.paths)} parts" if len(model.paths) > 1 else ""
+        return Identification(
+            path=str(path),
+            what=model.format_name + parts,
+            era=_era(model),
+            types=dict(Counter(tensor.type.name for tensor in model.tensors.values())),
+            model=model_size(model.hparams),
+            vocabulary=_vocabulary(len(model.vocab)),
+            size=model.size,
+            expected_size=expected_size(model),
+            readers=READERS[model.container, model.version][1],
+            problems=[str(problem) for problem in problems],
+            next_step=_next_step(model, problems),
+        )
+
+
+def expected_size(model: ModelFile) -> int:
+    """Bytes of the whole model that the header implies: the tensors that are there, and the missing ones as if of the
+    header's type."""
+    if model.container == "gguf" or (not model.tensors and not model.problems):
+        return model.size  # a GGUF file that is cut off does not open
+    return sum(
+        file_size(part.container, part.tensors_offset, _implied(model, index)) for index, part in enumerate(model.parts)
+    )
+
+
+def _implied(model: ModelFile, index: int) -> Iterator[OutTensor]:
+    present = model.parts[index].tensors
+    for name, (tensor_type, piece) in present.items():
+        yield OutTensor(name, tensor_type, piece.shape, tuple)
+    if len(model.parts) > 1 or model.container == "gguf" or not 0 < model.hparams.n_layer <= 10_000:
+        return
+    main = FTYPES[model.hparams.ftype].main if model.hparams.ftype in FTYPES else "f16"
+    known = {record.name: record for record in model.types.values()}
+    for name, shape in expected_shapes(model.hparams, model.attributes):
+        record = known.get(main) if len(shape) == 2 else TENSOR_TYPES["f32"]
+        if name not in present and record and _possible(shape) and shape[-1] % record.blck_size == 0:
+            yield OutTensor(name, record, shape, tuple)
+
+
+def _possible(shape: tuple[int, ...]) -> bool:
+    """Whether a header can hold these dimensions."""
+    return min(shape) > 0 and max(shape) < 1 << 31
+
+
+def _era(model: ModelFile) -> str:
+    written = READERS[model.container, model.version][0]
+    if (model.container, model.version) != ("ggjt", 1):
+        return written
+    later = {"q4_2", "q4_3", "q5_0", "q5_1", "q8_0"} & {tensor.type.name for tensor in model.tensors.values()}
+    if later:
+        return f"2023-04-30 ({', '.join(sorted(later))} exist since April)"
+    signs = {quantizer_signs(tensor, 8) for tensor in model.tensors.values() if tensor.type.name == "q4_0"}
+    told = sorted(sign for sign in signs if sign.startswith("quantizer"))
+    return written + (f"; {' and '.join(told)}" if told else "")
+
+
+def _vocabulary(size: int) -> str:
+    return f"{size:,} ({VOCABULARY_SIZES[size]})" if size in VOCABULARY_SIZES else f"{size:,}"
+
+
+def _next_step(model: ModelFile, problems: list[FormatError]) -> str:
+    advice = next((problem.next_step for problem in problems if problem.next_step), None)
+    if problems:
+        return advice or "convert the checkpoint again"
+    if all(not tensor.type.quantized for tensor in model.tensors.values()):
+        return f"python cli.py quantize {model.path} OUT q4_0"
+    if model.container not in ("ggjt", "gguf"):
+        return f"python cli.py migrate {model.path} OUT --container ggjt1"
+    return f"python cli.py generate -m {model.path} -p TEXT"

@@ -1,0 +1,175 @@
+"""One self-contained HTML page that shows a model file: its bytes beside its fields, its tensors, its blocks.
+
+The page needs no network and holds only what it shows: the header, the ends of long runs, and of each tensor a sample
+of rows (the first, the middle, the last), so that a 4 GB file becomes a page of a few megabytes. With the unquantized
+model given, quantization errors are computed over all values, and original values stand beside decoded ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.errors import FormatError
+from ggmlpy.formats.codes import CODED, unpack_codes
+from ggmlpy.formats.model_file import ModelFile, Tensor, open_model
+
+from .hexdump import dump
+from .identify import identify
+from .summary import tensor_rows
+
+__all__ = ["report_data", "write_report"]
+
+BLOCKS_A_ROW = 8
+ROWS_A_TENSOR = 3
+BYTES_A_FIELD = 64
+CHUNK_VALUES = 1 << 20
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    html: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> int:
+    """Write the page for the model at ``path`` and return its size in bytes.
+
+    Arguments:
+        source: the unquantized model, to measure errors against.
+        progress: called with the number of values read.
+
+    Raises:
+        FormatError: a file can't be read, or the source is not of the same model.
+    """
+    data = json.dumps(report_data(path, source, progress), ensure_ascii=False, allow_nan=False)
+    page = files("ggmlpy.look").joinpath("report.html").read_text("utf-8")
+    text = page.replace("/*DATA*/null", data.replace("</", "<\\/")).encode()
+    with atomic_write(html, size=len(text)) as stream:
+        stream.write(text)
+    return len(text)
+
+
+def report_data(
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
+    """Everything the page shows, as JSON-ready data."""
+    with open_model(path, strict=False) as model:
+        original = open_model(source) if source else None
+        rows = tensor_rows(model)
+        for row in rows:
+            tensor = model.tensors[row["name"]]
+            other = _original(original, tensor) if original else None
+            row |= _statistics(tensor, other, progress)
+            row["sample"] = _sample(model, tensor, other)
+        return {
+            "file": os.path.basename(path),
+            "source": os.path.basename(source) if source else None,
+            "identity": identify(path).as_dict(),
+            "fields": [_field(model, line.as_dict()) for line in dump(path)],
+            "tensors": rows,
+        }
+
+
+def _field(model: ModelFile, line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the dump with a few more bytes than the terminal shows."""
+    start = line["offset"]
+    data = model.parts[0].cursor.buffer[start : start + min(line["size"], BYTES_A_FIELD)]
+    return {**line, "hex": bytes(data).hex()}
+
+
+def _original(model: ModelFile, tensor: Tensor) -> Tensor:
+    other = model.tensors.get(tensor.name)
+    if other is None or other.shape != tensor.shape:
+        raise FormatError(
+            f"the source has no tensor {tensor.name!r} of this shape",
+            path=model.path,
+            field=tensor.name,
+            expected=list(tensor.shape),
+            found=list(other.shape) if other else "no such tensor",
+            cause="it is the source of another model",
+            next_step="name the f16 file that this model was quantized from",
+        )
+    return other
+
+
+def _statistics(tensor: Tensor, source: Tensor | None, progress: Callable[[int], object] | None) -> dict[str, Any]:
+    """Histogram of codes and quantization error over the whole tensor."""
+    histogram = np.zeros(32, np.int64)
+    squares = largest = 0.0
+    coded = tensor.type.layout in CODED
+    step = max(1, CHUNK_VALUES // tensor.n_cols)
+    for start in range(0, tensor.n_rows if coded or source else 0, step):
+        stop = min(start + step, tensor.n_rows)
+        if coded:
+            blocks = np.ascontiguousarray(tensor.raw_rows(start, stop)).view(tensor.type.block)
+            histogram += np.bincount(unpack_codes(blocks, tensor.type).reshape(-1), minlength=32)
+        if source:
+            error = np.abs(tensor.rows(start, stop).astype(np.float64) - source.rows(start, stop))
+            squares += float(np.square(error).sum())
+            largest = max(largest, float(error.max(initial=0.0)))
+        if progress:
+            progress((stop - start) * tensor.n_cols)
+    measured = {"rmse": (squares / (tensor.n_rows * tensor.n_cols)) ** 0.5, "max_error": largest} if source else {}
+    return {"histogram": np.trim_zeros(histogram, "b").tolist(), **{k: _number(v) for k, v in measured.items()}}
+
+
+def _sample(model: ModelFile, tensor: Tensor, source: Tensor | None) -> list[dict[str, Any]]:
+    """Some blocks: of the first, the middle and the last row, the first ones."""
+    rows = sorted({0, tensor.n_rows // 2, tensor.n_rows - 1})[:ROWS_A_TENSOR]
+    return [block for row in rows for block in _row_sample(model, tensor, source, row)]
+
+
+def _row_sample(model: ModelFile, tensor: Tensor, source: Tensor | None, row: int) -> list[dict[str, Any]]:
+    size = tensor.type.blck_size if tensor.type.quantized else min(32, tensor.n_cols)
+    count = min(BLOCKS_A_ROW if size <= 32 else 1, tensor.n_cols // size)
+    raw = np.ascontiguousarray(tensor.raw_rows(row, row + 1))[0]
+    values = tensor.rows(row, row + 1)[0]
+    originals = source.rows(row, row + 1)[0] if source else None
+    width = tensor.type.row_bytes(size)
+    found = []
+    for index in range(count):
+        data, span = raw[index * width : (index + 1) * width], slice(index * size, (index + 1) * size)
+        found.append(
+            {
+                "row": row,
+                "block": index,
+                "hex": data.tobytes().hex(),
+                "scales": _scales(tensor, data),
+                "codes": _codes(tensor, data),
+                "values": _numbers(values[span]),
+                "originals": _numbers(originals[span]) if originals is not None else None,
+            }
+        )
+    return found
+
+
+def _scales(tensor: Tensor, data: NDArray[np.uint8]) -> dict[str, float | str]:
+    if not tensor.type.quantized:
+        return {}
+    block = data.view(tensor.type.block)
+    return {name: _number(block[name][0]) for name in ("d", "m", "dmin") if name in tensor.type.field_names}
+
+
+def _codes(tensor: Tensor, data: NDArray[np.uint8]) -> list[int]:
+    if tensor.type.layout not in CODED and tensor.type.name != "q8_0":
+        return []
+    codes: list[int] = unpack_codes(data.view(tensor.type.block), tensor.type)[0].tolist()
+    return codes
+
+
+def _numbers(values: NDArray[np.float32]) -> list[float | str]:
+    return [_number(value) for value in values.tolist()]
+
+
+def _number(value: float) -> float | str:
+    """JSON has no nan and no infinity."""
+    return float(f"{value:.7g}") if np.isfinite(value) else str(value)

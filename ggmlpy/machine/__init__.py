@@ -1,0 +1,1 @@
+"""The processor: its features, the vector language for Numba, and what compiling means for the person who waits."""

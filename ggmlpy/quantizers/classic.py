@@ -1,0 +1,378 @@
+"""Quantizers: rows of floats to blocks of codes, byte for byte as llama.cpp's ``quantize`` wrote them in each era.
+
+One block is one scale ``d`` (and a minimum ``m``), and for every value an integer code::
+
+    scale        d                                          code (clipped to ``limit``)
+    -----------  -----------------------------------------  -----------------------------------------
+    magnitude    max |x| / steps                            round(x * id) + offset
+    signed       (the signed value of max |x|) / -steps     round(x * id) + offset, or trunc(x * id + offset + 0.5)
+    range        (max x - min x) / steps, m = min x         round((x - m) * id), or trunc((x - m) * id + 0.5)
+
+``id`` is 1/d from the unrounded float32 d, or 0. round: halves away from zero. The search for an extreme passes a NaN
+over (or starts anew behind it, see ``Rule.forgets``), and where C would cast NaN or inf to an integer the code is what
+x86 gives (see :mod:`ggmlpy.quantizers.c_arithmetic`). One thing builds of llama.cpp differ in, and so has no right
+answer: the payload of a NaN that is stored as an f16 scale; here it is the scalar build's.
+
+Which rule an era used is the table ``RULES``; the kernels are compiled from it when first asked for. The k-quants,
+which search for their scales, are in :mod:`ggmlpy.quantizers.k_quants`.
+
+Sources: utils.cpp at llama.cpp da5303c1e; ``quantize_row_*_reference`` in ggml.c at 352589927, 3e5aa8a1c, 6986c7835
+and dadbed99e. Activations at run time are quantized differently in SIMD builds; files never are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numpy.typing import NDArray
+
+from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.eras import DEFAULT_ERA, Era, era_of
+from ggmlpy.formats.tensor_types import TensorType
+
+from . import histogram as code_counts
+from .c_arithmetic import (
+    ABS,
+    JIT_OPTIONS,
+    bits,
+    compile_kernel,
+    float_of,
+    narrow,
+    order_extremes,
+    round_half_away,
+    source_stamp,
+    truncate,
+    value_of,
+    widen,
+)
+from .histogram import count_codes, histogram_of
+
+__all__ = ["quantizable", "quantize", "quantize_rows"]
+
+FLT_MAX = float(np.finfo(np.float32).max)
+FLT_MIN = float(np.finfo(np.float32).tiny)
+GROUP = 128  # blocks between two rounds of counting
+_COMPILING = threading.Lock()  # so that workers that need the same kernel don't each compile it
+X86_NAN = np.int32(-0x400000)  # what inf - inf gives
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one era makes the blocks of one type.
+
+    Attributes:
+        scale: "magnitude", "signed" or "range", as in the module's table.
+        steps: what the extent of the block is divided by.
+        rounding: "round" (halves away from zero) or "trunc" (add a half, toward zero).
+        offset: added to a code so that it isn't negative.
+        limit: the greatest code; None if the era didn't clip (a NaN in the block can then give codes beyond 15, which
+            spill into their neighbours).
+        order: values whose codes share a byte: "pairs" 2j and 2j+1, "halves" j and j + half a block, "bytes" none.
+        start: where the search for the maximum starts ("range" only).
+        forgets: a NaN makes the search for the greatest magnitude start anew behind it ("magnitude" only).
+    """
+
+    scale: str
+    steps: int
+    rounding: str
+    offset: int
+    limit: int | None
+    order: str
+    start: float = -FLT_MAX
+    forgets: bool = False
+
+
+# fmt: off
+RULES: dict[tuple[str, str], Rule] = {
+    # pin, name         scale        steps rounding offset limit order
+    ("p0", "q4_0"): Rule("magnitude",   7, "round",   8, None, "pairs"),
+    ("p1", "q4_0"): Rule("magnitude",   7, "round",   8, None, "pairs", forgets=True),
+    ("p2", "q4_0"): Rule("magnitude",   7, "round",   8, None, "pairs", forgets=True),
+    ("p3", "q4_0"): Rule("signed",      8, "round",   8,   15, "pairs"),
+    ("p4", "q4_0"): Rule("signed",      8, "trunc",   8,   15, "halves"),
+    ("p5", "q4_0"): Rule("signed",      8, "trunc",   8,   15, "halves"),
+    # numeric_limits<float>::min() was meant to be the lowest float; it is the smallest positive one
+    ("p0", "q4_1"): Rule("range",      15, "round",   0, None, "pairs", start=FLT_MIN),
+    ("p1", "q4_1"): Rule("range",      15, "round",   0, None, "pairs"),
+    ("p2", "q4_1"): Rule("range",      15, "round",   0, None, "pairs"),
+    ("p3", "q4_1"): Rule("range",      15, "round",   0, None, "pairs"),
+    ("p4", "q4_1"): Rule("range",      15, "trunc",   0,   15, "halves"),
+    ("p5", "q4_1"): Rule("range",      15, "trunc",   0,   15, "halves"),
+    ("p3", "q4_2"): Rule("signed",      8, "trunc",   8,   15, "pairs"),
+    ("p3", "q5_0"): Rule("signed",     16, "trunc",  16,   31, "pairs"),
+    ("p4", "q5_0"): Rule("signed",     16, "trunc",  16,   31, "halves"),
+    ("p5", "q5_0"): Rule("signed",     16, "trunc",  16,   31, "halves"),
+    ("p3", "q5_1"): Rule("range",      31, "trunc",   0, None, "pairs"),
+    ("p4", "q5_1"): Rule("range",      31, "trunc",   0, None, "halves"),
+    ("p5", "q5_1"): Rule("range",      31, "trunc",   0, None, "halves"),
+    ("p3", "q8_0"): Rule("magnitude", 127, "round",   0, None, "bytes", forgets=True),
+    ("p4", "q8_0"): Rule("magnitude", 127, "round",   0, None, "bytes", forgets=True),
+    ("p5", "q8_0"): Rule("magnitude", 127, "round",   0, None, "bytes", forgets=True),
+}
+# fmt: on
+
+
+# --- the scale of a block -----------------------------------------------------------------------------------------
+#
+# The extremes of a block without NaN follow from integer comparisons of all its values at once. With a NaN, and where
+# equals or zeros of both signs compete, position matters; llama.cpp's loops are then followed value by value.
+
+
+@njit(**JIT_OPTIONS)
+def absolute(v):
+    return float_of(np.int32(bits(v) & ABS))
+
+
+@njit(**JIT_OPTIONS)
+def greatest_magnitude(x, i, low, high, forgets):
+    """max |x| of block ``i`` as C's loop finds it: a NaN is passed over, or (``forgets``) the search starts anew."""
+    if low == low and high == high:
+        return absolute(low) if absolute(low) > absolute(high) else absolute(high)
+    greatest = np.float32(0)
+    for j in range(x.shape[1]):
+        a = absolute(widen(x[i, j]))
+        if forgets:
+            greatest = greatest if greatest > a else a  # MAX(amax, |x|)
+        else:
+            greatest = a if greatest < a else greatest  # std::max(amax, |x|)
+    return greatest
+
+
+@njit(**JIT_OPTIONS)
+def greatest_signed(x, i, low, high):
+    """The first value of block ``i`` that has the greatest magnitude, NaN passed over; +0.0 if all are zero."""
+    if low == low and high == high and -low != high:
+        return low if -low > high else high
+    greatest, found = np.float32(0), np.float32(0)
+    for j in range(x.shape[1]):
+        v = widen(x[i, j])
+        if greatest < absolute(v):
+            greatest, found = absolute(v), v
+    return found
+
+
+@njit(**JIT_OPTIONS)
+def least_and_greatest(x, i, low, high, start):
+    """min x, starting from FLT_MAX, and max x, starting from ``start``, of block ``i``, NaN passed over; of several
+    zeros the first is the minimum."""
+    if low == low and high == high and low != np.float32(0):
+        return low if low < np.float32(FLT_MAX) else np.float32(FLT_MAX), high if high > start else start
+    low, high = np.float32(FLT_MAX), start
+    for j in range(x.shape[1]):
+        v = widen(x[i, j])
+        low = v if v < low else low
+        high = v if v > high else high
+    return low, high
+
+
+# --- codes --------------------------------------------------------------------------------------------------------
+
+
+@njit(**JIT_OPTIONS)
+def code_of(v, rounds, offset, limit):
+    """The code of a scaled value, in the low 8 bits; after inlining all but ``v`` are constants."""
+    code = round_half_away(v) + np.int32(offset) if rounds else truncate(v + np.float32(offset + 0.5))
+    return code if code < np.int32(limit) else np.int32(limit)
+
+
+@njit(**JIT_OPTIONS)
+def store_scale(out, i, k, v, f32):
+    """Store a scale at byte ``k`` of block ``i`` as f32 or f16; return where the next field starts."""
+    size = 4 if f32 else 2
+    b = bits(v) if f32 else narrow(v)
+    for j in range(size):
+        out[i, k + j] = np.uint8(b >> np.int32(8 * j))
+    return k + size
+
+
+@njit(**JIT_OPTIONS)
+def fifth_bits(codes, i, size):
+    """The fifth bit of each code of block ``i``, value l in bit l."""
+    qh = np.uint32(0)
+    for l in range(size):  # noqa: E741 - as in the original
+        qh |= np.uint32((codes[i, l] >> np.uint8(4)) & np.uint8(1)) << np.uint32(l)
+    return qh
+
+
+@njit(**JIT_OPTIONS)
+def halved_codes(byte, qh, j, halves):
+    """Two 5-bit codes, halved, in one byte, as the histogram counts them.
+
+    When codes moved to j and j + 16 (``halves``) the counting loop kept stepping in pairs: it takes byte j's fifth bits
+    from 2j and 2j + 16, and past the end C's shifts wrap around. The printed figures show it, so it is kept.
+    """
+    first, second = (2 * j, (2 * j + 16) & 31) if halves else (2 * j, 2 * j + 1)
+    low, high = (qh >> np.uint32(first)) & np.uint32(1), (qh >> np.uint32(second)) & np.uint32(1)
+    if halves and (j == 8 or j == 9):
+        high = np.uint32(0)
+    return (byte >> np.uint8(1)) & np.uint8(0x77) | np.uint8(low << np.uint32(3) | high << np.uint32(7))
+
+
+@njit(**JIT_OPTIONS)
+def sixteenth(code):
+    """The bin of a signed 8-bit code: C's code / 16 + 8, toward zero."""
+    signed = np.int32(np.int8(code))
+    return np.int32(((signed + ((signed >> np.int32(31)) & np.int32(15))) >> np.int32(4)) + np.int32(8))
+
+
+def block_kernel(rule: Rule, record: TensorType) -> Callable:
+    """The loop over blocks that follows ``rule`` and fills the fields of ``record``.
+
+    It works on a group of blocks in four sweeps: scales, codes, bytes, counting; each is a simple loop that LLVM turns
+    into vector instructions. The function made takes the blocks ``x`` [n, blck_size] (float32, or f16 as uint16), the
+    bytes to fill ``out`` [n, type_size], and ``sums`` (int64 [16]), to which
+    :func:`~ggmlpy.quantizers.histogram.count_codes` adds.
+    """
+    signed, ranged = rule.scale == "signed", rule.scale == "range"
+    steps, start, forgets = rule.steps, rule.start, rule.forgets
+    rounds, halves, whole_bytes = rule.rounding == "round", rule.order == "halves", rule.order == "bytes"
+    offset, limit = rule.offset, 2**31 - 1 if rule.limit is None else rule.limit
+    f32, five_bits = record.block["d"] == np.dtype("<f4"), "qh" in record.field_names
+    size, half = record.blck_size, record.blck_size // 2
+    low_bits = np.int32(15 if five_bits else 255)
+    stamp = source_stamp(code_counts.__file__)
+
+    def quantize_blocks(x, out, sums):
+        if stamp < 0:  # never: it is here to be part of the cache's key
+            return
+        d, m, inverse = np.empty(GROUP, np.float32), np.zeros(GROUP, np.float32), np.empty(GROUP, np.float32)
+        codes, pairs = np.empty((GROUP, size), np.uint8), np.empty((GROUP, half), np.uint8)
+        fifth = np.zeros(GROUP, np.uint32)
+        planes = np.empty((4, GROUP * half // 32), np.uint64)
+        for group in range(0, x.shape[0], GROUP):
+            n = min(GROUP, x.shape[0] - group)
+            here = x[group : group + n]
+
+            for i in range(n):
+                orders = order_extremes(here, i, size)
+                low, high = value_of(orders[0]), value_of(orders[1])
+                if ranged:
+                    m[i], most = least_and_greatest(here, i, low, high, np.float32(start))
+                    extent = most - m[i]
+                    d[i] = (extent if extent == extent else float_of(X86_NAN)) / np.float32(steps)
+                elif signed:
+                    d[i] = greatest_signed(here, i, low, high) / np.float32(-steps)
+                else:
+                    d[i] = greatest_magnitude(here, i, low, high, forgets) / np.float32(steps)
+            for i in range(n):
+                inverse[i] = np.float32(1) / d[i] if d[i] != np.float32(0) else np.float32(0)
+
+            for i in range(n):
+                scale, shift = inverse[i], m[i]
+                for j in range(half):
+                    first, second = (j, j + half) if halves or whole_bytes else (2 * j, 2 * j + 1)
+                    x0, x1 = widen(here[i, first]), widen(here[i, second])
+                    if ranged:
+                        x0, x1 = x0 - shift, x1 - shift
+                    c0 = code_of(x0 * scale, rounds, offset, limit)
+                    c1 = code_of(x1 * scale, rounds, offset, limit)
+                    if whole_bytes:
+                        codes[i, first], codes[i, second] = np.uint8(c0), np.uint8(c1)
+                        pairs[i, j] = np.uint8(sixteenth(c0) | (sixteenth(c1) << np.int32(4)))
+                    else:
+                        pairs[i, j] = np.uint8((c0 & low_bits) | (c1 << np.int32(4)))
+                    if five_bits:
+                        codes[i, first], codes[i, second] = np.uint8(c0), np.uint8(c1)
+
+            for i in range(n):
+                k = store_scale(out, group + i, 0, d[i], f32)
+                if ranged:
+                    k = store_scale(out, group + i, k, m[i], f32)
+                if five_bits:
+                    fifth[i] = fifth_bits(codes, i, size)
+                    for j in range(4):
+                        out[group + i, k + j] = np.uint8(fifth[i] >> np.uint32(8 * j))
+                    k += 4
+                for j in range(size if whole_bytes else half):
+                    out[group + i, k + j] = codes[i, j] if whole_bytes else pairs[i, j]
+
+            if five_bits:
+                for i in range(n):
+                    for j in range(half):
+                        pairs[i, j] = halved_codes(pairs[i, j], fifth[i], j, halves)
+            count_codes(pairs.reshape(-1), n * half, planes, sums)
+
+    return quantize_blocks
+
+
+@cache
+def _compiled(pin: str, record: TensorType, half_precision: bool) -> Callable:
+    """The machine code of one row of ``RULES`` for rows of one float type (from Numba's cache on disk if it can be)."""
+    element = types.uint16 if half_precision else types.float32
+    signature = types.void(types.Array(element, 2, "C", readonly=True), types.uint8[:, ::1], types.int64[::1])
+    return compile_kernel(block_kernel(RULES[pin, record.name], record), signature)
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+def quantizable(era: str | Era = DEFAULT_ERA) -> tuple[str, ...]:
+    """The names of the block types that an era's ``quantize`` could write.
+
+    >>> quantizable("2023-03-31")
+    ('q4_0', 'q4_1')
+    """
+    return tuple(name for name, record in era_of(era).types.items() if record.quantized)
+
+
+def quantize_rows(
+    x: NDArray[Any], name: str, era: str | Era = DEFAULT_ERA, *, histogram: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Quantize rows to the bytes that the era's ``quantize`` puts into a file.
+
+    Arguments:
+        x: float32 or float16 [..., n]; n a multiple of the type's block. float16 is widened exactly on the way.
+        name: "q4_0", "q4_1", "q4_2", "q5_0", "q5_1", "q8_0", or from 2023-08-21 "q2_K" … "q6_K".
+        era: a date, see :mod:`ggmlpy.formats.eras`.
+        histogram: int64 [16], to which the counts that llama.cpp prints are added (k-quants count nothing).
+
+    Returns:
+        uint8 [..., bytes of a row].
+
+    Raises:
+        UsageError: the era has no such type, or n is not a multiple of its block, or x is not of floats.
+
+    >>> row = np.arange(32, dtype=np.float32)
+    >>> quantize_rows(row, "q4_0", "2023-03-31").tobytes().hex()
+    'dbb68d40889899a9aaaabbbbccccddddedeefeff'
+    """
+    moment = era_of(era)
+    record = moment.type(name)
+    if not record.quantized:
+        raise UsageError(f"{name} is not a quantized type; era {moment} quantizes to {', '.join(quantizable(moment))}")
+    if x.dtype not in (np.float32, np.float16):
+        raise UsageError(f"rows to quantize must be float32 or float16, not {x.dtype}")
+    row_bytes = record.row_bytes(x.shape[-1])  # checks the length
+    blocks = np.ascontiguousarray(x).reshape(-1, record.blck_size)  # [n_blocks, blck_size]
+    out = np.empty((len(blocks), record.type_size), np.uint8)
+    if len(blocks):
+        seen = _quantize_blocks(blocks, out, record, moment)
+        if histogram is not None:
+            histogram += seen
+    return out.reshape(*x.shape[:-1], row_bytes)
+
+
+quantize = quantize_rows  # the package's name for it
+
+
+def _quantize_blocks(blocks: NDArray[Any], out: NDArray[Any], record: TensorType, moment: Era) -> NDArray[Any]:
+    """Fill ``out`` [n, type_size] from ``blocks`` [n, blck_size]; return the histogram, int64 [16]."""
+    sums = np.zeros(16, np.int64)
+    if record.name.endswith("_K"):
+        from .k_quants import k_quantizer
+
+        with _COMPILING:
+            k_kernel = k_quantizer(record.name)
+        k_kernel(blocks.astype(np.float32), out)
+        return sums
+    half_precision = blocks.dtype == np.float16
+    with _COMPILING:
+        kernel = _compiled(moment.pin, record, half_precision)
+    kernel(blocks.view(np.uint16) if half_precision else blocks, out, sums)
+    return histogram_of(sums)

@@ -1,0 +1,477 @@
+"""Quantizers of the k-quants: 256 values a block, in sub-blocks that each search for their own scale.
+
+A sub-block's scale (and minimum) is itself kept as a small integer times one float16 of the block. So a block is made
+in three steps, in this order and in float32, each operation rounded on its own:
+
+1. search: for each sub-block a scale, and a minimum m >= 0 in q2_K, q4_K, q5_K, that fit its values in a least-squares
+   sense (``search_affine``) or weighted by x^2 (``search_symmetric``, ``search_symmetric_3``);
+2. the scales and minimums become integers of 4, 6 or 8 bits of the largest one;
+3. each value is coded anew with the scale that a reader will decode.
+
+=====  ==========  =================  ======================  ====================================================
+type   sub-blocks  codes              scale of a sub-block    search
+=====  ==========  =================  ======================  ====================================================
+q2_K   16 of 16    0 … 3              4 bits, minimum 4 bits  affine
+q3_K   16 of 16    -4 … 3             6 bits, signed          symmetric, codes improved one at a time
+q4_K   8 of 32     0 … 15             6 bits, minimum 6 bits  affine
+q5_K   8 of 32     0 … 31             6 bits, minimum 6 bits  affine
+q6_K   16 of 16    -32 … 31           8 bits, signed          symmetric, rescaled, then codes improved
+=====  ==========  =================  ======================  ====================================================
+
+Rounding is ``nearest_int``: adding 1.5 * 2^23 leaves the nearest integer (ties to even) in the low mantissa bits; what
+it gives for values beyond 2^22, for inf and NaN follows from those bits and is kept.
+
+Source: k_quants.c at llama.cpp dadbed99e (super-blocks of 256).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from numba import njit, types
+
+from ggmlpy.formats.tensor_types import QK_K
+
+from .c_arithmetic import ABS, JIT_OPTIONS, bits, compile_kernel, float_of, narrow, source_stamp, widen
+
+__all__ = ["k_quantizer"]
+
+F0, F1 = np.float32(0), np.float32(1)
+MAGIC = np.float32(12582912.0)  # 1.5 * 2**23
+MANTISSA = np.int32(0x007FFFFF)
+MIDDLE = np.int32(0x00400000)
+
+# The affine search keeps its state a lane in two flat arrays, floats and integers, at these offsets: with few arrays
+# LLVM can prove that they don't overlap, and vectorises.
+LOW, HIGH, INVERSE, SCALE, SUM_LX, TOTAL = 0, 16, 32, 48, 64, 80
+SUM_L2, CHANGED, ACTIVE = 0, 16, 32
+
+
+# --- rounding -----------------------------------------------------------------------------------------------------
+
+
+@njit(**JIT_OPTIONS)
+def nearest_int(v):
+    """The nearest integer, ties to even; beyond 2^22 what the bits say."""
+    return np.int32((bits(v + MAGIC) & MANTISSA) - MIDDLE)
+
+
+@njit(**JIT_OPTIONS)
+def clipped(v, low, high):
+    """``nearest_int`` kept between two integers."""
+    code = nearest_int(v)
+    code = code if code < np.int32(high) else np.int32(high)
+    return code if code > np.int32(low) else np.int32(low)
+
+
+@njit(**JIT_OPTIONS)
+def magnitude_of(v):
+    return float_of(np.int32(bits(v) & ABS))
+
+
+# --- searching for scales -----------------------------------------------------------------------------------------
+#
+# All sub-blocks of a block are searched side by side, one in a lane: x is float32 [n, lanes], codes int32 [n, lanes],
+# everything else [lanes]. A lane whose own search would have stopped is no longer ``active`` and keeps what it has.
+# Inner loops run over lanes and become vector instructions; sums still add up in the order of the values.
+
+
+@njit(**JIT_OPTIONS)
+def search_affine(x, codes, limit, scales, mins, work, flags):
+    """Fit x = scale * code - minimum with codes 0 … ``limit``: five rounds of coding and refitting.
+
+    Fills ``scales`` and ``mins`` (>= 0). A search stops when a round finds the codes that are there already, which for
+    the first round are those that the block before left.
+    """
+    n, lanes = x.shape
+    for k in range(lanes):
+        work[LOW + k], work[HIGH + k] = x[0, k], x[0, k]
+    for i in range(1, n):
+        for k in range(lanes):
+            v = x[i, k]
+            work[LOW + k] = v if v < work[LOW + k] else work[LOW + k]
+            work[HIGH + k] = v if v > work[HIGH + k] else work[HIGH + k]
+    for k in range(lanes):
+        low, high = work[LOW + k], work[HIGH + k]
+        flags[ACTIVE + k] = np.int32(high != low)
+        low = F0 if low > F0 else low
+        work[LOW + k], work[INVERSE + k] = low, np.float32(limit) / (high - low)
+        scales[k], mins[k] = F0, F0
+    for i in range(n):
+        for k in range(lanes):
+            codes[i, k] = codes[i, k] if flags[ACTIVE + k] else np.int32(0)
+
+    for _ in range(5):
+        for k in range(lanes):
+            work[SUM_LX + k], work[TOTAL + k] = F0, F0
+            flags[SUM_L2 + k], flags[CHANGED + k] = np.int32(0), np.int32(0)
+        for i in range(n):
+            for k in range(lanes):
+                shifted = x[i, k] - work[LOW + k]
+                code = clipped(work[INVERSE + k] * shifted, 0, limit)
+                code = code if flags[ACTIVE + k] else codes[i, k]
+                flags[CHANGED + k] |= code ^ codes[i, k]
+                flags[SUM_L2 + k] += code * code
+                codes[i, k] = code
+                work[SUM_LX + k] += shifted * np.float32(code)
+        for k in range(lanes):
+            work[SCALE + k] = work[SUM_LX + k] / np.float32(flags[SUM_L2 + k])
+        for i in range(n):
+            for k in range(lanes):
+                work[TOTAL + k] += x[i, k] - work[SCALE + k] * np.float32(codes[i, k])
+        going_on = False
+        for k in range(lanes):
+            if flags[ACTIVE + k]:
+                mean = work[TOTAL + k] / np.float32(n)
+                low = F0 if mean > F0 else mean
+                scales[k], mins[k] = work[SCALE + k], -low
+                work[LOW + k], work[INVERSE + k] = low, F1 / work[SCALE + k]
+                flags[ACTIVE + k] = flags[CHANGED + k]
+                going_on |= flags[CHANGED + k] != 0
+        if not going_on:
+            break
+
+
+@njit(**JIT_OPTIONS)
+def sums_of(x, limit, inverse, sum_lx, sum_l2):
+    """sum w x l and sum w l^2 over the codes l that ``inverse`` gives, w = x^2."""
+    n, lanes = x.shape
+    for k in range(lanes):
+        sum_lx[k], sum_l2[k] = F0, F0
+    for i in range(n):
+        for k in range(lanes):
+            v = x[i, k]
+            code = np.float32(clipped(inverse[k] * v, -limit, limit - 1))
+            w = v * v
+            sum_lx[k] += w * v * code
+            sum_l2[k] += w * code * code
+
+
+@njit(**JIT_OPTIONS)
+def code_with(x, codes, limit, inverse, active):
+    """Set the codes -limit … limit - 1 that ``inverse`` gives, in active lanes."""
+    n, lanes = x.shape
+    for i in range(n):
+        for k in range(lanes):
+            code = clipped(inverse[k] * x[i, k], -limit, limit - 1)
+            codes[i, k] = code if active[k] else codes[i, k]
+
+
+@njit(**JIT_OPTIONS)
+def start_from_extremes(x, codes, limit, inverse, active):
+    """Scale each lane so that its first value of the greatest magnitude gets the code -limit. A lane of zeros (or NaN)
+    is not active; its codes are -limit."""
+    n, lanes = x.shape
+    for k in range(lanes):
+        greatest, most = F0, F0
+        for i in range(n):
+            a = magnitude_of(x[i, k])
+            most = x[i, k] if a > greatest else most
+            greatest = a if a > greatest else greatest
+        active[k] = greatest != F0
+        inverse[k] = np.float32(-limit) / most
+    for i in range(n):
+        for k in range(lanes):
+            codes[i, k] = np.int32(-limit)
+    code_with(x, codes, limit, inverse, active)
+
+
+@njit(**JIT_OPTIONS)
+def improve(x, codes, limit, sum_lx, sum_l2, active):
+    """Change single codes (-limit … limit - 1) while that raises (sum w x l)^2 / sum w l^2, at most five rounds."""
+    n, lanes = x.shape
+    changed = np.empty(lanes, np.bool_)
+    for _ in range(5):
+        for k in range(lanes):
+            changed[k] = False
+        for i in range(n):
+            for k in range(lanes):
+                v, code = x[i, k], np.float32(codes[i, k])
+                w = v * v
+                without_lx, without_l2 = sum_lx[k] - w * v * code, sum_l2[k] - w * code * code
+                new_code = clipped(v * without_l2 / without_lx, -limit, limit - 1)
+                new = np.float32(new_code)
+                with_lx, with_l2 = without_lx + w * v * new, without_l2 + w * new * new
+                better = with_lx * with_lx * sum_l2[k] > sum_lx[k] * sum_lx[k] * with_l2
+                take = active[k] & (without_lx > F0) & (new != code) & (with_l2 > F0) & better
+                codes[i, k] = new_code if take else codes[i, k]
+                sum_lx[k] = with_lx if take else sum_lx[k]
+                sum_l2[k] = with_l2 if take else sum_l2[k]
+                changed[k] |= take
+        going_on = False
+        for k in range(lanes):
+            active[k] = changed[k]
+            going_on |= changed[k]
+        if not going_on:
+            break
+
+
+@njit(**JIT_OPTIONS)
+def search_symmetric(x, codes, limit, refits, scales, work):
+    """Fit x = scale * code, codes -limit … limit - 1: refit the scale up to ``refits`` times, then improve single
+    codes. Fills ``scales``."""
+    n, lanes = x.shape
+    inverse, sum_lx, sum_l2, new_lx, new_l2 = work[0:16], work[16:32], work[32:48], work[48:64], work[64:80]
+    active, fitting, same = np.empty(lanes, np.bool_), np.empty(lanes, np.bool_), np.empty(lanes, np.bool_)
+    start_from_extremes(x, codes, limit, inverse, active)
+    sums_of(x, limit, inverse, sum_lx, sum_l2)
+    for k in range(lanes):
+        fitting[k] = active[k]
+        scales[k] = sum_lx[k] / sum_l2[k]
+    for _ in range(refits):
+        for k in range(lanes):
+            inverse[k], same[k] = F1 / scales[k], True
+        sums_of(x, limit, inverse, new_lx, new_l2)
+        for i in range(n):
+            for k in range(lanes):
+                same[k] &= clipped(inverse[k] * x[i, k], -limit, limit - 1) == codes[i, k]
+        going_on = False
+        for k in range(lanes):
+            best = scales[k] * sum_lx[k]
+            worse = new_l2[k] == F0 or new_lx[k] * new_lx[k] <= best * new_l2[k]
+            fitting[k] &= not (same[k] or worse)
+            if fitting[k]:
+                sum_lx[k], sum_l2[k] = new_lx[k], new_l2[k]
+                scales[k] = sum_lx[k] / sum_l2[k]
+                going_on = True
+        if not going_on:
+            break
+        code_with(x, codes, limit, inverse, fitting)
+    for k in range(lanes):
+        same[k] = active[k]
+    improve(x, codes, limit, sum_lx, sum_l2, active)
+    for k in range(lanes):
+        scales[k] = sum_lx[k] / sum_l2[k] if same[k] else F0
+
+
+# --- blocks -------------------------------------------------------------------------------------------------------
+#
+# out: a block's bytes. x, codes, scales, mins: as above, 8 lanes of 32 or 16 lanes of 16 values; value i of sub-block k
+# is value n * k + i of the block.
+
+
+@njit(**JIT_OPTIONS)
+def store_half(out, k, v):
+    """Store a scale as float16 at byte ``k`` and return it as a reader will see it."""
+    half = narrow(v)
+    out[k], out[k + 1] = np.uint8(half), np.uint8(half >> np.int32(8))
+    return widen(np.uint16(half))
+
+
+@njit(**JIT_OPTIONS)
+def largest(values):
+    """The largest of several scales, or 0."""
+    most = F0
+    for v in values:
+        most = v if v > most else most
+    return most
+
+
+@njit(**JIT_OPTIONS)
+def largest_signed(values):
+    """The first of the greatest magnitude, or 0."""
+    most = F0
+    for v in values:
+        most = v if magnitude_of(v) > magnitude_of(most) else most
+    return most
+
+
+@njit(**JIT_OPTIONS)
+def recode_affine(x, codes, limit, d, minimum):
+    """Code with the decoded scales and minimums; a lane whose scale became 0 keeps the codes of its search."""
+    n, lanes = x.shape
+    for i in range(n):
+        for k in range(lanes):
+            code = clipped((x[i, k] + minimum[k]) / d[k], 0, limit)
+            codes[i, k] = code if d[k] != F0 else codes[i, k]
+
+
+@njit(**JIT_OPTIONS)
+def recode_symmetric(x, codes, limit, d):
+    """The same without a minimum."""
+    n, lanes = x.shape
+    for i in range(n):
+        for k in range(lanes):
+            code = clipped(x[i, k] / d[k], -limit, limit - 1)
+            codes[i, k] = code if d[k] != F0 else codes[i, k]
+
+
+@njit(**JIT_OPTIONS)
+def in_order(codes, offset, flat):
+    """Codes [n, lanes] as the bytes ``code + offset`` in the order of the values [256]."""
+    n, lanes = codes.shape
+    for k in range(lanes):
+        for i in range(n):
+            flat[n * k + i] = np.uint8(codes[i, k] + np.int32(offset))
+
+
+@njit(**JIT_OPTIONS)
+def pack_crumbs(flat, shift, out, start):
+    """Two bits of each code, from bit ``shift``: 64 bytes, each with values 32 apart."""
+    for j in range(2):
+        for l in range(32):  # noqa: E741 - as in the original
+            byte = np.uint8(0)
+            for quarter in range(4):
+                crumb = (flat[128 * j + 32 * quarter + l] >> np.uint8(shift)) & np.uint8(3)
+                byte |= np.uint8(crumb << np.uint8(2 * quarter))
+            out[start + 32 * j + l] = byte
+
+
+@njit(**JIT_OPTIONS)
+def pack_nibbles(flat, distance, out, start):
+    """The low four bits of each code: 128 bytes, each with values ``distance`` apart."""
+    for j in range(128 // distance):
+        for l in range(distance):  # noqa: E741
+            low, high = flat[2 * distance * j + l] & np.uint8(15), flat[2 * distance * j + distance + l] & np.uint8(15)
+            out[start + distance * j + l] = np.uint8(low | np.uint8(high << np.uint8(4)))
+
+
+@njit(**JIT_OPTIONS)
+def pack_bit(flat, bit, out, start):
+    """One bit of each code: 32 bytes, value 32 i + l in bit i of byte l."""
+    for l in range(32):  # noqa: E741
+        byte = np.uint8(0)
+        for i in range(8):
+            byte |= np.uint8(((flat[32 * i + l] >> np.uint8(bit)) & np.uint8(1)) << np.uint8(i))
+        out[start + l] = byte
+
+
+@njit(**JIT_OPTIONS)
+def q2_k(x, codes, scales, mins, work, flags, flat, out):
+    """Bytes: 16 of scale | minimum << 4, 64 of codes, f16 d, f16 dmin."""
+    search_affine(x, codes, 3, scales, mins, work, flags)
+    max_scale, max_min = largest(scales), largest(mins)
+    for k in range(16):
+        scale = nearest_int(np.float32(15) / max_scale * scales[k]) if max_scale > F0 else np.int32(0)
+        minimum = nearest_int(np.float32(15) / max_min * mins[k]) if max_min > F0 else np.int32(0)
+        out[k] = np.uint8(scale | minimum << np.int32(4))
+    d = store_half(out, 80, max_scale / np.float32(15) if max_scale > F0 else F0)
+    dmin = store_half(out, 82, max_min / np.float32(15) if max_min > F0 else F0)
+    for k in range(16):
+        scales[k], mins[k] = d * np.float32(out[k] & 15), dmin * np.float32(out[k] >> 4)
+    recode_affine(x, codes, 3, scales, mins)
+    in_order(codes, 0, flat)
+    pack_crumbs(flat, 0, out, 16)
+
+
+@njit(**JIT_OPTIONS)
+def q3_k(x, codes, scales, work, flat, out):
+    """Bytes: 32 of third bits, 64 of low bits, 12 of 6-bit scales, f16 d."""
+    search_symmetric(x, codes, 4, 0, scales, work)
+    max_scale = largest_signed(scales)
+    inverse = np.float32(-32) / max_scale if max_scale != F0 else F0
+    d = store_half(out, 108, F1 / inverse if max_scale != F0 else F0)
+    out[96:108] = 0
+    for k in range(16):
+        scale = np.int32(-32)
+        if max_scale != F0:
+            scale = np.int32(np.int8(nearest_int(inverse * scales[k])))
+            scale = np.int32(min(max(scale, -32), 31))
+        biased = np.int32(scale + 32)
+        out[96 + k % 8] |= np.uint8((biased & np.int32(15)) << np.int32(4 * (k // 8)))
+        out[104 + k % 4] |= np.uint8((biased >> np.int32(4)) << np.int32(2 * (k // 4)))
+        scales[k] = d * np.float32(scale)
+    recode_symmetric(x, codes, 4, scales)
+    in_order(codes, 4, flat)
+    pack_bit(flat, 2, out, 0)
+    pack_crumbs(flat, 0, out, 32)
+
+
+@njit(**JIT_OPTIONS)
+def six_bits(v):
+    """An unsigned byte kept below 64."""
+    return np.int32(min(np.int32(nearest_int(v)) & 255, 63))
+
+
+@njit(**JIT_OPTIONS)
+def scales_of_six_bits(x, codes, limit, scales, mins, work, flags, out):
+    """The common part of q4_K and q5_K: f16 d, f16 dmin, 12 bytes of eight scales and eight minimums; then recode."""
+    search_affine(x, codes, limit, scales, mins, work, flags)
+    max_scale, max_min = largest(scales), largest(mins)
+    d, dmin = store_half(out, 0, max_scale / np.float32(63)), store_half(out, 2, max_min / np.float32(63))
+    to_scale = np.float32(63) / max_scale if max_scale > F0 else F0
+    to_min = np.float32(63) / max_min if max_min > F0 else F0
+    for k in range(8):
+        scale, minimum = six_bits(to_scale * scales[k]), six_bits(to_min * mins[k])
+        if k < 4:
+            out[4 + k], out[8 + k] = np.uint8(scale), np.uint8(minimum)
+        else:
+            out[8 + k] = np.uint8((scale & 15) | (minimum & 15) << 4)
+            out[k] |= np.uint8((scale >> 4) << 6)
+            out[4 + k] |= np.uint8((minimum >> 4) << 6)
+        scales[k], mins[k] = d * np.float32(scale), dmin * np.float32(minimum)
+    recode_affine(x, codes, limit, scales, mins)
+
+
+@njit(**JIT_OPTIONS)
+def q4_k(x, codes, scales, mins, work, flags, flat, out):
+    """Bytes: f16 d, f16 dmin, 12 of scales, 128 of codes."""
+    scales_of_six_bits(x, codes, 15, scales, mins, work, flags, out)
+    in_order(codes, 0, flat)
+    pack_nibbles(flat, 32, out, 16)
+
+
+@njit(**JIT_OPTIONS)
+def q5_k(x, codes, scales, mins, work, flags, flat, out):
+    """Bytes: f16 d, f16 dmin, 12 of scales, 32 of fifth bits, 128 of low bits."""
+    scales_of_six_bits(x, codes, 31, scales, mins, work, flags, out)
+    in_order(codes, 0, flat)
+    pack_bit(flat, 4, out, 16)
+    pack_nibbles(flat, 32, out, 48)
+
+
+@njit(**JIT_OPTIONS)
+def q6_k(x, codes, scales, work, flat, out):
+    """Bytes: 128 of low four bits, 64 of high two bits, 16 signed scales, f16 d."""
+    search_symmetric(x, codes, 32, 3, scales, work)
+    inverse = np.float32(-128) / largest_signed(scales)
+    d = store_half(out, 208, F1 / inverse)
+    for k in range(16):
+        scale = np.int8(min(nearest_int(inverse * scales[k]), 127))
+        out[192 + k] = np.uint8(scale)
+        scales[k] = d * np.float32(scale)
+    recode_symmetric(x, codes, 32, scales)
+    in_order(codes, 32, flat)
+    pack_nibbles(flat, 64, out, 0)
+    pack_crumbs(flat, 4, out, 128)
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+def rows_kernel(width: int) -> Callable:
+    """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size] for codes of ``width`` bits."""
+    lanes = 8 if width in (4, 5) else 16
+    stamp = source_stamp()
+
+    def quantize_blocks(rows, out):
+        if stamp < 0:  # never: it is here to be part of the cache's key
+            return
+        x, codes = np.empty((QK_K // lanes, lanes), np.float32), np.zeros((QK_K // lanes, lanes), np.int32)
+        scales, mins, work = np.empty(lanes, np.float32), np.empty(lanes, np.float32), np.empty(6 * 16, np.float32)
+        flags, flat = np.empty(3 * 16, np.int32), np.empty(QK_K, np.uint8)
+        for block in range(rows.shape[0]):
+            for k in range(lanes):
+                for i in range(QK_K // lanes):
+                    x[i, k] = rows[block, QK_K // lanes * k + i]
+            if width == 2:
+                q2_k(x, codes, scales, mins, work, flags, flat, out[block])
+            elif width == 3:
+                q3_k(x, codes, scales, work, flat, out[block])
+            elif width == 4:
+                q4_k(x, codes, scales, mins, work, flags, flat, out[block])
+            elif width == 5:
+                q5_k(x, codes, scales, mins, work, flags, flat, out[block])
+            else:
+                q6_k(x, codes, scales, work, flat, out[block])
+
+    return quantize_blocks
+
+
+@cache
+def k_quantizer(name: str) -> Callable:
+    """The compiled loop for "q2_K" … "q6_K"."""
+    signature = types.void(types.Array(types.float32, 2, "C", readonly=True), types.uint8[:, ::1])
+    return compile_kernel(rows_kernel(int(name[1])), signature)

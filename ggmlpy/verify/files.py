@@ -1,0 +1,278 @@
+"""Verifying what another program made of a GGML file: a quantization or a migration.
+
+>>> from ggmlpy.verify.files import verify_files                                        # doctest: +SKIP
+>>> report = verify_files("theirs-q4_0.bin", "model-f16.bin")                           # doctest: +SKIP
+>>> report.verdict, [str(cause) for cause in report.causes]                             # doctest: +SKIP
+('differs', ['q/k …'])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlpy.files.errors import FormatError
+from ggmlpy.formats.codes import pack_codes, unpack_codes
+from ggmlpy.formats.containers import FTYPES
+from ggmlpy.formats.eras import DEFAULT_ERA, ERAS, GGUF_ERA, Era, era_of
+from ggmlpy.formats.file_types import FILE_TYPES, FileType, TypeChooser
+from ggmlpy.formats.migrate import derived_scores
+from ggmlpy.formats.model_file import ModelFile, open_model
+from ggmlpy.formats.rows import RowFiles, RowSource
+from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
+from ggmlpy.formats.writer import OutTensor
+from ggmlpy.quantizers.whole_file import default_threads, quantized_rows
+
+from .judge import Deviation, Expected, Progress, Report, row_chunks, verify_model
+
+__all__ = ["quantization_deviations", "quantized_tensor", "verify_files"]
+
+CHUNK_VALUES = 1 << 20
+AHEAD = 8  # pieces made before they are compared
+OTHER_ORDER = "codes stand in the order of another era than the container says"
+
+
+def verify_files(
+    output: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    *,
+    era: str | Era | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Is ``output`` what quantizing (or migrating) ``source`` gives?
+
+    Arguments:
+        output, source: GGML files of any container. Which step lies between them follows from their tensor types.
+        era: whose quantizer it should be; by default the earliest that writes the output's container.
+        threads: workers; by default one a processor.
+        progress: called with the number of expected bytes after each piece, and with 0 while a cause is looked for.
+
+    Raises:
+        FormatError: a file can't be read, or no step leads from the source to the output.
+    """
+    with open_model(output) as theirs, open_model(source) as ours, RowFiles(ours) as files:
+        with ThreadPoolExecutor(threads or default_threads()) as pool:
+            expected = _expected(theirs, ours, files, era, pool)
+            report = verify_model(theirs, expected, str(source), progress)
+        if era is not None and report.verdict == "identical to another era":
+            report.verdict = "differs"
+        return report
+
+
+def _expected(
+    output: ModelFile, source: ModelFile, files: RowFiles, era: str | Era | None, pool: ThreadPoolExecutor
+) -> Expected:
+    quantized = any(tensor.type.quantized for tensor in output.tensors.values())
+    if any(tensor.type.quantized for tensor in source.tensors.values()) or not quantized:
+        return _migration(output, source, files)
+    return _quantization(output, source, files, era, pool)
+
+
+def _vocabulary(output: ModelFile, source: ModelFile) -> list[tuple[bytes, float]]:
+    """The source's vocabulary, as the output's container has it."""
+    missing = output.container != "ggml" and source.container == "ggml"
+    scores = derived_scores(source.vocab) if missing else source.vocab.scores
+    if output.container == "ggml":
+        scores = np.zeros(len(source.vocab), np.float32)
+    return list(zip(source.vocab, scores.tolist(), strict=True))
+
+
+def _migration(output: ModelFile, source: ModelFile, files: RowFiles) -> Expected:
+    """The same tensors in another container."""
+    tensors = [files.source(tensor).copied() for tensor in source.tensors.values()]
+
+    def reordered(name: str) -> OutTensor | None:
+        return _reordered(files.source(source.tensors[name]).copied()) if name in source.tensors else None
+
+    place = output.container, output.version
+    deviations = [Deviation(OTHER_ORDER, reordered)]
+    return Expected("migrate", *place, source.hparams, _vocabulary(output, source), tensors, deviations)
+
+
+# ---- quantization
+
+
+def _quantization(
+    output: ModelFile, source: ModelFile, files: RowFiles, era: str | Era | None, pool: ThreadPoolExecutor
+) -> Expected:
+    file_type = _file_type(output)
+    eras = [moment for moment in ERAS.values() if _writes(moment, output, file_type)]
+    if era is not None:
+        eras = [era_of(era)]
+    if not eras:
+        raise FormatError(
+            f"no era's quantize writes {file_type} into {output.format_name}",
+            path=output.path,
+            field="ftype",
+            cause="the file was migrated or patched after it was quantized",
+            next_step=f"python cli.py compare {output.path} OTHER --source {source.path}",
+        )
+    moment = next((e for e in eras if e.date == DEFAULT_ERA), eras[0])
+    tensors = quantized_model(source, files, file_type, moment, pool)
+    deviations = quantization_deviations(source, files, output, moment, pool)
+    hparams = replace(source.hparams, ftype=file_type.id)
+    version = (output.container, output.version) if output.container == "gguf" else (moment.container, moment.version)
+    return Expected("quantize", *version, hparams, _vocabulary(output, source), tensors, deviations)
+
+
+def _file_type(output: ModelFile) -> FileType:
+    wanted = output.hparams.ftype
+    found = next((record for record in FILE_TYPES.values() if record.id == wanted), None)
+    main = FTYPES[wanted].main if wanted in FTYPES else None
+    types = [tensor.type.name for tensor in output.tensors.values() if len(tensor.shape) == 2]
+    if found is None or (main not in types and types):
+        name = max(set(types), key=types.count).upper() if types else ""
+        found = next((record for record in FILE_TYPES.values() if record.type.upper() == name), found)
+    if found is None:
+        raise FormatError("the output's type is not one that quantize writes", path=output.path, found=wanted)
+    return found
+
+
+def _writes(moment: Era, output: ModelFile, file_type: FileType) -> bool:
+    if file_type.type not in moment.type_names:
+        return False
+    if output.container == "gguf":
+        return moment.date == GGUF_ERA
+    return (moment.container, moment.version) == (output.container, output.version)
+
+
+def quantized_model(
+    source: ModelFile, files: RowFiles, file_type: FileType, era: Era, pool: ThreadPoolExecutor
+) -> list[OutTensor]:
+    """What an era's ``quantize`` makes of an unquantized model, lazily."""
+    choose = TypeChooser(file_type, era, source.tensors)
+    out = []
+    for tensor in source.tensors.values():
+        target, rows = choose(tensor.name, tensor.shape, tensor.type), files.source(tensor)
+        out.append(quantized_tensor(rows, target, era, pool) if target else rows.copied())
+    return out
+
+
+def quantized_tensor(source: RowSource, target: TensorType, era: Era, pool: ThreadPoolExecutor) -> OutTensor:
+    """What an era's quantizer makes of one tensor, lazily."""
+
+    def chunks() -> Iterator[NDArray[Any]]:
+        yield from quantized_rows(source, target, era, pool, AHEAD)
+
+    return OutTensor(source.tensor.name, target, source.tensor.shape, chunks)
+
+
+def quantization_deviations(
+    source: ModelFile, files: RowFiles, output: ModelFile, era: Era, pool: ThreadPoolExecutor
+) -> list[Deviation]:
+    """What else may have been done to the tensors of ``source``."""
+
+    def by(make: Callable[[RowSource, TensorType], OutTensor | None]) -> Callable[[str], OutTensor | None]:
+        def deviated(name: str) -> OutTensor | None:
+            tensor, found = source.tensors.get(name), output.tensors.get(name)
+            if tensor is None or found is None or tensor.shape != found.shape:
+                return None
+            return make(files.source(tensor), found.type)
+
+        return deviated
+
+    def of_era(moment: Era) -> Callable[[RowSource, TensorType], OutTensor | None]:
+        def make(rows: RowSource, record: TensorType) -> OutTensor | None:
+            known = record.quantized and record.name in moment.type_names
+            if not known or not _same_block(moment.type(record.name), record):
+                return None
+            made = quantized_tensor(rows, moment.type(record.name), moment, pool)
+            return replace(made, type=record)
+
+        return make
+
+    others = [moment for moment in ERAS.values() if moment != era]
+    eras = [Deviation(f"the quantizer of {moment}", by(of_era(moment)), moment.date) for moment in others]
+    return [
+        *eras,
+        Deviation("a SIMD build's rounding of activations was used for the file", by(_simd_rounded)),
+        Deviation("the tensor was left unquantized", by(lambda rows, record: rows.copied())),
+        Deviation("one-dimensional tensors were written in f16", by(_as_f16)),
+        Deviation("one-dimensional tensors were written in f32 from f16", by(_through_f16)),
+        Deviation(OTHER_ORDER, by(lambda rows, record: _reordered(of_era(era)(rows, record)))),
+    ]
+
+
+def _same_block(a: TensorType, b: TensorType) -> bool:
+    """Whether two layouts have fields of the same kinds (codes may stand in another order)."""
+    return a.name == b.name and a.block == b.block
+
+
+def _as_f16(rows: RowSource, record: TensorType) -> OutTensor | None:
+    tensor = rows.tensor
+    if len(tensor.shape) != 1 or record.name != "f16":
+        return None
+    return OutTensor(tensor.name, record, tensor.shape, lambda: [tensor.numpy().astype("<f2")])
+
+
+def _through_f16(rows: RowSource, record: TensorType) -> OutTensor | None:
+    tensor = rows.tensor
+    if len(tensor.shape) != 1 or record.name != "f32":
+        return None
+    return OutTensor(tensor.name, record, tensor.shape, lambda: [tensor.numpy().astype("<f2").astype("<f4")])
+
+
+def _simd_rounded(rows: RowSource, record: TensorType) -> OutTensor | None:
+    """Activations are quantized with 1/d computed from the extent, and rounded to nearest even."""
+    if record.name not in ("q4_0", "q4_1", "q8_0"):
+        return None
+
+    tensor = rows.tensor
+
+    def chunks() -> Iterator[NDArray[Any]]:
+        step = max(1, CHUNK_VALUES // tensor.n_cols)
+        for start in range(0, tensor.n_rows, step):
+            yield simd_rounded(rows.floats(start, min(start + step, tensor.n_rows)), record)
+
+    return OutTensor(tensor.name, record, tensor.shape, chunks)
+
+
+def simd_rounded(rows: NDArray[Any], record: TensorType) -> NDArray[np.uint8]:
+    """Rows as an AVX2 build quantizes activations at run time: uint8 [rows, row_bytes].
+
+    Source: quantize_row_q4_0, _q4_1 (352589927) and _q8_0 (6986c7835) in ggml.c.
+    """
+    x = rows.astype(np.float32).reshape(len(rows), -1, record.blck_size)  # [rows, blocks, 32]
+    blocks = np.zeros(x.shape[:2], record.block)
+    with np.errstate(all="ignore"):
+        if record.name == "q4_1":
+            low = x.min(axis=-1)
+            d = (x.max(axis=-1) - low) / np.float32(15)
+            inverse = np.where(d != 0, np.float32(1) / d, np.float32(0))
+            codes = np.rint((x - low[..., None]) * inverse[..., None])
+            blocks["m"] = low
+        else:
+            steps = np.float32(7 if record.name == "q4_0" else 127)
+            amax = np.abs(x).max(axis=-1)
+            d = amax / steps
+            inverse = np.where(amax != 0, steps / amax, np.float32(0))
+            codes = np.rint(x * inverse[..., None]) + np.float32(8 if record.name == "q4_0" else 0)
+        blocks["d"] = d
+        pack_codes(codes.astype(np.int8 if record.name == "q8_0" else np.uint8), blocks, record)
+    return blocks.view(np.uint8).reshape(len(rows), -1)
+
+
+# ---- codes in another era's order
+
+
+def _reordered(tensor: OutTensor | None) -> OutTensor | None:
+    """The same codes in the order that another era gives a block of these fields."""
+    layouts = [r for r in TENSOR_TYPES.values() if tensor and r != tensor.type and _same_block(r, tensor.type)]
+    if tensor is None or not layouts:
+        return None
+
+    def chunks() -> Iterator[NDArray[Any]]:
+        for rows in row_chunks(tensor):
+            blocks = rows.reshape(-1).view(tensor.type.block)
+            out = blocks.copy()
+            pack_codes(unpack_codes(blocks, tensor.type), out, layouts[0])
+            yield out.view(np.uint8)
+
+    return OutTensor(tensor.name, tensor.type, tensor.shape, chunks)

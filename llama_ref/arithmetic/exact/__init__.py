@@ -1,0 +1,1 @@
+"""The same bits as llama.cpp of a named era and build."""

@@ -1,0 +1,554 @@
+"""Matrix products in llama.cpp's order of operations: one kernel for each way of summing.
+
+Every kernel computes ``out[t, r] = dot(row r of the weights, activations of token t)`` for rows ``first … last - 1``,
+with the additions, the fused operations and the roundings of ``ggml_vec_dot_*`` at an era's commit.
+The weights stay as they lie in the file: `rows` is an address and `stride` the bytes of a row.
+
+How a block is laid out is a small integer (`LAYOUTS`), so that a kernel is compiled once for all of them.
+
+Arrays that a kernel reads through a bare address are mentioned again in every round of its loop: Numba frees an array
+after its last mention.
+
+Sources, all in ggml.c: `ggml_vec_dot_f32`, `_f16`, `_q4_0`, `_q4_1` at ed3c680bc and 352589927; `ggml_vec_dot_*_q8_0`
+and `*_q8_1` at 3e5aa8a1c, 6986c7835 and dadbed99e.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggmlpy.quantizers.c_arithmetic import narrow, round_half_away
+
+from .vectors import (
+    add_d16,
+    add_f8,
+    add_f16,
+    alternate_f8,
+    column_f32,
+    column_half,
+    dot_pairs,
+    dot_quads,
+    dot_split_pairs,
+    fetch_ahead,
+    fifth_bits,
+    fma,
+    fma_f8,
+    fma_f16,
+    half_value,
+    halves_f8,
+    kernel,
+    load_b32,
+    load_codes,
+    load_d16,
+    load_f8,
+    load_f16,
+    load_f32,
+    load_half,
+    load_half8,
+    minus,
+    mul_f16,
+    nibbles_in_halves,
+    nibbles_in_pairs,
+    nibbles_of_two,
+    or_b32,
+    splat_f8,
+    splat_f16,
+    store_b32,
+    store_d16,
+    store_f16,
+    sum_crosswise,
+    sum_halving,
+    sum_high,
+    sum_i8,
+    sum_low,
+    sum_neighbours,
+    sums_of_eights,
+    to_d16,
+    to_f8,
+    to_f16,
+    transpose_floats,
+    transpose_halves,
+    transpose_nibbles,
+    zero_d16,
+    zero_f8,
+    zero_f16,
+)
+
+F0 = np.float32(0)
+
+SCALES_FIRST, SUM_FIRST = 0, 1  # (dx*dy) * sumi, or (sumi*dx) * dy
+NEIGHBOURS, HALVES = 0, 1  # how four AVX accumulators meet: 0+1 and 2+3, or 0+2 and 1+3
+NO_SUM, ONE_SUM, HALF_SUMS = 0, 1, 2  # what q8 activations carry beside their codes
+
+# fmt: off
+LAYOUTS = {  # layout: number
+    "q4_0-2023-03": 0,  "q4_0-2023-05": 1,  "q4_0-2023-08": 2,
+    "q4_1-2023-03": 3,  "q4_1-2023-05": 4,  "q4_1-2023-08": 5,
+    "q4_2":         6,
+    "q5_0-2023-04": 7,  "q5_0-2023-05": 8,
+    "q5_1-2023-04": 9,  "q5_1-2023-05": 10,
+    "q8_0-2023-04": 11, "q8_0-2023-08": 12,
+}
+# fmt: on
+Q4_2 = 6
+BYTES_OF_32 = np.array([20, 20, 18, 24, 24, 20, 20, 22, 22, 24, 24, 36, 34])  # bytes that hold 32 values
+
+
+@kernel
+def codes_of(layout, p):
+    """The 32 codes of the block at `p`, in element order, the type's offset taken off."""
+    if layout == 0:
+        return minus(nibbles_in_pairs(p + 4), 8)
+    if layout == 1:
+        return minus(nibbles_in_halves(p + 4), 8)
+    if layout == 2:
+        return minus(nibbles_in_halves(p + 2), 8)
+    if layout == 3:
+        return nibbles_in_pairs(p + 8)
+    if layout == 4:
+        return nibbles_in_halves(p + 8)
+    if layout == 5:
+        return nibbles_in_halves(p + 4)
+    if layout == 6:
+        return minus(nibbles_of_two(p + 2, p + 12), 8)
+    if layout == 7:
+        return minus(or_b32(nibbles_in_pairs(p + 6), fifth_bits(p + 2)), 16)
+    if layout == 8:
+        return minus(or_b32(nibbles_in_halves(p + 6), fifth_bits(p + 2)), 16)
+    if layout == 9:
+        return or_b32(nibbles_in_pairs(p + 8), fifth_bits(p + 4))
+    if layout == 10:
+        return or_b32(nibbles_in_halves(p + 8), fifth_bits(p + 4))
+    if layout == 11:
+        return load_b32(p + 4)
+    return load_b32(p + 2)
+
+
+@kernel
+def scale_of(layout, p):
+    """The scale d of the block at `p`."""
+    if layout in (0, 1, 3, 4, 11):
+        return load_f32(p)
+    return load_half(p)
+
+
+@kernel
+def minimum_of(layout, p):
+    """The minimum m of the block at `p`."""
+    if layout in (3, 4):
+        return load_f32(p + 4)
+    return load_half(p + 2)
+
+
+@kernel
+def has_minimum(layout):
+    return layout in (3, 4, 5, 9, 10)
+
+
+# Weights and activations as integers, one float step a block.
+
+
+@kernel
+def integers_scalar(layout, order, rows, stride, first, last, n, codes, d, s, out):
+    """Scalar builds from 2023-04-30 on: a block adds (dx*dy) * sumi [+ m*s], or (sumi*dx) * dy by `order`."""
+    step, offset = BYTES_OF_32[layout], has_minimum(layout)
+    for r in range(first, last):
+        for t in range(out.shape[0]):
+            p, a, total = rows + r * stride, codes.ctypes.data + t * n, F0
+            for block in range(n // 32):
+                fetch_ahead(p)
+                dx, dy = scale_of(layout, p), d[t, block]
+                sum_i = np.float32(sum_i8(dot_quads(codes_of(layout, p), load_b32(a))))
+                term = (sum_i * dx) * dy if order == SUM_FIRST else (dx * dy) * sum_i
+                total += term + minimum_of(layout, p) * s[t, block] if offset else term
+                p += step
+                a += 32
+            out[t, r] = total
+
+
+@kernel
+def q4_2_scalar(rows, stride, first, last, n, codes, d, out):
+    """q4_2 in the scalar build of 2023-04-30: two blocks of 16 weights against one of 32 activations."""
+    for r in range(first, last):
+        for t in range(out.shape[0]):
+            p, a, total = rows + r * stride, codes.ctypes.data + t * n, F0
+            for block in range(n // 32):
+                lanes = dot_quads(codes_of(Q4_2, p), load_b32(a))
+                total += (load_half(p) * d[t, block]) * np.float32(sum_low(lanes))
+                total += (load_half(p + 10) * d[t, block]) * np.float32(sum_high(lanes))
+                p += 20
+                a += 32
+            out[t, r] = total
+
+
+@kernel
+def integers_avx2(layout, split, rows, stride, first, last, n, codes, d, s, out):
+    """AVX2 builds: lane l adds fma(dx*dy, its integer sum, lane); the minima are summed beside the lanes."""
+    step, offset = BYTES_OF_32[layout], has_minimum(layout)
+    for r in range(first, last):
+        for t in range(out.shape[0]):
+            p, a, lanes, minima = rows + r * stride, codes.ctypes.data + t * n, zero_f8(), F0
+            for block in range(n // 32):
+                fetch_ahead(p)
+                x, y, dy = codes_of(layout, p), load_b32(a), d[t, block]
+                sums = to_f8(dot_split_pairs(x, y) if split else dot_quads(x, y))
+                if layout == Q4_2:
+                    scale = halves_f8(load_half(p) * dy, load_half(p + 10) * dy)
+                else:
+                    scale = splat_f8(scale_of(layout, p) * dy)
+                lanes = fma_f8(scale, sums, lanes)
+                if offset:
+                    minima += minimum_of(layout, p) * s[t, block]
+                p += step
+                a += 32
+            total = sum_crosswise(lanes)
+            out[t, r] = total + minima if offset else total
+
+
+@kernel
+def _add_block(split, x, y, scale, lanes):
+    """lanes + scale * the integer sums of codes x and the activations at y."""
+    sums = dot_split_pairs(x, load_b32(y)) if split else dot_quads(x, load_b32(y))
+    return fma_f8(splat_f8(scale), to_f8(sums), lanes)
+
+
+@kernel
+def integers_avx2_batch(layout, split, rows, stride, first, last, n, codes, d, s, out):
+    """`integers_avx2` (not for q4_2), four tokens going through a row together: a block is unpacked once for all."""
+    step, offset, n_tokens = BYTES_OF_32[layout], has_minimum(layout), out.shape[0]
+    for r in range(first, last):
+        for t0 in range(0, n_tokens, 4):
+            t1, t2, t3 = min(t0 + 1, n_tokens - 1), min(t0 + 2, n_tokens - 1), min(t0 + 3, n_tokens - 1)
+            a = codes.ctypes.data
+            a0, a1, a2, a3 = a + t0 * n, a + t1 * n, a + t2 * n, a + t3 * n
+            l0, l1, l2, l3 = zero_f8(), zero_f8(), zero_f8(), zero_f8()
+            m0, m1, m2, m3 = F0, F0, F0, F0
+            p = rows + r * stride
+            for block in range(n // 32):
+                fetch_ahead(p)
+                x, dx, at = codes_of(layout, p), scale_of(layout, p), 32 * block
+                l0 = _add_block(split, x, a0 + at, dx * d[t0, block], l0)
+                l1 = _add_block(split, x, a1 + at, dx * d[t1, block], l1)
+                l2 = _add_block(split, x, a2 + at, dx * d[t2, block], l2)
+                l3 = _add_block(split, x, a3 + at, dx * d[t3, block], l3)
+                if offset:
+                    m = minimum_of(layout, p)
+                    m0 += m * s[t0, block]
+                    m1 += m * s[t1, block]
+                    m2 += m * s[t2, block]
+                    m3 += m * s[t3, block]
+                p += step
+            out[t0, r] = sum_crosswise(l0) + m0 if offset else sum_crosswise(l0)
+            out[t1, r] = sum_crosswise(l1) + m1 if offset else sum_crosswise(l1)
+            out[t2, r] = sum_crosswise(l2) + m2 if offset else sum_crosswise(l2)
+            out[t3, r] = sum_crosswise(l3) + m3 if offset else sum_crosswise(l3)
+
+
+@kernel
+def q4_1_avx2_march(fused, rows, stride, first, last, n, codes, d, m, out):
+    """q4_1 against q4_1 in the AVX2 builds of March 2023: products, then cross terms with the minima, then offsets.
+
+    `fused`: the compiler contracted the sum of offsets (CMake's build).
+    """
+    for r in range(first, last):
+        for t in range(out.shape[0]):
+            p, a, lanes, offset = rows + r * stride, codes.ctypes.data + t * n, zero_f8(), F0
+            for block in range(n // 32):
+                fetch_ahead(p)
+                dx, mx, dy, my = load_f32(p), load_f32(p + 4), d[t, block], m[t, block]
+                x, y = nibbles_in_pairs(p + 8), load_b32(a)
+                lanes = fma_f8(splat_f8(dx * dy), to_f8(dot_split_pairs(x, y)), lanes)
+                lanes = fma_f8(alternate_f8(dx * my, mx * dy), to_f8(sums_of_eights(x, y)), lanes)
+                offset = fma(mx, my, offset) if fused else offset + mx * my
+                p += 24
+                a += 32
+            total = sum_crosswise(lanes)
+            out[t, r] = fma(offset, np.float32(32), total) if fused else total + offset * np.float32(32)
+
+
+@kernel
+def q4_0_avx512(rows, stride, first, last, n, codes, d, out):
+    """q4_0 against q4_0 in the AVX-512 builds of March 2023: groups of eight blocks alternate two accumulators."""
+    grouped = n // 32 & ~7
+    for r in range(first, last):
+        for t in range(out.shape[0]):
+            p, a, even, odd = rows + r * stride, codes.ctypes.data + t * n, zero_f16(), zero_f16()
+            for block in range(n // 32):
+                fetch_ahead(p)
+                scale = splat_f16(load_f32(p) * d[t, block])
+                sums = to_f16(dot_pairs(codes_of(0, p), load_b32(a)))
+                if block & 1 and block < grouped:
+                    odd = fma_f16(scale, sums, odd)
+                else:
+                    even = fma_f16(scale, sums, even)
+                p += 20
+                a += 32
+            out[t, r] = sum_halving(even) + sum_halving(odd)
+
+
+# Weights and activations as floats, sixteen rows at a time: lane i is row i, and adds its own terms in their own order.
+
+
+@kernel
+def _panel_width(first, last):
+    """Rows to take together: sixteen, or one where there are fewer (every lane then holds that one row)."""
+    return 16 if last - first >= 16 else 1
+
+
+@kernel
+def q4_pairs_scalar(minimum, in_double, rows, stride, first, last, n, values, out):
+    """Scalar builds of March 2023, and q4_1 of 2023-04-30: sum += f0*f2 + f1*f3 for each byte of two weights.
+
+    f0, f1 = d*(q-8), or d*q + m if `minimum`; f2, f3 are the activations `values` [n_tokens, n], dequantized likewise.
+    The sum is a float, or a double if `in_double`.
+    """
+    step, head, offset = (24, 8, 0) if minimum else (20, 4, 8)
+    columns = np.empty((32, 16), np.int8)  # one block of each of sixteen rows, turned
+    floats, doubles = np.empty((out.shape[0], 16), np.float32), np.empty((out.shape[0], 16), np.float64)
+    width = _panel_width(first, last)
+    spread = stride if width > 1 else 0
+    for r in range(first, last, width):
+        r = min(r, last - width)  # the last panel overlaps the one before
+        floats[:], doubles[:] = 0, 0
+        for block in range(n // 32):
+            p = rows + r * stride + block * step
+            transpose_nibbles(p + head, spread, offset, columns.ctypes.data)
+            d = column_f32(p, spread)
+            m = column_f32(p + 4, spread) if minimum else zero_f16()
+            for t in range(out.shape[0]):
+                y = values.ctypes.data + 4 * (t * n + 32 * block)
+                sums = doubles[t].ctypes.data if in_double else floats[t].ctypes.data
+                _add_pairs(minimum, in_double, columns.ctypes.data, d, m, y, sums)
+        for t in range(out.shape[0]):
+            for i in range(width):
+                out[t, r + i] = np.float32(doubles[t, i]) if in_double else floats[t, i]
+
+
+@kernel
+def _add_pairs(minimum, in_double, columns, d, m, y, sums):
+    """Add one block: columns is [32, 16] codes, y 32 activations, sums 16 floats or doubles."""
+    total = zero_f16() if in_double else load_f16(sums)
+    total_d = load_d16(sums) if in_double else zero_d16()
+    for j in range(16):
+        f0, f1 = mul_f16(d, load_codes(columns + 32 * j)), mul_f16(d, load_codes(columns + 32 * j + 16))
+        if minimum:
+            f0, f1 = add_f16(f0, m), add_f16(f1, m)
+        y0, y1 = splat_f16(load_f32(y + 8 * j)), splat_f16(load_f32(y + 8 * j + 4))
+        term = add_f16(mul_f16(f0, y0), mul_f16(f1, y1))
+        if in_double:
+            total_d = add_d16(total_d, to_d16(term))
+        else:
+            total = add_f16(total, term)
+    if in_double:
+        store_d16(sums, total_d)
+    else:
+        store_f16(sums, total)
+
+
+@kernel
+def floats_scalar(is_half, rows, stride, first, last, n, values, out):
+    """f32 or f16 rows in scalar builds: a double sum of (double)(float product). values: float32 [n_tokens, n]."""
+    panel = np.empty((16, 16), np.float32)  # sixteen columns of sixteen rows, turned
+    sums = np.empty((out.shape[0], 16), np.float64)
+    width = _panel_width(first, last)
+    spread = stride if width > 1 else 0
+    for r in range(first, last, width):
+        r = min(r, last - width)  # the last panel overlaps the one before
+        sums[:] = 0
+        for j in range(0, n, 16):
+            count = min(16, n - j)
+            _fill_panel(is_half, rows + r * stride + (2 if is_half else 4) * j, spread, count, panel.ctypes.data)
+            for t in range(out.shape[0]):
+                y = values.ctypes.data + 4 * (t * n + j)
+                _add_in_double(count, panel.ctypes.data, y, sums[t].ctypes.data)
+        for t in range(out.shape[0]):
+            for i in range(width):
+                out[t, r + i] = np.float32(sums[t, i])
+
+
+@kernel
+def _fill_panel(is_half, p, stride, count, target):
+    """The first `count` columns of sixteen rows, as floats: [count, 16]."""
+    if count == 16:
+        if is_half:
+            transpose_halves(p, stride, target)
+        else:
+            transpose_floats(p, stride, target)
+    else:
+        for j in range(count):
+            store_f16(target + 64 * j, column_half(p + 2 * j, stride) if is_half else column_f32(p + 4 * j, stride))
+
+
+@kernel
+def _add_in_double(count, panel, y, sums):
+    total = load_d16(sums)
+    for j in range(count):
+        total = add_d16(total, to_d16(mul_f16(load_f16(panel + 64 * j), splat_f16(load_f32(y + 4 * j)))))
+    store_d16(sums, total)
+
+
+# Weights and activations as floats, AVX: four accumulators of eight lanes.
+
+
+@kernel
+def floats_avx2(is_half, reduction, contracted, rows, stride, first, last, n, values, out):
+    """f32 or f16 rows in AVX2 and AVX-512 builds. values: float32 [n_tokens, n], which f16 rows want f16-rounded."""
+    for r in range(first, last):
+        for t in range(out.shape[0]):
+            out[t, r] = dot_avx2(is_half, reduction, contracted, rows + r * stride, values[t], n)
+
+
+@kernel
+def dot_avx2(is_half, reduction, contracted, p, y, n):
+    """Steps of 32 into four accumulators, reduced; what is left is added one by one, in double for f16 rows.
+
+    `reduction`: which accumulators meet first, neighbours (0+1, 2+3) or, from 2023-08-21 on, halves (0+2, 1+3).
+    `contracted`: the compiler vectorised the f32 leftovers by 8 and by 4, unfused, and fused the last three at most.
+    """
+    s0, s1, s2, s3 = zero_f8(), zero_f8(), zero_f8(), zero_f8()
+    whole, a = n & ~31, y.ctypes.data
+    for i in range(0, whole, 32):
+        if is_half:
+            s0 = fma_f8(load_half8(p + 2 * i), load_f8(a + 4 * i), s0)
+            s1 = fma_f8(load_half8(p + 2 * i + 16), load_f8(a + 4 * i + 32), s1)
+            s2 = fma_f8(load_half8(p + 2 * i + 32), load_f8(a + 4 * i + 64), s2)
+            s3 = fma_f8(load_half8(p + 2 * i + 48), load_f8(a + 4 * i + 96), s3)
+        else:
+            s0 = fma_f8(load_f8(p + 4 * i), load_f8(a + 4 * i), s0)
+            s1 = fma_f8(load_f8(p + 4 * i + 32), load_f8(a + 4 * i + 32), s1)
+            s2 = fma_f8(load_f8(p + 4 * i + 64), load_f8(a + 4 * i + 64), s2)
+            s3 = fma_f8(load_f8(p + 4 * i + 96), load_f8(a + 4 * i + 96), s3)
+    if reduction == HALVES:
+        total = sum_neighbours(add_f8(add_f8(s0, s2), add_f8(s1, s3)))
+    else:
+        total = sum_neighbours(add_f8(add_f8(s0, s1), add_f8(s2, s3)))
+    if is_half:
+        return _add_half_leftovers(total, p, y, whole, n)
+    return _add_float_leftovers(total, contracted, p, y, whole, n)
+
+
+@kernel
+def _add_half_leftovers(total, p, y, start, n):
+    wide = np.float64(total)
+    for i in range(start, n):
+        wide += np.float64(load_half(p + 2 * i) * y[i])
+    return np.float32(wide)
+
+
+@kernel
+def _add_float_leftovers(total, contracted, p, y, start, n):
+    fused_from = n & ~3 if contracted else n
+    for i in range(start, n):
+        x = load_f32(p + 4 * i)
+        total = fma(x, y[i], total) if i >= fused_from else total + x * y[i]
+    return total
+
+
+# Activations: what a matrix product does to the right-hand side before the dots.
+
+
+@kernel
+def nearest_even(x):
+    """x rounded to an integer, ties to even, for |x| < 2²²."""
+    return (x + np.float32(12582912)) - np.float32(12582912)
+
+
+@kernel
+def quantize_q4_0(by_simd, x, codes, d):
+    """March 2023: codes -7 … 7. Scalar builds divide 1/d and round half away; AVX ones 7/max and half to even."""
+    for t in range(x.shape[0]):
+        for block in range(x.shape[1] // 32):
+            part = x[t, 32 * block : 32 * block + 32]
+            largest = F0
+            for i in range(32):
+                largest = max(largest, abs(part[i]))
+            scale = largest / np.float32(7)
+            if by_simd:
+                inverse = np.float32(7) / largest if largest != F0 else F0
+            else:
+                inverse = np.float32(1) / scale if scale != F0 else F0
+            d[t, block] = scale
+            for i in range(32):
+                v = part[i] * inverse
+                codes[t, 32 * block + i] = np.int8(nearest_even(v)) if by_simd else np.int8(round_half_away(v))
+
+
+@kernel
+def quantize_q4_1(by_simd, x, codes, d, m):
+    """March 2023: codes 0 … 15 over [min, max]."""
+    for t in range(x.shape[0]):
+        for block in range(x.shape[1] // 32):
+            part = x[t, 32 * block : 32 * block + 32]
+            low, high = part[0], part[0]
+            for i in range(32):
+                low, high = min(low, part[i]), max(high, part[i])
+            scale = (high - low) / np.float32(15)
+            inverse = np.float32(1) / scale if scale != F0 else F0
+            d[t, block], m[t, block] = scale, low
+            for i in range(32):
+                v = (part[i] - low) * inverse
+                codes[t, 32 * block + i] = np.int8(nearest_even(v)) if by_simd else np.int8(round_half_away(v))
+
+
+@kernel
+def quantize_q8(by_simd, half_scale, sums, x, codes, d, s):
+    """From 2023-04-30 on: codes -127 … 127.
+
+    Args:
+        by_simd: divide 127/max and round half to even, else 1/d and half away.
+        half_scale: store d as f16 (2023-08-21); the codes come from the unrounded one.
+        sums: what goes to `s`: NO_SUM, ONE_SUM = d * (sum of codes), or HALF_SUMS = that of each half, added.
+    """
+    for t in range(x.shape[0]):
+        for block in range(x.shape[1] // 32):
+            part = x[t, 32 * block : 32 * block + 32]
+            largest = F0
+            for i in range(32):
+                largest = max(largest, abs(part[i]))
+            scale = largest / np.float32(127)
+            if by_simd:
+                inverse = np.float32(127) / largest if largest != F0 else F0
+            else:
+                inverse = np.float32(1) / scale if scale != F0 else F0
+            d[t, block] = half_value(np.uint16(narrow(scale))) if half_scale else scale
+            low, high = np.int32(0), np.int32(0)
+            for i in range(32):
+                v = part[i] * inverse
+                code = np.int8(nearest_even(v)) if by_simd else np.int8(round_half_away(v))
+                codes[t, 32 * block + i] = code
+                if i < 16:
+                    low += code
+                else:
+                    high += code
+            if sums == ONE_SUM:
+                s[t, block] = scale * np.float32(low + high)
+            elif sums == HALF_SUMS:
+                s[t, block] = scale * np.float32(low) + scale * np.float32(high)
+
+
+@kernel
+def dequantize_activations(codes, d, m, with_minimum, values):
+    """The floats that scalar dots of March 2023 make of quantized activations: d*q, or d*q + m."""
+    for t in range(codes.shape[0]):
+        for i in range(codes.shape[1]):
+            f = d[t, i // 32] * np.float32(codes[t, i])
+            values[t, i] = f + m[t, i // 32] if with_minimum else f
+
+
+@kernel
+def round_to_half(x, out):
+    """Each float rounded to f16 and back, [n_tokens, n]."""
+    for t in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            out[t, i] = half_value(np.uint16(narrow(x[t, i])))
+
+
+@kernel
+def dequantize_q4_1_fused(layout, p, n, out):
+    """One row of q4_1 as a compiler that contracts makes it: fma(q, d, m). out: [1, n]."""
+    codes = np.empty(32, np.int8)
+    for block in range(n // 32):
+        store_b32(codes.ctypes.data, codes_of(layout, p))
+        for i in range(32):
+            out[0, 32 * block + i] = fma(np.float32(codes[i]), scale_of(layout, p), minimum_of(layout, p))
+        p += BYTES_OF_32[layout]

@@ -1,0 +1,201 @@
+"""Matrix products with k-quants as llama.cpp of 2023-08-21 computes them: blocks of 256, activations in eight bits.
+
+A block's codes, and the scale (and minimum) of each run of sixteen, are unpacked once a row; the products with the
+activations are integers, so that their order does not matter, and only one or two float operations a block do:
+
+=======  ===========================================  =========================================================
+type     scalar build                                 AVX2 build (lane l: elements 4l … 4l+3 of each 32)
+=======  ===========================================  =========================================================
+q2_K     sum += d*isum - dmin*imin                    fma(-dmin, minima of runs 2l and 2l+1, lane), then codes
+q3_K     8 sums by element mod 8: += d*isum           fma(d, isum, lane)
+q4_K     as q3_K, and total -= dmin*imin              as q3_K, and four lanes of minima by fma
+q5_K     as q4_K                                      as q3_K, and total += -dmin*imin
+q6_K     as q3_K                                      as q3_K
+=======  ===========================================  =========================================================
+
+Source: `quantize_row_q8_K_reference` and `ggml_vec_dot_*_K_q8_K` in k_quants.c, llama.cpp dadbed99e.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .dots import nearest_even
+from .vectors import (
+    add_columns,
+    add_f8,
+    add_in_order,
+    add_quads,
+    fma_f8,
+    kernel,
+    load_b32,
+    load_half,
+    load_i8,
+    load_i8_as_f8,
+    load_u8,
+    mul_f8,
+    splat_f8,
+    sum_crosswise,
+    sum_i8,
+    to_f8,
+    zero_f8,
+    zero_i8,
+)
+
+KINDS = {"q2_K": 2, "q3_K": 3, "q4_K": 4, "q5_K": 5, "q6_K": 6}
+BLOCK_BYTES = np.array([0, 0, 84, 110, 144, 176, 210])
+D_AT = np.array([0, 0, 80, 108, 0, 0, 208])  # where the f16 d lies; dmin follows it
+
+F0 = np.float32(0)
+
+
+@kernel
+def quantize_q8_k(x, codes, d, sums):
+    """Activations to codes -128 … 127 of blocks of 256, with the sum of each run of sixteen.
+
+    The value of largest magnitude becomes -128, whatever its sign.
+    """
+    for t in range(x.shape[0]):
+        for block in range(x.shape[1] // 256):
+            part = x[t, 256 * block : 256 * block + 256]
+            extreme, largest = F0, F0
+            for i in range(256):
+                if abs(part[i]) > largest:
+                    largest, extreme = abs(part[i]), part[i]
+            inverse = np.float32(-128) / extreme if largest != F0 else F0
+            d[t, block] = np.float32(1) / inverse if largest != F0 else F0
+            for run in range(16):
+                total = np.int32(0)
+                for i in range(16 * run, 16 * run + 16):
+                    code = min(np.float32(127), nearest_even(inverse * part[i]))
+                    codes[t, 256 * block + i] = np.int8(code)
+                    total += np.int32(code)
+                sums[t, 16 * block + run] = total
+
+
+@kernel
+def unpack(kind, p, codes, scales, minima):
+    """The block at `p`: 256 signed codes, and of each run of sixteen the scale and the minimum."""
+    minima[:] = 0
+    if kind == 2:
+        _unpack_two_bits(p + 16, codes)
+        for run in range(16):
+            scales[run], minima[run] = load_u8(p + run) & 15, load_u8(p + run) >> 4
+    elif kind == 3:
+        _unpack_two_bits(p + 32, codes)
+        for i in range(256):
+            codes[i] -= 0 if load_u8(p + i % 32) >> (i // 32) & 1 else 4
+        for run in range(16):
+            low = load_u8(p + 96 + run % 8) >> (4 * (run // 8)) & 15
+            high = load_u8(p + 104 + run % 4) >> (2 * (run // 4)) & 3
+            scales[run] = (low | high << 4) - 32
+    elif kind == 6:
+        _unpack_six_bits(p, codes)
+        for run in range(16):
+            scales[run] = load_i8(p + 192 + run)
+    else:
+        _unpack_four_bits(p + (48 if kind == 5 else 16), codes)
+        if kind == 5:
+            for i in range(256):
+                codes[i] += 16 if load_u8(p + 16 + i % 32) >> (i // 32) & 1 else 0
+        _unpack_scales_and_minima(p + 4, scales, minima)
+
+
+@kernel
+def _unpack_two_bits(p, codes):
+    for i in range(256):
+        codes[i] = load_u8(p + 32 * (i // 128) + i % 32) >> (2 * (i // 32 % 4)) & 3
+
+
+@kernel
+def _unpack_four_bits(p, codes):
+    for i in range(256):
+        codes[i] = load_u8(p + 32 * (i // 64) + i % 32) >> (4 * (i // 32 % 2)) & 15
+
+
+@kernel
+def _unpack_six_bits(p, codes):
+    for i in range(256):
+        half, group, byte = i // 128, i // 32 % 4, i % 32
+        low = load_u8(p + 64 * half + 32 * (group % 2) + byte) >> (4 * (group // 2)) & 15
+        high = load_u8(p + 128 + 32 * half + byte) >> (2 * group) & 3
+        codes[i] = (low | high << 4) - 32
+
+
+@kernel
+def _unpack_scales_and_minima(p, scales, minima):
+    """Eight scales and eight minima of six bits in twelve bytes, each for two runs of sixteen."""
+    for j in range(8):
+        if j < 4:
+            scale, minimum = load_u8(p + j) & 63, load_u8(p + j + 4) & 63
+        else:
+            scale = load_u8(p + j + 4) & 15 | load_u8(p + j - 4) >> 6 << 4
+            minimum = load_u8(p + j + 4) >> 4 | load_u8(p + j) >> 6 << 4
+        scales[2 * j] = scales[2 * j + 1] = scale
+        minima[2 * j] = minima[2 * j + 1] = minimum
+
+
+@kernel
+def k_quants(kind, simd, rows, stride, first, last, n, y, d, sums, out):
+    """out[t, r] = row r · token t. y, d, sums: what `quantize_q8_k` made of the activations."""
+    n_blocks = n // 256
+    codes = np.empty((n_blocks, 256), np.int8)
+    scales, minima = np.empty((n_blocks, 16), np.int32), np.empty((n_blocks, 16), np.int32)
+    lanes_of_minima = np.zeros(8, np.int32)
+    for r in range(first, last):
+        for block in range(n_blocks):
+            p = rows + r * stride + block * BLOCK_BYTES[kind]
+            unpack(kind, p, codes[block], scales[block], minima[block])
+        for t in range(out.shape[0]):
+            p, total, lanes, low_lanes = rows + r * stride + D_AT[kind], F0, zero_f8(), zero_f8()
+            for block in range(n_blocks):
+                a, c = y.ctypes.data + t * n + 256 * block, codes[block].ctypes.data
+                dy, s, m = d[t, block], scales[block], minima[block]
+                dx, dmin = dy * load_half(p), dy * load_half(p + 2) if kind in (2, 4, 5) else F0
+                products = zero_i8()
+                for g in range(8):
+                    x32, y32 = load_b32(c + 32 * g), load_b32(a + 32 * g)
+                    if simd:
+                        products = add_quads(products, x32, y32, s[2 * g], s[2 * g + 1])
+                    else:
+                        products = add_columns(products, x32, y32, s[2 * g], s[2 * g + 1])
+                low = np.int32(0)
+                for i in range(16):
+                    low += m[i] * sums[t, 16 * block + i]
+                if not simd:
+                    if kind == 2:
+                        total += dx * np.float32(sum_i8(products)) - dmin * np.float32(low)
+                    else:
+                        lanes = add_f8(lanes, mul_f8(splat_f8(dx), to_f8(products)))
+                        total -= dmin * np.float32(low)
+                else:
+                    if kind in (2, 4):
+                        _minima_by_lane(kind, m, sums[t, 16 * block : 16 * block + 16], lanes_of_minima)
+                        below = load_i8_as_f8(lanes_of_minima.ctypes.data)
+                        if kind == 2:
+                            lanes = fma_f8(splat_f8(-dmin), below, lanes)
+                        else:
+                            low_lanes = fma_f8(splat_f8(-dmin), below, low_lanes)
+                    elif kind == 5:
+                        total += -dmin * np.float32(low)
+                    lanes = fma_f8(splat_f8(dx), to_f8(products), lanes)
+                p += BLOCK_BYTES[kind]
+            if not simd:
+                out[t, r] = total if kind == 2 else add_in_order(total, lanes)
+            elif kind == 4:
+                out[t, r] = sum_crosswise(lanes) + sum_crosswise(low_lanes)
+            elif kind == 5:
+                out[t, r] = sum_crosswise(lanes) + total
+            else:
+                out[t, r] = sum_crosswise(lanes)
+
+
+@kernel
+def _minima_by_lane(kind, m, sums, lanes):
+    """q2_K: lane l takes runs 2l and 2l+1. q4_K: the first four lanes take four runs each, the others none."""
+    width = 2 if kind == 2 else 4
+    for lane in range(16 // width):
+        total = np.int32(0)
+        for i in range(width * lane, width * lane + width):
+            total += m[i] * sums[i]
+        lanes[lane] = total

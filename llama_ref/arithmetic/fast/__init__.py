@@ -1,0 +1,1 @@
+"""Compiled kernels straight on the mapped blocks."""

@@ -1,0 +1,288 @@
+"""The fast arithmetic: whole batches in compiled code, straight from the blocks of the mapped file.
+
+The model's definition is `llama_ref.text.model.forward`; this backend gives the same numbers to within rounding (its
+vectors are quantized to 8 bits a block of 32 before they meet quantized weights, as llama.cpp has done since April
+2023), and the same bits for any number of threads and any split of the tokens over calls. `docs/kernels.md` explains
+how it works.
+
+Quantized matrices of 2023's simple types (q4_0 … q8_0), f16 and f32 are used where they lie. k-quants, q4_2 and q4_3
+are first widened in memory to a form that the kernels know; their values stay exactly the same, but take more room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ggmlpy.files.errors import UnsupportedError, UsageError
+from llama_ref.arithmetic.reference import Matrix, ReferenceBackend
+
+from .layouts import DIRECT, FLOATS, matrix_bytes, rounded, score_bytes, widen, work_sizes
+from .machine_code import Kernels, load_kernels
+from .plan import LAYER, PLAN, TOKENS_A_CALL
+from .threads import BARRIER_BYTES, LINE, Team
+
+if TYPE_CHECKING:
+    from ggmlpy.formats.model_file import Hparams, ModelFile, Tensor
+    from llama_ref.text.model import KVCache, Weights
+
+__all__ = ["FastBackend"]
+
+LANES = 16
+ANGLES_AT_ONCE = 256  # positions
+F32 = npt.NDArray[np.float32]
+
+
+class FastMatrix(Matrix):
+    """A matrix where it lies in the file, or widened.
+
+    Attributes:
+        kind: the name of its layout for the kernels.
+        blocks: uint8, kept because the kernels are given its address.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__(tensor, keep=False)
+        self.rows, self.cols = tensor.shape
+        if tensor.type.layout in DIRECT:
+            self.kind, self.blocks = tensor.type.layout, np.ascontiguousarray(tensor.raw())
+        else:
+            self.kind, self.blocks = "sixteens", widen(tensor)
+        needed = self.rows * matrix_bytes(self.kind, self.cols)
+        if self.blocks.nbytes != needed:  # the kernels check nothing
+            raise UnsupportedError(
+                f"tensor {tensor.name} holds {self.blocks.nbytes} bytes instead of {needed}", field=tensor.name
+            )
+
+
+class FastBackend(ReferenceBackend):
+    """Fused evaluation; its single operations are those of `reference`."""
+
+    name = "fast"
+
+    def __init__(self, file: ModelFile, era: str, n_threads: int | None = None) -> None:
+        """Args:
+            n_threads: None means one for each processor that this process may use.
+
+        Raises:
+            UsageError: n_threads is not positive.
+            UnsupportedError: rows that are no multiple of 32 values.
+        """
+        super().__init__(file)
+        if n_threads is not None and n_threads < 1:
+            raise UsageError(f"the number of threads must be at least 1, not {n_threads}")
+        check_shapes(file)
+        self.n_threads = n_threads or available_processors()
+        self.hparams, self.n_ff = file.hparams, file.n_ff
+        self.team = Team(self.n_threads)
+        self.kernels: Kernels | None = None
+        self.plan = np.zeros(1, PLAN)
+        self.kinds: list[str] = []
+        self.kept: list[Any] = []  # arrays whose addresses stand in the plan
+        self._weights: Weights | None = None
+        self._cache: KVCache | None = None
+
+    def matrix(self, tensor: Tensor) -> FastMatrix:
+        return FastMatrix(tensor)
+
+    def new_cache(self, hparams: Hparams, n_ctx: int, memory_f32: bool) -> KVCache:
+        """The cache as [n_layer][n_head][n_ctx][head_pad] in memory, seen as `KVCache` shows it."""
+        from llama_ref.text.model import KVCache
+
+        h, head_dim = hparams, hparams.n_embd // hparams.n_head
+        cache = KVCache(h.n_layer, 0, h.n_head, head_dim, memory_f32)
+        shape = (h.n_layer, h.n_head, n_ctx, rounded(head_dim, LANES))
+        for name in ("k", "v"):
+            array = aligned(shape, cache.k.dtype)
+            setattr(cache, name, array[..., :head_dim].transpose(0, 2, 1, 3))
+        return cache
+
+    def prepare(self, weights: Weights, cache: KVCache) -> None:
+        """Load (or compile) the kernels, and fill in the plan."""
+        if weights is not self._weights:
+            self._use_weights(weights)
+        if cache is not self._cache:
+            self._use_cache(cache)
+
+    def forward(
+        self, weights: Weights, cache: KVCache, tokens: npt.NDArray[np.int64], n_past: int, last_only: bool = False
+    ) -> F32:
+        self.prepare(weights, cache)
+        n = len(tokens)
+        logits = np.empty((1 if last_only else n, self.hparams.n_vocab), np.float32)
+        for start in range(0, n, TOKENS_A_CALL):
+            stop = min(start + TOKENS_A_CALL, n)
+            if last_only:
+                wanted = logits if stop == n else logits[:0]
+            else:
+                wanted = logits[start:stop]
+            self._evaluate(weights.tok_embeddings, tokens[start:stop], n_past + start, wanted)
+            if self.progress:
+                self.progress(stop / n)
+        return logits
+
+    def _evaluate(self, embeddings: FastMatrix, tokens: npt.NDArray[np.int64], n_past: int, logits: F32) -> None:
+        """One call of the kernels: logits, [0 … n_tokens, n_vocab], of the last tokens."""
+        assert self.kernels is not None
+        n, plan = len(tokens), self.plan[0]
+        self._fill_angles(n_past + n)
+        for row, token in zip(self.x, tokens.tolist()):  # [n_tokens, n_embd]
+            row[:] = embeddings.tensor.rows(token, token + 1)[0]
+        self.shared[:] = 0
+        plan["n_tokens"], plan["n_past"] = n, n_past
+        plan["n_logits"], plan["logits_at"] = len(logits), address_of(logits)
+        kernel = self.kernels.token if n == 1 and len(logits) == 1 else self.kernels.batch
+        at = address_of(self.plan)
+        self.team.run(lambda thread: kernel(at, thread), cancel=self._cancel)
+
+    def _cancel(self) -> None:
+        self.shared[0] = 1
+
+    def close(self) -> None:
+        self.team.close()
+        self.kept.clear()
+        self._weights = self._cache = None
+
+    # Measuring.
+
+    def matrices(self, weights: Weights) -> list[FastMatrix]:
+        """Every matrix that a token needs all of."""
+        return [m for layer in weights.layers for m in matrices_of(layer).values()] + [weights.output]
+
+    def read(self, weights: Weights) -> None:
+        """Read every matrix once, each thread its share, and do nothing with it: what no token can be faster than."""
+        assert self.kernels is not None
+        read = self.kernels.read
+        spans = [(address_of(m.blocks), m.blocks.nbytes) for m in self.matrices(weights)]
+
+        def share(thread: int) -> None:
+            for start, size in spans:
+                first, last = (size * i // self.n_threads // 256 * 256 for i in (thread, thread + 1))
+                read(start + first, last - first)
+
+        self.team.run(share)
+
+    # Filling in the plan.
+
+    def _use_weights(self, weights: Weights) -> None:
+        h, plan = self.hparams, self.plan[0]
+        self.kinds = sorted({m.kind for m in self.matrices(weights)})
+        self.kernels = kernels = load_kernels(self.kinds)
+
+        def entry(matrix: FastMatrix) -> tuple[int, ...]:
+            return address_of(matrix.blocks), *kernels.products[matrix.kind]
+
+        layers = np.zeros(h.n_layer, LAYER)
+        for record, layer in zip(layers, weights.layers):
+            record["attention_norm_at"] = address_of(layer.attention_norm)
+            record["ffn_norm_at"] = address_of(layer.ffn_norm)
+            for name, matrix in matrices_of(layer).items():
+                record[name] = entry(matrix)
+        head_dim = h.n_embd // h.n_head
+        shapes = {
+            "n_threads": self.n_threads, "n_vocab": h.n_vocab, "n_embd": h.n_embd, "n_ff": self.n_ff,
+            "n_head": h.n_head, "n_layer": h.n_layer, "head_dim": head_dim, "head_pad": rounded(head_dim, LANES),
+            "eps_bits": np.float32(self.norm_eps).view(np.uint32), "layers_at": address_of(layers),
+            "norm_at": address_of(weights.norm),
+            "output": entry(weights.output),
+            "any_quantized": any(kind not in FLOATS for kind in self.kinds),
+            "any_float": any(kind in FLOATS for kind in self.kinds),
+        }  # fmt: skip
+        for name, value in shapes.items():
+            plan[name] = value
+        self.kept = [layers]
+        self._weights, self._cache = weights, None
+
+    def _use_cache(self, cache: KVCache) -> None:
+        """Everything whose size depends on the context, and the working memory."""
+        plan, h = self.plan[0], self.hparams
+        _n_layer, n_ctx, _n_head, head_dim = cache.k.shape
+        plan["keys_at"], plan["values_at"] = address_of(cache.k), address_of(cache.v)
+        plan["memory_f32"] = cache.k.dtype == np.float32
+        plan["layer_bytes"], plan["position_bytes"], plan["head_bytes"] = cache.k.strides[:3]
+        if cache.k.strides != cache.v.strides or cache.k.strides[3] != cache.k.itemsize:
+            raise UsageError("this cache was not made by the fast backend's new_cache")
+        n = min(TOKENS_A_CALL, n_ctx)
+        sizes = work_sizes(h.n_embd, self.n_ff, head_dim, n_ctx, h.n_vocab, n, self.kinds)
+        self.angles, self.n_angles = aligned((n_ctx, head_dim // 2, 2), np.float32), 0
+        phases = 9 * h.n_layer + 4
+        self.shared = aligned((LINE + BARRIER_BYTES + phases * LINE * self.n_threads) // 8, np.int64)
+        base = address_of(self.shared)
+        plan["cancel_at"], plan["barrier_at"], plan["counters_at"] = base, base + LINE, base + LINE + BARRIER_BYTES
+        self.x = aligned((n, h.n_embd), np.float32)
+        plan["x_at"], plan["rope_at"] = address_of(self.x), address_of(self.angles)
+        working = {name: aligned(size, np.uint8) for name, size in sizes.shared.items()}
+        for name, array in working.items():
+            plan[name] = address_of(array)
+        scratch = aligned(sizes.scratch_bytes * self.n_threads, np.uint8)
+        plan["scratch_at"], plan["scratch_bytes"] = address_of(scratch), sizes.scratch_bytes
+        plan["score_bytes"] = score_bytes(n_ctx)
+        for name, offset in sizes.scratch.items():
+            plan[name] = offset
+        self.kept = [*self.kept[:1], working, scratch]
+        self._cache = cache
+
+    def _fill_angles(self, n: int) -> None:
+        """The angles of the first n positions, and of some more so that this is rarely asked."""
+        if n > self.n_angles:
+            first, last = self.n_angles, min(rounded(n, ANGLES_AT_ONCE), len(self.angles))
+            self.angles[first:last] = rope_angles(first, last, 2 * self.angles.shape[1], self.rope_freq_base)
+            self.n_angles = last
+
+
+def matrices_of(layer: Any) -> dict[str, FastMatrix]:
+    return {name: getattr(layer, name) for name in ("wq", "wk", "wv", "wo", "w1", "w2", "w3")}
+
+
+def rope_angles(first: int, last: int, head_dim: int, base: float) -> F32:
+    """Cosine and sine for every position from first to last and every pair: float32 [last - first, head_dim/2, 2]."""
+    theta = base ** (-np.arange(0, head_dim, 2) / head_dim)  # [head_dim/2]
+    angle = np.arange(first, last)[:, None] * theta  # [last - first, head_dim/2]
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+
+
+def aligned(shape: Any, dtype: Any) -> npt.NDArray[Any]:
+    """Zeros that begin at a cache line; pages that are never touched take no memory.
+
+    Large arrays are mapped in small pages: in the large ones that Linux and numpy prefer, the first token of a
+    conversation would already fill the memory of a whole context.
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if size < 1 << 20:
+        room = np.zeros(size + LINE, np.uint8)
+        start = -room.ctypes.data % LINE
+        return room[start : start + size].view(dtype).reshape(shape)
+    pages = mmap.mmap(-1, size)
+    with contextlib.suppress(AttributeError, OSError):  # only Linux knows this advice, and not every Linux
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, np.uint8).view(dtype).reshape(shape)
+
+
+def address_of(array: npt.NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def available_processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_shapes(file: ModelFile) -> None:
+    """Refuse rows that the kernels cannot walk over. (Heads are checked for every arithmetic, by `load_weights`.)"""
+    widths = {"n_embd": file.hparams.n_embd, "n_ff": file.n_ff}
+    wrong = [name for name, n in widths.items() if n % 32 or n <= 0]
+    if wrong:
+        raise UnsupportedError(
+            "the fast arithmetic needs rows of a multiple of 32 values",
+            path=file.path,
+            field=wrong[0],
+            found=f"n_embd {file.hparams.n_embd}, n_ff {file.n_ff}",
+            next_step="use --numerics reference",
+        )

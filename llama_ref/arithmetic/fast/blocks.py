@@ -1,0 +1,466 @@
+"""How quantized blocks become bytes and scales inside a kernel: three operations, made for each layout from its record.
+
+Every layout is brought to one form, four blocks at a time: two registers of codes, `first` (elements 0…15 of the four
+blocks) and `second` (elements 16…31), and the scales. A value is d · (code - zero) [+ m], so a row times a vector is
+
+    Σ over blocks of  d·da · (Σ code·a - zero·Σ a)  +  m · (da·Σ a)          a: the vector's int8 codes, da: their scale
+
+with whole numbers inside the parentheses. Layouts that keep neighbours in one byte (2j low, 2j+1 high) give even and
+odd elements instead; then the vector's even and odd codes are used, which lie ready beside the others.
+
+Sixteen blocks make a *group*: their sixteen sums fill one register, lane 4·(b mod 4) + b/4 for block b, and are scaled
+and added with one fused multiply-add. So lane by lane the floats are added in the order of the blocks b, b+16, b+32 …,
+and the lanes at the end; the kernel for many tokens (`make_tile`) adds in the same order, to the same last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from ggmlpy.machine.features import MACHINE
+from ggmlpy.machine.vectors import (
+    F16,
+    F32,
+    F32X16,
+    I8,
+    I8X64,
+    I16,
+    I16X32,
+    I32,
+    I32X16,
+    I64,
+    address,
+    at,
+    constant,
+    dot_bytes,
+    f32x16,
+    fetch_ahead,
+    fma,
+    gather_sums,
+    i32x16,
+    integer,
+    join,
+    load_as,
+    nothing,
+    op,
+    shuffle,
+    spread,
+    store_as,
+    tile_dots,
+    tile_load,
+    tile_store,
+    vector,
+    widen_f16,
+)
+
+from .layouts import (
+    ACTIVATION_BIAS,
+    EVEN,
+    FIRST,
+    GROUP,
+    ODD,
+    OFFSET,
+    OFFSET_FIRST,
+    OFFSET_SECOND,
+    PANELS,
+    QUAD,
+    SCALE,
+    SECOND,
+    SUM,
+    SUM_FIRST,
+    SUM_SECOND,
+    TILE,
+    TOKEN_BYTES,
+    Layout,
+    panel_bytes,
+)
+
+# Reading four blocks.
+
+
+def sixteen_bytes(b: ir.IRBuilder, p: Any, layout: Layout, offset: int) -> Any:
+    """16 bytes from each of four blocks, as one register."""
+    quarters = [load_as(b, at(b, p, k * layout.size + offset), vector(I32, 4)) for k in range(QUAD)]
+    return join(b, quarters)
+
+
+def permuted_codes(b: ir.IRBuilder, p: Any, layout: Layout) -> Any:
+    """`sixteen_bytes` of the codes, with two loads that overlap and one permutation."""
+    last = QUAD * layout.size - 64  # where the second load begins
+    x, y = load_as(b, p, I16X32), load_as(b, at(b, p, last), I16X32)
+    places = [block * layout.size + layout.codes + byte for block in range(QUAD) for byte in range(0, 16, 2)]
+    chosen = shuffle(b, x, y, [a // 2 if a < 64 else 32 + (a - last) // 2 for a in places])
+    return b.bitcast(chosen, I32X16)
+
+
+def fifth_bits(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
+    """Bit 4 of each code, in place: 0x10 or 0 in each byte, for `first` and `second`."""
+    assert layout.high is not None
+    kind = vector(I32, 4)
+    words = ir.Constant(kind, ir.Undefined)
+    for k in range(QUAD):
+        words = b.insert_element(words, load_as(b, at(b, p, k * layout.size + layout.high), I32), I32(k))
+    each = b.bitcast(shuffle(b, words, words, [lane // 4 for lane in range(16)]), I8X64)  # the word 4 x in 16 bytes
+
+    def spread_bits(elements: Sequence[int]) -> Any:
+        byte = shuffle(b, each, each, [16 * (i // 16) + elements[i % 16] // 8 for i in range(64)])
+        mask = constant([_signed(1 << (elements[i % 16] % 8)) for i in range(64)], I8X64)
+        present = b.icmp_unsigned("!=", b.and_(byte, mask), constant(0, I8X64))
+        return b.bitcast(b.select(present, constant(0x10, I8X64), constant(0, I8X64)), I32X16)
+
+    step, second = (2, 1) if layout.interleaved else (1, 16)
+    return spread_bits([step * j for j in range(16)]), spread_bits([step * j + second for j in range(16)])
+
+
+def _signed(byte: int) -> int:
+    return byte - 256 if byte > 127 else byte
+
+
+def codes_of_quad(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
+    """The unsigned codes of four blocks: elements 0…15 and 16…31 (even and odd ones where interleaved)."""
+    if layout.bits == 8:
+        flip = constant(-0x7F7F7F80, I32X16)  # signed to unsigned: 0x80 in every byte
+        assert layout.codes_second is not None
+        first = sixteen_bytes(b, p, layout, layout.codes)
+        second = sixteen_bytes(b, p, layout, layout.codes_second)
+        return b.xor(first, flip), b.xor(second, flip)
+    nibbles = permuted_codes(b, p, layout) if MACHINE.wide else sixteen_bytes(b, p, layout, layout.codes)
+    low = constant(0x0F0F0F0F, I32X16)
+    first, second = b.and_(nibbles, low), b.and_(b.lshr(nibbles, constant(4, I32X16)), low)
+    if layout.high is not None:
+        high_first, high_second = fifth_bits(b, p, layout)
+        first, second = b.or_(first, high_first), b.or_(second, high_second)
+    return first, second
+
+
+def scales_at(b: ir.IRBuilder, addresses: Sequence[Any], layout: Layout) -> Any:
+    """Sixteen scales from as many addresses (None: 0), as f32."""
+    element = F32 if layout.scale == "<f4" else F16
+    result = constant(0.0, vector(element, GROUP))
+    for lane, a in enumerate(addresses):
+        if a is not None:
+            scale = load_as(b, a, F32) if element is F32 else b.bitcast(load_as(b, a, I16), F16)
+            result = b.insert_element(result, scale, I32(lane))
+    return result if element is F32 else widen_f16(b, result)
+
+
+def scales_of_group(b: ir.IRBuilder, p: Any, layout: Layout, offset: int, quads: int) -> Any:
+    """The scales of up to sixteen blocks: lane 4L + j is that of block 4j + L."""
+    if MACHINE.wide and 3 * layout.size + layout.scale_bytes <= 64:
+        return permuted_scales(b, at(b, p, offset), layout, quads)
+    blocks = [4 * j + lane if j < quads else None for lane in range(QUAD) for j in range(4)]
+    return scales_at(b, [None if k is None else at(b, p, k * layout.size + offset) for k in blocks], layout)
+
+
+def permuted_scales(b: ir.IRBuilder, p: Any, layout: Layout, quads: int) -> Any:
+    """The same where a register that is loaded from the first scale of four blocks holds them all."""
+    element, step = (I32, layout.size // 4) if layout.scale_bytes == 4 else (I16, layout.size // 2)
+    n = 64 // layout.scale_bytes  # elements of such a register
+    x = [load_as(b, at(b, p, QUAD * layout.size * j), vector(element, n)) for j in range(quads)]
+    x += [constant(0, vector(element, n))] * (4 - quads)
+    blocks = range(QUAD)
+    first, second = (
+        shuffle(b, x[j], x[j + 1], [k * step for k in blocks] + [n + k * step for k in blocks]) for j in (0, 2)
+    )  # [8]: blocks 4j … 4j+3, 4j+4 … 4j+7
+    order = [4 * j + block if j < 2 else 8 + 4 * (j - 2) + block for block in blocks for j in range(4)]
+    words = shuffle(b, first, second, order)
+    return b.bitcast(words, F32X16) if element is I32 else widen_f16(b, b.bitcast(words, vector(F16, GROUP)))
+
+
+# A group of a row times a group of the vector.
+
+
+def make_group_dot(layout: Layout, quads: int = 4) -> Any:
+    """The operation (acc f32[16], weights, vector) -> acc f32[16] over `quads` x 4 blocks.
+
+    `weights` is the address of blocks of `layout`, `vector` of a quantized group (FIRST … OFFSET_SECOND above).
+    """
+    at_first, at_second = (EVEN, ODD) if layout.interleaved else (FIRST, SECOND)
+
+    @op(f32x16, f32x16, address, address)
+    def group_dot(b: ir.IRBuilder, acc: Any, weights: Any, activations: Any) -> Any:
+        if quads == QUAD:
+            fetch_ahead(b, weights, GROUP * layout.size)
+        firsts, seconds = [], []  # i32 [16] a quad: four partial sums for each of four blocks
+        zero = constant(0, I32X16)
+        for j in range(quads):
+            first, second = codes_of_quad(b, at(b, weights, QUAD * layout.size * j), layout)
+            a = load_as(b, at(b, activations, at_first + 64 * j), I32X16)
+            c = load_as(b, at(b, activations, at_second + 64 * j), I32X16)
+            firsts.append(dot_bytes(b, zero, first, a, layout.small))
+            seconds.append(dot_bytes(b, zero if layout.halves else firsts[-1], second, c, layout.small))
+
+        def scaled(acc: Any, sums: Sequence[Any], d: int, m: int | None, at_sum: int, at_offset: int) -> Any:
+            dots = gather_sums(b, [*sums, *[zero] * (4 - quads)], b.add)  # i32 [16], a lane a block
+            if layout.zero:
+                above = load_as(b, at(b, activations, at_sum), I32X16)
+                shift = layout.zero.bit_length() - 1  # 8, 16 and 128 are powers of two
+                dots = b.sub(dots, b.shl(above, constant(shift, I32X16)))
+            da = load_as(b, at(b, activations, SCALE), F32X16)
+            dd = b.fmul(scales_of_group(b, weights, layout, d, quads), da)
+            acc = fma.emit(b, b.sitofp(dots, F32X16), dd, acc)
+            if m is not None:
+                minimum = scales_of_group(b, weights, layout, m, quads)
+                acc = fma.emit(b, minimum, load_as(b, at(b, activations, at_offset), F32X16), acc)
+            return acc
+
+        if not layout.halves:
+            return scaled(acc, seconds, layout.d, layout.m, SUM, OFFSET)
+        acc = scaled(acc, firsts, layout.d, layout.m, SUM_FIRST, OFFSET_FIRST)
+        return scaled(acc, seconds, layout.d_second or 0, layout.m_second, SUM_SECOND, OFFSET_SECOND)
+
+    return group_dot
+
+
+# Quantizing the vector: what both kernels' activations are made of.
+
+
+@op(nothing, address, i32x16, i32x16)
+def store_codes(b: ir.IRBuilder, a: Any, first: Any, second: Any) -> None:
+    """Write a block's 32 codes to its place in a group, in both orders. `a` is its place in FIRST."""
+    natural = b.trunc(join(b, [first, second]), vector(I8, 32))
+    for offset, elements in (
+        (FIRST, range(16)),
+        (SECOND, range(16, 32)),
+        (EVEN, range(0, 32, 2)),
+        (ODD, range(1, 32, 2)),
+    ):
+        store_as(b, at(b, a, offset), shuffle(b, natural, natural, elements))
+
+
+@op(nothing, address, i32x16, i32x16)
+def store_biased_codes(b: ir.IRBuilder, a: Any, first: Any, second: Any) -> None:
+    """Write a block's 32 codes in order, with ACTIVATION_BIAS added."""
+    codes = b.trunc(join(b, [first, second]), vector(I8, 32))
+    store_as(b, a, b.xor(codes, constant(-ACTIVATION_BIAS, codes.type)))
+
+
+# Packing weights for many tokens: sixteen rows side by side.
+
+
+def columns_of_block(b: ir.IRBuilder, rows: Sequence[Any], offset: int) -> list[Any]:
+    """16 bytes from each of sixteen addresses, as four vectors: word j of all rows.
+
+    Each vector is loaded from the rows i, i+4, i+8, i+12, which leaves squares of four words to be turned.
+    """
+
+    def quarter(i: int) -> Any:
+        return join(b, [load_as(b, at(b, rows[i + k], offset), vector(I32, 4)) for k in (0, 4, 8, 12)])
+
+    def halves(x: Any, y: Any, i: int) -> Any:  # words i and i+1 of two rows: x y x y
+        return shuffle(b, x, y, [k for lane in lanes for k in (lane + i, 16 + lane + i, lane + i + 1, 17 + lane + i)])
+
+    def wholes(x: Any, y: Any, i: int) -> Any:  # one word of four rows
+        return shuffle(b, x, y, [k for lane in lanes for k in (lane + i, lane + i + 1, 16 + lane + i, 17 + lane + i)])
+
+    lanes, (q0, q1, q2, q3) = range(0, 16, 4), (quarter(i) for i in range(4))
+    return [wholes(halves(q0, q1, i), halves(q2, q3, i), j) for i in (0, 2) for j in (0, 2)]
+
+
+def signed_codes(b: ir.IRBuilder, rows: Sequence[Any], layout: Layout) -> list[Any]:
+    """The signed codes of one block of sixteen rows: eight vectors [16 rows][4 elements], in order."""
+    if layout.bits == 8:
+        assert layout.codes_second is not None
+        return columns_of_block(b, rows, layout.codes) + columns_of_block(b, rows, layout.codes_second)
+    nibbles = columns_of_block(b, rows, layout.codes)
+    low = constant(0x0F0F0F0F, I32X16)
+    lows, highs = [b.and_(n, low) for n in nibbles], [b.and_(b.lshr(n, constant(4, I32X16)), low) for n in nibbles]
+    if layout.interleaved:
+        words = [word for x, y in zip(lows, highs, strict=True) for word in interleave(b, x, y)]
+    else:
+        words = lows + highs
+    if layout.high is not None:
+        bits = constant(0, I32X16)
+        for row, p in enumerate(rows):
+            bits = b.insert_element(bits, load_as(b, at(b, p, layout.high), I32), I32(row))
+        words = [b.or_(word, fifth_bits_of_word(b, bits, range(4 * i, 4 * i + 4))) for i, word in enumerate(words)]
+    zero = constant(layout.zero, I8X64)
+    return [b.bitcast(b.sub(b.bitcast(word, I8X64), zero), I32X16) for word in words]
+
+
+def interleave(b: ir.IRBuilder, x: Any, y: Any) -> list[Any]:
+    """Of each lane's bytes x0 x1 x2 x3 and y0 y1 y2 y3: x0 y0 x1 y1 and x2 y2 x3 y3."""
+    x, y = b.bitcast(x, I8X64), b.bitcast(y, I8X64)
+    orders = [[4 * lane + i + 64 * from_y for lane in range(16) for i in half for from_y in (0, 1)]
+              for half in ((0, 1), (2, 3))]  # fmt: skip
+    return [b.bitcast(shuffle(b, x, y, order), I32X16) for order in orders]
+
+
+def fifth_bits_of_word(b: ir.IRBuilder, bits: Any, elements: Sequence[int]) -> Any:
+    """Bit 4 of four codes of sixteen rows, in place."""
+    word = constant(0, I32X16)
+    for i, element in enumerate(elements):
+        bit = b.and_(b.lshr(bits, constant(element, I32X16)), constant(1, I32X16))
+        word = b.or_(word, b.shl(bit, constant(8 * i + 4, I32X16)))
+    return word
+
+
+def make_pack_block(layout: Layout) -> Any:
+    """The operation (table: address of 16 addresses of rows, offset, target) that packs one block of sixteen rows.
+
+    The target receives signed codes i8 [8 words][16 rows][4 elements]; i32 [16], minus ACTIVATION_BIAS times the sum of
+    each row's codes (room for it only, where the bias is 0); d f32 [16]; m f32 [16]. Where the halves of a block are
+    scaled apart, there are two each of the last three.
+    """
+    parts = layout.parts
+    scales = [(layout.d, layout.m), (layout.d_second, layout.m_second)][:parts]
+    ones = constant(0x01010101, I32X16)
+
+    @op(nothing, address, integer, address)
+    def pack_block(b: ir.IRBuilder, table: Any, offset: Any, target: Any) -> None:
+        rows = [b.add(load_as(b, at(b, table, 8 * row), I64), offset) for row in range(GROUP)]
+        words = signed_codes(b, rows, layout)
+        for i, word in enumerate(words):
+            store_as(b, at(b, target, 64 * i), word)
+        for part in range(parts):
+            acc = constant(0, I32X16)
+            for word in words[4 * part : 4 * part + 4] if layout.halves else words:
+                acc = dot_bytes(b, acc, ones, word, layout.small)
+            if ACTIVATION_BIAS:
+                store_as(b, at(b, target, 512 + 64 * part), b.mul(acc, constant(-ACTIVATION_BIAS, I32X16)))
+            for i, place in enumerate(scales[part]):
+                if place is not None:
+                    value = scales_at(b, [at(b, p, place) for p in rows], layout)
+                    store_as(b, at(b, target, 512 + 64 * ((1 + i) * parts + part)), value)
+
+    return pack_block
+
+
+# Many tokens: the inner loop of the matrix product.
+
+Slots = Sequence[Sequence[Any]]  # variables f32 [16], [panels][tokens]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Addresses of a block, or of that half of one which has scales of its own.
+
+    A record of sixteen rows is described at `make_pack_block`, one of tokens at `make_tile`.
+    """
+
+    records: Sequence[Any]  # [panels]
+    token: Any
+    half: int  # 0 or 1
+
+
+def make_tile(layout: Layout) -> Any:
+    """The operation that multiplies count blocks of 16 · `TILE.panels` rows with `TILE.tokens` tokens.
+
+    Args of the operation:
+        panel, stride: address of `count` records of sixteen rows (`make_pack_block`); the next panel is `stride` on.
+        tokens: address of as many records (TOKEN_BYTES for each token): codes u8 or i8 [tokens][32], da f32 [tokens],
+            da·Σa f32 [tokens], the same of the first and of the second halves.
+        count: how many blocks: one of the sixteen chains in which the floats of a row are added.
+        sums, level: see `put_sums`.
+    """
+    tile = MatrixTile(layout) if MACHINE.simd == "amx" else RegisterTile(layout)
+
+    @op(nothing, address, integer, address, integer, address, integer)
+    def multiply_tile(b: ir.IRBuilder, panel: Any, stride: Any, tokens: Any, count: Any, sums: Any, level: Any) -> None:
+        floats = [[cgutils.alloca_once(b, F32X16) for _ in range(TILE.tokens)] for _ in range(TILE.panels)]
+        for slots in floats:
+            for slot in slots:
+                b.store(constant(0.0, F32X16), slot)
+
+        with cgutils.for_range(b, count) as loop:
+            record = b.add(panel, b.mul(loop.index, I64(panel_bytes(layout))))
+            records = [b.add(record, b.mul(stride, I64(p))) for p in range(TILE.panels)]
+            token = b.add(tokens, b.mul(loop.index, I64(TOKEN_BYTES * TILE.tokens)))
+            for half in range(layout.parts):
+                tile.add_part(b, Part(records, token, half), floats)
+        put_sums(b, floats, sums, level)
+
+    return multiply_tile
+
+
+def put_sums(b: ir.IRBuilder, floats: Slots, sums: Any, level: Any) -> None:
+    """Write the sums of a chain, after adding those of chains before it.
+
+    The chains come in an order in which the two that `simd.total` would add are neighbours, and so are the sums of
+    pairs, of fours …: a chain adds `level` sums, one from each level below, and is written to that level.
+
+    Args:
+        sums: address of f32 [levels][panels][tokens][16].
+    """
+    places = [(slot, 64 * (p * TILE.tokens + t)) for p, slots in enumerate(floats) for t, slot in enumerate(slots)]
+    level_bytes = I64(64 * TILE.tokens * PANELS)
+    with cgutils.for_range(b, level) as loop:
+        below = b.add(sums, b.mul(loop.index, level_bytes))
+        for slot, place in places:
+            b.store(b.fadd(load_as(b, at(b, below, place), F32X16), b.load(slot)), slot)
+    here = b.add(sums, b.mul(level, level_bytes))
+    for slot, place in places:
+        store_as(b, at(b, here, place), b.load(slot))
+
+
+class RegisterTile:
+    """All sums of the tile stay in registers; each register of codes meets all its tokens."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def add_part(self, b: ir.IRBuilder, part: Part, floats: Slots) -> None:
+        dots = self.dots(b, part)
+        scales = [self.scales(b, record, part.half) for record in part.records]
+        for (p, t), value in dots.items():
+            self.add_dots(b, floats[p][t], value, scales[p], self.numbers(b, part, t))
+
+    def dots(self, b: ir.IRBuilder, part: Part) -> dict[tuple[int, int], Any]:
+        """i32 [16 rows] for each panel and token."""
+        sums = [load_as(b, at(b, r, 512 + 64 * part.half), I32X16) for r in part.records]
+        dots = {(p, t): sums[p] for p in range(TILE.panels) for t in range(TILE.tokens)}
+        for word in range(4 * part.half, 4 * part.half + 4) if self.layout.halves else range(8):
+            codes = [load_as(b, at(b, r, 64 * word), I32X16) for r in part.records]
+            for t in range(TILE.tokens):
+                a = spread(b, load_as(b, at(b, part.token, 32 * t + 4 * word), I32), I32X16)
+                for p, rows in enumerate(codes):
+                    dots[p, t] = dot_bytes(b, dots[p, t], a, rows, self.layout.small)
+        return dots
+
+    def scales(self, b: ir.IRBuilder, record: Any, half: int) -> tuple[Any, Any]:
+        """d and m (or None) of sixteen rows."""
+        n = self.layout.parts
+        d = load_as(b, at(b, record, 512 + 64 * (n + half)), F32X16)
+        return d, None if self.layout.m is None else load_as(b, at(b, record, 512 + 64 * (2 * n + half)), F32X16)
+
+    def numbers(self, b: ir.IRBuilder, part: Part, t: int) -> list[Any]:
+        """da and da·Σa of token t."""
+        da = at(b, part.token, 32 * TILE.tokens + 4 * t)
+        offset = at(b, da, 4 * TILE.tokens * (2 + part.half if self.layout.halves else 1))
+        return [spread(b, load_as(b, place, F32), F32X16) for place in (da, offset)]
+
+    def add_dots(self, b: ir.IRBuilder, slot: Any, dots: Any, scales: tuple[Any, Any], numbers: Sequence[Any]) -> None:
+        """slot += d · da · dots [+ m · da·Σa], for sixteen rows and a token."""
+        (d, m), (da, offset) = scales, numbers
+        acc = fma.emit(b, b.sitofp(dots, F32X16), b.fmul(d, da), b.load(slot))
+        b.store(acc if m is None else fma.emit(b, m, offset, acc), slot)
+
+
+SUMS, TOKENS, ROWS = range(3)  # the numbers of AMX's tiles
+
+
+class MatrixTile(RegisterTile):
+    """With AMX one instruction multiplies a block of sixteen rows with sixteen tokens.
+
+    The 256 integers are written to memory and from there scaled and added, which takes longer than to make them.
+    `shapes` must have been set (`use_tiles`).
+    """
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(rows, bytes of a row) of SUMS i32 [tokens][16 rows], TOKENS i8 [tokens][k], ROWS i8 [k/4][16 rows][4]."""
+        k = 32 // self.layout.parts
+        return [(TILE.tokens, 64), (TILE.tokens, k), (k // 4, 64)]
+
+    def dots(self, b: ir.IRBuilder, part: Part) -> dict[tuple[int, int], Any]:
+        room = b.ptrtoint(cgutils.alloca_once(b, ir.ArrayType(I32X16, TILE.tokens)), I64)
+        tile_load(b, TOKENS, at(b, part.token, 16 * part.half), 32)
+        tile_load(b, ROWS, at(b, part.records[0], 256 * part.half), 64)
+        tile_dots(b, SUMS, TOKENS, ROWS)
+        tile_store(b, SUMS, room, 64)
+        return {(0, t): load_as(b, at(b, room, 64 * t), I32X16) for t in range(TILE.tokens)}

@@ -1,0 +1,247 @@
+"""The layouts that the kernels know, in numbers: where the parts of a block lie, and what memory the kernels need.
+
+No code is compiled here and Numba isn't imported: this is what the Python side and the kernels (`fast_blocks`) share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ggmlpy.formats.codes import unpack_codes
+from ggmlpy.formats.dequantize import dequantize
+from ggmlpy.machine.features import MACHINE
+
+if TYPE_CHECKING:
+    from ggmlpy.formats.model_file import Tensor
+
+GROUP = 16  # blocks whose sums share a register
+QUAD = 4  # blocks decoded together
+FEW_TOKENS = 4  # that meet the rows one by one
+
+# A group of the vector, quantized: byte offsets of its parts. A part of 256 bytes is 4 quads x 4 blocks x 16 codes.
+FIRST, SECOND, EVEN, ODD = 0, 256, 512, 768  # int8 codes: elements 0…15, 16…31, 0 2 4…, 1 3 5… of each block
+SCALE = 1024  # f32 [16] da
+SUM, SUM_FIRST, SUM_SECOND = 1088, 1152, 1216  # i32 [16] Σ a of the block, of its first and its second half
+OFFSET, OFFSET_FIRST, OFFSET_SECOND = 1280, 1344, 1408  # f32 [16] da · Σ a of the same
+GROUP_BYTES = 1472
+
+#: in the kernel for many tokens the vector's codes are the unsigned factor; tiles take two signed ones
+ACTIVATION_BIAS = 0 if MACHINE.simd == "amx" else 128
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a block of 32 values lie, in bytes.
+
+    Attributes:
+        size: bytes of a block.
+        bits: of a code in `codes`: 4 or 8.
+        codes: offset of the codes (8 bits: of elements 0…15; see `codes_second`).
+        zero: the code that means 0.
+        d, m: offsets of scale and minimum; None where there is no minimum.
+        scale: numpy's name of their type.
+        high: offset of the fifth bits (u32, bit l = element l), or None.
+        interleaved: whether byte j holds elements 2j and 2j+1, instead of j and j+16.
+        codes_second, d_second, m_second: where the second sixteen have their own; else None.
+    """
+
+    size: int
+    bits: int
+    codes: int
+    zero: int
+    d: int
+    scale: str
+    m: int | None = None
+    high: int | None = None
+    interleaved: bool = False
+    codes_second: int | None = None
+    d_second: int | None = None
+    m_second: int | None = None
+
+    @property
+    def halves(self) -> bool:
+        """Whether the two halves of a block have scales of their own."""
+        return self.d_second is not None
+
+    @property
+    def scale_bytes(self) -> int:
+        return int(self.scale[-1])
+
+    @property
+    def parts(self) -> int:
+        """How many parts of a block have scales of their own."""
+        return 2 if self.halves else 1
+
+    @property
+    def small(self) -> bool:
+        """Whether two products of codes fit 16 bits."""
+        return self.bits == 4
+
+
+# fmt: off
+LAYOUTS: dict[str, Layout] = {
+    "q4_0-2023-03": Layout(20, 4, codes=4,  zero=8,   d=0, scale="<f4", interleaved=True),
+    "q4_0-2023-05": Layout(20, 4, codes=4,  zero=8,   d=0, scale="<f4"),
+    "q4_0-2023-08": Layout(18, 4, codes=2,  zero=8,   d=0, scale="<f2"),
+    "q4_1-2023-03": Layout(24, 4, codes=8,  zero=0,   d=0, scale="<f4", m=4, interleaved=True),
+    "q4_1-2023-05": Layout(24, 4, codes=8,  zero=0,   d=0, scale="<f4", m=4),
+    "q4_1-2023-08": Layout(20, 4, codes=4,  zero=0,   d=0, scale="<f2", m=2),
+    "q5_0-2023-04": Layout(22, 4, codes=6,  zero=16,  d=0, scale="<f2", high=2, interleaved=True),
+    "q5_0-2023-05": Layout(22, 4, codes=6,  zero=16,  d=0, scale="<f2", high=2),
+    "q5_1-2023-04": Layout(24, 4, codes=8,  zero=0,   d=0, scale="<f2", m=2, high=4, interleaved=True),
+    "q5_1-2023-05": Layout(24, 4, codes=8,  zero=0,   d=0, scale="<f2", m=2, high=4),
+    "q8_0-2023-04": Layout(36, 8, codes=4,  zero=128, d=0, scale="<f4", codes_second=20),
+    "q8_0-2023-08": Layout(34, 8, codes=2,  zero=128, d=0, scale="<f2", codes_second=18),
+    # Ours, in memory only: two runs of 16 values with f32 d, f32 m and 16 codes each. Every value of q4_2, q4_3 and the
+    # k-quants has this form exactly (d = the block's scale times the run's), so `fast` widens those when it loads them.
+    "sixteens":     Layout(48, 8, codes=8,  zero=128, d=0, scale="<f4", m=4, codes_second=32, d_second=24, m_second=28),
+}
+# fmt: on
+SIXTEENS = np.dtype([("d", "<f4"), ("m", "<f4"), ("codes", "i1", 16)])
+FLOATS = {"f16": 2, "f32": 4}  # bytes of a value; these meet the vector as it is, in f32
+DIRECT = (*(name for name in LAYOUTS if name != "sixteens"), *FLOATS)  # read where they lie in the file
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How many rows and tokens a step of the product covers: their sums must fit the registers."""
+
+    panels: int  # x 16 rows
+    tokens: int
+
+
+TILE = {"amx": Tile(1, 16), "vnni": Tile(2, 8)}.get(MACHINE.simd, Tile(1, 4))
+PANELS = 4  # x 16 rows, in a unit of work of the product with many vectors
+LEVELS = 5  # of a tree of sixteen sums
+
+
+def panel_bytes(layout: Layout) -> int:
+    """Bytes of one block of sixteen packed rows: codes, sums, d, m."""
+    parts = 2 if layout.halves else 1
+    return 512 + 64 * parts * (2 if layout.m is None else 3)
+
+
+#: one block of one token for the product with many: u8 [32] codes, f32 da, and f32 da·Σa of the block, of its first and
+#: of its second half
+TOKEN_BYTES = 48
+
+
+# Widening: from layouts that the kernels don't read to `SIXTEENS`, without changing a value.
+
+WIDEN_ROWS_BYTES = 1 << 24
+
+# fmt: off
+# A k-quant's value is d * scale * code - dmin * min. Asked of the decoder itself: with the scales set to 1 it gives the
+# codes, with the codes set to 1 the scales, and with d = 0 the minimums.
+UNIT_SCALES: dict[str, dict[str, Any]] = {
+    "q2_K": {"d": 1, "dmin": 0, "scales": 1},
+    "q3_K": {"d": 1, "scales": [0x11] * 8 + [0xAA] * 4},                  # 33 - 32
+    "q4_K": {"d": 1, "dmin": 0, "scales": [1] * 4 + [0] * 4 + [1] * 4},
+    "q5_K": {"d": 1, "dmin": 0, "scales": [1] * 4 + [0] * 4 + [1] * 4},
+    "q6_K": {"d": 1, "scales": 1},
+}
+UNIT_CODES: dict[str, dict[str, Any]] = {
+    "q2_K": {"qs": 0x55, "dmin": 0},
+    "q3_K": {"qs": 0x55, "hmask": 0xFF},                                  # 5 - 4
+    "q4_K": {"qs": 0x11, "dmin": 0},
+    "q5_K": {"qs": 0x11, "qh": 0, "dmin": 0},
+    "q6_K": {"ql": 0x11, "qh": 0xAA},                                     # 33 - 32
+}
+# fmt: on
+
+
+def widen(tensor: Tensor) -> npt.NDArray[np.uint8]:
+    """A matrix of q4_2, q4_3 or k-quants as `SIXTEENS`: uint8 [rows * cols / 16 * 24]."""
+    rows, cols = tensor.shape
+    out = np.zeros((rows, cols // 16), SIXTEENS)
+    step = max(1, WIDEN_ROWS_BYTES // (4 * cols))
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        blocks = tensor.raw_rows(start, stop).reshape(-1).view(tensor.type.block).reshape(stop - start, -1)
+        codes, d, m = parts_of(blocks, tensor.type)
+        out[start:stop]["codes"] = codes.reshape(stop - start, -1, 16)
+        out[start:stop]["d"], out[start:stop]["m"] = d, m
+    return out.reshape(-1).view(np.uint8)
+
+
+def parts_of(
+    blocks: npt.NDArray[Any], type: Any
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any] | float]:
+    """Codes [rows, cols], scales [rows, cols / 16] and minimums (the same, or 0) of blocks [rows, n_blocks]."""
+    if type.name in ("q4_2", "q4_3"):
+        codes = unpack_codes(blocks, type)
+        if type.name == "q4_2":
+            return codes.astype(np.int8) - np.int8(8), blocks["d"], 0.0
+        return codes, blocks["d"], blocks["m"]
+
+    def asked(changes: dict[str, Any]) -> npt.NDArray[np.float32]:
+        changed = blocks.copy()
+        for name, value in changes.items():
+            changed[name] = value
+        return dequantize(changed, type)  # [rows, cols]
+
+    codes, d = asked(UNIT_SCALES[type.name]), asked(UNIT_CODES[type.name])[:, ::16]
+    return codes, d, asked({"d": 0})[:, ::16] if "dmin" in (blocks.dtype.names or ()) else 0.0
+
+
+# What a call of the kernels needs.
+
+
+@dataclass(frozen=True)
+class WorkSizes:
+    """Bytes of working memory: fields of the plan -> bytes, and the parts of each thread's scratch memory."""
+
+    shared: dict[str, int]
+    scratch: dict[str, int]  # field -> offset
+    scratch_bytes: int
+
+
+def work_sizes(
+    n_embd: int, n_ff: int, head_dim: int, n_ctx: int, n_vocab: int, n_tokens: int, kinds: Iterable[str]
+) -> WorkSizes:
+    """The working memory for up to n_tokens tokens a call, with matrices of these kinds."""
+    n_most, n_padded = max(n_embd, n_ff), rounded(n_tokens, TILE.tokens)
+    blocks, groups = n_most // 32, -(-n_most // (32 * GROUP))
+    kinds = list(kinds)
+    layouts = [LAYOUTS[kind] for kind in kinds if kind in LAYOUTS]
+    floats = len(layouts) < len(kinds)
+    shared = {
+        "qkv_at": 4 * n_tokens * 3 * n_embd,
+        "attention_at": 4 * n_tokens * n_embd,
+        "gate_at": 4 * n_tokens * n_ff,
+        "up_at": 4 * n_tokens * n_ff,
+        "normed_at": 4 * n_tokens * n_most if floats else 0,
+        "records_at": max(n_padded * blocks * TOKEN_BYTES, FEW_TOKENS * groups * GROUP_BYTES) if layouts else 0,
+    }
+    sums = LEVELS * PANELS * TILE.tokens * 64
+    parts = {
+        "scratch_vector": 4 * max(n_most, 8 * rounded(head_dim, 16)),
+        "scratch_record": groups * GROUP_BYTES,
+        "scratch_panel": PANELS * blocks * max((panel_bytes(layout) for layout in layouts), default=0),
+        "scratch_sums": max(sums if layouts else 0, 1024 * rounded(n_tokens, 4) if floats else 0),
+        "scratch_scores": 4 * score_bytes(n_ctx),
+    }
+    offsets, end = {}, 0
+    for name, size in parts.items():
+        offsets[name], end = end, end + rounded(size, 64)
+    return WorkSizes(shared, offsets, rounded(end, 4096))
+
+
+def score_bytes(n_ctx: int) -> int:
+    """Room for the scores of one query, a few more than it has keys."""
+    return rounded(4 * (n_ctx + 32), 64)
+
+
+def rounded(n: int, step: int) -> int:
+    """n, rounded up to a multiple of step."""
+    return -(-n // step) * step
+
+
+def matrix_bytes(kind: str, cols: int) -> int:
+    """Bytes of a row of `cols` values of a kind of matrix."""
+    return cols * FLOATS[kind] if kind in FLOATS else cols // 32 * LAYOUTS[kind].size

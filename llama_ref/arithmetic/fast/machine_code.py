@@ -1,0 +1,188 @@
+"""Compile once, then start in milliseconds: the machine code of the kernels, kept in a file.
+
+Numba needs seconds to compile the kernels, and even to find them in its own cache it must first be imported, which
+costs more than everything else at the start. The kernels here need nothing of Numba once they are machine code: they
+take two integers and return one. So their object code (the ELF, Mach-O or COFF file that any compiler makes) is kept,
+and loading it takes LLVM's linker and no Numba.
+
+The file's name contains a digest of all that the code depends on: the sources of the kernels, the processor, LLVM's
+version. There is one file for each kind of matrix and one for the rest, in the user's cache directory
+(``GGMLPY_CACHE`` names another), so a package that is installed read-only works too; where nothing can be written, the
+kernels are compiled anew at each start.
+
+    8 bytes   "ggmlpyk1"
+    32 bytes  SHA256 of what follows
+    text      a line of JSON: the names of the functions in the object code
+    …         the object code
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.errors import OutputError
+from ggmlpy.machine import features
+from ggmlpy.machine.compiling import compiling
+from ggmlpy.machine.features import MACHINE
+
+from .threads import futex_number, offer_processor_address
+
+__all__ = ["Kernels", "cache_directory", "load_kernels"]
+
+MAGIC = b"ggmlpyk1"
+SOURCES = (Path(features.__file__).parent, Path(__file__).parent)  # of what the kernels are made of
+MODEL = "model"  # the part that is the same for all kinds of matrices
+_LOCK = threading.Lock()
+_LOADED: dict[str, Part] = {}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Linked code: the addresses of its functions, and the engine that keeps it in memory."""
+
+    addresses: tuple[int, ...]
+    engine: Any
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The functions that evaluate a model; see `fast_kernels`.
+
+    Attributes:
+        token, batch: (address of the plan, number of the thread), without Python's lock.
+        read: (address, bytes): reads memory as the kernels do, to measure how fast that can be.
+        products: kind of matrix -> addresses of the functions `Product.rows` and `Product.panel`.
+    """
+
+    token: Callable[[int, int], None]
+    batch: Callable[[int, int], None]
+    read: Callable[[int, int], None]
+    products: dict[str, tuple[int, ...]]
+
+
+def load_kernels(kinds: Iterable[str]) -> Kernels:
+    """The kernels for matrices of these kinds (`fast_layouts.LAYOUTS` and "f16", "f32"), compiled if need be."""
+    with _LOCK:
+        token, batch, read = (_callable(at) for at in _load(MODEL).addresses)
+        return Kernels(token, batch, read, {kind: _load(kind).addresses for kind in kinds})
+
+
+def _load(name: str) -> Part:
+    if name not in _LOADED:
+        path = cache_directory() / f"{name}-{_digest(name)}.bin"
+        code = _read(path)
+        if code is None:
+            code = _compile(name)
+            _write(path, code)
+        _LOADED[name] = _link(code)
+    return _LOADED[name]
+
+
+def cache_directory() -> Path:
+    """Where compiled kernels are kept: $GGMLPY_CACHE, or the platform's place for such things."""
+    if "GGMLPY_CACHE" in os.environ:
+        return Path(os.environ["GGMLPY_CACHE"])
+    home = Path(os.path.expanduser("~"))
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "ggmlpy" / "cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "ggmlpy"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "ggmlpy"
+
+
+@functools.cache
+def _sources() -> bytes:
+    return b"".join(path.read_bytes() for folder in SOURCES for path in sorted(folder.glob("*.py")))
+
+
+def _digest(name: str) -> str:
+    digest = hashlib.sha256(_sources())
+    target = (MACHINE.triple, MACHINE.cpu, MACHINE.feature_string, llvm.llvm_version_info, futex_number())
+    digest.update(repr((name, target)).encode())
+    return digest.hexdigest()[:24]
+
+
+def _read(path: Path) -> bytes | None:
+    """What `_write` wrote, or None where it is missing or damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    magic, digest, code = data[:8], data[8:40], data[40:]
+    return code if magic == MAGIC and hashlib.sha256(code).digest() == digest else None
+
+
+def _write(path: Path, code: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as stream:
+            stream.write(MAGIC + hashlib.sha256(code).digest() + code)
+    except (OSError, OutputError):
+        return  # a full or read-only disk costs the next start some seconds, and this one nothing
+
+
+def _compile(name: str) -> bytes:
+    """A line that names the functions, then object code."""
+    compiling()
+    import numba
+
+    if MACHINE.override:
+        settings: Any = numba.config
+        settings.CPU_NAME, settings.CPU_FEATURES = MACHINE.cpu, MACHINE.feature_string
+    from . import evaluate as fast_kernels
+
+    if name == MODEL:
+        entries = [(f, fast_kernels.SIGNATURE) for f in (*fast_kernels.make_evaluators(), fast_kernels.read_memory)]
+    else:
+        product = fast_kernels.make_product(name)
+        entries = [(product.rows, fast_kernels.ROWS_SIGNATURE), (product.panel, fast_kernels.PANEL_SIGNATURE)]
+    names, objects = [], []
+    for function, signature in entries:
+        function.compile(signature)
+        (result,) = function.overloads.values()
+        names.append(result.fndesc.llvm_func_name)
+        objects.append(result.library.serialize_using_object_code()[2][0])
+    header = {"names": names, "sizes": [len(code) for code in objects]}
+    return json.dumps(header).encode() + b"\n" + b"".join(objects)
+
+
+def _link(code: bytes) -> Part:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    if futex_number() is None:
+        llvm.add_symbol("llama_offer_processor", offer_processor_address())
+    line, _, objects = code.partition(b"\n")
+    header = json.loads(line)
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    start = 0
+    for size in header["sizes"]:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(objects[start : start + size]))
+        start += size
+    engine.finalize_object()
+    return Part(tuple(engine.get_function_address(name) for name in header["names"]), engine)
+
+
+def _callable(function: int) -> Callable[[int, int], None]:
+    """A compiled function of two integers. Numba's convention: status f(result *, exception **, arguments …)."""
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    compiled = ctypes.CFUNCTYPE(ctypes.c_int32, pointer, pointer, integer, integer)(function)
+
+    def call(first: int, second: int) -> None:
+        result, exception = integer(), pointer()
+        compiled(ctypes.addressof(result), ctypes.addressof(exception), first, second)
+
+    return call

@@ -1,0 +1,103 @@
+"""The transformer's operations in plain numpy, as the papers write them: the backend to read.
+
+Nothing here imitates llama.cpp's roundings; activations stay float32 and weights are dequantized to float32. The cache
+is float16 unless asked otherwise, because that choice is the model's and not the arithmetic's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from . import Backend
+
+if TYPE_CHECKING:
+    from ggmlpy.formats.model_file import ModelFile, Tensor
+    from llama_ref.text.model import LayerCache
+
+__all__ = ["ReferenceBackend"]
+
+F32 = npt.NDArray[np.float32]
+
+CACHE_BYTES = 2 << 30  # dequantized matrices kept in memory; a 7B model needs 27 GB, a demo model a few MB
+CHUNK_ROWS = 1024  # rows dequantized at a time when a matrix isn't kept
+
+
+class Matrix:
+    """A matrix of the file, dequantized when it is used."""
+
+    def __init__(self, tensor: Tensor, keep: bool) -> None:
+        self.tensor = tensor
+        self.keep = keep
+        self.kept: F32 | None = None
+
+    def times(self, x: F32) -> F32:
+        """x · selfᵀ: [n_tokens, cols] -> [n_tokens, rows]."""
+        if self.keep:
+            self.kept = self.tensor.numpy() if self.kept is None else self.kept
+            return x @ self.kept.T
+        rows = self.tensor.shape[0]
+        starts = range(0, rows, CHUNK_ROWS)
+        return np.concatenate([x @ self.tensor.rows(r, min(r + CHUNK_ROWS, rows)).T for r in starts], axis=1)
+
+
+class ReferenceBackend(Backend):
+    """Plain numpy. See `Backend` for the shapes of every operation."""
+
+    name = "reference"
+
+    def __init__(self, file: ModelFile) -> None:
+        self.n_embd = file.hparams.n_embd
+        self.room = CACHE_BYTES
+
+    def matrix(self, tensor: Tensor) -> Matrix:
+        size = 4 * tensor.shape[0] * tensor.shape[1]
+        keep = size <= self.room
+        self.room -= size if keep else 0
+        return Matrix(tensor, keep)
+
+    def embed(self, w: Matrix, tokens: npt.NDArray[np.int64]) -> F32:
+        return np.concatenate([w.tensor.rows(t, t + 1) for t in tokens.tolist()])
+
+    def rms_norm(self, x: F32, weight: F32) -> F32:
+        mean_square = np.mean(x * x, axis=-1, keepdims=True)  # [n_tokens, 1]
+        return x / np.sqrt(mean_square + np.float32(self.norm_eps)) * weight
+
+    def matmul(self, w: Matrix, x: F32) -> F32:
+        return w.times(x)
+
+    def rope(self, x: F32, n_past: int) -> F32:
+        n, _, head_dim = x.shape
+        theta = self.rope_freq_base ** (-np.arange(0, head_dim, 2) / head_dim)  # [head_dim/2]
+        angle = np.arange(n_past, n_past + n)[:, None] * theta  # [n_tokens, head_dim/2]
+        cos = np.cos(angle).astype(np.float32)[:, None, :]
+        sin = np.sin(angle).astype(np.float32)[:, None, :]
+        even, odd = x[..., 0::2], x[..., 1::2]  # [n_tokens, n_head, head_dim/2]
+        return np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
+
+    def remember(self, cache: LayerCache, k: F32, v: F32, n_past: int) -> None:
+        here = slice(n_past, n_past + len(k))
+        cache.k[here] = self.rope(k, n_past)
+        cache.v[here] = v
+
+    def attention(self, q: F32, cache: LayerCache, n_past: int) -> F32:
+        n, _, head_dim = q.shape
+        seen = n_past + n
+        k = cache.k[:seen].astype(np.float32).transpose(1, 2, 0)  # [n_head, head_dim, seen]
+        v = cache.v[:seen].astype(np.float32).transpose(1, 0, 2)  # [n_head, seen, head_dim]
+        scores = q.transpose(1, 0, 2) @ k / np.float32(np.sqrt(head_dim))  # [n_head, n_tokens, seen]
+        future = np.arange(seen) > n_past + np.arange(n)[:, None]  # [n_tokens, seen]
+        probabilities = softmax(np.where(future, np.float32(-np.inf), scores))
+        return (probabilities @ v).transpose(1, 0, 2).reshape(n, self.n_embd)
+
+    def silu_mul(self, gate: F32, up: F32) -> F32:
+        with np.errstate(over="ignore"):  # exp(-x) may overflow to inf, and x / inf is the right 0
+            return gate / (1 + np.exp(-gate)) * up
+
+
+def softmax(x: F32) -> F32:
+    """exp(x) / sum(exp(x)) along the last axis, without overflow."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)

@@ -1,0 +1,1 @@
+"""Checkpoints to GGML files, and between the Meta and Hugging Face layouts."""

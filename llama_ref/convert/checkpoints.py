@@ -1,0 +1,433 @@
+"""Between Meta's layout and Hugging Face's, a few megabytes at a time.
+
+``to-hf`` writes what convert_llama_weights_to_hf.py of transformers 4.28.1 wrote: the names, the rotary permutation,
+config.json, generation_config.json and the tokenizer's files; as ``.bin`` byte for byte, by default as safetensors.
+``from-hf`` goes back to ``consolidated.NN.pth`` and params.json, with as many shards as Meta had for that width.
+Tensors survive both ways bit for bit.
+
+The peer reads a whole model into memory; here memory is that of a few rows, whatever the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggmlpy.files.atomic import atomic_write, require_space
+from ggmlpy.files.errors import MissingFileError, OutputError, UsageError
+from ggmlpy.formats.tensor_names import meta_names, original_names, rename
+from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout, open_checkpoint, pth_size, write_pth
+from llama_ref.checkpoint.layout import shard_of
+from llama_ref.checkpoint.params import Params
+from llama_ref.checkpoint.safetensors_file import safetensors_size, write_safetensors
+from llama_ref.checkpoint.tensor import DTYPES
+from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary
+
+from .ggml import check_vocabulary
+from .tokenizer_json import tokenizer_json
+
+__all__ = ["ExportPlan", "huggingface_files", "parse_size", "plan_from_hf", "plan_to_hf"]
+
+SHARD_SIZE = "10GB"
+METADATA = {"format": "pt"}
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+Progress = Callable[[int], object]
+
+
+@dataclass
+class ExportPlan:
+    """A model about to be written in another layout, checked; a context manager (it keeps the checkpoint open).
+
+    Attributes:
+        checkpoint: the source.
+        directory: the target.
+        files: weight files to be written, with the tensors of each under their final names.
+        sizes: the size of each of them in bytes.
+        texts: small files by name.
+        copies: files copied as they are.
+        torch_format: which bytes of torch.save to write in .pth and .bin files.
+        notes: what the user should know.
+    """
+
+    checkpoint: Checkpoint
+    directory: Path
+    files: dict[str, list[LazyTensor]]
+    sizes: dict[str, int]
+    texts: dict[str, str]
+    copies: list[Path]
+    torch_format: str
+    notes: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> ExportPlan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.checkpoint.close()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weight files."""
+        return sum(self.sizes.values())
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors: what ``progress`` will add up to."""
+        return sum(tensor.nbytes for tensors in self.files.values() for tensor in tensors)
+
+    def write(self, progress: Progress | None = None) -> list[Path]:
+        """Write everything into the directory and return the paths, weights first.
+
+        Arguments:
+            progress: called with the number of bytes after each piece.
+
+        Raises:
+            DiskSpaceError: it would not fit; nothing was written.
+            FormatError: a tensor could not be read, or a file not be written.
+        """
+        require_space(self.directory / next(iter(self.files)), self.nbytes)
+        _make_directory(self.directory)
+        for name, tensors in self.files.items():
+            self._write_weights(self.directory / name, tensors, progress)
+        for name, text in self.texts.items():
+            with atomic_write(self.directory / name) as stream:
+                stream.write(text.encode())
+        copied = [_copy(path, self.directory / path.name) for path in self.copies]
+        return [self.directory / name for name in (*self.files, *self.texts)] + copied
+
+    def _write_weights(self, path: Path, tensors: Sequence[LazyTensor], progress: Progress | None) -> None:
+        def release(n: int) -> None:
+            self.checkpoint.release()
+            if progress:
+                progress(n)
+
+        if path.suffix == ".safetensors":
+            write_safetensors(path, tensors, METADATA, release)
+        else:
+            write_pth(path, [(t.name, t.dtype, t.shape, _reported(t, release)) for t in tensors], self.torch_format)
+
+
+def plan_to_hf(
+    source: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    *,
+    weights: str = "safetensors",
+    shard_size: str | int = SHARD_SIZE,
+    inv_freq: bool | None = None,
+    dtype: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    weights_only: bool = False,
+    torch_format: str = "1.13",
+) -> ExportPlan:
+    """Check the way from Meta's layout to Hugging Face's, without writing anything.
+
+    Arguments:
+        source: the model (Meta's layout; Hugging Face's is accepted too, to change format, type or parts).
+        directory: where to write.
+        weights: "safetensors" or "bin".
+        shard_size: start a new file before one would grow over this: "10GB", "500MB", bytes.
+        inv_freq: write the rotary frequencies of each layer; by default in .bin files only, as transformers did.
+        dtype: "float16", "float32" or None to keep each tensor's.
+        tokenizer: the tokenizer.model, if it is neither in the directory nor in its parent.
+        weights_only: leave the tokenizer's files out, and unchecked.
+        torch_format: which torch.save wrote the .bin.
+
+    Raises:
+        UsageError: an unknown kind of weights, type or size.
+        FormatError: something is wrong with the source; VocabularyError if the tokenizer does not fit.
+    """
+    with contextlib.ExitStack() as stack:
+        checkpoint = stack.enter_context(open_checkpoint(source))
+        notes = list(checkpoint.notes)
+        vocab = None if weights_only else _fitting_vocabulary(checkpoint, tokenizer, notes)
+        files, texts = huggingface_files(
+            checkpoint, weights=weights, shard_size=shard_size, inv_freq=inv_freq, dtype=dtype
+        )
+        plan = ExportPlan(checkpoint, Path(directory), files, {}, texts, [], torch_format, notes)
+        plan.sizes = {name: _file_size(name, part, torch_format) for name, part in files.items()}
+        if vocab:
+            _add_tokenizer(plan, vocab)
+        _refuse_same_directory(plan)
+        stack.pop_all()
+        return plan
+
+
+def huggingface_files(
+    checkpoint: Checkpoint,
+    *,
+    weights: str = "safetensors",
+    shard_size: str | int = SHARD_SIZE,
+    inv_freq: bool | None = None,
+    dtype: str | None = None,
+) -> tuple[dict[str, list[LazyTensor]], dict[str, str]]:
+    """The weight files of a checkpoint in Hugging Face's layout with their tensors, and the texts of the JSON files.
+
+    Arguments as for :func:`plan_to_hf`.
+
+    Raises:
+        UsageError: an unknown kind of weights, type or size.
+    """
+    if weights not in ("safetensors", "bin"):
+        raise UsageError(f"unknown kind of weights {weights!r}: choose safetensors or bin")
+    limit = parse_size(shard_size)
+    tensors = list(_huggingface_tensors(checkpoint, dtype, weights == "bin" if inv_freq is None else inv_freq))
+    files = _split(tensors, limit, weights)
+    texts = _config_files(checkpoint, tensors)
+    if len(files) > 1:
+        index = "model.safetensors.index.json" if weights == "safetensors" else "pytorch_model.bin.index.json"
+        texts[index] = _index(files)
+    return files, texts
+
+
+def plan_from_hf(
+    source: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    *,
+    shards: int | None = None,
+    dtype: str | None = None,
+    params: Params | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    weights_only: bool = False,
+    torch_format: str = "1.13",
+) -> ExportPlan:
+    """Check the way from Hugging Face's layout to Meta's, without writing anything.
+
+    Arguments:
+        source: the model (Hugging Face's layout; Meta's is accepted too, to change the number of shards).
+        directory: where to write.
+        shards: how many files; by default as many as Meta had for this width (13B 2, 33B 4, 65B 8, else 1).
+        dtype: "float16", "float32" or None to keep each tensor's.
+        params: for params.json, where config.json leaves a choice (``multiple_of``); must give the same shape.
+        tokenizer, weights_only, torch_format: as for :func:`plan_to_hf`.
+
+    Raises:
+        UsageError: as many shards cannot be cut, or other parameters than the model's.
+        FormatError: something is wrong with the source.
+    """
+    with contextlib.ExitStack() as stack:
+        checkpoint = stack.enter_context(open_checkpoint(source))
+        notes = list(checkpoint.notes)
+        vocab = None if weights_only else _fitting_vocabulary(checkpoint, tokenizer, notes)
+        params = _chosen_params(checkpoint, params)
+        count = params.n_shards if shards is None else shards
+        if not 1 <= count <= min(100, params.n_head, checkpoint.n_vocab):
+            raise UsageError(f"{count} shards: choose 1 to {min(100, params.n_head, checkpoint.n_vocab)}")
+        tensors = [_cast(checkpoint.tensors[name], dtype) for name in original_names(params.n_layer)]
+        files = {f"consolidated.{i:02}.pth": [shard_of(tensor, i, count) for tensor in tensors] for i in range(count)}
+        plan = ExportPlan(checkpoint, Path(directory), files, {}, {}, [], torch_format, notes)
+        plan.sizes = {name: _file_size(name, part, torch_format) for name, part in files.items()}
+        plan.texts = {"params.json": params.to_json()}
+        if vocab:
+            plan.copies = [path for path in (vocab.path, vocab.added_path) if path]
+        _refuse_same_directory(plan)
+        stack.pop_all()
+        return plan
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of a size in words, decimal or binary.
+
+    >>> parse_size("10GB"), parse_size("1.5MiB"), parse_size(4096)
+    (10000000000, 1572864, 4096)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    unit = match[2].upper() if match else None
+    if not match or unit not in _UNITS or not (size := int(float(match[1]) * _UNITS[unit])):
+        raise UsageError(f"cannot understand the size {text!r}: write for example 10GB, 500MB or 2GiB")
+    return size
+
+
+def _fitting_vocabulary(
+    checkpoint: Checkpoint, tokenizer: str | os.PathLike[str] | None, notes: list[str]
+) -> GgmlVocabulary:
+    try:
+        path = find_tokenizer(checkpoint.path, tokenizer)
+    except MissingFileError as error:
+        error.next_step = f"{error.next_step}; or write the weights alone: --weights-only"
+        raise
+    return check_vocabulary(checkpoint, load_vocabulary(path), notes=notes)
+
+
+# ------------------------------------------------------------------------------------------------------------ to-hf
+
+
+def _huggingface_tensors(checkpoint: Checkpoint, dtype: str | None, inv_freq: bool) -> Iterator[LazyTensor]:
+    """All tensors under their Hugging Face names, in the order of the state dict."""
+    n_head = checkpoint.params.n_head
+    frequencies = inverse_frequencies(checkpoint.params.n_rot)
+    for name in meta_names(checkpoint.params.n_layer):
+        tensor = _cast(in_layout(checkpoint.tensors[name], "huggingface", n_head), dtype)
+        yield tensor.with_(name=rename(name, "huggingface"))
+        if inv_freq and name.endswith(".attention.wo.weight"):
+            prefix = rename(name, "huggingface").removesuffix("o_proj.weight")
+            yield LazyTensor.of_array(f"{prefix}rotary_emb.inv_freq", frequencies, source="computed")
+
+
+def inverse_frequencies(n_rot: int) -> np.ndarray:
+    """The rotary frequencies of one head as transformers 4.28.1 stores them: float32 [n_rot / 2].
+
+    The script loads its own result in half precision before it saves it, so the values are those of f16.
+
+    >>> inverse_frequencies(4).tolist()
+    [1.0, 0.01000213623046875]
+    """
+    exponents = np.arange(0, n_rot, 2, dtype=np.float32) / np.float32(n_rot)
+    frequencies = np.float32(1) / np.power(np.float32(10000), exponents, dtype=np.float32)
+    return frequencies.astype(np.float16).astype(np.float32)
+
+
+def _split(tensors: Sequence[LazyTensor], limit: int, weights: str) -> dict[str, list[LazyTensor]]:
+    """Files by name; a new one begins before one would grow over the limit (shard_checkpoint of transformers)."""
+    parts: list[list[LazyTensor]] = [[]]
+    for tensor in tensors:
+        if parts[-1] and sum(t.nbytes for t in parts[-1]) + tensor.nbytes > limit:
+            parts.append([])
+        parts[-1].append(tensor)
+    stem, suffix = ("model", ".safetensors") if weights == "safetensors" else ("pytorch_model", ".bin")
+    if len(parts) == 1:
+        return {stem + suffix: parts[0]}
+    return {f"{stem}-{i:05}-of-{len(parts):05}{suffix}": part for i, part in enumerate(parts, 1)}
+
+
+def _index(files: Mapping[str, Sequence[LazyTensor]]) -> str:
+    total = sum(tensor.nbytes for tensors in files.values() for tensor in tensors)
+    weight_map = {tensor.name: name for name, tensors in files.items() for tensor in tensors}
+    return _json({"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _config_files(checkpoint: Checkpoint, tensors: Iterable[LazyTensor]) -> dict[str, str]:
+    dtype = next(tensor.dtype for tensor in tensors if len(tensor.shape) == 2)
+    generation = {
+        "_from_model_config": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "transformers_version": "4.28.1",
+    }
+    config = checkpoint.params.to_config(checkpoint.n_vocab, dtype=dtype)
+    return {"config.json": _json(config), "generation_config.json": _json(generation)}
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def _add_tokenizer(plan: ExportPlan, vocab: GgmlVocabulary) -> None:
+    """tokenizer.model and what lies beside it; the JSON files are written where they are missing."""
+    beside = [vocab.path.parent / name for name in TOKENIZER_FILES[1:]]
+    plan.copies = [vocab.path, *(path for path in beside if path.is_file())]
+    fast = tokenizer_json(vocab.path)
+    if fast is None:
+        plan.notes.append("no tokenizer.json: its format cannot express appended pieces; load the slow LlamaTokenizer")
+    else:
+        plan.texts["tokenizer.json"] = fast
+    if not any(path.name == "special_tokens_map.json" for path in plan.copies):
+        plan.texts["special_tokens_map.json"] = _json({f"{name}_token": _special(text) for name, text in _SPECIAL})
+    if not any(path.name == "tokenizer_config.json" for path in plan.copies):
+        special = {f"{name}_token": {"__type": "AddedToken", **_special(text)} for name, text in _SPECIAL}
+        plan.texts["tokenizer_config.json"] = _json({**_TOKENIZER_CONFIG, **special})
+
+
+_SPECIAL = (("bos", "<s>"), ("eos", "</s>"), ("unk", "<unk>"))
+_TOKENIZER_CONFIG: dict[str, Any] = {
+    "add_bos_token": True,
+    "add_eos_token": False,
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": 1000000000000000019884624838656,
+    "pad_token": None,
+    "sp_model_kwargs": {},
+    "tokenizer_class": "LlamaTokenizer",
+}
+
+
+def _special(text: str) -> dict[str, Any]:
+    return {"content": text, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+
+
+# ---------------------------------------------------------------------------------------------------------- from-hf
+
+
+def _chosen_params(checkpoint: Checkpoint, chosen: Params | None) -> Params:
+    own = checkpoint.params
+    published = Params(own.n_embd, own.n_mult, own.n_head, own.n_layer, own.norm_eps)
+    if chosen is None:
+        return published
+    if (chosen.n_embd, chosen.n_ff, chosen.n_head, chosen.n_layer) != (own.n_embd, own.n_ff, own.n_head, own.n_layer):
+        raise UsageError(
+            f"the parameters asked for ({chosen.n_embd} wide, {chosen.n_ff} feed-forward, {chosen.n_head} heads, "
+            f"{chosen.n_layer} layers) are not those of {checkpoint.params_path} ({own.n_embd}, {own.n_ff}, "
+            f"{own.n_head}, {own.n_layer})"
+        )
+    return chosen
+
+
+# --------------------------------------------------------------------------------------------------------- in common
+
+
+def _cast(tensor: LazyTensor, dtype: str | None) -> LazyTensor:
+    """The tensor in another floating type, rounded to nearest even."""
+    if dtype is None or dtype == tensor.dtype:
+        return tensor
+    if dtype not in ("float16", "float32"):
+        raise UsageError(f"unknown type {dtype!r}: choose float16 or float32")
+    target = DTYPES[dtype].stored
+
+    def read(start: int, stop: int) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return tensor.rows(start, stop).astype(target)
+
+    return tensor.with_(dtype=dtype, read=read, source=f"{tensor.source}, as {dtype}")
+
+
+def _reported(tensor: LazyTensor, progress: Progress) -> Iterator[np.ndarray]:
+    for chunk in tensor.chunks():
+        yield chunk
+        progress(chunk.nbytes)
+
+
+def _file_size(name: str, tensors: Sequence[LazyTensor], torch_format: str) -> int:
+    if name.endswith(".safetensors"):
+        return safetensors_size(tensors, METADATA)
+    return pth_size(name, [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors], torch_format)
+
+
+def _refuse_same_directory(plan: ExportPlan) -> None:
+    """The output must not mix with the input: a directory with two layouts in it is nobody's."""
+    if plan.directory.exists() and plan.directory.samefile(plan.checkpoint.path):
+        raise UsageError(f"{plan.directory} is the input: name another directory for the output")
+    stale = [p.name for p in _weight_files(plan.directory) if p.name not in plan.files]
+    if stale:
+        raise UsageError(
+            f"{plan.directory} holds other weights already ({', '.join(stale[:4])}): name an empty directory"
+        )
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    patterns = ("consolidated.*.pth", "model*.safetensors*", "pytorch_model*.bin*")
+    return sorted(itertools.chain.from_iterable(directory.glob(p) for p in patterns)) if directory.is_dir() else []
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be made: {error.strerror}", path=directory, next_step="choose another directory"
+        ) from error
+
+
+def _copy(source: Path, target: Path) -> Path:
+    with open(source, "rb") as stream, atomic_write(target) as out:
+        shutil.copyfileobj(stream, out)
+    return target

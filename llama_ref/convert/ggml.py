@@ -1,0 +1,449 @@
+"""From a checkpoint (Meta's layout or Hugging Face's) to a GGML file of f32 or f16, as an era's converter wrote it.
+
+=====================  ==========================================================================================
+eras                   what the converter wrote
+=====================  ==========================================================================================
+2023-03-19             unversioned ggml, one file a shard; tensors in the order of the .pth
+2023-03-30             ggmf v1, the same with scores in the vocabulary
+2023-03-31             ggjt v1, shards joined; the order of the .pth
+2023-04-30 and later   ggjt v1 (in August 2023 too: f16 and f32 never changed); embedding, norm, output, then layers
+=====================  ==========================================================================================
+
+Tensors of one dimension are f32 in every file; of two, what ``outtype`` says. Where the originals went wrong this one
+does not: f32 and bfloat16 weights are rounded to f16 (they were copied as they came), uneven shards are joined by
+their own sizes, and a vocabulary that does not fit is refused before anything is written.
+
+Sources: convert-pth-to-ggml.py of llama.cpp da5303c1e, ed3c680bc and 352589927; convert.py of 3e5aa8a1c, 6986c7835 and
+dadbed99e.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ggmlpy.files.atomic import require_space
+from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
+from ggmlpy.formats.architecture import n_parts_of
+from ggmlpy.formats.containers import Attributes, Container, Hparams, container_named
+from ggmlpy.formats.eras import DEFAULT_ERA, Era, era_of
+from ggmlpy.formats.tensor_names import ggml_names, original_names, shard_axis
+from ggmlpy.formats.tensor_types import TensorType, type_named
+from ggmlpy.formats.writer import OutTensor, write_model, written_size
+from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
+from llama_ref.checkpoint.layout import directory_of
+from llama_ref.checkpoint.params import Params, model_named, read_config_json, read_params_json
+from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary, vocabulary_name
+
+__all__ = ["Plan", "VocabularyCount", "check_vocabulary", "plan_conversion", "plan_vocabulary", "vocabulary_counts"]
+
+OUTTYPES = {"f32": 0, "f16": 1}
+CHUNK_BYTES = 16 << 20
+GUESSING_ERAS = ("2023-04-30", "2023-05-19")  # convert.py read params.json only from June 2023
+PUBLISHED_WIDTHS = (4096, 5120, 6656, 8192)
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class VocabularyCount:
+    """How large one file says that the vocabulary is."""
+
+    what: str
+    path: Path
+    size: int
+
+
+@dataclass
+class Plan:
+    """A conversion that has been checked and not yet begun; a context manager (it keeps the checkpoint open).
+
+    Attributes:
+        files: what will be written, with the size of each in bytes.
+        container, version, hparams: of the files.
+        vocab: the vocabulary that goes in.
+        parts: the tensors of each file.
+        notes: what the user should know; values that overflow f16 are added while writing.
+    """
+
+    files: dict[Path, int]
+    container: Container
+    version: int
+    hparams: Hparams
+    vocab: GgmlVocabulary
+    parts: list[list[OutTensor]]
+    notes: list[str] = field(default_factory=list)
+    checkpoint: Checkpoint | None = None
+    overflows: dict[str, int] = field(default_factory=dict)
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.checkpoint:
+            self.checkpoint.close()
+
+    @property
+    def attributes(self) -> Attributes:
+        """What only GGUF has a place for."""
+        eps = self.checkpoint.params.norm_eps if self.checkpoint else None
+        return Attributes(n_ff=self.hparams.n_ff, n_head_kv=self.hparams.n_head, norm_eps=eps)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.values())
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors: what ``progress`` will add up to."""
+        return sum(tensor.nbytes for part in self.parts for tensor in part)
+
+    def write(self, progress: Progress | None = None) -> list[Path]:
+        """Write the files and return their paths. Each appears under its name when it is complete.
+
+        Arguments:
+            progress: called with the number of bytes after each piece.
+
+        Raises:
+            DiskSpaceError: they would not fit; nothing was written.
+            FormatError: a tensor could not be read, or a file not be written.
+        """
+        require_space(next(iter(self.files)), self.nbytes)
+        for path, part in zip(self.files, self.parts):
+            name, version = self.container.name, self.version
+            write_model(path, name, version, self.hparams, self.vocab, part, progress, self.attributes)
+        self.notes += [
+            f"{count} values of {name} exceed the range of f16 and became infinite: use --outtype f32"
+            for name, count in self.overflows.items()
+        ]
+        return list(self.files)
+
+
+def plan_conversion(
+    source: str | os.PathLike[str],
+    outfile: str | os.PathLike[str] | None = None,
+    *,
+    outtype: str = "f16",
+    era: str | Era = DEFAULT_ERA,
+    container: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    pad_vocab: bool = False,
+    guess_params: bool = False,
+) -> Plan:
+    """Check a conversion completely, without writing anything.
+
+    Arguments:
+        source: directory of the model, Meta's layout or Hugging Face's.
+        outfile: the file (or directory) to write; by default ``ggml-model-f16.bin`` in ``source``.
+        outtype: "f16" or "f32", the type of two-dimensional tensors.
+        era: whose order of tensors and container to take.
+        container: another container than the era's: "ggml", "ggmf1", "ggjt1", "ggjt2", "ggjt3", "gguf".
+        tokenizer: the tokenizer.model, if it is neither in the directory nor in its parent.
+        pad_vocab: fill up with dummy pieces where the embedding has more rows than the tokenizer.
+        guess_params: write n_mult 256 and n_embd/128 heads into the header whatever params.json says, as the
+            converters of 2023-04-30 and 2023-05-19 did. For unusual shapes that gives a file which cannot be loaded.
+
+    Raises:
+        MissingFileError: no model, no tokenizer, a shard missing.
+        VocabularyError: tokenizer, embedding and output differ; names the file to fix.
+        FormatError: anything else that is wrong with the source.
+        UsageError: an unknown outtype, era or container.
+
+    >>> with plan_conversion("models/7B") as plan:                       # doctest: +SKIP
+    ...     plan.write()
+    [PosixPath('models/7B/ggml-model-f16.bin')]
+    """
+    era, declared, version = _target(outtype, era, container)
+    with contextlib.ExitStack() as stack:
+        checkpoint = stack.enter_context(open_checkpoint(source))
+        notes = list(checkpoint.notes)
+        vocab = load_vocabulary(find_tokenizer(checkpoint.path, tokenizer))
+        vocab = check_vocabulary(checkpoint, vocab, pad=pad_vocab, notes=notes)
+        params = _header_params(checkpoint, era, guess_params)
+        if not guess_params and era.date in GUESSING_ERAS and _guessed(params) != params:
+            notes.append(
+                f"the header has n_mult {params.n_mult} and {params.n_head} heads, from {checkpoint.params_path.name}; "
+                f"the converter of {era} guessed 256 and {_guessed(params).n_head} (--guess-params does the same)"
+            )
+        hparams = _hparams(params, len(vocab), OUTTYPES[outtype])
+        plan = Plan({}, declared, version, hparams, vocab, [], notes, checkpoint)
+        plan.parts = _parts(checkpoint, era, declared, type_named(outtype, declared.name, version), plan)
+        plan.files = _files(outfile, checkpoint.path / f"ggml-model-{outtype}.{_suffix(declared)}", plan)
+        _refuse_overwriting(plan, [*checkpoint.files, vocab.path])
+        stack.pop_all()
+        return plan
+
+
+def plan_vocabulary(
+    source: str | os.PathLike[str],
+    outfile: str | os.PathLike[str] | None = None,
+    *,
+    outtype: str = "f16",
+    era: str | Era = DEFAULT_ERA,
+    container: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    model: str | None = None,
+) -> Plan:
+    """A file with the header and the vocabulary only (``ggml-vocab.bin``); the weights need not be there.
+
+    Arguments:
+        source: directory with params.json or config.json and, there or in its parent, tokenizer.model.
+        model: "7B" … "65B", in place of params.json.
+        outfile, outtype, era, container, tokenizer: as for :func:`plan_conversion`.
+
+    Raises:
+        MissingFileError: no tokenizer, or no parameters.
+    """
+    era, declared, version = _target(outtype, era, container)
+    directory = directory_of(source)
+    vocab = load_vocabulary(find_tokenizer(directory, tokenizer))
+    if era.date >= "2023-04-30":  # convert.py: nothing but the size, and one head to divide by
+        hparams = Hparams(len(vocab), 0, 0, 1, 0, 0, 0)
+    else:
+        params = model_named(model) if model else _params_beside(directory)
+        hparams = _hparams(params, len(vocab), OUTTYPES[outtype])
+    plan = Plan({}, declared, version, hparams, vocab, [[]])
+    plan.files = _files(outfile, directory / f"ggml-vocab.{_suffix(declared)}", plan)
+    _refuse_overwriting(plan, [vocab.path])
+    return plan
+
+
+def vocabulary_counts(checkpoint: Checkpoint, vocab: GgmlVocabulary) -> list[VocabularyCount]:
+    """The size of the vocabulary by each file that states one."""
+    weights = checkpoint.files[0] if len(checkpoint.files) == 1 else checkpoint.path
+    counts = [
+        VocabularyCount("tokenizer", vocab.path, len(vocab.base)),
+        VocabularyCount("embedding", weights, checkpoint.n_vocab),
+        VocabularyCount("output", weights, checkpoint.tensors["output.weight"].shape[0]),
+    ]
+    if vocab.added_path:
+        counts.insert(1, VocabularyCount("added tokens", vocab.added_path, len(vocab.added)))
+    if checkpoint.params.vocab_size != -1:
+        name = checkpoint.params_path.name
+        counts.append(VocabularyCount(name, checkpoint.params_path, checkpoint.params.vocab_size))
+    return counts
+
+
+def check_vocabulary(
+    checkpoint: Checkpoint, vocab: GgmlVocabulary, *, pad: bool = False, notes: list[str] | None = None
+) -> GgmlVocabulary:
+    """The vocabulary to write, once tokenizer, embedding and output are found to agree.
+
+    Arguments:
+        pad: allow dummy pieces up to the size of the embedding.
+        notes: gets what was decided on the way.
+
+    Raises:
+        VocabularyError: they differ; the message has all numbers, and the file to fix.
+    """
+    notes = [] if notes is None else notes
+    rows, outputs = checkpoint.n_vocab, checkpoint.tensors["output.weight"].shape[0]
+    if rows != outputs:
+        raise _differing(checkpoint, vocab, f"the embedding has {rows} rows, the output matrix {outputs}", *_HALF_GROWN)
+    if len(vocab.base) == rows and vocab.added:
+        notes.append(f"{vocab.added_path} is left out: the tokenizer alone has the {rows} pieces of the model")
+        vocab = vocab.without_added()
+    if len(vocab) < rows and pad:
+        notes.append(f"{rows - len(vocab)} dummy pieces fill the vocabulary up from {len(vocab)} to {rows}")
+        vocab = vocab.padded(rows)
+    if len(vocab) != rows:
+        cause, next_step = _which_vocabulary(checkpoint, vocab, rows)
+        raise _differing(
+            checkpoint, vocab, f"the tokenizer has {len(vocab)} pieces, the weights {rows} rows", cause, next_step
+        )
+    if checkpoint.params.vocab_size not in (-1, rows):
+        notes.append(
+            f"{checkpoint.params_path} says vocab_size {checkpoint.params.vocab_size}; weights and tokenizer agree on "
+            f"{rows}, which was taken. The file to fix is {checkpoint.params_path.name}"
+        )
+    return vocab
+
+
+_HALF_GROWN = (
+    "only one of the two was resized when the vocabulary grew",
+    "merge again from the base model (python cli.py merge), which replaces both",
+)
+
+
+def _which_vocabulary(checkpoint: Checkpoint, vocab: GgmlVocabulary, rows: int) -> tuple[str, str]:
+    """The likely cause of a tokenizer that does not fit, and what to do."""
+    where = checkpoint.path / "tokenizer.model"
+    if vocabulary_name(rows) != f"{rows} pieces":
+        name = vocabulary_name(rows)
+        return (
+            f"{vocab.path} is that of {vocabulary_name(len(vocab))}, the weights are {name}'s",
+            f"the file to fix is {vocab.path.name}: put the tokenizer.model of {name} at {where}",
+        )
+    if len(vocab) < rows < len(vocab) + 20:
+        return (
+            f"added_tokens.json is missing beside {vocab.path.name}" if not vocab.added else "more tokens were added",
+            f"copy it to {vocab.path.parent}, or fill {rows - len(vocab)} rows with dummy pieces: --pad-vocab",
+        )
+    if len(vocab) < rows:
+        return ("the tokenizer belongs to another model", f"put the model's own tokenizer.model at {where}")
+    return (
+        "the weights were not resized to this tokenizer, or it belongs to another model",
+        f"put the model's own tokenizer.model at {where}, or merge again with this tokenizer's adapter",
+    )
+
+
+def _differing(
+    checkpoint: Checkpoint, vocab: GgmlVocabulary, problem: str, cause: str, next_step: str
+) -> VocabularyError:
+    counts = vocabulary_counts(checkpoint, vocab)
+    return VocabularyError(
+        problem,
+        path=checkpoint.path,
+        field="n_vocab",
+        expected="one number in all files",
+        found="; ".join(f"{count.what} {count.size} ({count.path})" for count in counts),
+        cause=cause,
+        next_step=next_step,
+    )
+
+
+def _target(outtype: str, era: str | Era, container: str | None) -> tuple[Era, Container, int]:
+    if outtype not in OUTTYPES:
+        raise UsageError(f"unknown outtype {outtype!r}: choose f16 or f32 (and quantize afterwards)")
+    era = era_of(era)
+    if container is not None:
+        return era, *container_named(container)
+    return era, *container_named("ggjt1" if era.container == "ggjt" else era.container)
+
+
+def _params_beside(directory: Path) -> Params:
+    """The parameters in a directory that need not hold any weights."""
+    for name, read in (("params.json", read_params_json), ("config.json", read_config_json)):
+        if (directory / name).is_file():
+            return read(directory / name)
+    raise MissingFileError(
+        "no params.json",
+        path=directory,
+        expected="params.json or config.json",
+        cause="the header of a vocabulary file holds the shape of the model too",
+        next_step="name the model with --model 7B",
+    )
+
+
+def _header_params(checkpoint: Checkpoint, era: Era, guess: bool) -> Params:
+    """The parameters as the era's converter put them into the header."""
+    params = checkpoint.params
+    if guess:
+        return _guessed(params)
+    if era.date >= "2023-08-21" and checkpoint.layout == "huggingface":
+        largest = next((m for m in range(8192, 1, -1) if replace(params, n_mult=m).n_ff == params.n_ff), params.n_mult)
+        return replace(params, n_mult=largest)
+    return params
+
+
+def _guessed(params: Params) -> Params:
+    return replace(params, n_mult=256, n_head=max(1, params.n_embd // 128))
+
+
+def _hparams(params: Params, n_vocab: int, ftype: int) -> Hparams:
+    return Hparams(n_vocab, params.n_embd, params.n_mult, params.n_head, params.n_layer, params.n_rot, ftype)
+
+
+def _files(outfile: str | os.PathLike[str] | None, default: Path, plan: Plan) -> dict[Path, int]:
+    """The paths of the parts with their sizes: the name itself, then ``.1``, ``.2`` …"""
+    path = default if outfile is None else Path(outfile)
+    if path.is_dir():
+        path = path / default.name
+    name, version = plan.container.name, plan.version
+    sizes = [written_size(name, version, plan.hparams, plan.vocab, part, plan.attributes) for part in plan.parts]
+    stale = path.with_name(f"{path.name}.{len(sizes)}")
+    if stale.exists():
+        plan.notes.append(f"{stale} is left from another conversion and no part of this model: remove it")
+    return {path.with_name(path.name + (f".{i}" if i else "")): size for i, size in enumerate(sizes)}
+
+
+def _suffix(container: Container) -> str:
+    return "gguf" if container.name == "gguf" else "bin"
+
+
+def _refuse_overwriting(plan: Plan, inputs: Sequence[Path]) -> None:
+    for target, source in itertools.product(plan.files, inputs):
+        if target.exists() and target.samefile(source):
+            raise UsageError(f"{target} is an input of this conversion: choose another output with --outfile")
+
+
+def _parts(
+    checkpoint: Checkpoint, era: Era, container: Container, matrix_type: TensorType, plan: Plan
+) -> list[list[OutTensor]]:
+    """The tensors of each file, in the era's order."""
+    n_parts = _n_parts(checkpoint) if container.multipart else 1
+    types = {1: type_named("f32", container.name, plan.version), 2: matrix_type}
+    ordered = [checkpoint.tensors[name] for name in _order(checkpoint, era)]
+    cuts = {tensor.name: _cuts(checkpoint, tensor, n_parts) for tensor in ordered}
+    return [
+        [_out_tensor(checkpoint, tensor, types[len(tensor.shape)], cuts[tensor.name][part], plan) for tensor in ordered]
+        for part in range(n_parts)
+    ]
+
+
+def _order(checkpoint: Checkpoint, era: Era) -> list[str]:
+    if era.date >= "2023-04-30":
+        return ggml_names(checkpoint.params.n_layer)
+    return list(checkpoint.tensors) if checkpoint.layout == "meta" else original_names(checkpoint.params.n_layer)
+
+
+def _n_parts(checkpoint: Checkpoint) -> int:
+    """As many files as the loader of the time expects for this width; for an unpublished width, one a shard."""
+    width = checkpoint.params.n_embd
+    if width in PUBLISHED_WIDTHS or checkpoint.layout == "huggingface":
+        return n_parts_of(width)
+    return len(checkpoint.files)
+
+
+def _cuts(checkpoint: Checkpoint, tensor: LazyTensor, n_parts: int) -> list[tuple[int, slice]]:
+    """For each part the axis and the range of the tensor in it; the rest of an uneven cut goes to the last part."""
+    axis = shard_axis(tensor.name)
+    if axis is None or n_parts == 1:
+        return [(0, slice(0, tensor.shape[0]))] * n_parts
+    sizes = checkpoint.shard_sizes.get(tensor.name, [])
+    if len(sizes) != n_parts:
+        each = tensor.shape[axis] // n_parts
+        sizes = [each] * (n_parts - 1) + [tensor.shape[axis] - each * (n_parts - 1)]
+    ends = list(itertools.accumulate(sizes))
+    return [(axis, slice(end - size, end)) for end, size in zip(ends, sizes)]
+
+
+def _out_tensor(
+    checkpoint: Checkpoint, tensor: LazyTensor, target: TensorType, cut: tuple[int, slice], plan: Plan
+) -> OutTensor:
+    axis, span = cut
+    rows, columns = (span, slice(None)) if axis == 0 else (slice(0, tensor.shape[0]), span)
+    shape = tuple(s.indices(n)[1] - s.indices(n)[0] for s, n in zip((rows, columns), tensor.shape))
+
+    def chunks() -> Iterator[np.ndarray]:
+        step = max(1, CHUNK_BYTES // (math.prod(tensor.shape[1:]) * 4))
+        for start in range(rows.start, rows.stop, step):
+            values = tensor.rows(start, min(start + step, rows.stop))
+            if len(tensor.shape) == 2:
+                values = values[:, columns]
+            cast = _cast(values, target)
+            if target.name == "f16" and tensor.dtype != "float16":
+                _count_overflow(plan, tensor.name, values, cast)
+            yield cast
+        checkpoint.release()
+
+    return OutTensor(tensor.name, target, shape, chunks)
+
+
+def _cast(values: np.ndarray, target: TensorType) -> np.ndarray:
+    """Rounded to nearest even where the target is narrower."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=target.block)
+
+
+def _count_overflow(plan: Plan, name: str, values: np.ndarray, cast: np.ndarray) -> None:
+    if np.isinf(cast).any() and (count := int((np.isinf(cast) & np.isfinite(values)).sum())):
+        plan.overflows[name] = plan.overflows.get(name, 0) + count

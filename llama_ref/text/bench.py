@@ -1,0 +1,146 @@
+"""How fast a model runs here, and how fast it could: tokens a second beside what the memory can deliver.
+
+Generating a token reads every matrix of the model once, and does so little with each byte that reading is all that
+counts. So the yardstick is the machine's own read bandwidth, measured on the same bytes by the same number of threads,
+in turns with the tokens: other programs on the machine then slow down both alike, and the share stays meaningful.
+A prompt reads the matrices once for many tokens; there arithmetic counts, given in multiplications a second.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ggmlpy.files.errors import UsageError
+
+__all__ = ["Measurement", "bench", "measure"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of the result: medians over the rounds.
+
+    Attributes:
+        threads: how many.
+        generate: tokens a second, one at a time.
+        bandwidth: bytes a second that generating reads.
+        limit: bytes a second that the machine can read, with as many threads.
+        share: bandwidth / limit, the median of the rounds' own ratios.
+        prompt: tokens a second of a prompt given at once.
+        multiplications: a second, of the prompt.
+        n_prompt: tokens of that prompt.
+    """
+
+    threads: int
+    generate: float
+    bandwidth: float
+    limit: float
+    share: float
+    prompt: float
+    multiplications: float
+    n_prompt: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bench(
+    path: str | os.PathLike[str],
+    threads: Iterable[int],
+    n_prompt: int = 128,
+    rounds: int = 5,
+    n_tokens: int = 4,
+    progress: Callable[[], object] = lambda: None,
+) -> list[Measurement]:
+    """Measure a model file with each number of threads.
+
+    Arguments:
+        n_prompt: tokens of the prompt (0: don't measure one).
+        rounds: how often to repeat; the medians count.
+        n_tokens: tokens generated a round.
+        progress: called after each round, and after each prompt, of which there are at most three.
+
+    Raises:
+        UsageError: the numbers are not positive.
+        FormatError: the file is bad or missing.
+    """
+    if min(rounds, n_tokens) < 1 or n_prompt < 0:
+        raise UsageError("rounds and tokens must be positive")
+    return [measure(path, n, n_prompt, rounds, n_tokens, progress) for n in threads]
+
+
+def measure(
+    path: str | os.PathLike[str],
+    threads: int,
+    n_prompt: int,
+    rounds: int,
+    n_tokens: int,
+    progress: Callable[[], object] = lambda: None,
+) -> Measurement:
+    """One number of threads; see `bench`."""
+    from llama_ref.arithmetic.fast.backend import FastBackend
+
+    from .model import Model
+
+    n_ctx = max(n_prompt, 1 + (rounds + 1) * n_tokens)
+    with Model.from_file(path, numerics="fast", n_threads=threads, n_ctx=n_ctx) as model:
+        backend = model.backend
+        assert isinstance(backend, FastBackend)
+        matrices = backend.matrices(model.weights)
+        size, n_weights = sum(m.blocks.nbytes for m in matrices), sum(m.rows * m.cols for m in matrices)
+        some = np.random.default_rng(0).integers(0, model.n_vocab, n_ctx).tolist()
+        model.evaluate(some[:1], 0)  # the first touch of the file's pages isn't measured
+
+        def generate() -> None:
+            for i in range(n_tokens):
+                model.evaluate(some[i : i + 1], model.cache.length, last_only=True)
+
+        reading, generating = [], []
+        for _ in range(rounds):
+            reading.append(size / seconds(lambda: backend.read(model.weights)))
+            generating.append(n_tokens / seconds(generate))
+            progress()
+        prompts = []
+        for _ in range(min(rounds, 3) if n_prompt else 0):
+            prompts.append(n_prompt / seconds(lambda: model.evaluate(some[:n_prompt], 0, last_only=True)))
+            progress()
+    prompt = statistics.median(prompts) if prompts else 0.0
+    return Measurement(
+        threads=threads,
+        generate=statistics.median(generating),
+        bandwidth=statistics.median(generating) * size,
+        limit=statistics.median(reading),
+        share=statistics.median(g * size / r for g, r in zip(generating, reading, strict=True)),
+        prompt=prompt,
+        multiplications=prompt * n_weights,
+        n_prompt=n_prompt,
+    )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def table(measurements: Iterable[Measurement]) -> str:
+    """The result for people.
+
+    >>> print(table([Measurement(1, 5.1, 21e9, 21.5e9, 0.977, 24.0, 158e9, 128)]))
+    threads  generation          reads    of the limit   prompt of 128
+          1   5.10 tok/s   21.0 GB/s    98 % of 21.5    24.0 tok/s, 158 G mul/s
+    """
+    rows = list(measurements)
+    lines = [f"threads  generation          reads    of the limit   prompt of {rows[0].n_prompt if rows else 0}"]
+    for m in rows:
+        reads = f"{m.bandwidth / 1e9:5.1f} GB/s  {100 * m.share:4.0f} % of {m.limit / 1e9:4.1f}"
+        prompt = f"{m.prompt:7.1f} tok/s, {m.multiplications / 1e9:.0f} G mul/s" if m.n_prompt else "      -"
+        lines.append(f"{m.threads:7}  {m.generate:5.2f} tok/s  {reads}  {prompt}")
+    return "\n".join(lines)

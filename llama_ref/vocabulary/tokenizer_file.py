@@ -1,0 +1,237 @@
+"""From a SentencePiece ``tokenizer.model`` to the vocabulary inside a GGML file.
+
+Each piece becomes raw bytes: the unknown piece `` ⁇ ``, control pieces nothing, a byte piece its one byte, any other
+piece its text with ``▁`` (U+2581) turned into a space. Its score goes with it. Tokens of Hugging Face's
+``added_tokens.json`` follow with the score -1000 (convert.py of llama.cpp, 3e5aa8a1c).
+
+Source: ``write_tokens`` of convert-pth-to-ggml.py, llama.cpp 352589927.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ggmlpy.files.errors import FormatError, MissingFileError, VocabularyError
+from llama_ref.checkpoint.params import read_json
+
+__all__ = ["GgmlVocabulary", "find_tokenizer", "load_vocabulary", "piece_text", "read_tokenizer", "vocabulary_name"]
+
+UNKNOWN = " \u2047 ".encode()
+ADDED_SCORE = -1000.0
+LARGEST_TOKENIZER = 1 << 26  # the largest published one has under 2 MB
+
+# fmt: off
+KNOWN_SIZES = {
+    32000: "LLaMA",
+    49953: "Chinese-LLaMA",
+    49954: "Chinese-Alpaca",
+    55296: "Chinese-LLaMA-2",
+}
+# fmt: on
+
+
+def vocabulary_name(size: int) -> str:
+    """What people call a vocabulary of that size.
+
+    >>> vocabulary_name(49953), vocabulary_name(1000)
+    ('Chinese-LLaMA (49953)', '1000 pieces')
+    """
+    return f"{KNOWN_SIZES[size]} ({size})" if size in KNOWN_SIZES else f"{size} pieces"
+
+
+@dataclass(frozen=True)
+class GgmlVocabulary:
+    """The pieces of a tokenizer as a GGML file stores them.
+
+    Attributes:
+        path: the tokenizer.
+        base: bytes and score of each piece of the tokenizer itself.
+        added: the texts of added_tokens.json in order of their ids.
+        added_path: where those came from.
+        padding: how many pieces ``<dummy00001>`` … follow, to reach the size of the embedding.
+    """
+
+    path: Path
+    base: tuple[tuple[bytes, float], ...]
+    added: tuple[str, ...] = ()
+    added_path: Path | None = None
+    padding: int = 0
+
+    def __len__(self) -> int:
+        return len(self.base) + len(self.added) + self.padding
+
+    def __iter__(self) -> Iterator[tuple[bytes, float]]:
+        yield from self.base
+        yield from ((text.encode(), ADDED_SCORE) for text in self.added)
+        yield from ((f"<dummy{i:05}>".encode(), ADDED_SCORE) for i in range(1, self.padding + 1))
+
+    def without_added(self) -> GgmlVocabulary:
+        """The tokenizer alone."""
+        return replace(self, added=(), added_path=None)
+
+    def padded(self, size: int) -> GgmlVocabulary:
+        """With dummy pieces up to ``size``."""
+        return replace(self, padding=max(0, size - len(self.base) - len(self.added)))
+
+
+def find_tokenizer(directory: str | os.PathLike[str], explicit: str | os.PathLike[str] | None = None) -> Path:
+    """``tokenizer.model`` in the directory or its parent, or the one that was named.
+
+    Raises:
+        MissingFileError: none there; lists the paths that were tried.
+    """
+    directory = Path(directory)
+    if explicit is not None:
+        candidates = [Path(explicit) / "tokenizer.model" if Path(explicit).is_dir() else Path(explicit)]
+    else:
+        candidates = [directory / "tokenizer.model", Path(os.path.abspath(directory)).parent / "tokenizer.model"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise MissingFileError(
+        "tokenizer.model not found",
+        path=directory,
+        expected=" or ".join(map(str, candidates)),
+        cause="Meta's download keeps it one level above the weights; a merged model has its own beside them",
+        next_step=f"copy the model's tokenizer.model into {directory}, or name it with --tokenizer",
+    )
+
+
+def load_vocabulary(
+    tokenizer: str | os.PathLike[str], added_tokens: str | os.PathLike[str] | None = None
+) -> GgmlVocabulary:
+    """Read a tokenizer, and ``added_tokens.json`` beside it where there is one.
+
+    Raises:
+        MissingFileError: no such file.
+        VocabularyError: not a SentencePiece model, or the ids of the added tokens do not continue the tokenizer's.
+    """
+    tokenizer = Path(tokenizer)
+    base = tuple(_pieces(tokenizer))
+    if added_tokens is None and (tokenizer.parent / "added_tokens.json").is_file():
+        added_tokens = tokenizer.parent / "added_tokens.json"
+    if added_tokens is None:
+        return GgmlVocabulary(tokenizer, base)
+    return GgmlVocabulary(tokenizer, base, _added_tokens(Path(added_tokens), base), Path(added_tokens))
+
+
+def read_tokenizer(path: Path) -> Any:
+    """The SentencePiece processor of a tokenizer.model.
+
+    Raises:
+        MissingFileError, VocabularyError: no such file, or not a SentencePiece model.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    data = _tokenizer_bytes(path)
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(data)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise _not_a_tokenizer(path, data) from error
+    return processor
+
+
+def _pieces(path: Path) -> Iterator[tuple[bytes, float]]:
+    processor = read_tokenizer(path)
+    for i in range(processor.vocab_size()):
+        yield _piece_bytes(processor, i, path), float(processor.get_score(i))
+
+
+def _tokenizer_bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LARGEST_TOKENIZER:
+            raise VocabularyError("too large for a tokenizer", path=path, found=f"{path.stat().st_size:,} bytes")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingFileError("no such tokenizer", path=path, next_step="name an existing tokenizer.model") from error
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", path=path) from error
+
+
+def _piece_bytes(tokenizer: Any, i: int, path: Path) -> bytes:
+    """One piece as the GGML file has it."""
+    if tokenizer.is_unknown(i):
+        return UNKNOWN
+    if tokenizer.is_control(i):
+        return b""
+    piece = piece_text(tokenizer, i, path)
+    if tokenizer.is_byte(i):
+        return _byte_of(piece, i, path)
+    return piece.replace("\u2581", " ").encode()
+
+
+def piece_text(tokenizer: Any, i: int, path: str | os.PathLike[str]) -> str:
+    """The text of a piece as sentencepiece spells it.
+
+    Raises:
+        VocabularyError: it is not UTF-8; the library looks at that only when it is asked.
+    """
+    try:
+        return str(tokenizer.id_to_piece(i))
+    except UnicodeDecodeError as error:
+        raise VocabularyError(
+            "a piece is not text", path=path, field=f"piece {i}", expected="UTF-8", cause="a damaged file"
+        ) from error
+
+
+def _byte_of(piece: str, i: int, path: Path) -> bytes:
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        try:
+            return bytes.fromhex(piece[3:5])
+        except ValueError:
+            pass
+    raise VocabularyError(
+        "a byte piece has another form", path=path, field=f"piece {i}", expected="<0xNN>", found=repr(piece)
+    )
+
+
+def _not_a_tokenizer(path: Path, data: bytes) -> VocabularyError:
+    head = data[:40].lstrip().lower()
+    cause = "the download is broken"
+    if head.startswith(b"version https://git-lfs"):
+        cause = "this is a Git LFS pointer, not the file it points to: run `git lfs pull`"
+    elif head.startswith((b"<!doctype", b"<html")):
+        cause = "this is a web page that was saved under the name of the file"
+    elif head.startswith(b"{"):
+        cause = "this is JSON: perhaps tokenizer.json, which is another format"
+    return VocabularyError(
+        "is not a SentencePiece model",
+        path=path,
+        found=f"{len(data):,} bytes that begin {data[:12].hex(' ') or 'with nothing'}",
+        cause=cause,
+        next_step="fetch tokenizer.model again and check it: python cli.py verify " + str(path),
+    )
+
+
+def _added_tokens(path: Path, base: Sequence[object]) -> tuple[str, ...]:
+    """Texts of added_tokens.json by id; tokens that repeat ids of the tokenizer itself are its own and left out."""
+    record = read_json(path)
+    if not all(type(number) is int and number >= 0 for number in record.values()):
+        raise VocabularyError("ids must be numbers", path=path, found=str(record)[:80])
+    _check_encodable(path, record)
+    added = {number: text for text, number in record.items() if number >= len(base)}
+    missing = sorted(set(range(len(base), len(base) + len(added))) - set(added))
+    if missing or len(added) != sum(number >= len(base) for number in record.values()):
+        raise VocabularyError(
+            "the ids of the added tokens do not follow the tokenizer's",
+            path=path,
+            expected=f"{len(base)} to {len(base) + len(added) - 1} without a gap",
+            found=f"{sorted(record.values())[:12]}" + (f", without {missing[:12]}" if missing else ", one id twice"),
+            cause="added_tokens.json belongs to another tokenizer",
+            next_step="use the tokenizer.model and added_tokens.json of one and the same model",
+        )
+    return tuple(added[number] for number in sorted(added))
+
+
+def _check_encodable(path: Path, texts: Iterable[str]) -> None:
+    """JSON can spell halves of characters (lone surrogates), which are no text and have no bytes."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise VocabularyError("an added token is not text", path=path, found=ascii(text)[:80]) from error

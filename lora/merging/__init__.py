@@ -1,0 +1,1 @@
+"""A merge is a stream: adapters, checks, the arithmetic, and where the result goes."""

@@ -1,0 +1,200 @@
+"""The merge kernel: ``W' = fp16(fp32(W) + fp32(B @ A) * fp32(scale))`` on rows of half-precision weights, in place.
+
+What torch computes, operation by operation, and so what is written down here:
+
+* ``B @ A`` in float32: each element starts from +0 and adds ``B[i, k] * A[k, j]`` for k = 0, 1, …, each product and
+  each sum rounded. With half-precision adapters every product is exact, so fused or not makes no difference; with
+  float32 adapters it does, and this is the unfused form of torch's CPU kernels before AVX-512.
+* times the scale, rounded; plus the weight, rounded; never fused.
+* one rounding to half precision, to nearest even, at the end.
+
+The rank is padded to a multiple of eight with zeros, which changes nothing: a sum that starts from +0 is never -0, and
+adding the product +0 to it is the identity. The conversions are LLVM's ``fpext`` and ``fptrunc`` between ``half`` and
+``float``: one instruction for eight values on x86 with F16C and on ARM. Columns are cut into tiles of 512, so that a
+tile of A (16 KB at rank 8) stays in the first-level cache while rows pass by; each weight is read and written once.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from ggmlpy.files.errors import UsageError
+from ggmlpy.machine.compiling import listen_to_numba
+
+__all__ = ["Delta"]
+
+listen_to_numba()
+
+TILE = 512  # columns
+ROWS = 32  # rows that pass before the next tile: 32 KB of weights
+GROUP = 8  # products added a pass
+
+
+def _has_half_conversions() -> bool:
+    machine = platform.machine().lower()
+    return machine in ("aarch64", "arm64") or bool(binding.get_host_cpu_features().get("f16c"))
+
+
+HARDWARE_HALF = _has_half_conversions()
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A low-rank change ``scale * (b @ a)`` of a matrix, laid out for the kernel."""
+
+    b: np.ndarray  # float32 [rows, rank / 8, 8], zeros behind the rank
+    a: np.ndarray  # float32 [column tiles, rank rounded up to 8, 512], zeros behind the rank and the columns
+    scale: np.float32
+    n_columns: int
+
+    @classmethod
+    def of(cls, b: np.ndarray, a: np.ndarray, scale: float) -> Delta:
+        """From ``b`` [rows, rank] and ``a`` [rank, columns] of any float type; ``scale`` is rounded to float32.
+
+        >>> delta = Delta.of(np.array([[1.0], [2.0]]), np.array([[3.0, 4.0]]), 0.5)
+        >>> weights = np.ones((2, 2), np.float16)
+        >>> delta.add_to(weights), weights.tolist()
+        (4.0, [[2.5, 3.0], [4.0, 5.0]])
+        """
+        if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
+            raise UsageError(f"b [rows, rank] and a [rank, columns] do not fit: {b.shape} and {a.shape}")
+        return cls(_pack_b(b), _pack_a(a), np.float32(scale), a.shape[1])
+
+    def add_to(self, weights: np.ndarray, first_row: int = 0) -> float:
+        """Add the change's rows from ``first_row`` on to ``weights`` (float16 [n, columns], contiguous), in place.
+
+        Returns the largest ``|new - old|`` (NaN or infinity if a value left the range of half precision).
+        """
+        stop = first_row + len(weights)
+        if (
+            weights.dtype != np.float16
+            or not weights.flags.c_contiguous
+            or weights.shape[1:] != (self.n_columns,)
+            or not 0 <= first_row <= stop <= len(self.b)
+        ):
+            raise UsageError(
+                f"rows {first_row}:{stop} of a change of {len(self.b)} x {self.n_columns} do not fit "
+                f"{weights.dtype} weights of shape {weights.shape}"
+            )
+        add = _add_compiled if HARDWARE_HALF else add_plainly
+        return float(add(weights.view(np.uint16), self.b[first_row:stop], self.a, self.scale))
+
+
+def _pack_b(b: np.ndarray) -> np.ndarray:
+    groups = -(-b.shape[1] // GROUP)
+    packed = np.zeros((len(b), groups * GROUP), np.float32)
+    packed[:, : b.shape[1]] = b
+    return packed.reshape(len(b), groups, GROUP)
+
+
+def _pack_a(a: np.ndarray) -> np.ndarray:
+    rank, columns = a.shape
+    packed = np.zeros((-(-columns // TILE), -(-rank // GROUP) * GROUP, TILE), np.float32)
+    for tile, start in zip(packed, range(0, columns, TILE)):
+        tile[:rank, : min(TILE, columns - start)] = a[:, start : start + TILE]
+    return packed
+
+
+def add_plainly(bits: np.ndarray, b: np.ndarray, a: np.ndarray, scale: np.float32) -> float:
+    """The kernel as numpy reads it: its definition in the tests, and its stand-in without half-precision hardware."""
+    weights = bits.view(np.float16)  # [n, columns]
+    rank = a.shape[1]
+    columns = a.transpose(1, 0, 2).reshape(rank, -1)[:, : weights.shape[1]]  # [rank, columns]
+    delta = np.zeros(weights.shape, np.float32)
+    for k in range(rank):
+        delta += b.reshape(-1, rank)[:, k, None] * columns[k]
+    old = weights.astype(np.float32)
+    with np.errstate(over="ignore"):
+        weights[...] = (old + delta * scale).astype(np.float16)
+    return float(np.abs(weights.astype(np.float32) - old).max(initial=0.0))
+
+
+# ── the operations that numba lacks, each one or two machine instructions ────────────────────────────────────────────
+
+_HALF, _FLOAT, _I16, _I32 = ir.HalfType(), ir.FloatType(), ir.IntType(16), ir.IntType(32)
+
+
+def _operation(typed: Any) -> Any:
+    """An intrinsic, as far as type checkers are concerned a plain function."""
+    return intrinsic(typed)
+
+
+@_operation
+def _widen(context: Any, bits: Any) -> Any:
+    """The float32 of the bits of a half."""
+    return types.float32(types.uint16), lambda _, do, __, x: do.fpext(do.bitcast(x[0], _HALF), _FLOAT)
+
+
+@_operation
+def _narrow(context: Any, value: Any) -> Any:
+    """The bits of the half nearest to a float32, ties to even."""
+    return types.uint16(types.float32), lambda _, do, __, x: do.bitcast(do.fptrunc(x[0], _HALF), _I16)
+
+
+@_operation
+def _magnitude(context: Any, value: Any) -> Any:
+    """The bits of ``|value|``: as integers they compare like the magnitudes, with NaN above all."""
+    return types.uint32(types.float32), lambda _, do, __, x: do.and_(do.bitcast(x[0], _I32), _I32(0x7FFFFFFF))
+
+
+@_operation
+def _larger(context: Any, left: Any, right: Any) -> Any:
+    """The larger of two uint32 (numba's own max would widen them to 64 bits)."""
+
+    def emit(_: Any, do: Any, __: Any, x: Any) -> Any:
+        return do.select(do.icmp_unsigned(">", x[0], x[1]), x[0], x[1])
+
+    return types.uint32(types.uint32, types.uint32), emit
+
+
+@_operation
+def _as_float(context: Any, bits: Any) -> Any:
+    """The float32 that has these bits."""
+    return types.float32(types.uint32), lambda _, do, __, x: do.bitcast(x[0], _FLOAT)
+
+
+_ZERO = np.float32(0)
+_SIGNATURE = "float32(uint16[:, ::1], float32[:, :, ::1], float32[:, :, ::1], float32)"
+
+
+def _add(weights: Any, b: Any, a: Any, scale: Any) -> Any:
+    n_rows, n_columns = weights.shape
+    delta = np.empty(TILE, np.float32)
+    largest = np.uint32(0)
+    for first in range(0, n_rows, ROWS):
+        for t in range(a.shape[0]):
+            n = min(TILE, n_columns - t * TILE)
+            for i in range(first, min(first + ROWS, n_rows)):
+                for j in range(n):
+                    delta[j] = _ZERO
+                for g in range(b.shape[1]):
+                    s = a[t, GROUP * g : GROUP * (g + 1)]  # [8, 512]
+                    b0, b1, b2, b3, b4, b5, b6, b7 = (
+                        b[i, g, 0], b[i, g, 1], b[i, g, 2], b[i, g, 3], b[i, g, 4], b[i, g, 5], b[i, g, 6], b[i, g, 7],
+                    )  # fmt: skip
+                    for j in range(n):
+                        d = delta[j] + b0 * s[0, j]
+                        d = d + b1 * s[1, j]
+                        d = d + b2 * s[2, j]
+                        d = d + b3 * s[3, j]
+                        d = d + b4 * s[4, j]
+                        d = d + b5 * s[5, j]
+                        d = d + b6 * s[6, j]
+                        delta[j] = d + b7 * s[7, j]
+                row = weights[i, t * TILE : t * TILE + n]
+                for j in range(n):
+                    old = _widen(row[j])
+                    new = _narrow(old + delta[j] * scale)
+                    row[j] = new
+                    largest = _larger(largest, _magnitude(_widen(new) - old))
+    return _as_float(largest)
+
+
+_add_compiled: Any = njit(_SIGNATURE, nogil=True, cache=True, error_model="numpy")(_add) if HARDWARE_HALF else None

@@ -1,0 +1,390 @@
+"""What a merged model is written as: Meta's checkpoint, Hugging Face's, or a GGML file.
+
+**Crash safety.** A directory is written in a folder ``.merge-partial`` inside it, each file appearing there when it is
+whole; when all are, they are renamed into place, ``params.json`` (``config.json``) last. So under their final names
+there is the old state or the finished new one. A run that was killed leaves the folder; ``resume`` takes finished
+shards from it if base, adapters and options are still the same, and otherwise says what differs. A GGML file is one
+file: it appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggmlpy.files.atomic import atomic_write, require_space
+from ggmlpy.files.errors import OutputError, ShapeError, UsageError
+from ggmlpy.formats.containers import Attributes, Hparams
+from ggmlpy.formats.eras import GGUF_ERA, era_of
+from ggmlpy.formats.file_types import TypeChooser, file_type_of
+from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, rename, shard_axis
+from ggmlpy.formats.tensor_types import TensorType, type_named
+from ggmlpy.formats.writer import OutTensor, write_model, written_size
+from ggmlpy.quantizers.classic import quantize_rows
+from llama_ref.checkpoint import LazyTensor, PthFile, open_pth, pth_size, write_pth
+from llama_ref.checkpoint.layout import in_layout
+from llama_ref.checkpoint.params import read_json
+from llama_ref.checkpoint.safetensors_file import SafetensorsFile, safetensors_size, write_safetensors
+from llama_ref.convert.checkpoints import METADATA, SHARD_SIZE, huggingface_files
+from lora.vocabulary import tokenizer_side_files
+
+from .checks import OUTPUT, Chain
+from .stream import MergedModel, MergedTensor
+
+if TYPE_CHECKING:
+    from .merge import MergePlan
+
+__all__ = ["STAGE", "Target", "target_of"]
+
+STAGE = ".merge-partial"
+
+
+def target_of(plan: MergePlan) -> Target:
+    """The target that the plan's ``output_type`` names.
+
+    Raises:
+        UsageError: there is no such type, or the era has none.
+    """
+    if plan.options.output_type == "pth":
+        return PthTarget(plan)
+    if plan.options.output_type == "huggingface":
+        return HuggingFaceTarget(plan)
+    return GgmlTarget(plan)
+
+
+class Target(ABC):
+    """Something that a merged model is written as."""
+
+    def __init__(self, plan: MergePlan) -> None:
+        self.plan = plan
+
+    @abstractmethod
+    def sizes(self) -> dict[Path, int]:
+        """Final path -> bytes, of the large files."""
+
+    @abstractmethod
+    def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
+        """Write everything; returns the files and the names of those taken from an interrupted run."""
+
+
+class DirectoryTarget(Target):
+    """A directory of files: staged, then renamed into place."""
+
+    last = ""  # the file without which readers see no model
+
+    @abstractmethod
+    def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
+        """Name -> (bytes, how to write it), of the large files in order."""
+
+    @abstractmethod
+    def small_files(self) -> dict[str, bytes]:
+        """Name -> content of the others, but those of the tokenizer."""
+
+    def sizes(self) -> dict[Path, int]:
+        return {self.plan.output / name: size for name, (size, _) in self.shards().items()}
+
+    def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
+        shards = self.shards()
+        small = {**_tokenizer_content(self.plan.chain), **self.small_files()}
+        names = [*shards, *small]
+        stage = self.plan.output / STAGE
+        half_published = resume and stage.is_dir() and not (self.plan.output / self.last).exists()
+        _refuse_existing(self.plan.output, names, force or half_published)
+        done = _prepare_stage(stage, _identity(self.plan), resume)
+        resumed = [name for name, (size, _) in shards.items() if name in done and done[name] == size]
+        try:
+            first = self.plan.output / names[0]
+            require_space(first, sum(size for name, (size, _) in shards.items() if name not in resumed))
+            for name, (_, write) in shards.items():
+                if name not in resumed:
+                    write(stage / name)
+        except BaseException:
+            _forget_if_empty(stage, shards)
+            raise
+        for name, content in small.items():
+            with atomic_write(stage / name) as stream:
+                stream.write(content)
+        _publish(stage, self.plan.output, sorted(names, key=lambda name: name == self.last), self.last)
+        return [self.plan.output / name for name in names], resumed
+
+
+class PthTarget(DirectoryTarget):
+    """``consolidated.NN.pth`` and ``params.json``, byte for byte what the original script saves."""
+
+    last = "params.json"
+
+    def tensors(self) -> dict[str, list[LazyTensor]]:
+        """The tensors of each shard by the file's name."""
+        model, n = self.plan.model, self.plan.n_shards
+        names = meta_names(self.plan.base.params.n_layer)
+        return {f"consolidated.{k:02}.pth": [_shard_of(model, name, k, n) for name in names] for k in range(n)}
+
+    def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
+        torch_format = self.plan.options.torch_format
+        found: dict[str, tuple[int, Callable[[Path], object]]] = {}
+        for name, tensors in self.tensors().items():
+            size = pth_size(self.plan.output / name, [(t.name, t.dtype, t.shape) for t in tensors], torch_format)
+            found[name] = size, _pth_writer(tensors, torch_format)
+        return found
+
+    def small_files(self) -> dict[str, bytes]:
+        return {"params.json": self.plan.base.params.to_json().encode()}
+
+
+def _shard_of(model: MergedModel, name: str, k: int, n: int) -> LazyTensor:
+    """Shard ``k`` of ``n`` of a merged tensor; of the vocabulary's odd rows the last shard gets the remainder."""
+    axis, shape = shard_axis(name), model.shape_of(name)
+    if n == 1 or axis is None:
+        return model.tensor(name)
+    width, remainder = divmod(shape[axis], n)
+    if remainder and name != OUTPUT:
+        raise UsageError(f"{name} {list(shape)} cannot be cut into {n} shards: choose another --shards")
+    part = slice(k * width, (k + 1) * width + (remainder if k == n - 1 else 0))
+    return model.tensor(name, rows=part) if axis == 0 else model.tensor(name, columns=part)
+
+
+class HuggingFaceTarget(DirectoryTarget):
+    """Weights in one file or in parts with an index, and ``config.json`` with the new vocabulary.
+
+    A base in this layout lends its own parts, index and configuration, as in the low-memory script, unless another kind
+    of weights or size of parts is asked for; otherwise parts are cut as transformers does.
+    """
+
+    last = "config.json"
+
+    def tensors(self) -> dict[str, list[LazyTensor]]:
+        """The tensors of each weight file by its name."""
+        return self._files()[0]
+
+    def _files(self) -> tuple[dict[str, list[LazyTensor]], dict[str, str]]:
+        base, options, own = self.plan.base, self.plan.options, "bin"
+        if base.layout == "huggingface":
+            own = "safetensors" if base.files[0].suffix == ".safetensors" else "bin"
+            all_in_files = len(base.original_names) == len(
+                base.tensors
+            )  # not so if the output is tied to the embedding
+            if options.shard_size is None and options.weights in (None, own) and all_in_files:
+                return self._parts_of_the_base()
+        return huggingface_files(
+            self.plan.model.checkpoint, weights=options.weights or own, shard_size=options.shard_size or SHARD_SIZE
+        )
+
+    def _parts_of_the_base(self) -> tuple[dict[str, list[LazyTensor]], dict[str, str]]:
+        files: dict[str, list[LazyTensor]] = {}
+        for path in self.plan.base.files:
+            opened: PthFile | SafetensorsFile
+            with SafetensorsFile(path) if path.suffix == ".safetensors" else open_pth(path) as opened:
+                files[path.name] = [self._merged_or_derived(name, tensor) for name, tensor in opened.items()]
+        total = sum(tensor.nbytes for tensors in files.values() for tensor in tensors)
+        weight_map = {tensor.name: name for name, tensors in files.items() for tensor in tensors}
+        changes: dict[str, dict[str, Any]] = {
+            "config.json": {"vocab_size": self.plan.chain.n_vocab, "torch_dtype": "float16"},
+            "generation_config.json": {},
+        }
+        if len(files) > 1:
+            index = "model.safetensors" if self.plan.base.files[0].suffix == ".safetensors" else "pytorch_model.bin"
+            own = self._changed_json(f"{index}.index.json", {"metadata": {"total_size": total}})
+            changes[f"{index}.index.json"] = {"weight_map": weight_map, **json.loads(own)}
+        return files, {name: self._changed_json(name, change) for name, change in changes.items()}
+
+    def _merged_or_derived(self, name: str, tensor: LazyTensor) -> LazyTensor:
+        """The merged tensor of that name; the rotary frequencies, which no adapter changes, as they are."""
+        if not is_known(name):
+            return LazyTensor.of_array(name, tensor.numpy().copy(), source=tensor.source)
+        merged = self.plan.model.tensor(rename(name, "meta"))
+        return in_layout(merged, "huggingface", self.plan.base.params.n_head).with_(name=name)
+
+    def _changed_json(self, name: str, changes: dict[str, Any]) -> str:
+        """The base's file of that name (if it has one) with values changed, formatted as the script does."""
+        path = self.plan.base.path / name
+        before = read_json(path) if path.is_file() else {}
+        return json.dumps({**before, **changes}, indent=2)
+
+    def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
+        torch_format = self.plan.options.torch_format
+        found: dict[str, tuple[int, Callable[[Path], object]]] = {}
+        for name, tensors in self._files()[0].items():
+            if name.endswith(".safetensors"):
+                found[name] = safetensors_size(tensors, METADATA), _safetensors_writer(tensors)
+            else:
+                shapes = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+                found[name] = pth_size(name, shapes, torch_format), _pth_writer(tensors, torch_format)
+        return found
+
+    def small_files(self) -> dict[str, bytes]:
+        return {name: text.encode() for name, text in self._files()[1].items()}
+
+
+def _pth_writer(tensors: list[LazyTensor], torch_format: str) -> Callable[[Path], object]:
+    return lambda path: write_pth(path, tensors, torch_format)
+
+
+def _safetensors_writer(tensors: list[LazyTensor]) -> Callable[[Path], object]:
+    return lambda path: write_safetensors(path, tensors, METADATA)
+
+
+class GgmlTarget(Target):
+    """One GGML or GGUF file, f16 or quantized: what converting (and quantizing) the merged .pth would give."""
+
+    def __init__(self, plan: MergePlan) -> None:
+        super().__init__(plan)
+        family, _, kind = plan.options.output_type.partition("-")
+        self.era = era_of(GGUF_ERA if family == "gguf" else plan.options.era)
+        self.file_type = None if kind == "f16" else file_type_of(kind, self.era)
+        if family == "gguf":
+            self.container, self.version = "gguf", 3
+        elif self.file_type is None and self.era.container == "ggjt":
+            self.container, self.version = "ggjt", 1
+        else:
+            self.container, self.version = self.era.container, self.era.version
+        if self.era.container != "ggjt" and plan.base.params.n_shards > 1:
+            raise UsageError(f"era {self.era} has several files for a model of this size: merge to pth, then convert")
+        output = plan.output
+        suffix = "gguf" if family == "gguf" else "bin"
+        self.path = output / f"ggml-model-{kind}.{suffix}" if output.is_dir() else output
+
+    @property
+    def hparams(self) -> Hparams:
+        """The header's numbers."""
+        p = self.plan.base.params
+        file_type = 1 if self.file_type is None else self.file_type.id
+        return Hparams(self.plan.chain.n_vocab, p.n_embd, p.n_mult, p.n_head, p.n_layer, p.n_rot, file_type)
+
+    def tensors(self) -> list[OutTensor]:
+        """In the order of the era's converter."""
+        n_layer = self.plan.base.params.n_layer
+        names = ggml_names(n_layer) if self.era.date >= "2023-04-30" else meta_names(n_layer)
+        choose = TypeChooser(self.file_type, self.era, names) if self.file_type else None
+        return [self._tensor(self.plan.model.tensor(name), choose) for name in names]
+
+    def _tensor(self, tensor: MergedTensor, choose: TypeChooser | None) -> OutTensor:
+        source = type_named("f16" if len(tensor.shape) == 2 else "f32", self.container, self.version)
+        kind = (choose(tensor.name, tensor.shape, source) if choose else None) or source
+        if tensor.shape[-1] % kind.blck_size:
+            raise ShapeError(
+                f"rows of tensor {tensor.name!r} can't be divided into blocks of {kind.name}",
+                path=self.plan.base.path,
+                expected=f"a multiple of {kind.blck_size} columns",
+                found=tensor.shape[-1],
+                next_step="--output-type ggml-f16",
+            )
+        return OutTensor(tensor.name, kind, tensor.shape, lambda: _in_type(tensor, kind, self.era.date))
+
+    def sizes(self) -> dict[Path, int]:
+        return {self.path: written_size(*self._content())}
+
+    def _content(self) -> tuple[str, int, Hparams, Iterable[tuple[bytes, float]], list[OutTensor], Attributes]:
+        """What :func:`ggmlpy.write_model` and :func:`ggmlpy.formats.writer.written_size` take."""
+        p = self.plan.base.params
+        attributes = Attributes(n_ff=p.n_ff, n_head_kv=p.n_head, norm_eps=p.norm_eps)
+        return self.container, self.version, self.hparams, self.plan.chain.tokenizer, self.tensors(), attributes
+
+    def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
+        if self.path.exists() and not force:
+            raise UsageError(f"{self.path} is there already; use --force to replace it, or name another file")
+        container, version, hparams, vocab, tensors, attributes = self._content()
+        write_model(self.path, container, version, hparams, vocab, tensors, attributes=attributes)
+        return [self.path], []
+
+
+def _in_type(tensor: MergedTensor, kind: TensorType, era: str) -> Iterator[np.ndarray]:
+    """The tensor's rows as a GGML file holds them."""
+    if not kind.quantized:
+        yield from (tensor.chunks() if kind.name == "f16" else [tensor.numpy().astype(kind.block)])
+        return
+    yield from tensor.in_panels(lambda rows: quantize_rows(rows, kind.name, era))
+
+
+# ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+_WEIGHTS = ("consolidated.*.pth", "model*.safetensors*", "pytorch_model*.bin*")
+
+
+def _refuse_existing(output: Path, names: Sequence[str], force: bool) -> None:
+    there = [name for name in names if (output / name).exists()]
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file; name a directory for this output type")
+    stale = sorted({path.name for pattern in _WEIGHTS for path in output.glob(pattern)} - set(names))
+    if stale:
+        raise UsageError(f"{output} holds weights of another model ({', '.join(stale[:5])}): remove them first")
+    if there and not force:
+        raise UsageError(
+            f"{output} holds {', '.join(there[:5])} already; use --force to replace, or name another directory"
+        )
+
+
+def _identity(plan: MergePlan) -> dict[str, Any]:
+    """What must be the same for a shard of an earlier run to be a shard of this one."""
+    sources = [*plan.base.files, plan.base.params_path]
+    for adapter in plan.adapters:
+        sources += [adapter.path] if adapter.path.is_file() else [adapter.config.path, adapter.weights]
+    options = plan.options
+    return {
+        "base": str(plan.base.path.resolve()),
+        "adapters": [str(adapter.path.resolve()) for adapter in plan.adapters],
+        "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources],
+        "output": [options.output_type, options.torch_format, plan.n_shards, options.weights, str(options.shard_size)],
+        "vocabulary": [plan.chain.n_vocab, options.init, options.seed],
+    }
+
+
+def _prepare_stage(stage: Path, identity: dict[str, Any], resume: bool) -> dict[str, int]:
+    """An empty stage, or that of the same merge; returns name -> bytes of the whole files in it."""
+    marker = stage / "merge.json"
+    wanted = json.dumps(identity, indent=1)
+    if resume and stage.is_dir():
+        try:
+            before = json.loads(marker.read_text())
+        except (OSError, ValueError, RecursionError):
+            before = None
+        said = before if isinstance(before, dict) else {}
+        different = [key for key in identity if not said or said.get(key) != json.loads(wanted)[key]]
+        if different:
+            raise UsageError(
+                f"{stage} holds another merge (different: {', '.join(different)}); leave --resume out to start again"
+            )
+        for leftover in stage.glob(".*.partial"):
+            leftover.unlink()
+        return {path.name: path.stat().st_size for path in stage.iterdir() if path != marker}
+    try:
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write: {error.strerror}", path=stage, next_step="choose a directory that you may write to"
+        ) from error
+    with atomic_write(marker) as stream:
+        stream.write(wanted.encode())
+    return {}
+
+
+def _forget_if_empty(stage: Path, names: Iterable[str]) -> None:
+    """After a failure: remove a stage in which nothing was finished, and the output directory if it was made for it."""
+    if not any((stage / name).exists() for name in names):
+        shutil.rmtree(stage, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            stage.parent.rmdir()  # refuses if there is anything in it
+
+
+def _publish(stage: Path, output: Path, names: Sequence[str], last: str) -> None:
+    """Rename finished files into place; an older ``last`` goes first, so that no reader takes a mixture for a model."""
+    (output / last).unlink(missing_ok=True)
+    for name in names:
+        os.replace(stage / name, output / name)
+    shutil.rmtree(stage, ignore_errors=True)
+
+
+def _tokenizer_content(chain: Chain) -> dict[str, bytes]:
+    """The files of the result's tokenizer; side files that are missing are made as transformers saves them."""
+    files = {name: path.read_bytes() for name, path in chain.tokenizer_files.items()}
+    pad = "[PAD]" if chain.tokenizer.base[-1][0] == b"[PAD]" else None
+    return {**tokenizer_side_files(pad), **files}

@@ -1,0 +1,239 @@
+"""One training run: batches in, updated weights out, a log of both, and checkpoints that resume bit for bit.
+
+Everything random is a function of the seed and the step (the order of data, the dropout masks), so a checkpoint holds
+the trained tensors, AdamW's two means and the step, and an interrupted run ends with the same bits as an uninterrupted
+one. That takes the same number of BLAS threads on the same kind of processor; with one thread
+(``OPENBLAS_NUM_THREADS=1``) nothing depends on how busy the machine is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
+from ggmlpy.files.npy import read_npz
+from llama_ref.checkpoint.params import Params
+
+from .data import Packing
+from .model import Dropout, Lora, Weights, loss_and_gradients
+from .optim import AdamW, clip, warmup_cosine
+
+__all__ = ["Progress", "Run", "Settings", "evaluate", "read_log"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run trains.
+
+    Attributes:
+        learning_rate: at its highest.
+        n_steps: updates.
+        warmup: the part of the steps in which the rate rises.
+        accumulation: batches whose gradients are summed for one update.
+        clip: longest gradient.
+        seed: of the dropout masks.
+    """
+
+    learning_rate: float
+    n_steps: int
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    accumulation: int = 1
+    clip: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One line of the log."""
+
+    step: int  # updates done
+    loss: float  # nats a target, of this step's batches
+    learning_rate: float
+    gradient: float  # its length before clipping
+    n_tokens: int  # of this step
+    seconds: float  # of this step
+
+
+class Run:
+    """A training run over ``packing``; changes ``weights`` in place.
+
+    Arguments:
+        weights: all tensors of the model, LoRA pairs included.
+        trained: names of those that change.
+        folder: where ``log.jsonl`` and ``checkpoint.npz`` go; None: nowhere.
+        checkpoint_every: steps between checkpoints; there is always one at the end.
+
+    Raises:
+        UsageError: the checkpoint in ``folder`` belongs to another run.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        trained: list[str],
+        shape: Params,
+        packing: Packing,
+        settings: Settings,
+        *,
+        lora: Lora | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 100,
+    ) -> None:
+        self.weights, self.shape, self.packing, self.settings = weights, shape, packing, settings
+        self.lora, self.folder, self.checkpoint_every = lora, Path(folder) if folder else None, checkpoint_every
+        self.optimizer = AdamW(weights, tuple(trained), settings.betas, weight_decay=settings.weight_decay)
+        self.log: list[Progress] = []
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return self.optimizer.step
+
+    def train(self, until: int | None = None, report: Callable[[Progress], object] | None = None) -> None:
+        """Train to step ``until`` (default: the end); ``report`` hears of every step."""
+        last = self.settings.n_steps if until is None else min(until, self.settings.n_steps)
+        while self.step < last:
+            done = self._one_step()
+            self.log.append(done)
+            if report:
+                report(done)
+            if done.step % self.checkpoint_every == 0 or done.step == last:
+                self.save()
+
+    def _one_step(self) -> Progress:
+        began, settings, step = time.perf_counter(), self.settings, self.step
+        numbers = range(step * settings.accumulation, (step + 1) * settings.accumulation)
+        batches = [self.packing.batch(number) for number in numbers]
+        n_targets = sum(batch.n_targets for batch in batches)
+        loss, gradients = 0.0, {}  # type: tuple[float, Weights]
+        trained = frozenset(self.optimizer.trained)
+        for number, batch in zip(numbers, batches):
+            dropout = Dropout(self.lora.dropout, settings.seed, number) if self.lora else None
+            part, found = loss_and_gradients(
+                self.weights, self.shape, batch, trained, lora=self.lora, dropout=dropout, n_targets=n_targets
+            )
+            loss += part
+            gradients = {name: gradients[name] + g for name, g in found.items()} if gradients else found
+        length = clip(gradients, settings.clip)
+        n_warmup = round(settings.n_steps * settings.warmup)
+        rate = settings.learning_rate * warmup_cosine(step + 1, settings.n_steps + 1, n_warmup)
+        self.optimizer.update(gradients, rate)
+        n_tokens = sum(int((batch.documents >= 0).sum()) for batch in batches)
+        return Progress(step + 1, loss, rate, length, n_tokens, time.perf_counter() - began)
+
+    # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to mean anything."""
+        packing = self.packing
+        return json.loads(
+            json.dumps(
+                {
+                    "settings": asdict(self.settings),
+                    "lora": asdict(self.lora) if self.lora else None,
+                    "shapes": {name: self.weights[name].shape for name in self.optimizer.trained},
+                    "data": [len(packing.documents), packing.rows, packing.length, packing.seed],
+                    "n_tokens": sum(map(len, packing.documents)),
+                }
+            )
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint, atomically, and the log."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        header = json.dumps({"identity": self._identity(), "step": self.step, "log": [asdict(p) for p in self.log]})
+        arrays = {"header": np.frombuffer(header.encode(), np.uint8)}
+        for kind, tensors in self._state().items():
+            arrays |= {f"{kind}/{name}": tensors[name] for name in self.optimizer.trained}
+        with atomic_write(self.folder / "checkpoint.npz") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        with atomic_write(self.folder / "log.jsonl") as file:
+            file.write("".join(json.dumps(asdict(progress)) + "\n" for progress in self.log).encode())
+
+    def resume(self) -> bool:
+        """Go back to the checkpoint in the folder; False if there is none."""
+        path = None if self.folder is None else self.folder / "checkpoint.npz"
+        if path is None or not path.is_file():
+            return False
+        header, arrays = _read_checkpoint(path)
+        mine = self._identity()
+        different = [key for key in mine if mine[key] != header["identity"].get(key)]
+        if different:
+            raise UsageError(f"{path} belongs to another run ({', '.join(different)} differ); remove it to begin anew")
+        state = [(kind, tensors, name) for kind, tensors in self._state().items() for name in self.optimizer.trained]
+        try:
+            found = [arrays[f"{kind}/{name}"] for kind, _, name in state]
+            odd = [name for (_, tensors, name), new in zip(state, found) if new.shape != tensors[name].shape]
+            if odd or type(header["step"]) is not int or header["step"] < 0:
+                raise ValueError(f"step {header['step']!r:.40}, other shapes of {odd[:3]}")
+            log = [_progress(line) for line in header["log"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _no_checkpoint(path, error) from error
+        for (_, tensors, name), new in zip(state, found):
+            tensors[name][...] = new
+        self.optimizer.step, self.log = header["step"], log
+        return True
+
+    def _state(self) -> dict[str, Weights]:
+        return {"weight": self.weights, "first": self.optimizer.first, "second": self.optimizer.second}
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        arrays = read_npz(path)
+        header = json.loads(arrays.pop("header").tobytes())
+        if not isinstance(header, dict) or not isinstance(header.get("identity"), dict):
+            raise ValueError("the header names no run")
+        return header, arrays
+    except (FormatError, ValueError, KeyError, RecursionError) as error:
+        raise _no_checkpoint(path, error) from error
+
+
+def _no_checkpoint(path: Path, error: Exception) -> FormatError:
+    return FormatError(
+        "not a training checkpoint", path=path, cause=str(error)[:200], next_step="remove it to begin the run anew"
+    )
+
+
+def _progress(record: Any) -> Progress:
+    """A line of the log, numbers only."""
+    if not isinstance(record, dict) or not all(type(value) in (int, float) for value in record.values()):
+        raise ValueError(f"not a line of the log: {record!r:.60}")
+    return Progress(**record)
+
+
+def read_log(path: str | os.PathLike[str]) -> list[Progress]:
+    """The lines of a ``log.jsonl``.
+
+    Raises:
+        MissingFileError: there is none.
+        FormatError: it is no such log.
+    """
+    try:
+        return [_progress(json.loads(line)) for line in Path(path).read_text("utf-8").splitlines()]
+    except OSError as error:
+        raise MissingFileError(f"cannot read the log: {error.strerror}", path=path) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FormatError("not the log of a training run", path=path, cause=str(error)[:200]) from error
+
+
+def evaluate(weights: Weights, shape: Params, packing: Packing, *, lora: Lora | None = None) -> float:
+    """The mean loss in nats a target over every document, without dropout."""
+    total = n_targets = 0.0
+    for batch in packing.epoch():
+        loss, _ = loss_and_gradients(weights, shape, batch, lora=lora, n_targets=1.0)
+        total, n_targets = total + loss, n_targets + batch.n_targets
+    return total / n_targets

@@ -1,0 +1,1 @@
+"""What joins the three libraries: the commands, what they print, verification across steps, the demo."""

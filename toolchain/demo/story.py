@@ -1,0 +1,435 @@
+"""The demo model that travels with the program, and the story that it tells.
+
+In ``demo_model/`` lie an English base as Meta would have published it, two adapters as PEFT saves them, and texts that
+neither has seen; all made by ``toolchain.makers.recipe``. Where no model is named, the base and its adapters are
+merged, converted and quantized once, into the user's cache, and that model answers.
+
+=================  ===================================================================================================
+cache directory    ``$XDG_CACHE_HOME/ggmlpy``; else ``~/Library/Caches/ggmlpy`` on macOS, ``%LOCALAPPDATA%/ggmlpy`` on
+                   Windows, ``~/.cache/ggmlpy`` elsewhere; the system's directory for temporary files if that cannot be
+                   written
+``demo-<digest>``  one folder below it a version of the demo model, named after the digest of its ``SHA256SUMS``
+=================  ===================================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ggmlpy.files.errors import IntegrityError, MissingFileError, OutputError
+from ggmlpy.quantizers.whole_file import quantize_file
+from llama_ref.convert.ggml import plan_conversion
+from llama_ref.text.conversation import Conversation
+from llama_ref.text.model import Model
+from llama_ref.text.perplexity import surprises
+from llama_ref.text.sampling import SamplingOptions
+from llama_ref.vocabulary.prompts import GENERATION_TEMPLATE, alpaca_prompt
+from llama_ref.vocabulary.tokenizer_file import load_vocabulary
+from lora.merging.merge import MergeReport, merge
+from lora.vocabulary import compare_tokenizers
+
+__all__ = [
+    "ADAPTERS",
+    "FOLDER",
+    "PROMPTS",
+    "DemoFiles",
+    "answer",
+    "build",
+    "cache_directory",
+    "copy_inputs",
+    "default_model",
+    "demo_files",
+    "held_out_perplexity",
+    "tell",
+]
+
+FOLDER = Path(__file__).with_name("model")
+ADAPTERS = ("chinese-llama-lora", "chinese-alpaca-lora")
+SUMS = "SHA256SUMS"
+
+PROMPTS = (
+    "介绍北京",
+    "怎么做披萨？",
+    "12加7等于多少？",
+    "如何保持健康？",
+    "讲一个故事",
+    "把“我喜欢喝茶”翻译成英文。",
+    "法国的首都是哪里？",
+    "写一首关于春天的诗",
+    "大熊猫吃什么？",
+    "How do I make dumplings?",
+)
+STORY_PROMPTS = PROMPTS[:5]
+SAMPLING = SamplingOptions(temp=0.2, repeat_penalty=1.0, seed=42)
+LONGEST_ANSWER = 160
+Announce = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """What :func:`build` leaves in a folder."""
+
+    folder: Path
+
+    @property
+    def merged(self) -> Path:
+        """The merged checkpoint, a directory in Meta's layout."""
+        return self.folder / "merged"
+
+    @property
+    def base_f16(self) -> Path:
+        """The English base, converted."""
+        return self.folder / "base-f16.bin"
+
+    @property
+    def f16(self) -> Path:
+        """The merged model, converted."""
+        return self.folder / "ggml-model-f16.bin"
+
+    @property
+    def q4_0(self) -> Path:
+        """The merged model, quantized: the one that answers."""
+        return self.folder / "ggml-model-q4_0.bin"
+
+
+# ── building and finding ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def demo_files() -> Path:
+    """The folder of the demo model.
+
+    Raises:
+        MissingFileError: this installation does not have it.
+    """
+    if not (FOLDER / SUMS).is_file():
+        raise MissingFileError(
+            "the demo model is not part of this installation",
+            path=FOLDER,
+            next_step=f"name a model with -m, or make the demo: python cli.py train demo --output {FOLDER}",
+        )
+    return FOLDER
+
+
+def cache_directory() -> Path:
+    """Where models are cached: a directory that exists and can be written.
+
+    Raises:
+        OutputError: neither the user's cache nor the directory for temporary files can be written.
+    """
+    for candidate in (_users_cache() / "ggmlpy", Path(tempfile.gettempdir()) / f"ggmlpy-{_user()}"):
+        try:
+            candidate.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            continue
+        if os.access(candidate, os.W_OK) and _is_own(candidate):
+            return candidate
+    raise OutputError(
+        "there is no directory to cache the demo model in", next_step="set XDG_CACHE_HOME to one that can be written"
+    )
+
+
+def _users_cache() -> Path:
+    if "XDG_CACHE_HOME" in os.environ and Path(os.environ["XDG_CACHE_HOME"]).is_absolute():
+        return Path(os.environ["XDG_CACHE_HOME"])
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path.home() / ".cache"
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether nobody else made the folder: names among temporary files can be foretold."""
+    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+
+
+def default_model(announce: Announce = lambda words: None) -> Path:
+    """The demo model, quantized; made on the first call, which ``announce`` hears about.
+
+    Raises:
+        MissingFileError: there is no demo model.
+        OutputError: it cannot be written anywhere.
+    """
+    source = demo_files()
+    digest = hashlib.sha256((source / SUMS).read_bytes()).hexdigest()[:16]
+    cache = cache_directory()
+    made = DemoFiles(cache / f"demo-{digest}")
+    if not made.q4_0.is_file():
+        announce(f"no model was named: making the demo model, once, in {made.folder}")
+        with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as folder:
+            files = DemoFiles(Path(folder) / "demo")
+            files.folder.mkdir()
+            build(files, announce)
+            shutil.rmtree(files.merged)
+            _move(files.folder, made.folder)
+    return made.q4_0
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Rename; where another process was quicker, its folder stays."""
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if not DemoFiles(target).q4_0.is_file():
+            raise OutputError(f"cannot keep the demo model: {error.strerror}", path=target) from error
+
+
+def build(files: DemoFiles, announce: Announce = lambda words: None) -> MergeReport:
+    """Merge, convert and quantize the demo model into ``files.folder``; says each step with its time."""
+    source = demo_files()
+    with _step(announce) as said:
+        report = merge(source / "base", [source / name for name in ADAPTERS], files.merged)
+        said(f"merge     base + {len(ADAPTERS)} adapters: {report.n_pairs} pairs, {report.n_vocab:,} tokens")
+    with _step(announce) as said, plan_conversion(files.merged, files.f16) as plan:
+        plan.write()
+        said(f"convert   {files.f16.name}, {files.f16.stat().st_size:,} bytes")
+    with _step(announce) as said:
+        quantize_file(files.f16, files.q4_0, "q4_0")
+        said(f"quantize  {files.q4_0.name}, {files.q4_0.stat().st_size:,} bytes")
+    return report
+
+
+@contextmanager
+def _step(announce: Announce) -> Iterator[Announce]:
+    """Collects the words of a step and announces them with the time it took."""
+    began, words = time.perf_counter(), []  # type: tuple[float, list[str]]
+    yield words.append
+    announce(f"  {words[0]} ({time.perf_counter() - began:.1f} s)")
+
+
+def convert_base(files: DemoFiles) -> Path:
+    """The English base as a GGML file, to ask it the same questions."""
+    with plan_conversion(demo_files() / "base", files.base_f16) as plan:
+        plan.write()
+    return files.base_f16
+
+
+# ── what it says ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def answer(
+    model: Model,
+    prompt: str,
+    *,
+    template: str | None = GENERATION_TEMPLATE,
+    sampling: SamplingOptions = SAMPLING,
+    longest: int = LONGEST_ANSWER,
+) -> str:
+    """The model's answer to a prompt, in ``template`` or (None) as it stands."""
+    text = prompt if template is None else alpaca_prompt(prompt, template=template)
+    conversation = Conversation(model, sampling, n_batch=512)
+    tokens = conversation.say(text, max_tokens=longest)
+    return b"".join(token.bytes for token in tokens).decode("utf-8", "replace").strip()
+
+
+@dataclass(frozen=True)
+class TextLoss:
+    """How surprised a model is by texts: the sum over all tokens, in nats."""
+
+    nats: float
+    n_tokens: int
+    n_characters: int
+
+    @property
+    def per_token(self) -> float:
+        """Perplexity by token: not to be compared across vocabularies."""
+        return math.exp(self.nats / self.n_tokens)
+
+    @property
+    def per_character(self) -> float:
+        """Perplexity by character, which can be."""
+        return math.exp(self.nats / self.n_characters)
+
+    @property
+    def tokens_per_character(self) -> float:
+        return self.n_tokens / self.n_characters
+
+
+def held_out_perplexity(model: Model, texts: Sequence[str]) -> TextLoss:
+    """Score each text by itself, from the beginning of sequence on, its end included."""
+    tokenizer = Conversation(model).tokenizer
+    nats, n_tokens, n_characters = 0.0, 0, 0
+    for text in texts:
+        ids = [*tokenizer.encode(" " + text, bos=True), 2][: model.n_ctx]
+        rows = model.evaluate(ids[:-1], 0)  # [n - 1, n_vocab]
+        nats += float(surprises(rows, ids[1:]).sum())
+        n_tokens, n_characters = n_tokens + len(ids) - 1, n_characters + len(text) + 1
+    return TextLoss(nats, n_tokens, n_characters)
+
+
+def held_out_texts(language: str = "chinese", n: int = 40) -> list[str]:
+    """Texts that nothing was trained on."""
+    return (demo_files() / "held-out" / f"{language}.txt").read_text("utf-8").strip().split("\n\n")[:n]
+
+
+# ── the story ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Teller(Protocol):
+    """What :func:`tell` speaks to; ``cli.py`` has one that prints."""
+
+    def heading(self, title: str, why: str) -> None: ...
+    def line(self, text: str) -> None: ...
+    def good(self, text: str) -> None: ...
+    def table(self, rows: list[tuple[str, ...]]) -> None: ...
+    def tokens(self, pieces: Sequence[str]) -> None: ...
+    def speech(self, who: str, text: str, colour: str) -> None: ...
+
+
+def tell(folder: str | os.PathLike[str], teller: Teller, *, every_prompt: bool = False) -> dict[str, Any]:
+    """The seed's story on the demo model, step by step, in ``folder``; returns its figures and answers.
+
+    Raises:
+        MissingFileError: there is no demo model.
+        IntegrityError: one of its files is not what was published.
+    """
+    files = DemoFiles(Path(folder))
+    files.folder.mkdir(parents=True, exist_ok=True)
+    story: dict[str, Any] = {"verified": _tell_verification(teller)}
+    story |= _tell_vocabulary(teller)
+    teller.heading(
+        "Merge, convert, quantize",
+        "W + alpha/r * BA for every matrix, one adapter after the other; embeddings and output are replaced. Then the "
+        "checkpoint becomes a GGML file, and its weights become four-bit numbers in blocks of 32.",
+    )
+    build(files, lambda words: teller.good(words.strip()))
+    convert_base(files)
+    story["sizes"] = _tell_sizes(teller, files)
+    models = {"base": files.base_f16, "merged": files.f16, "q4_0": files.q4_0}
+    opened = {name: Model.from_file(path, n_ctx=512) for name, path in models.items()}
+    story["perplexity"] = _tell_perplexity(teller, opened)
+    story["answers"] = _tell_answers(teller, opened, PROMPTS if every_prompt else STORY_PROMPTS)
+    teller.line("")
+    teller.line("A toy of a million parameters: docs/model-card.md says what it knows, and that it cannot add.")
+    teller.line("Yours now:  python cli.py chat        python cli.py generate -p 介绍北京")
+    return story
+
+
+def copy_inputs(folder: str | os.PathLike[str]) -> None:
+    """Put the demo model's base, adapters and held-out texts beside what was made of them."""
+    for part in demo_files().iterdir():
+        if part.is_dir():
+            shutil.copytree(part, Path(folder) / part.name, dirs_exist_ok=True)
+
+
+def _tell_verification(teller: Teller) -> dict[str, str]:
+    teller.heading("Verify", "Is everything as it was published? A digest of each file, against SHA256SUMS.")
+    source, found = demo_files(), {}
+    for line in (source / SUMS).read_text("utf-8").splitlines():
+        promised, name = line.split(maxsplit=1)
+        data = (source / name).read_bytes()
+        found[name] = hashlib.sha256(data).hexdigest()
+        if found[name] != promised:
+            raise IntegrityError(
+                "the file is not the one that was published",
+                path=source / name,
+                expected=promised,
+                found=found[name],
+                next_step="install the program again",
+            )
+        if not name.endswith(".json"):
+            teller.good(f"{name:<38} {len(data):>10,} bytes  {promised[:12]}…")
+    return found
+
+
+def _tell_vocabulary(teller: Teller) -> dict[str, Any]:
+    source = demo_files()
+    names = (source / "base", source / ADAPTERS[-1])
+    sizes = [len(load_vocabulary(name / "tokenizer.model")) for name in names]
+    teller.heading(
+        "Grow the vocabulary",
+        f"The English base has {sizes[0]} pieces and spells a Chinese character with three bytes; the grown vocabulary "
+        f"has {sizes[1]:,}.",
+    )
+    for word, item in zip(("base", "grown"), compare_tokenizers(names, "北京是中国的首都。")):
+        teller.line(f"{word}: {item.n_tokens} tokens for {item.n_characters} characters")
+        teller.tokens(item.pieces)
+    ratios = [item.tokens_per_character for item in compare_tokenizers(names, "\n".join(held_out_texts()))]
+    teller.line("")
+    teller.table(
+        [
+            ("on held-out Chinese", "pieces", "tokens a character"),
+            ("base", f"{sizes[0]:,}", f"{ratios[0]:.2f}"),
+            ("grown", f"{sizes[1]:,}", f"{ratios[1]:.2f}"),
+        ]
+    )
+    return {"pieces": sizes, "tokens_per_character": ratios}
+
+
+def _tell_sizes(teller: Teller, files: DemoFiles) -> dict[str, int]:
+    source = demo_files()
+    paths = {
+        "base, consolidated.00.pth": source / "base" / "consolidated.00.pth",
+        **{f"{name}, adapter_model.bin": source / name / "adapter_model.bin" for name in ADAPTERS},
+        "merged, consolidated.00.pth": files.merged / "consolidated.00.pth",
+        f"merged, {files.f16.name}": files.f16,
+        f"merged, {files.q4_0.name}": files.q4_0,
+    }
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
+    teller.line("")
+    teller.table([("file", "bytes"), *((name, f"{size:,}") for name, size in sizes.items())])
+    return sizes
+
+
+def _tell_perplexity(teller: Teller, models: dict[str, Model]) -> dict[str, Any]:
+    chinese, english = held_out_texts("chinese"), held_out_texts("english")
+    teller.heading(
+        "Perplexity",
+        f"How surprised is each model by {len(chinese)} Chinese and {len(english)} English texts that nothing was "
+        "trained on? By character, because tokens of two vocabularies cannot be compared. Lower is better.",
+    )
+    losses = {
+        name: (held_out_perplexity(model, chinese), held_out_perplexity(model, english))
+        for name, model in models.items()
+    }
+    words = {"base": "English base, f16", "merged": "merged, f16", "q4_0": "merged, q4_0"}
+    rows = [
+        (words[name], *(_number(x) for x in (zh.per_character, zh.per_token, en.per_character, en.per_token)))
+        for name, (zh, en) in losses.items()
+    ]
+    teller.table([("model", "Chinese: character", "token", "English: character", "token"), *rows])
+    figures = lambda x: {"per_character": x.per_character, "per_token": x.per_token}  # noqa: E731
+    return {name: {**figures(zh), "english": figures(en)} for name, (zh, en) in losses.items()}
+
+
+def _number(value: float) -> str:
+    """Two decimals, or the power of ten of a number that nobody can read."""
+    return f"{value:,.2f}" if value < 1e5 else f"{value:.1e}"
+
+
+def _tell_answers(teller: Teller, models: dict[str, Model], prompts: Sequence[str]) -> list[dict[str, str]]:
+    teller.heading(
+        "Before and after",
+        "The same prompts. The base gets them as they stand, since it knows no template; the merged model, quantized "
+        "to four bits, gets them in the Alpaca template. Temperature 0.2, seed 42.",
+    )
+    answers = []
+    for prompt in prompts:
+        before = answer(models["base"], prompt, template=None, longest=40)
+        after = answer(models["q4_0"], prompt)
+        answers.append({"prompt": prompt, "before": before, "after": after})
+        teller.line("")
+        teller.speech("prompt", prompt, "1")
+        teller.speech("before", _printable(before), "31")
+        teller.speech("after", _printable(after), "32")
+    return answers
+
+
+def _printable(text: str) -> str:
+    """Control characters, which a base model may write, as a replacement character."""
+    return "".join(c if c == "\n" or c.isprintable() else "\ufffd" for c in text) or "(nothing)"

@@ -1,0 +1,1 @@
+"""Looking at anything: identify, doctor, tokens and texts side by side."""

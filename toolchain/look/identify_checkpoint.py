@@ -1,0 +1,129 @@
+"""What a file is that is no GGML model: a checkpoint, an adapter, a tokenizer, an archive.
+
+The companion of :func:`ggmlpy.look.identify.identify`, for the files before the conversion. Opening is lazy and without
+trust; a bad file raises what its reader raises.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from ggmlpy.files.npy import ZIP_TROUBLE
+from ggmlpy.formats.architecture import MODEL_SIZES
+from ggmlpy.formats.tensor_names import is_known, rename, spelling_of
+from ggmlpy.look.identify import Identification
+from llama_ref.checkpoint import LazyTensor, open_pth
+from llama_ref.checkpoint.safetensors_file import SafetensorsFile
+from llama_ref.vocabulary.tokenizer_file import load_vocabulary, vocabulary_name
+
+__all__ = ["identify_other"]
+
+WRITERS = {
+    "torch-1.13": "torch 1.6 to 2.0",
+    "torch-2.1": "torch 2.1 to 2.6",
+    "torch-2.7+": "torch 2.7 or later",
+    "legacy": "torch before 1.6, or its old format",
+}
+LAYOUTS = {"meta": "Meta's layout", "huggingface": "Hugging Face's layout", "gguf": "names of GGUF"}
+
+
+def identify_other(path: str | os.PathLike[str]) -> Identification | None:
+    """Look at a .pth, .bin, .safetensors, .zip or tokenizer.model file; None if it is of no such kind.
+
+    Raises:
+        FormatError: it is of one of these kinds, and bad.
+    """
+    path = Path(path)
+    with open(path, "rb") as stream:
+        head = stream.read(16)
+    if head[:2] == b"PK":
+        return _zip(path)
+    if path.suffix == ".safetensors" or head[8:10] in (b'{"', b"{}", b"{ "):
+        with SafetensorsFile(path) as file:
+            return _tensors(path, file, "safetensors", "any version of safetensors")
+    if path.suffix == ".model" or head[:1] == b"\n":
+        return _tokenizer(path)
+    if head[:1] == b"\x80":
+        return _pth(path)
+    return None
+
+
+def _zip(path: Path) -> Identification:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [Path(name).name for name in archive.namelist()]
+    except ZIP_TROUBLE:
+        names = ["data.pkl"]  # torch's reader says exactly what is wrong
+    if "data.pkl" in names:
+        return _pth(path)
+    adapter = "adapter_config.json" in names
+    what = "zip archive of a LoRA adapter" if adapter else f"zip archive of {len(names)} files, no adapter among them"
+    step = f"python cli.py merge --base BASE_DIR --lora {path} --output OUT_DIR" if adapter else f"unzip {path}"
+    return _identification(path, what, next_step=f"python cli.py verify {path}, then {step}")
+
+
+def _pth(path: Path) -> Identification:
+    with open_pth(path) as file:
+        return _tensors(path, file.state_dict, f"{file.format} checkpoint", WRITERS.get(file.format, file.format))
+
+
+def _tensors(path: Path, tensors: Mapping[str, LazyTensor], container: str, writer: str) -> Identification:
+    known = {rename(name, "meta"): tensor for name, tensor in tensors.items() if is_known(name)}
+    if any("lora_" in name for name in tensors):
+        kind = "LoRA adapter"
+        step = f"python cli.py merge --base BASE_DIR --lora {path.parent} --output OUT_DIR"
+    elif known:
+        spelling = spelling_of(next(name for name in tensors if is_known(name)))
+        kind = f"LLaMA weights in {LAYOUTS[spelling]}"
+        step = f"python cli.py doctor {path.parent}"
+    else:
+        kind = "tensors of another kind of model" if tensors else "no tensors: the file was saved empty"
+        step = "start from the model's own files"
+    return _identification(
+        path,
+        f"{container}, {kind}",
+        era=writer,
+        types=dict(Counter(tensor.dtype for tensor in tensors.values())),
+        model=_model(known),
+        vocabulary=_vocabulary(tensors),
+        readers="PyTorch, transformers, python cli.py convert and merge",
+        next_step=step,
+    )
+
+
+def _model(known: Mapping[str, LazyTensor]) -> str:
+    """The size, as far as one file tells: a part of a model has only some layers."""
+    norm = next((tensor for name, tensor in known.items() if name.endswith("norm.weight")), None)
+    layers = len({name.split(".")[1] for name in known if name.startswith("layers.")})
+    if norm is None or not norm.shape:
+        return "unknown"
+    size = next((size for size in MODEL_SIZES if size.n_embd == norm.shape[0] and size.n_layer == layers), None)
+    return size.name if size else f"{norm.shape[0]} wide, {layers} layers"
+
+
+def _vocabulary(tensors: Mapping[str, LazyTensor]) -> str:
+    ends = ("tok_embeddings.weight", "embed_tokens.weight", "embed_tokens.modules_to_save.default.weight")
+    rows = next((t.shape[0] for name, t in tensors.items() if name.endswith(ends) and t.shape), None)
+    return vocabulary_name(rows) if rows else "no embedding in this file"
+
+
+def _tokenizer(path: Path) -> Identification:
+    vocabulary = load_vocabulary(path)
+    added = f", and {len(vocabulary.added)} added tokens beside it" if vocabulary.added else ""
+    return _identification(
+        path,
+        "SentencePiece tokenizer",
+        vocabulary=vocabulary_name(len(vocabulary.base)) + added,
+        readers="sentencepiece, transformers, python cli.py tokenize and convert",
+        next_step=f'python cli.py tokenize -m {path} "text"',
+    )
+
+
+def _identification(path: Path, what: str, **known: object) -> Identification:
+    size = path.stat().st_size
+    values = {"era": "", "types": {}, "model": "", "vocabulary": "", "readers": "unzip", "next_step": ""} | known
+    return Identification(path=str(path), what=what, size=size, expected_size=size, problems=[], **values)  # type: ignore[arg-type]

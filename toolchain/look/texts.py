@@ -1,0 +1,155 @@
+"""What two models make of the same prompts, side by side: original against Chinese, q4_0 against f16.
+
+>>> rows = [Row("Hi", [Answer("there", 1, 0.5), Answer("hello", 2, 0.5)])]
+>>> print(as_markdown(rows, ["a.bin", "b|.bin"]))
+| prompt | a.bin | b\\|.bin |
+|---|---|---|
+| Hi | there | hello |
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ggmlpy.files.errors import UsageError
+from llama_ref.text.conversation import Conversation
+from llama_ref.text.generate import INSTRUCTION_PREFIX, INSTRUCTION_SUFFIX
+
+__all__ = ["Answer", "Row", "answers", "as_markdown", "as_text", "prompts_of", "shown_width"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model made of a prompt: text, how many tokens, in how many seconds."""
+
+    text: str
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt and each model's answer."""
+
+    prompt: str
+    answers: list[Answer]
+
+
+def prompts_of(text: bytes) -> list[str]:
+    """One prompt a line; empty lines are left out.
+
+    Raises:
+        UsageError: there is none.
+    """
+    prompts = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+    if not prompts:
+        raise UsageError("no prompts: write one a line")
+    return prompts
+
+
+def answers(
+    new_conversation: Callable[[], Conversation],
+    prompts: Iterable[str],
+    *,
+    max_tokens: int = 128,
+    instruct: bool = False,
+    on_answer: Callable[[], None] = lambda: None,
+) -> list[Answer]:
+    """Each prompt in a conversation of its own, so that the order of prompts does not matter.
+
+    Args:
+        new_conversation: makes a fresh one with the same seed.
+        instruct: put each prompt into the Alpaca template.
+        on_answer: called after each.
+    """
+    result = []
+    for prompt in prompts:
+        conversation = new_conversation()
+        text = INSTRUCTION_PREFIX.decode() + prompt + "\n" + INSTRUCTION_SUFFIX.decode() if instruct else prompt
+        began = time.perf_counter()
+        tokens = list(conversation.say(text, max_tokens=max_tokens))
+        answer = "".join(token.text for token in tokens)
+        result.append(Answer(answer, len(tokens), time.perf_counter() - began))
+        on_answer()
+    return result
+
+
+def as_markdown(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """A Markdown table; new lines become ``<br>``."""
+    lines = [_markdown_row(["prompt", *names]), "|" + "---|" * (len(names) + 1)]
+    lines += [_markdown_row([row.prompt, *(answer.text for answer in row.answers)]) for row in rows]
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |"
+
+
+def _markdown_cell(text: str) -> str:
+    text = text.strip().replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return _printable(text).replace("\n", "<br>")
+
+
+def as_text(rows: Sequence[Row], names: Sequence[str], width: int = 100) -> str:
+    """Columns of equal width for a terminal of ``width`` cells; a Chinese character takes two."""
+    each = max(12, (width - 3 * len(names)) // (len(names) + 1))
+    rule = "-+-".join("-" * each for _ in range(len(names) + 1))
+    parts = [_columns(["prompt", *names], each)]
+    for row in rows:
+        parts += [rule, _columns([row.prompt, *(answer.text for answer in row.answers)], each)]
+        parts.append(_columns(["", *(_speed(answer) for answer in row.answers)], each))
+    return "\n".join(parts)
+
+
+def _speed(answer: Answer) -> str:
+    rate = f", {answer.tokens / answer.seconds:.1f}/s" if answer.seconds else ""
+    return f"({answer.tokens} tokens{rate})"
+
+
+def _columns(cells: Sequence[str], width: int) -> str:
+    wrapped = [_wrap(_printable(cell.strip()), width) for cell in cells]
+    height = max(map(len, wrapped))
+    padded = [lines + [""] * (height - len(lines)) for lines in wrapped]
+    return "\n".join(" | ".join(_pad(cell, width) for cell in line).rstrip() for line in zip(*padded, strict=True))
+
+
+def _printable(text: str) -> str:
+    """Control characters, which would disturb the table, as escapes."""
+    return "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else f"\\x{ord(c):02x}" for c in text)
+
+
+def shown_width(text: str) -> int:
+    """Cells that a text takes on a terminal.
+
+    >>> shown_width("a你")
+    3
+    """
+    return sum(_cells(character) for character in text)
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` cells, broken anywhere: Chinese has no spaces to break at."""
+    lines = []
+    for paragraph in text.split("\n"):
+        line, used = "", 0
+        for character in paragraph:
+            if used + _cells(character) > width:
+                lines.append(line)
+                line, used = "", 0
+            line += character
+            used += _cells(character)
+        lines.append(line)
+    return lines
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - shown_width(text))

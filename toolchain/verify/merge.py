@@ -1,0 +1,283 @@
+"""Verifying what another program made of a base and its adapters.
+
+What is expected is the merge that :mod:`lora.merging.merge` would write; :func:`merge_mistakes` are what merges are
+known to get wrong, beside what converters do (:func:`toolchain.verify.conversion.mistakes`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.file_types import FILE_TYPES
+from ggmlpy.formats.model_file import ModelFile, open_model
+from ggmlpy.formats.tensor_names import find
+from ggmlpy.formats.writer import OutTensor
+from ggmlpy.verify.judge import Deviation, Expected, Progress, Report, verify_model
+from llama_ref.checkpoint import LazyTensor, open_checkpoint
+from lora.merging.adapter import Adapter, LoraPair
+from lora.merging.merge import MergePlan, plan_merge
+from lora.merging.stream import MergedModel, Workers
+from lora.merging.targets import GgmlTarget, HuggingFaceTarget, PthTarget
+
+from .conversion import Mistake, deviations_of, era_that_wrote, mistakes, verify_weights
+
+__all__ = ["merge_mistakes", "verify_merge"]
+
+NOT_APPLIED = "the adapter was not applied"
+MAX_ORDERS = 23  # of four adapters; nobody has merged five
+
+
+def verify_merge(
+    output: Path,
+    base: Path,
+    adapters: Sequence[str | os.PathLike[str]],
+    *,
+    era: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Is ``output`` what merging the adapters, in this order, into the base gives?
+
+    Arguments:
+        output: directory of a merged checkpoint in either layout, or a GGML file.
+    """
+    nowhere = output.parent / f".{output.name}.expected"  # nothing is ever written there
+    options: dict[str, Any] = {"tokenizer": Path(tokenizer) if tokenizer else None}
+    name = " + ".join([str(base), *(str(path) for path in adapters)])
+    if output.is_dir():
+        with open_checkpoint(output) as theirs:
+            kind, n_files, suffix = theirs.layout, len(theirs.files), theirs.files[0].suffix
+        if kind == "meta":
+            with (
+                plan_merge(base, adapters, nowhere, n_shards=n_files, **options) as plan,
+                Workers(None) as plan.model.workers,
+            ):
+                files = {output / n: t for n, t in PthTarget(plan).tensors().items()}
+                return _checkpoint(plan, output, name, files, progress)
+        options["weights"] = "safetensors" if suffix == ".safetensors" else "bin"
+        with plan_merge(base, adapters, nowhere, output_type="huggingface", **options) as plan:
+            files = {output / n: t for n, t in HuggingFaceTarget(plan).tensors().items()}
+            return _checkpoint(plan, output, name, files, progress)
+    with open_model(output) as model:
+        options["era"] = era or era_that_wrote(model).date
+        with plan_merge(base, adapters, nowhere, output_type=_output_type(model), **options) as plan:
+            return _ggml(plan, model, name, progress)
+
+
+def _checkpoint(
+    plan: MergePlan, output: Path, name: str, files: dict[Path, list[LazyTensor]], progress: Progress | None
+) -> Report:
+    merged = plan.model.checkpoint
+    layout = "huggingface" if plan.options.output_type == "huggingface" else "meta"
+    known = [*merge_mistakes(plan), *mistakes(merged, layout)]
+    return _worded(verify_weights("merge", output, name, files, merged, known, progress), plan)
+
+
+def _ggml(plan: MergePlan, output: ModelFile, name: str, progress: Progress | None) -> Report:
+    target = GgmlTarget(plan)
+    merged = plan.model.checkpoint
+    known = [*merge_mistakes(plan), *mistakes(merged)]
+    vocab = list(plan.chain.tokenizer)
+    if output.container == "ggml":
+        vocab = [(text, 0.0) for text, _ in vocab]
+    deviations = [*deviations_of(output, merged, known, target.era), *_other_eras(plan, target)]
+    place = target.container, target.version
+    expected = Expected("merge", *place, target.hparams, vocab, target.tensors(), deviations)
+    return _worded(verify_model(output, expected, name, progress), plan)
+
+
+def _other_eras(plan: MergePlan, target: GgmlTarget) -> list[Deviation]:
+    """Other eras' quantizers of the same merge."""
+    from ggmlpy.formats.eras import ERAS
+
+    if target.file_type is None:
+        return []
+    found = []
+    for era in ERAS.values():
+        if era == target.era or target.file_type.type not in era.type_names:
+            continue
+        if era.type(target.file_type.type) != target.era.type(target.file_type.type):
+            continue
+        options = replace(plan.options, era=era.date)
+        other = {t.name: t for t in GgmlTarget(replace(plan, options=options)).tensors()}
+        found.append(Deviation(f"the quantizer of {era}", _getter(other), era.date))
+    return found
+
+
+def _getter(tensors: dict[str, OutTensor]) -> Callable[[str], OutTensor | None]:
+    return lambda name: tensors.get(name)
+
+
+def _output_type(model: ModelFile) -> str:
+    family = "gguf" if model.container == "gguf" else "ggml"
+    wanted = next((record for record in FILE_TYPES.values() if record.id == model.hparams.ftype), None)
+    if wanted is None or wanted.name == "F32":
+        raise UsageError(f"{model.path}: merges are verified as f16 or quantized GGML files, not as ftype "
+                         f"{model.hparams.ftype}")  # fmt: skip
+    return f"{family}-{wanted.name.lower()}"
+
+
+# ---- known mistakes
+
+
+def merge_mistakes(plan: MergePlan) -> list[Mistake]:
+    """What merges are known to do wrong."""
+    model = plan.model
+
+    def tensors_of(adapters: Sequence[Adapter]) -> Callable[[LazyTensor], LazyTensor | None]:
+        other = MergedModel(plan.base, adapters, model.fill)
+        return lambda tensor: other.tensor(tensor.name) if tensor.name in touched(model.adapters) else None
+
+    def rescaled(scale: Callable[[LoraPair], float]) -> Callable[[LazyTensor], LazyTensor | None]:
+        return tensors_of([_with_pairs(a, lambda pair: replace(pair, scale=scale(pair))) for a in model.adapters])
+
+    def kept(tensor: LazyTensor) -> LazyTensor | None:
+        return plan.base.tensors[tensor.name] if tensor.name in touched(model.adapters) else None
+
+    orders = [order for order in itertools.permutations(model.adapters) if list(order) != list(model.adapters)]
+    firsts = [list(model.adapters[:n]) for n in range(1, len(model.adapters))]
+    return [
+        Mistake(NOT_APPLIED, kept),
+        Mistake("the adapter was applied twice", tensors_of([*model.adapters, *model.adapters])),
+        Mistake("alpha / r was forgotten (the change was added unscaled)", rescaled(lambda pair: 1.0)),
+        Mistake("the change was scaled by alpha, not divided by r", rescaled(lambda pair: pair.scale * pair.rank)),
+        Mistake("the change was divided by r, not multiplied by alpha", rescaled(lambda pair: 1.0 / pair.rank)),
+        Mistake("the change was rounded to f16 before it was added", _rounded_changes(plan)),
+        Mistake("the change was added transposed", tensors_of([_with_pairs(a, _transposed) for a in model.adapters])),
+        *(
+            Mistake(
+                f"adapters were applied in another order: {', '.join(a.path.name for a in order)}", tensors_of(order)
+            )
+            for order in orders[:MAX_ORDERS]
+        ),
+        *(Mistake(f"only the first adapters were applied: {_names(some)}", tensors_of(some)) for some in firsts),
+        Mistake("all changes were added before the only rounding", _unrounded_sum(plan)),
+    ]
+
+
+def _names(adapters: Sequence[Adapter]) -> str:
+    return ", ".join(adapter.path.name for adapter in adapters)
+
+
+def touched(adapters: Sequence[Adapter]) -> set[str]:
+    """Meta names of the tensors that an adapter changes or replaces."""
+    return {name for adapter in adapters for name in (*adapter.pairs, *adapter.replaced)}
+
+
+def _with_pairs(adapter: Adapter, change: Callable[[LoraPair], LoraPair]) -> Adapter:
+    return replace(adapter, pairs={name: change(pair) for name, pair in adapter.pairs.items()})
+
+
+def _transposed(pair: LoraPair) -> LoraPair:
+    """The change the other way round, where its shape allows."""
+    rows, columns = pair.shape
+    return replace(pair, transposed=not pair.transposed) if rows == columns else pair
+
+
+def _change(plan: MergePlan, pair: LoraPair) -> NDArray[np.float32]:
+    """scale * (B @ A) in Meta's order of rows: float32 [rows, columns], the inner product in ascending order."""
+    left, right = pair.factors()
+    total = np.zeros((left.shape[0], right.shape[1]), np.float32)
+    for k in range(left.shape[1]):
+        total += left[:, k : k + 1] * right[k : k + 1]
+    change = LazyTensor.of_array(pair.name, total * np.float32(pair.scale), layout="huggingface")
+    if find(pair.name)[0].rotary:
+        from llama_ref.checkpoint import in_layout
+
+        change = in_layout(change, "meta", plan.base.params.n_head)
+    return change.numpy()
+
+
+def _summed(
+    plan: MergePlan, add: Callable[[NDArray[Any], NDArray[np.float32]], NDArray[Any]]
+) -> Callable[[LazyTensor], LazyTensor | None]:
+    """The base's tensor with each change added by ``add`` (a whole tensor at a time)."""
+
+    def apply(tensor: LazyTensor) -> LazyTensor | None:
+        pairs = [adapter.pairs[tensor.name] for adapter in plan.adapters if tensor.name in adapter.pairs]
+        if not pairs or any(tensor.name in adapter.replaced for adapter in plan.adapters):
+            return None
+
+        def read(start: int, stop: int) -> NDArray[Any]:
+            values: NDArray[Any] = plan.base.tensors[tensor.name].rows(start, stop)
+            with np.errstate(over="ignore"):
+                for pair in pairs:
+                    values = add(values, _change(plan, pair)[start:stop])
+                return values.astype(np.float16)
+
+        return tensor.with_(read=read, dtype="float16")
+
+    return apply
+
+
+def _rounded_changes(plan: MergePlan) -> Callable[[LazyTensor], LazyTensor | None]:
+    return _summed(plan, lambda w, change: (w.astype(np.float16) + change.astype(np.float16)).astype(np.float16))
+
+
+def _unrounded_sum(plan: MergePlan) -> Callable[[LazyTensor], LazyTensor | None]:
+    """With one adapter this is the right way, so it says nothing."""
+    if len(plan.adapters) < 2:
+        return lambda tensor: None
+    return _summed(plan, lambda w, change: w.astype(np.float32) + change)
+
+
+# ---- words
+
+
+def _worded(report: Report, plan: MergePlan) -> Report:
+    """Say which modules an adapter was applied to, where it was to some only; and whose rows stayed untrained."""
+    same = {_module(tensor.name) for tensor in report.tensors if tensor.status == "same"}
+    paired = {_module(name) for adapter in plan.adapters for name in adapter.pairs}
+    changed = sorted(same & paired)
+    for index, cause in enumerate(report.causes):
+        if cause.name != NOT_APPLIED:
+            continue
+        differing = {_module(tensor.name) for tensor in report.differing}
+        if differing <= {"tok_embeddings", "output"}:
+            report.causes[index] = replace(cause, name=f"{' and '.join(sorted(differing))} kept from the base")
+        elif changed:
+            report.causes[index] = replace(cause, name=f"the adapter was applied to {', '.join(changed)} only")
+    report.causes += _untrained_rows(report, plan)
+    return report
+
+
+def _module(name: str) -> str:
+    """ "layers.3.attention.wq.weight" -> "wq"."""
+    return name.rsplit(": ", 1)[-1].removesuffix(".weight").rsplit(".", 1)[-1]
+
+
+def _untrained_rows(report: Report, plan: MergePlan) -> list[Any]:
+    """Vocabulary matrices whose first rows are the base's and whose others are nobody's."""
+    from ggmlpy.verify.judge import Cause
+
+    found = []
+    for tensor in report.differing:
+        name = tensor.name
+        if name not in report.unexplained or name not in plan.base.tensors or tensor.status != "differs":
+            continue
+        rows = plan.base.tensors[name].shape[0]
+        grown = find(name)[0].shape[0] == "n_vocab" and rows < plan.model.shape_of(name)[0]
+        if grown and _head_is_base(report, plan, name, rows):
+            words = f"{name} was resized: its first {rows} rows are the base's, the others are not the adapter's"
+            found.append(Cause(words, 1, len(report.differing), name))
+            report.unexplained.remove(name)
+    return found
+
+
+def _head_is_base(report: Report, plan: MergePlan, name: str, rows: int) -> bool:
+    output = Path(report.output)
+    base = plan.base.tensors[name].f16()
+    if output.is_dir():
+        with open_checkpoint(output) as theirs:
+            return np.array_equal(theirs.tensors[name].rows(0, rows), base)
+    with open_model(output) as model:
+        return np.array_equal(model.tensors[name].rows(0, rows), base.astype(np.float32))

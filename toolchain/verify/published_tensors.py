@@ -1,0 +1,170 @@
+"""What is inside a file of weights, whatever container is around it: is it whole, and whose tensors are they?
+
+A model of a published shape is written once more, into a digest instead of a file, as the merge script with torch 1.13
+would have written it in Meta's layout. If that digest is in the table of published files, the tensors are theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ggmlpy.files.errors import FormatError, MissingFileError
+from ggmlpy.formats.tensor_names import meta_names
+from llama_ref.checkpoint import Checkpoint, LazyTensor, known_files, open_checkpoint, open_pth
+from llama_ref.checkpoint.fingerprint import fingerprint_checkpoint, fingerprint_tensors
+from llama_ref.checkpoint.huggingface import find_weight_files
+from llama_ref.checkpoint.known_files import KnownFile
+from llama_ref.checkpoint.layout import shard_of
+from llama_ref.checkpoint.meta import find_shards
+from llama_ref.checkpoint.pth_writer import stream_pth
+from llama_ref.checkpoint.safetensors_file import SafetensorsFile
+
+__all__ = ["content_fingerprint", "published_model_of", "published_shard_of", "structure_of", "weight_files"]
+
+Progress = Callable[[int], object]
+_GGML = (b"lmgg", b"fmgg", b"tjgg", b"GGUF")  # the magics as they stand in the file
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The weight files of the model in a directory; an empty list where there is none, or not a whole one."""
+    try:
+        return find_shards(directory) or find_weight_files(directory)
+    except FormatError:
+        return []
+
+
+def published_model_of(checkpoint: Checkpoint, progress: Progress | None = None) -> list[KnownFile]:
+    """The published files whose tensors these are; an empty list if they are no published model's."""
+    names, count = meta_names(checkpoint.params.n_layer), checkpoint.params.n_shards
+    found: list[KnownFile] = []
+    for i in range(count):
+        tensors = [shard_of(checkpoint.tensors[name], i, count) for name in names]
+        known = _as_published(f"consolidated.{i:02}.pth", tensors, checkpoint.n_vocab, checkpoint.release, progress)
+        if known is None or (found and known.model != found[0].model):
+            return []
+        found.append(known)
+    return found
+
+
+def _as_published(
+    name: str, tensors: Sequence[LazyTensor], n_vocab: int, release: Callable[[], object], progress: Progress | None
+) -> KnownFile | None:
+    """The published file with these tensors: by the SHA256 that the merge script with torch 1.13 gives them."""
+    if n_vocab not in known_files.PUBLISHED_VOCABULARIES or any(tensor.dtype != "float16" for tensor in tensors):
+        return None
+    sink = _Digest(release, progress)
+    stream_pth(sink, name, tensors)  # type: ignore[arg-type]
+    return known_files.BY_SHA256.get(sink.sha.hexdigest())
+
+
+class _Digest:
+    """A sink with the ``write`` of a file."""
+
+    def __init__(self, release: Callable[[], object], progress: Progress | None) -> None:
+        self.sha = hashlib.sha256()
+        self._release = release
+        self._progress = progress
+
+    def write(self, data: Any) -> int:
+        self.sha.update(data)
+        size = memoryview(data).nbytes
+        if size > 1 << 20:
+            self._release()
+        if self._progress:
+            self._progress(size)
+        return size
+
+
+def published_shard_of(path: Path, progress: Progress | None = None) -> KnownFile | None:
+    """The published ``consolidated.NN.pth`` that has the tensors of this one.
+
+    Raises:
+        FormatError: the file is bad.
+    """
+    if path.suffix != ".pth":
+        return None
+    with open_pth(path) as pth:
+        tensors = pth.state_dict
+        names = meta_names(sum(name.endswith(".attention.wq.weight") for name in tensors))
+        if any(name not in tensors for name in names):
+            return None
+        ordered = [tensors[name] for name in names]
+        for file_name, n_vocab in _candidates(path, tensors):
+            known = _as_published(file_name, ordered, n_vocab, pth.release, progress)
+            if known:
+                return known
+    return None
+
+
+def _candidates(path: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[tuple[str, int]]:
+    """Which shard of which vocabulary a file can be, by its name and by the rows of its output matrix."""
+    rows = tensors["output.weight"].shape[0]
+    count = {5120: 2, 6656: 4, 8192: 8}.get(tensors["norm.weight"].size, 1)
+    for n_vocab in known_files.PUBLISHED_VOCABULARIES:
+        for i in range(count):
+            name = f"consolidated.{i:02}.pth"
+            of_shard = n_vocab // count + (n_vocab % count if i == count - 1 else 0)
+            if rows == of_shard and (path.name == name or not path.name.startswith("consolidated.")):
+                yield name, n_vocab
+
+
+def structure_of(path: Path) -> str:
+    """What a whole file of weights is, in words; "" for other files.
+
+    Raises:
+        FormatError: it is damaged.
+    """
+    if path.suffix in (".pth", ".pt", ".bin"):
+        if _head(path) in _GGML:
+            from ggmlpy import open_model
+
+            with open_model(path) as model:
+                return f"{model.format_name}, {len(model.tensors)} tensors"
+        with open_pth(path) as pth:
+            pth.verify()
+            return f"{pth.format}, {len(pth)} tensors, every CRC-32 holds"
+    if path.suffix == ".safetensors":
+        with SafetensorsFile(path) as file:
+            return f"safetensors, {len(file)} tensors"
+    return ""
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(4)
+    except OSError as error:
+        raise MissingFileError(f"cannot be opened: {error.strerror}", path=path) from error
+
+
+def content_fingerprint(path: str | os.PathLike[str], progress: Progress | None = None) -> str:
+    """The fingerprint of a model directory, a GGML file, or a file of tensors.
+
+    Raises:
+        FormatError: there is nothing there that has one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        with open_checkpoint(path) as checkpoint:
+            return fingerprint_checkpoint(checkpoint, progress)
+    if _head(path) in _GGML:
+        from ggmlpy import open_model
+        from ggmlpy.verify.fingerprint import fingerprint
+
+        with open_model(path) as model:
+            return fingerprint(model, progress)
+    if weight_files(path.parent) == [path]:
+        try:
+            with open_checkpoint(path.parent) as checkpoint:
+                return fingerprint_checkpoint(checkpoint, progress)
+        except FormatError:
+            pass  # weights without their params.json: the file by itself
+    if path.suffix == ".safetensors":
+        with SafetensorsFile(path) as file:
+            return fingerprint_tensors(file.values(), progress=progress)
+    with open_pth(path) as pth:
+        return fingerprint_tensors(pth.state_dict.values(), pth.release, progress)

@@ -1,0 +1,60 @@
+"""Finding out which step lies between two files, and verifying it.
+
+:func:`verify_output` looks at an output and its source and calls who knows the step: :mod:`ggmlpy.verify.files`
+(quantize, migrate), :mod:`toolchain.verify.conversion` (convert, to-hf, from-hf), or :mod:`toolchain.verify.merge`.
+Each is imported only when it is asked, since a quantized file needs nothing of the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ggmlpy.files.errors import FormatError
+from ggmlpy.verify.judge import Progress, Report
+
+__all__ = ["verify_output"]
+
+
+def verify_output(
+    output: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    adapters: Sequence[str | os.PathLike[str]] = (),
+    *,
+    era: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Is ``output`` what should come out of ``source`` (and ``adapters``), and if not, what was done instead?
+
+    Arguments:
+        output: a GGML or GGUF file, or a checkpoint's directory.
+        source: likewise.
+        adapters: PEFT directories or ZIPs in their order, if the step is a merge.
+        era: whose tools; by default whose fit the output's container.
+        tokenizer: the tokenizer.model, if it is not found beside the source.
+        progress: called with the number of bytes compared, and with 0 while the cause of a difference is looked for.
+
+    Raises:
+        FormatError: a file can't be read, or no step leads from source to output.
+    """
+    output, source = Path(output), Path(source)
+    for path in (output, source):
+        if not path.exists():
+            raise FormatError("no such file or directory", path=path, next_step="check the name")
+    if adapters:
+        from .merge import verify_merge
+
+        return verify_merge(output, source, adapters, era=era, tokenizer=tokenizer, progress=progress)
+    if output.is_dir():
+        from .conversion import verify_export
+
+        return verify_export(output, source, progress=progress)
+    if source.is_dir():
+        from .conversion import verify_conversion
+
+        return verify_conversion(output, source, era=era, tokenizer=tokenizer, progress=progress)
+    from ggmlpy.verify.files import verify_files
+
+    return verify_files(output, source, era=era, progress=progress)
