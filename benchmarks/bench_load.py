@@ -52,7 +52,7 @@ def test_load_again(benchmark, path):
 FIRST_LOAD = """
 import sys, time
 import llama_ref.backends.fast
-from llama_ref.model import Model
+from llama_ref.text.model import Model
 began = time.perf_counter()
 model = Model.from_file(sys.argv[1], numerics="fast")
 print(time.perf_counter() - began)
@@ -72,7 +72,7 @@ def test_first_load(benchmark, path, capsys):
 PEAK = """
 import re, resource, sys
 from pathlib import Path
-from llama_ref.model import Model
+from llama_ref.text.model import Model
 with Model.from_file(sys.argv[1], numerics="fast") as model:
     for i in range(16):
         model.evaluate([i + 1], i, last_only=True)

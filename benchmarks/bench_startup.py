@@ -18,7 +18,7 @@ from benchmarks.bench_load import path  # noqa: F401 - a fixture
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_TOKEN = """
 import sys
-from llama_ref.model import Model
+from llama_ref.text.model import Model
 with Model.from_file(sys.argv[1], numerics="fast") as model:
     model.evaluate([1], 0, last_only=True)
     assert "numba" not in sys.modules

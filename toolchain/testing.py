@@ -1,6 +1,6 @@
 """An assertion about what another program made of a checkpoint and its adapters, for the tests of other projects.
 
-from lora.testing import assert_made_from
+from toolchain.testing import assert_made_from
 
 def test_our_merge(tmp_path):
     our_merge("models/7B", "alpaca-lora", tmp_path / "merged")

@@ -114,7 +114,7 @@ def test_the_guard_sees_what_a_reader_may_not_do(tmp_path: Path) -> None:
     script = f"""
 import os, socket, subprocess
 from tests.fuzz.rules import Guard, Limits, bounded, judged
-from ggmlpy.errors import FormatError
+from ggmlpy.files.errors import FormatError
 guard = Guard()
 guard.folder = {str(tmp_path)!r}
 open({str(tmp_path / "in.txt")!r}, "w").close()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
-from ggmlpy.compiling import announce_with
+from ggmlpy.machine.compiling import announce_with
 announce_with(lambda: print("compiling"))
-from ggmlpy.quantizers import quantize
+from ggmlpy.quantizers.classic import quantize
 import numpy as np
 print(len(quantize(np.zeros(32, np.float32), "q4_0", "2023-03-31")))
 """

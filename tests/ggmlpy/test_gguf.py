@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ggmlpy import FormatError, Hparams, OutTensor, open_model, types_of
 from ggmlpy.files.errors import MissingFileError, TruncatedError, UnsupportedError, UsageError
-from ggmlpy.formats import dequantize
 from ggmlpy.formats.codes import unpack_codes
+from ggmlpy.formats.dequantize import dequantize
 from ggmlpy.formats.gguf import Value, open_gguf, write_gguf
 from ggmlpy.formats.gguf_model import from_gguf_token, to_gguf_token
 from ggmlpy.formats.migrate import migrate

@@ -128,7 +128,7 @@ import sys
 import numpy as np
 from llama_ref.checkpoint import write_pth
 from llama_ref.checkpoint.params import Params
-from llama_ref.names import expected_shapes, meta_names
+from ggmlpy.formats.tensor_names import expected_shapes, meta_names
 
 params, target = Params(2048, 256, 16, 16), sys.argv[1]
 shapes = expected_shapes({"n_vocab": 49953, "n_embd": params.n_embd, "n_ff": params.n_ff}, params.n_layer)
