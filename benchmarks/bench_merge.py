@@ -31,8 +31,9 @@ sys.path.insert(0, str(ROOT))
 from ggmlpy.formats.tensor_names import expected_shapes, meta_names, rename  # noqa: E402
 from llama_ref.checkpoint import write_pth  # noqa: E402
 from llama_ref.checkpoint.params import Params  # noqa: E402
+from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, parse_sentencepiece  # noqa: E402
 from lora.merging.kernels import Delta  # noqa: E402
-from lora.vocabulary import SentencePieceModel, parse_sentencepiece, write_tokenizer  # noqa: E402
+from lora.vocabulary import write_tokenizer  # noqa: E402
 
 SIZES = {
     "tiny": Params(n_embd=512, n_mult=256, n_head=8, n_layer=4),

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ggmlpy.formats.containers import Hparams
+from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TensorType, type_named
-from ggmlpy.formats.writer import OutTensor, write_model
+from ggmlpy.formats.writer import write_model
 
 CHUNK = 1 << 24  # bytes made at a time
 FTYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q4_2": 5, "q4_3": 6, "q8_0": 7, "q5_0": 8, "q5_1": 9,

@@ -21,7 +21,7 @@ from ggmlpy.formats.fields import Align, Array, Field, Number, Record, Text
 from ggmlpy.formats.gguf import VALUE_TYPES, Typed, records_of
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType, types_of
 from llama_ref.checkpoint import open_pth, write_pth
-from lora.vocabulary import read_sentencepiece
+from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
 
 HERE = Path(__file__).resolve().parent
 CODES = {

@@ -16,9 +16,11 @@ from .files.errors import FormatError, UsageError
 from .formats.containers import CONTAINERS, Container, Hparams
 from .formats.dequantize import dequantize
 from .formats.eras import DEFAULT_ERA, ERAS, Era, era_of
-from .formats.model_file import ModelFile, Tensor, Vocabulary, open_model
+from .formats.model_file import ModelFile, Tensor, Vocabulary
+from .formats.opening import open_model
+from .formats.out_tensor import OutTensor, out_tensor
 from .formats.tensor_types import TENSOR_TYPES, TensorType, types_of
-from .formats.writer import OutTensor, out_tensor, write_model
+from .formats.writer import write_model
 
 if TYPE_CHECKING:
     from .formats.dequantize import dequantize

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 
 from .formats.eras import Era
-from .formats.model_file import open_model
+from .formats.opening import open_model
 from .verify.compare import compare
 from .verify.files import verify_files
 from .verify.judge import Report

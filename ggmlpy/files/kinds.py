@@ -52,3 +52,15 @@ def lookalike(first: bytes, path: str | os.PathLike[str] = "") -> tuple[str, str
     if len(first) >= 16 and not any(first):
         return "a download that reserved its space and never finished: it begins with zeros", "fetch the file again"
     return None
+
+
+def guess_by_magic(first: bytes, path: str) -> tuple[str, str]:
+    """Likely cause and next command for a file that is no GGML container.
+
+    >>> guess_by_magic(b"GGUF", "m.gguf")[0]
+    'this is a GGUF file, the format since August 2023'
+    """
+    known = lookalike(first, path)
+    if known is None:
+        return "the file is corrupt, or it belongs to another program", f"python cli.py identify {path}"
+    return f"this is {known[0]}", known[1]

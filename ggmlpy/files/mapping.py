@@ -9,11 +9,15 @@ loading of libraries.)
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
+
+from .errors import MissingFileError, TruncatedError
 
 __all__ = ["Touching"]
 
@@ -53,3 +57,36 @@ def physical_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 0
+
+
+def map_file(path: Path) -> memoryview:
+    """The bytes of a file, mapped into memory for reading.
+
+    Raises:
+        MissingFileError: there is no such file, or it may not be read.
+        TruncatedError: it is empty.
+    """
+    try:
+        with open(path, "rb") as stream:
+            if os.fstat(stream.fileno()).st_size == 0:
+                raise TruncatedError(
+                    "the file is empty",
+                    path=path,
+                    offset=0,
+                    field="magic",
+                    expected="at least 4 bytes",
+                    found="0 (llama.cpp says: bad magic, got 0)",
+                    cause="a download or copy that never began",
+                    next_step="fetch the file again",
+                )
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError as error:
+        raise MissingFileError("no such file", path=path, next_step="check the name and the directory") from error
+    except IsADirectoryError as error:
+        raise MissingFileError(
+            "is a directory, not a model file", path=path, next_step=f"python cli.py doctor {path}"
+        ) from error
+    except OSError as error:
+        raise MissingFileError(
+            f"cannot read: {error.strerror}", path=path, next_step="check its permissions"
+        ) from error

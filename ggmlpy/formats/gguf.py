@@ -39,8 +39,8 @@ from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, TruncatedError, UnsupportedError, UsageError
 
 from .fields import U32, U64, Align, Array, Cursor, Field, Number, Record, Text, read, write
+from .out_tensor import OutTensor, write_chunks
 from .tensor_types import TensorType, types_of
-from .writer import OutTensor, write_chunks
 
 __all__ = ["GGUF_MAGIC", "GgufFile", "GgufTensor", "Value", "gguf_size", "open_gguf", "records_of", "write_gguf"]
 
@@ -217,7 +217,7 @@ def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
     Raises:
         FormatError: it is no GGUF file, it is cut off, or it contradicts itself.
     """
-    from .model_file import map_file
+    from ggmlpy.files.mapping import map_file
 
     path = Path(path)
     cursor = Cursor(map_file(path), str(path))

@@ -25,8 +25,9 @@ from .containers import CONTAINERS, FTYPES, GGUF, Container
 from .eras import DEFAULT_ERA, ERAS, Era
 from .model_file import ModelFile, Tensor
 from .multipart import part_path, split_sizes
+from .out_tensor import OutTensor
 from .tensor_types import TensorType, type_named, types_of
-from .writer import OutTensor, write_model
+from .writer import write_model
 
 __all__ = ["Loss", "MigrationReport", "derived_scores", "migrate"]
 

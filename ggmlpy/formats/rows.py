@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import TruncatedError
 
 from .model_file import ModelFile, Tensor
-from .writer import OutTensor
+from .out_tensor import OutTensor
 
 __all__ = ["RowFiles", "RowSource"]
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import UsageError
@@ -17,41 +14,12 @@ from ggmlpy.files.errors import UsageError
 from .architecture import gguf_name
 from .containers import CONTAINERS, Attributes, Container, Hparams
 from .fields import Number, write
-from .model_file import Tensor
-from .tensor_types import TensorType
+from .out_tensor import OutTensor, write_chunks
 
 if TYPE_CHECKING:
     from .gguf import Value
 
-__all__ = ["OutTensor", "file_size", "header_bytes", "out_tensor", "write_chunks", "write_model", "written_size"]
-
-Chunk = bytes | bytearray | memoryview | NDArray[np.generic]
-
-
-@dataclass(frozen=True)
-class OutTensor:
-    """A tensor to be written.
-
-    Attributes:
-        name: the Meta name.
-        type: what its bytes mean.
-        shape: [rows, columns] or [n].
-        chunks: its bytes, in pieces, produced when they are written.
-    """
-
-    name: str
-    type: TensorType
-    shape: tuple[int, ...]
-    chunks: Callable[[], Iterable[Chunk]] = field(repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        return (self.shape[0] if len(self.shape) == 2 else 1) * self.type.row_bytes(self.shape[-1])
-
-
-def out_tensor(tensor: Tensor) -> OutTensor:
-    """A tensor of an open file, to be copied as it is."""
-    return OutTensor(tensor.name, tensor.type, tensor.shape, tensor.chunks)
+__all__ = ["file_size", "header_bytes", "write_model", "written_size"]
 
 
 def write_model(
@@ -159,19 +127,3 @@ def file_size(container: Container, offset: int, tensors: Iterable[OutTensor]) -
 def _tensor_header(container: Container, tensor: OutTensor, offset: int) -> bytes:
     values = {"type": tensor.type.id, "dims": tensor.shape[::-1], "name": tensor.name.encode()}
     return write(container.tensor, values, offset)
-
-
-def write_chunks(stream: BinaryIO, tensor: OutTensor, progress: Callable[[int], object] | None) -> None:
-    """The data of one tensor, checked against the size that was promised."""
-    written = 0
-    for chunk in tensor.chunks():
-        data = _bytes_of(chunk).data if isinstance(chunk, np.ndarray) else memoryview(chunk).cast("B")
-        written += stream.write(data)
-        if progress:
-            progress(data.nbytes)
-    if written != tensor.nbytes:
-        raise UsageError(f"tensor {tensor.name!r}: {tensor.nbytes:,} bytes promised, {written:,} written")
-
-
-def _bytes_of(array: NDArray[np.generic]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -17,7 +17,8 @@ import numpy as np
 
 from ggmlpy.formats.fields import Cursor, Record, Span, walk
 from ggmlpy.formats.gguf import GgufFile, Value, open_gguf, records_of
-from ggmlpy.formats.model_file import ModelFile, Part, is_gguf, open_model
+from ggmlpy.formats.model_file import ModelFile, Part
+from ggmlpy.formats.opening import is_gguf, open_model
 
 __all__ = ["Line", "dump", "matches"]
 

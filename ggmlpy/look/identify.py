@@ -9,29 +9,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ggmlpy.files.errors import FormatError
-from ggmlpy.files.kinds import lookalike
 from ggmlpy.formats.architecture import expected_shapes, model_size
 from ggmlpy.formats.containers import FTYPES
-from ggmlpy.formats.model_file import ModelFile, open_model
+from ggmlpy.formats.model_file import ModelFile
+from ggmlpy.formats.opening import open_model
+from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TENSOR_TYPES
-from ggmlpy.formats.writer import OutTensor, file_size
+from ggmlpy.formats.writer import file_size
 from ggmlpy.verify.compare import quantizer_signs
 
 from .check import VOCABULARY_SIZES, problems_of
 
-__all__ = ["Identification", "expected_size", "guess_by_magic", "identify"]
-
-
-def guess_by_magic(first: bytes, path: str) -> tuple[str, str]:
-    """Likely cause and next command for a file that is no GGML container.
-
-    >>> guess_by_magic(b"GGUF", "m.gguf")[0]
-    'this is a GGUF file, the format since August 2023'
-    """
-    known = lookalike(first, path)
-    if known is None:
-        return "the file is corrupt, or it belongs to another program", f"python cli.py identify {path}"
-    return f"this is {known[0]}", known[1]
+__all__ = ["Identification", "expected_size", "identify"]
 
 
 # fmt: off

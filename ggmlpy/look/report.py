@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.codes import CODED, unpack_codes
-from ggmlpy.formats.model_file import ModelFile, Tensor, open_model
+from ggmlpy.formats.model_file import ModelFile, Tensor
+from ggmlpy.formats.opening import open_model
 
 from .hexdump import dump
 from .identify import identify

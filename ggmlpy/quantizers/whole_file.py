@@ -25,11 +25,13 @@ from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError, Usage
 from ggmlpy.formats.containers import CONTAINERS
 from ggmlpy.formats.eras import DEFAULT_ERA, GGUF_ERA, Era, era_of
 from ggmlpy.formats.file_types import FileType, TypeChooser, file_type_of
-from ggmlpy.formats.model_file import ModelFile, Tensor, open_model
+from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.multipart import part_path
+from ggmlpy.formats.opening import open_model
+from ggmlpy.formats.out_tensor import OutTensor, out_tensor
 from ggmlpy.formats.rows import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TensorType
-from ggmlpy.formats.writer import OutTensor, out_tensor, write_model
+from ggmlpy.formats.writer import write_model
 
 __all__ = ["QuantizeReport", "TensorReport", "default_threads", "in_order", "quantize_file", "quantized_rows"]
 

@@ -23,10 +23,11 @@ from ggmlpy.formats.containers import FTYPES
 from ggmlpy.formats.eras import DEFAULT_ERA, ERAS, GGUF_ERA, Era, era_of
 from ggmlpy.formats.file_types import FILE_TYPES, FileType, TypeChooser
 from ggmlpy.formats.migrate import derived_scores
-from ggmlpy.formats.model_file import ModelFile, open_model
+from ggmlpy.formats.model_file import ModelFile
+from ggmlpy.formats.opening import open_model
+from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.rows import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
-from ggmlpy.formats.writer import OutTensor
 from ggmlpy.quantizers.whole_file import default_threads, quantized_rows
 
 from .judge import Deviation, Expected, Progress, Report, row_chunks, verify_model

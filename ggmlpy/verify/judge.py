@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from ggmlpy.formats.containers import CONTAINERS, Container, Hparams
 from ggmlpy.formats.fields import write
 from ggmlpy.formats.model_file import ModelFile
+from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.rows import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TensorType
-from ggmlpy.formats.writer import OutTensor
 
 from .compare import BlockView, TensorDifference, block_view, ulp_distance
 

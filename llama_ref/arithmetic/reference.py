@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from . import Backend
+from .transformer import Backend
 
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile, Tensor
-    from llama_ref.text.model import LayerCache
+
+    from .transformer import LayerCache
 
 __all__ = ["ReferenceBackend"]
 

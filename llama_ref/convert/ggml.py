@@ -34,9 +34,10 @@ from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
 from ggmlpy.formats.architecture import n_parts_of
 from ggmlpy.formats.containers import Attributes, Container, Hparams, container_named
 from ggmlpy.formats.eras import DEFAULT_ERA, Era, era_of
+from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import ggml_names, original_names, shard_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named
-from ggmlpy.formats.writer import OutTensor, write_model, written_size
+from ggmlpy.formats.writer import write_model, written_size
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.layout import directory_of
 from llama_ref.checkpoint.params import Params, model_named, read_config_json, read_params_json

@@ -86,7 +86,7 @@ class Timings:
 
 def era_of_model(model: Model) -> Era:
     """The era that the container of a model's file implies, 2023-03-31 where there is no file."""
-    from llama_ref.arithmetic import natural_era
+    from ggmlpy.formats.era_of_file import natural_era
 
     file = getattr(model, "file", None)
     return era_of(natural_era(file) if file is not None else DEFAULT_ERA)

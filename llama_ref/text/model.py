@@ -1,9 +1,10 @@
 """The transformer, written once.
 
 `forward` is the model of the LLaMA paper from top to bottom: embed, for each layer attention and feed-forward, norm,
-output. It owns no arithmetic: every operation is asked of a *backend* (`llama_ref.arithmetic.Backend`), chosen by name:
-``reference`` (numpy, the one to read), ``exact`` (the same bits as llama.cpp at a named era and build) or ``fast``.
-A backend that fuses whole tokens overrides `Backend.forward`; the `forward` here stays the definition that it is tested
+output. It owns no arithmetic: every operation is asked of a *backend* (`llama_ref.arithmetic.transformer.Backend`),
+chosen by name: ``reference`` (numpy, the one to read), ``exact`` (the same bits as llama.cpp at a named era and build)
+or ``fast``. A backend that fuses whole tokens overrides `Backend.forward`; the `forward` here stays the definition
+that it is tested
 against.
 
 `Model` joins the three things an evaluation needs: the weights of a file, a backend, and the key/value cache.
@@ -13,129 +14,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import ShapeError, UsageError
+from llama_ref.arithmetic.transformer import F32, LayerWeights, Weights
 
 if TYPE_CHECKING:
     from ggmlpy.formats.containers import Hparams
     from ggmlpy.formats.model_file import ModelFile, Tensor, Vocabulary
-    from llama_ref.arithmetic import Backend
+    from llama_ref.arithmetic.transformer import Backend
 
     from .conversation import Token
     from .sampling import SamplingOptions
 
-__all__ = ["KVCache", "LayerCache", "LayerWeights", "Model", "Weights", "forward"]
+__all__ = ["Model"]
 
-F32 = npt.NDArray[np.float32]
 LLAMA_EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """The nine tensors of one layer, as the backend prepared them (matrices opaque, norms float32 [n_embd])."""
-
-    attention_norm: F32
-    wq: Any  # [n_embd, n_embd]
-    wk: Any  # [n_embd, n_embd]
-    wv: Any  # [n_embd, n_embd]
-    wo: Any  # [n_embd, n_embd]
-    ffn_norm: F32
-    w1: Any  # [n_ff, n_embd]  gate
-    w2: Any  # [n_embd, n_ff]  down
-    w3: Any  # [n_ff, n_embd]  up
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Every tensor of a model, as the backend prepared it."""
-
-    tok_embeddings: Any  # [n_vocab, n_embd]
-    layers: tuple[LayerWeights, ...]
-    norm: F32  # [n_embd]
-    output: Any  # [n_vocab, n_embd]
-
-
-@dataclass(frozen=True)
-class LayerCache:
-    """One layer's view of the cache; writing into it writes into the cache."""
-
-    k: npt.NDArray[Any]  # [n_ctx, n_head, head_dim], roped
-    v: npt.NDArray[Any]  # [n_ctx, n_head, head_dim]
-
-
-class KVCache:
-    """Keys and values of every position evaluated so far, in float16 (llama.cpp's default) or float32.
-
-    ``length`` counts the positions that hold something; evaluating at a smaller ``n_past`` overwrites what follows.
-    """
-
-    def __init__(self, n_layer: int, n_ctx: int, n_head: int, head_dim: int, memory_f32: bool = False) -> None:
-        dtype = np.float32 if memory_f32 else np.float16
-        self.k = np.zeros((n_layer, n_ctx, n_head, head_dim), dtype)
-        self.v = np.zeros((n_layer, n_ctx, n_head, head_dim), dtype)
-        self.length = 0
-
-    def layer(self, i: int) -> LayerCache:
-        """Return layer `i` as writable views of shape [n_ctx, n_head, head_dim]."""
-        return LayerCache(self.k[i], self.v[i])
-
-    def save(self) -> dict[str, npt.NDArray[Any]]:
-        """Return copies of the filled part, [n_layer, length, n_head, head_dim] each, to be stored or restored."""
-        return {"k": self.k[:, : self.length].copy(), "v": self.v[:, : self.length].copy()}
-
-    def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
-        """Put back what `save` returned.
-
-        Raises:
-            UsageError: if the state belongs to a cache of another shape or precision, or does not fit n_ctx.
-        """
-        for name, mine in (("k", self.k), ("v", self.v)):
-            theirs = state[name]
-            fits = theirs.dtype == mine.dtype and theirs.shape[2:] == mine.shape[2:]
-            if not fits or theirs.shape[0] != mine.shape[0] or theirs.shape[1] > mine.shape[1]:
-                raise UsageError(
-                    f"saved cache {name} is {theirs.dtype} {list(theirs.shape)}, which does not fit this model's "
-                    f"{mine.dtype} {list(mine.shape)}; use the same model, n_ctx and memory_f32 as when it was saved"
-                )
-            mine[:, : theirs.shape[1]] = theirs
-        self.length = int(state["k"].shape[1])
-
-
-def forward(
-    op: Backend, weights: Weights, cache: KVCache, tokens: npt.NDArray[np.int64], n_past: int, last_only: bool = False
-) -> F32:
-    """Evaluate one batch and return its logits, [n_tokens, n_vocab], or [1, n_vocab] if `last_only`.
-
-    `tokens` is [n_tokens]; its keys and values go into `cache` at positions n_past … n_past + n_tokens - 1.
-    """
-    x = op.embed(weights.tok_embeddings, tokens)  # [n_tokens, n_embd]
-    for i, w in enumerate(weights.layers):
-        x = layer(op, w, cache.layer(i), x, n_past)
-        if op.progress:
-            op.progress((i + 1) / len(weights.layers))
-    x = op.rms_norm(x[-1:] if last_only else x, weights.norm)
-    return op.matmul(weights.output, x)
-
-
-def layer(op: Backend, w: LayerWeights, cache: LayerCache, x: F32, n_past: int) -> F32:
-    """One transformer block: x + attention(norm(x)), then that + feed_forward(norm(that)). x: [n_tokens, n_embd]."""
-    h = op.rms_norm(x, w.attention_norm)
-    q = op.rope(heads(op.matmul(w.wq, h), cache), n_past)  # [n_tokens, n_head, head_dim]
-    op.remember(cache, heads(op.matmul(w.wk, h), cache), heads(op.matmul(w.wv, h), cache), n_past)
-    x = op.add(op.matmul(w.wo, op.attention(q, cache, n_past)), x)
-    h = op.rms_norm(x, w.ffn_norm)
-    gate, up = op.matmul(w.w1, h), op.matmul(w.w3, h)  # [n_tokens, n_ff]
-    return op.add(op.matmul(w.w2, op.silu_mul(gate, up)), x)
-
-
-def heads(x: F32, cache: LayerCache) -> F32:
-    """[n_tokens, n_embd] seen as [n_tokens, n_head, head_dim]."""
-    return x.reshape(len(x), *cache.k.shape[1:])
 
 
 class Model:
@@ -191,7 +89,7 @@ class Model:
             UsageError: no such numerics, era or build, or that era does not know the file's tensor types.
         """
         import ggmlpy
-        from llama_ref.arithmetic import create_backend
+        from llama_ref.arithmetic.choosing import create_backend
 
         if n_ctx < 1:
             raise UsageError(f"n_ctx must be at least 1, not {n_ctx}")

@@ -25,16 +25,17 @@ from ggmlpy.files.errors import OutputError, ShapeError, UsageError
 from ggmlpy.formats.containers import Attributes, Hparams
 from ggmlpy.formats.eras import GGUF_ERA, era_of
 from ggmlpy.formats.file_types import TypeChooser, file_type_of
+from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, rename, shard_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named
-from ggmlpy.formats.writer import OutTensor, write_model, written_size
+from ggmlpy.formats.writer import write_model, written_size
 from ggmlpy.quantizers.classic import quantize_rows
 from llama_ref.checkpoint import LazyTensor, PthFile, open_pth, pth_size, write_pth
 from llama_ref.checkpoint.layout import in_layout
 from llama_ref.checkpoint.params import read_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile, safetensors_size, write_safetensors
 from llama_ref.convert.checkpoints import METADATA, SHARD_SIZE, huggingface_files
-from lora.vocabulary import tokenizer_side_files
+from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
 
 from .checks import OUTPUT, Chain
 from .stream import MergedModel, MergedTensor

@@ -20,9 +20,9 @@ import numpy as np
 
 from ggmlpy.files.errors import UsageError
 from llama_ref.checkpoint.params import Params
+from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
 from llama_ref.vocabulary.tokenizer_file import read_tokenizer
 from lora.merging.adapter import open_adapter
-from lora.vocabulary import read_sentencepiece
 
 from .data import Document, Packing, read_documents, text_document
 from .instructions import read_instructions

@@ -41,8 +41,8 @@ from llama_ref.vocabulary.prompts import (
     TRAINING_TEMPLATE,
     alpaca_prompt,
 )
+from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, tokenizer_side_files
 from lora.merging.resize import grow
-from lora.vocabulary import SentencePieceModel, tokenizer_side_files
 
 from .data import Document, encode
 from .loop import Settings

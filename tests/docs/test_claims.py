@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora.vocabulary import merge_vocabularies, read_sentencepiece
+from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
+from lora.vocabulary import merge_vocabularies
 
 
 def test_appended_pieces_that_no_text_is_cut_into(tokenizers: Path) -> None:

@@ -17,17 +17,17 @@ from ggmlpy import Hparams, open_model
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.gguf import TYPE_IDS, VALUE_TYPES, Value, open_gguf, write_gguf
 from ggmlpy.formats.migrate import migrate
-from ggmlpy.formats.writer import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor
+from llama_ref.arithmetic.transformer import KVCache
 from llama_ref.checkpoint import LazyTensor, write_pth
 from llama_ref.checkpoint.params import Params
 from llama_ref.checkpoint.safetensors_file import CODE_OF, write_safetensors
 from llama_ref.checkpoint.tensor import DTYPES
 from llama_ref.text.conversation import Conversation
-from llama_ref.text.model import KVCache
 from llama_ref.text.sampling import SamplingOptions
+from llama_ref.vocabulary.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN
 from lora.training.data import Document, Packing
 from lora.training.loop import Progress, Run, Settings
-from lora.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN
 from tests.ggmlpy.models import write_tiny
 from tests.llama_ref.attacks import forge
 from toolchain.makers import tiny_models

@@ -29,13 +29,14 @@ from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 from llama_ref.convert.ggml import plan_conversion
 from llama_ref.convert.tokenizer_json import tokenizer_json
 from llama_ref.text.conversation import Conversation
+from llama_ref.vocabulary.sentencepiece_model import parse_sentencepiece, read_sentencepiece
 from llama_ref.vocabulary.tokenizer import SentencePieceTokenizer
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 from lora.merging.adapter import open_adapter
 from lora.training.crawl import _read_replies
 from lora.training.instructions import read_instructions
 from lora.training.loop import read_log
-from lora.vocabulary import merge_vocabularies, parse_sentencepiece, read_sentencepiece
+from lora.vocabulary import merge_vocabularies
 from tests.fuzz import scenes
 from tests.fuzz.damage_bytes import Spans, damaged
 from tests.fuzz.damage_gguf import damaged_gguf

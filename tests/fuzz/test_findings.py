@@ -20,25 +20,26 @@ from ggmlpy.files.checksums import read_list, same_json_meaning
 from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
 from ggmlpy.formats.gguf import Value, open_gguf, write_gguf
 from ggmlpy.formats.migrate import migrate
-from ggmlpy.formats.writer import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.look.identify import identify
 from llama_ref.checkpoint import open_checkpoint
 from llama_ref.convert.tokenizer_json import tokenizer_json
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions
+from llama_ref.vocabulary.sentencepiece_model import NORMAL, UNKNOWN
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 from lora.merging.adapter import open_adapter
 from lora.merging.targets import _prepare_stage
 from lora.training.crawl import _read_replies
 from lora.training.instructions import clean, write_instructions
 from lora.training.loop import read_log
-from lora.vocabulary import NORMAL, UNKNOWN, compare_tokenizers
 from tests.fuzz import scenes
 from tests.ggmlpy.models import write_tiny
 from tests.llama_ref.attacks import forge
 from toolchain.look.doctor import examine
 from toolchain.look.identify_checkpoint import identify_other
+from toolchain.look.tokens import compare_tokenizers
 from toolchain.makers.vectors import read_manifest
 from toolchain.verify.logits import read_logits
 from toolchain.verify.published import verify

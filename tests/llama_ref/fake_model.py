@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ggmlpy import Hparams
-from llama_ref.text.model import KVCache
+from llama_ref.arithmetic.transformer import KVCache
 
 __all__ = ["FakeModel", "Pieces"]
 

@@ -12,7 +12,8 @@ from ggmlpy.files.errors import UsageError
 from llama_ref.text.chat import ALPACA_PROMPT, history_path, instruction_warning
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.sampling import SamplingOptions
-from toolchain.look.texts import Answer, Row, answers, as_markdown, as_text, prompts_of, shown_width
+from toolchain.look.texts import Answer, Row, answers, as_markdown, as_text, prompts_of
+from toolchain.terminal.columns import shown_width
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_model import FakeModel

@@ -8,7 +8,7 @@ import pytest
 import ggmlpy
 from ggmlpy import out_tensor, write_model
 from ggmlpy.files.errors import ShapeError, UsageError
-from llama_ref.arithmetic import natural_era
+from ggmlpy.formats.era_of_file import natural_era
 from llama_ref.text.model import Model
 from tests.llama_ref.random_models import Shape, write_random_model
 

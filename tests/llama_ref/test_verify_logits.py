@@ -12,7 +12,7 @@ import cli
 from ggmlpy import open_model
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.formats.eras import ERAS
-from llama_ref.arithmetic import create_backend
+from llama_ref.arithmetic.choosing import create_backend
 from llama_ref.convert.ggml import plan_conversion
 from llama_ref.text.logits import logits, write_logits
 from llama_ref.text.model import Model

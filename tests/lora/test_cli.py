@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import main
 from tests.lora.test_merge import assert_same_files, inputs
+from toolchain.commands.main import main
 
 
 def run(*arguments: object) -> int:

@@ -18,6 +18,7 @@ from llama_ref.checkpoint.params import Params
 from llama_ref.convert.ggml import plan_conversion
 from llama_ref.text.model import Model
 from llama_ref.vocabulary.prompts import TRAINING_TEMPLATE, alpaca_prompt
+from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel
 from lora.merging.adapter import open_adapter
 from lora.merging.merge import merge
 from lora.training.data import Document, Packing, encode, stack, text_document
@@ -37,7 +38,7 @@ from lora.training.stages import (
     publish_adapter,
     publish_base,
 )
-from lora.vocabulary import SentencePieceModel, merge_vocabularies, train_vocabulary, write_tokenizer
+from lora.vocabulary import merge_vocabularies, train_vocabulary, write_tokenizer
 from toolchain.makers.corpus import make_corpus
 
 SHAPE = Params(16, 8, 2, 2)

@@ -16,7 +16,7 @@ import pytest
 import cli
 from ggmlpy.files.errors import FormatError, IntegrityError, UsageError
 from ggmlpy.formats.eras import ERAS
-from ggmlpy.formats.model_file import open_model
+from ggmlpy.formats.opening import open_model
 from tests.llama_ref.test_main_p2 import Stdio
 from toolchain.makers.vectors import KINDS, MANIFEST, cases, check_vectors, make_vectors, read_manifest
 

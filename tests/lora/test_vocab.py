@@ -11,17 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy.files.errors import FormatError, MissingFileError, TruncatedError, UsageError, VocabularyError
-from lora.vocabulary import (
-    BYTE,
-    compare_tokenizers,
-    merge_vocabularies,
-    parse_sentencepiece,
-    read_sentencepiece,
-    side_by_side,
-    tokenizer_side_files,
-    train_vocabulary,
-    write_tokenizer,
-)
+from llama_ref.vocabulary.sentencepiece_model import BYTE, parse_sentencepiece, read_sentencepiece, tokenizer_side_files
+from lora.vocabulary import merge_vocabularies, train_vocabulary, write_tokenizer
+from toolchain.look.tokens import compare_tokenizers, side_by_side
 
 CHINESE_LLAMA = "e2676d4ca29ca1750f6ff203328d73b189321dc5776ceede037cbd36541d70c0"
 CHINESE_ALPACA = "2d967e855b1213a439df6c8ce2791f869c84b4f3b6cfacf22b86440b8192a2f8"

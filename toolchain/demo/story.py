@@ -37,7 +37,7 @@ from llama_ref.text.sampling import SamplingOptions
 from llama_ref.vocabulary.prompts import GENERATION_TEMPLATE, alpaca_prompt
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 from lora.merging.merge import MergeReport, merge
-from lora.vocabulary import compare_tokenizers
+from toolchain.look.tokens import compare_tokenizers
 
 __all__ = [
     "ADAPTERS",

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from ggmlpy.files.errors import UsageError
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.generate import INSTRUCTION_PREFIX, INSTRUCTION_SUFFIX
+from toolchain.terminal.columns import _pad, _wrap
 
-__all__ = ["Answer", "Row", "answers", "as_markdown", "as_text", "prompts_of", "shown_width"]
+__all__ = ["Answer", "Row", "answers", "as_markdown", "as_text", "prompts_of"]
 
 
 @dataclass(frozen=True)
@@ -119,37 +120,3 @@ def _columns(cells: Sequence[str], width: int) -> str:
 def _printable(text: str) -> str:
     """Control characters, which would disturb the table, as escapes."""
     return "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else f"\\x{ord(c):02x}" for c in text)
-
-
-def shown_width(text: str) -> int:
-    """Cells that a text takes on a terminal.
-
-    >>> shown_width("a你")
-    3
-    """
-    return sum(_cells(character) for character in text)
-
-
-def _cells(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    """Lines of at most ``width`` cells, broken anywhere: Chinese has no spaces to break at."""
-    lines = []
-    for paragraph in text.split("\n"):
-        line, used = "", 0
-        for character in paragraph:
-            if used + _cells(character) > width:
-                lines.append(line)
-                line, used = "", 0
-            line += character
-            used += _cells(character)
-        lines.append(line)
-    return lines
-
-
-def _pad(text: str, width: int) -> str:
-    return text + " " * (width - shown_width(text))

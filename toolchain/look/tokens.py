@@ -10,9 +10,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from llama_ref.vocabulary.sentencepiece_model import BYTE, read_sentencepiece
 from llama_ref.vocabulary.tokenizer import (
     GreedyTokenizer,
     ScoreTokenizer,
@@ -22,8 +26,7 @@ from llama_ref.vocabulary.tokenizer import (
     tokenizer_for,
 )
 from llama_ref.vocabulary.utf8 import printable
-
-from .texts import shown_width
+from toolchain.terminal.columns import shown_width
 
 __all__ = ["comparison_lines", "encode_text", "open_tokenizers", "token_lines", "token_records"]
 
@@ -76,7 +79,7 @@ def _is_ggml(path: str | os.PathLike[str]) -> bool:
 
 def _ggml_vocabulary(path: str | os.PathLike[str], era: str | None) -> tuple[list[bytes], list[float], str]:
     import ggmlpy
-    from llama_ref.arithmetic import natural_era
+    from ggmlpy.formats.era_of_file import natural_era
 
     with ggmlpy.open_model(path) as file:
         return list(file.vocab), file.vocab.scores.tolist(), era or natural_era(file)
@@ -125,3 +128,87 @@ def comparison_lines(text: bytes, results: Mapping[str, tuple[Tokenizer, list[in
 def _shown(piece: bytes) -> str:
     """A piece on one line, spaces as ▁."""
     return printable(piece).replace(" ", "▁")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one tokenizer cuts a text: ``n_tokens`` for ``n_characters`` (and the part of those that are Chinese)."""
+
+    name: str
+    n_pieces: int  # size of the vocabulary
+    n_tokens: int
+    n_characters: int
+    n_chinese: int
+    n_byte_tokens: int  # tokens that are single bytes of a character the vocabulary lacks
+    pieces: tuple[str, ...]  # the text's tokens
+
+    @property
+    def tokens_per_character(self) -> float:
+        return self.n_tokens / self.n_characters if self.n_characters else 0.0
+
+    @property
+    def characters_per_token(self) -> float:
+        return self.n_characters / self.n_tokens if self.n_tokens else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        ratios = {name: getattr(self, name) for name in ("tokens_per_character", "characters_per_token")}
+        return {**asdict(self), **ratios}
+
+
+def compare_tokenizers(paths: Iterable[str | os.PathLike[str]], text: str) -> list[Comparison]:
+    """Cut ``text`` with each tokenizer: the seed's FAQ on why the vocabulary was grown, as numbers.
+
+    Raises as :func:`read_sentencepiece` does.
+    """
+    return [_measure(Path(path), text) for path in paths]
+
+
+def _measure(path: Path, text: str) -> Comparison:
+    from llama_ref.vocabulary.tokenizer_file import read_tokenizer
+
+    model = read_sentencepiece(path)
+    processor = read_tokenizer(path / "tokenizer.model" if path.is_dir() else path)
+    ids = [i for line in text.splitlines() for i in processor.encode(line)]
+    characters = [character for line in text.splitlines() for character in line]
+    return Comparison(
+        name=f"{path.parent.name}/{path.name}" if path.name == "tokenizer.model" else path.name,
+        n_pieces=len(model),
+        n_tokens=len(ids),
+        n_characters=len(characters),
+        n_chinese=sum(_is_chinese(character) for character in characters),
+        n_byte_tokens=sum(model.pieces[i].type == BYTE for i in ids),
+        pieces=tuple(model.pieces[i].text.decode("utf-8", "replace") for i in ids),
+    )
+
+
+def _is_chinese(character: str) -> bool:
+    return unicodedata.name(character, "").startswith("CJK UNIFIED")
+
+
+_BACKGROUNDS = (153, 159, 187, 183, 223, 115)  # xterm-256 pastels that black text is readable on
+
+
+def side_by_side(comparisons: Iterable[Comparison], *, colour: bool = True) -> str:
+    """The same text under each tokenizer, one block a tokenizer, each token on its own background (or between bars).
+
+    >>> print(side_by_side([Comparison("tiny", 3, 2, 2, 2, 0, ("▁你", "好"))], colour=False))
+    tiny (3 pieces): 2 tokens for 2 characters, 1.00 tokens a character, 1.00 characters a token
+    |▁你|好|
+    """
+    return "\n".join(f"{_headline(item)}\n{_tokens(item.pieces, colour)}" for item in comparisons)
+
+
+def _headline(item: Comparison) -> str:
+    return (
+        f"{item.name} ({item.n_pieces} pieces): {item.n_tokens} tokens for {item.n_characters} characters, "
+        f"{item.tokens_per_character:.2f} tokens a character, {item.characters_per_token:.2f} characters a token"
+        + (f", {item.n_byte_tokens} of them single bytes" if item.n_byte_tokens else "")
+    )
+
+
+def _tokens(pieces: Sequence[str], colour: bool) -> str:
+    if not colour:
+        return "|" + "|".join(pieces) + "|"
+    shades = (f"\x1b[48;5;{_BACKGROUNDS[i % len(_BACKGROUNDS)]}m\x1b[30m{piece}" for i, piece in enumerate(pieces))
+    return "".join(shades) + "\x1b[0m"

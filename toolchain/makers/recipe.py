@@ -30,6 +30,7 @@ from typing import Any
 from ggmlpy.files.atomic import atomic_write
 from llama_ref.checkpoint.params import Params
 from llama_ref.vocabulary.prompts import GENERATION_TEMPLATE
+from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
 from lora.merging.merge import merge
 from lora.training.data import Document, Packing, text_document
 from lora.training.loop import Progress, Run, Settings
@@ -45,7 +46,7 @@ from lora.training.stages import (
     publish_adapter,
     publish_base,
 )
-from lora.vocabulary import SentencePieceModel, merge_vocabularies, read_sentencepiece, train_vocabulary
+from lora.vocabulary import merge_vocabularies, train_vocabulary
 
 from .corpus import Corpus, make_corpus
 

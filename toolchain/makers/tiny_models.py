@@ -21,7 +21,8 @@ from ggmlpy.formats.tensor_names import TABLE, rename
 from llama_ref.checkpoint import LazyTensor, write_pth
 from llama_ref.checkpoint.layout import shard_of
 from llama_ref.checkpoint.safetensors_file import write_safetensors
-from lora.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, Piece, SentencePieceModel, merge_vocabularies
+from llama_ref.vocabulary.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, Piece, SentencePieceModel
+from lora.vocabulary import merge_vocabularies
 
 __all__ = ["SHAPES", "SPELLINGS", "TinyShape", "tiny_tokenizers", "write_adapter", "write_checkpoint", "zip_directory"]
 

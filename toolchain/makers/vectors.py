@@ -37,7 +37,7 @@ from ggmlpy.formats.containers import container_named
 from ggmlpy.formats.eras import DEFAULT_ERA, ERAS
 from ggmlpy.formats.file_types import file_type_of, file_types
 from ggmlpy.formats.migrate import migrate
-from ggmlpy.formats.model_file import open_model
+from ggmlpy.formats.opening import open_model
 from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.verify.judge import junit
 from llama_ref.arithmetic.exact.backend import SUPPORTED

@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.files.mapping import map_file
 from ggmlpy.formats.eras import DEFAULT_ERA, ERAS, GGUF_ERA, Era, era_of
 from ggmlpy.formats.file_types import TypeChooser, file_type_of
-from ggmlpy.formats.model_file import ModelFile, map_file, open_model
+from ggmlpy.formats.model_file import ModelFile
+from ggmlpy.formats.opening import open_model
+from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import find, is_known, rename
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
-from ggmlpy.formats.writer import OutTensor
 from ggmlpy.verify.compare import TensorDifference
 from ggmlpy.verify.judge import (
     Deviation,

@@ -23,10 +23,12 @@ import numpy.typing as npt
 
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.npy import MAGIC, parse_npy
+from ggmlpy.formats.era_of_file import natural_era
 from ggmlpy.formats.eras import ERAS, era_of
 from ggmlpy.verify.compare import ulp_distance
-from llama_ref.arithmetic import Backend, create_backend, natural_era
+from llama_ref.arithmetic.choosing import create_backend
 from llama_ref.arithmetic.exact.backend import SUPPORTED
+from llama_ref.arithmetic.transformer import Backend
 from llama_ref.text.model import LLAMA_EPS, Model
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.file_types import FILE_TYPES
-from ggmlpy.formats.model_file import ModelFile, open_model
+from ggmlpy.formats.model_file import ModelFile
+from ggmlpy.formats.opening import open_model
+from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import find
-from ggmlpy.formats.writer import OutTensor
 from ggmlpy.verify.judge import Deviation, Expected, Progress, Report, verify_model
 from llama_ref.checkpoint import LazyTensor, open_checkpoint
 from lora.merging.adapter import Adapter, LoraPair

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
-from llama_ref.arithmetic import Backend
+from llama_ref.arithmetic.transformer import Backend
 
 from . import attention as attention_kernels
 from . import dots, k_quants
@@ -29,7 +29,7 @@ from .libm import cosf, expf, powf, sinf
 
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile, Tensor
-    from llama_ref.text.model import LayerCache
+    from llama_ref.arithmetic.transformer import LayerCache
 
 __all__ = ["BUILDS", "ExactBackend", "Rules", "rules_of"]
 

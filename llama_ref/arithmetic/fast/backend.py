@@ -1,8 +1,9 @@
 """The fast arithmetic: whole batches in compiled code, straight from the blocks of the mapped file.
 
-The model's definition is `llama_ref.text.model.forward`; this backend gives the same numbers to within rounding (its
-vectors are quantized to 8 bits a block of 32 before they meet quantized weights, as llama.cpp has done since April
-2023), and the same bits for any number of threads and any split of the tokens over calls. `docs/kernels.md` explains
+The model's definition is `llama_ref.arithmetic.transformer.forward`; this backend gives the same numbers to within
+rounding (its vectors are quantized to 8 bits a block of 32 before they meet quantized weights, as llama.cpp has done
+since April 2023), and the same bits for any number of threads and any split of the tokens over calls.
+`docs/kernels.md` explains
 how it works.
 
 Quantized matrices of 2023's simple types (q4_0 … q8_0), f16 and f32 are used where they lie. k-quants, q4_2 and q4_3
@@ -29,7 +30,7 @@ from .threads import BARRIER_BYTES, LINE, Team
 
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import Hparams, ModelFile, Tensor
-    from llama_ref.text.model import KVCache, Weights
+    from llama_ref.arithmetic.transformer import KVCache, Weights
 
 __all__ = ["FastBackend"]
 
@@ -92,7 +93,7 @@ class FastBackend(ReferenceBackend):
 
     def new_cache(self, hparams: Hparams, n_ctx: int, memory_f32: bool) -> KVCache:
         """The cache as [n_layer][n_head][n_ctx][head_pad] in memory, seen as `KVCache` shows it."""
-        from llama_ref.text.model import KVCache
+        from llama_ref.arithmetic.transformer import KVCache
 
         h, head_dim = hparams, hparams.n_embd // hparams.n_head
         cache = KVCache(h.n_layer, 0, h.n_head, head_dim, memory_f32)

@@ -143,12 +143,13 @@ def _compile(name: str) -> bytes:
         settings: Any = numba.config
         settings.CPU_NAME, settings.CPU_FEATURES = MACHINE.cpu, MACHINE.feature_string
     from . import evaluate as fast_kernels
+    from . import products
 
     if name == MODEL:
         entries = [(f, fast_kernels.SIGNATURE) for f in (*fast_kernels.make_evaluators(), fast_kernels.read_memory)]
     else:
-        product = fast_kernels.make_product(name)
-        entries = [(product.rows, fast_kernels.ROWS_SIGNATURE), (product.panel, fast_kernels.PANEL_SIGNATURE)]
+        product = products.make_product(name)
+        entries = [(product.rows, products.ROWS_SIGNATURE), (product.panel, products.PANEL_SIGNATURE)]
     names, objects = [], []
     for function, signature in entries:
         function.compile(signature)

@@ -1,0 +1,44 @@
+"""Open a model file of any container, with all its parts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ggmlpy.files.errors import FormatError
+from ggmlpy.files.mapping import map_file
+
+from .containers import GGUF
+from .ggml_reader import read_part
+from .model_file import ModelFile
+
+
+def open_model(path: str | os.PathLike[str], *, n_parts: int | None = None, strict: bool = True) -> ModelFile:
+    """Open a model of any container, with all its parts.
+
+    Arguments:
+        path: the file; for a multi-part model its first file (the others are ``path.1``, ``path.2`` …).
+        n_parts: how many files; found by looking if not given.
+        strict: raise on what could be survived (otherwise it is collected in ``problems``).
+
+    Raises:
+        MissingFileError: no such file, or a part is missing.
+        BadMagicError, UnsupportedError: not a container or version of this library.
+        FormatError: anything else that is wrong with it.
+    """
+    from .multipart import find_parts, join_parts
+
+    if is_gguf(Path(path)):
+        from .gguf_model import open_gguf_model
+
+        return open_gguf_model(Path(path))
+    problems: list[FormatError] = []
+    first = read_part(Path(path), 0, strict, problems)
+    paths = find_parts(first, n_parts)
+    parts = [first, *(read_part(other, index, strict, problems) for index, other in enumerate(paths[1:], 1))]
+    return ModelFile(parts, join_parts(parts), problems)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF does."""
+    return bytes(map_file(path)[:4]) == GGUF.magic.to_bytes(4, "little")

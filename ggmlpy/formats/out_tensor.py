@@ -1,0 +1,59 @@
+"""A tensor on its way into a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlpy.files.errors import UsageError
+
+from .model_file import Tensor
+from .tensor_types import TensorType
+
+Chunk = bytes | bytearray | memoryview | NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class OutTensor:
+    """A tensor to be written.
+
+    Attributes:
+        name: the Meta name.
+        type: what its bytes mean.
+        shape: [rows, columns] or [n].
+        chunks: its bytes, in pieces, produced when they are written.
+    """
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[Chunk]] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        return (self.shape[0] if len(self.shape) == 2 else 1) * self.type.row_bytes(self.shape[-1])
+
+
+def out_tensor(tensor: Tensor) -> OutTensor:
+    """A tensor of an open file, to be copied as it is."""
+    return OutTensor(tensor.name, tensor.type, tensor.shape, tensor.chunks)
+
+
+def write_chunks(stream: BinaryIO, tensor: OutTensor, progress: Callable[[int], object] | None) -> None:
+    """The data of one tensor, checked against the size that was promised."""
+    written = 0
+    for chunk in tensor.chunks():
+        data = _bytes_of(chunk).data if isinstance(chunk, np.ndarray) else memoryview(chunk).cast("B")
+        written += stream.write(data)
+        if progress:
+            progress(data.nbytes)
+    if written != tensor.nbytes:
+        raise UsageError(f"tensor {tensor.name!r}: {tensor.nbytes:,} bytes promised, {written:,} written")
+
+
+def _bytes_of(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -1,0 +1,50 @@
+"""The fields of a plan as kernels read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from ggmlpy.machine.vectors import I64, address, at, integer, load_as, op
+
+from .plan import LAYER, MATRIX, PLAN
+
+
+def field(name: str, record: np.dtype = PLAN) -> Any:
+    """The operation (address of a record) -> the value of one of its fields."""
+    fields = record.fields
+    assert fields is not None
+    offset = fields[name][1]
+
+    @op(integer, address)
+    def read(b: ir.IRBuilder, a: Any) -> Any:
+        return load_as(b, at(b, a, offset), I64)
+
+    return read
+
+
+n_threads, n_vocab, n_embd, n_ff, n_head, n_layer, head_dim, head_pad = map(
+    field, ("n_threads", "n_vocab", "n_embd", "n_ff", "n_head", "n_layer", "head_dim", "head_pad")
+)
+any_quantized, any_float = map(field, ("any_quantized", "any_float"))
+n_tokens, n_past, n_logits = map(field, ("n_tokens", "n_past", "n_logits"))
+layers_at, norm_at, rope_at = map(field, ("layers_at", "norm_at", "rope_at"))
+keys_at, values_at, memory_f32, layer_bytes, head_bytes, position_bytes = map(
+    field, ("keys_at", "values_at", "memory_f32", "layer_bytes", "head_bytes", "position_bytes")
+)
+x_at, qkv_at, attention_at, gate_at, up_at, normed_at, logits_at, records_at = map(
+    field, ("x_at", "qkv_at", "attention_at", "gate_at", "up_at", "normed_at", "logits_at", "records_at")
+)
+barrier_at, counters_at, cancel_at, scratch_at, scratch_bytes = map(
+    field, ("barrier_at", "counters_at", "cancel_at", "scratch_at", "scratch_bytes")
+)
+scratch_vector, scratch_record, scratch_panel, scratch_sums, scratch_scores, score_bytes = map(
+    field, ("scratch_vector", "scratch_record", "scratch_panel", "scratch_sums", "scratch_scores", "score_bytes")
+)
+attention_norm_at, ffn_norm_at = field("attention_norm_at", LAYER), field("ffn_norm_at", LAYER)
+EPS, OUTPUT = (PLAN.fields[name][1] for name in ("eps_bits", "output"))  # type: ignore[index]
+WQ, WO, W1, W2, W3 = (LAYER.fields[name][1] for name in ("wq", "wo", "w1", "w2", "w3"))  # type: ignore[index]
+LAYER_SIZE, MATRIX_SIZE = LAYER.itemsize, MATRIX.itemsize
+matrix_at, rows_function, panel_function = (field(name, MATRIX) for name in ("at", "rows", "panel"))

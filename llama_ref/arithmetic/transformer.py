@@ -1,0 +1,197 @@
+"""The transformer of the LLaMA paper, written once, and the operations that it asks of an arithmetic."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.model_file import Hparams, Tensor
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The nine tensors of one layer, as the backend prepared them (matrices opaque, norms float32 [n_embd])."""
+
+    attention_norm: F32
+    wq: Any  # [n_embd, n_embd]
+    wk: Any  # [n_embd, n_embd]
+    wv: Any  # [n_embd, n_embd]
+    wo: Any  # [n_embd, n_embd]
+    ffn_norm: F32
+    w1: Any  # [n_ff, n_embd]  gate
+    w2: Any  # [n_embd, n_ff]  down
+    w3: Any  # [n_ff, n_embd]  up
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of a model, as the backend prepared it."""
+
+    tok_embeddings: Any  # [n_vocab, n_embd]
+    layers: tuple[LayerWeights, ...]
+    norm: F32  # [n_embd]
+    output: Any  # [n_vocab, n_embd]
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's view of the cache; writing into it writes into the cache."""
+
+    k: npt.NDArray[Any]  # [n_ctx, n_head, head_dim], roped
+    v: npt.NDArray[Any]  # [n_ctx, n_head, head_dim]
+
+
+class KVCache:
+    """Keys and values of every position evaluated so far, in float16 (llama.cpp's default) or float32.
+
+    ``length`` counts the positions that hold something; evaluating at a smaller ``n_past`` overwrites what follows.
+    """
+
+    def __init__(self, n_layer: int, n_ctx: int, n_head: int, head_dim: int, memory_f32: bool = False) -> None:
+        dtype = np.float32 if memory_f32 else np.float16
+        self.k = np.zeros((n_layer, n_ctx, n_head, head_dim), dtype)
+        self.v = np.zeros((n_layer, n_ctx, n_head, head_dim), dtype)
+        self.length = 0
+
+    def layer(self, i: int) -> LayerCache:
+        """Return layer `i` as writable views of shape [n_ctx, n_head, head_dim]."""
+        return LayerCache(self.k[i], self.v[i])
+
+    def save(self) -> dict[str, npt.NDArray[Any]]:
+        """Return copies of the filled part, [n_layer, length, n_head, head_dim] each, to be stored or restored."""
+        return {"k": self.k[:, : self.length].copy(), "v": self.v[:, : self.length].copy()}
+
+    def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Put back what `save` returned.
+
+        Raises:
+            UsageError: if the state belongs to a cache of another shape or precision, or does not fit n_ctx.
+        """
+        for name, mine in (("k", self.k), ("v", self.v)):
+            theirs = state[name]
+            fits = theirs.dtype == mine.dtype and theirs.shape[2:] == mine.shape[2:]
+            if not fits or theirs.shape[0] != mine.shape[0] or theirs.shape[1] > mine.shape[1]:
+                raise UsageError(
+                    f"saved cache {name} is {theirs.dtype} {list(theirs.shape)}, which does not fit this model's "
+                    f"{mine.dtype} {list(mine.shape)}; use the same model, n_ctx and memory_f32 as when it was saved"
+                )
+            mine[:, : theirs.shape[1]] = theirs
+        self.length = int(state["k"].shape[1])
+
+
+def forward(
+    op: Backend, weights: Weights, cache: KVCache, tokens: npt.NDArray[np.int64], n_past: int, last_only: bool = False
+) -> F32:
+    """Evaluate one batch and return its logits, [n_tokens, n_vocab], or [1, n_vocab] if `last_only`.
+
+    `tokens` is [n_tokens]; its keys and values go into `cache` at positions n_past … n_past + n_tokens - 1.
+    """
+    x = op.embed(weights.tok_embeddings, tokens)  # [n_tokens, n_embd]
+    for i, w in enumerate(weights.layers):
+        x = layer(op, w, cache.layer(i), x, n_past)
+        if op.progress:
+            op.progress((i + 1) / len(weights.layers))
+    x = op.rms_norm(x[-1:] if last_only else x, weights.norm)
+    return op.matmul(weights.output, x)
+
+
+def layer(op: Backend, w: LayerWeights, cache: LayerCache, x: F32, n_past: int) -> F32:
+    """One transformer block: x + attention(norm(x)), then that + feed_forward(norm(that)). x: [n_tokens, n_embd]."""
+    h = op.rms_norm(x, w.attention_norm)
+    q = op.rope(heads(op.matmul(w.wq, h), cache), n_past)  # [n_tokens, n_head, head_dim]
+    op.remember(cache, heads(op.matmul(w.wk, h), cache), heads(op.matmul(w.wv, h), cache), n_past)
+    x = op.add(op.matmul(w.wo, op.attention(q, cache, n_past)), x)
+    h = op.rms_norm(x, w.ffn_norm)
+    gate, up = op.matmul(w.w1, h), op.matmul(w.w3, h)  # [n_tokens, n_ff]
+    return op.add(op.matmul(w.w2, op.silu_mul(gate, up)), x)
+
+
+def heads(x: F32, cache: LayerCache) -> F32:
+    """[n_tokens, n_embd] seen as [n_tokens, n_head, head_dim]."""
+    return x.reshape(len(x), *cache.k.shape[1:])
+
+
+class Backend(ABC):
+    """The operations that the transformer is made of. Activations are C-contiguous float32 arrays."""
+
+    name: str
+    #: added to the mean square in `rms_norm`: LLaMA's 1e-6. llama.cpp had it fixed until mid-2023; at 2023-08-21 it was
+    #: the option --rms-norm-eps, which started at 5e-6 for the sake of LLaMA 2
+    norm_eps: float = 1e-6
+    #: base of the rotary frequencies; GGUF files may name another
+    rope_freq_base: float = 10000.0
+    #: called while a batch is evaluated, with the part of it that is done, 0 to 1
+    progress: Callable[[float], object] | None = None
+
+    # Weights: what a matrix becomes is the backend's own business.
+
+    @abstractmethod
+    def matrix(self, tensor: Tensor) -> Any:
+        """Prepare a two-dimensional tensor [rows, cols] for `embed` and `matmul`."""
+
+    def vector(self, tensor: Tensor) -> F32:
+        """Prepare a one-dimensional tensor: float32 [n]."""
+        return np.ascontiguousarray(tensor.numpy(), dtype=np.float32)
+
+    def new_cache(self, hparams: Hparams, n_ctx: int, memory_f32: bool) -> KVCache:
+        """Return an empty key/value cache for `n_ctx` positions."""
+
+        head_dim = hparams.n_embd // hparams.n_head
+        return KVCache(hparams.n_layer, n_ctx, hparams.n_head, head_dim, memory_f32)
+
+    def prepare(self, weights: Weights, cache: KVCache) -> None:
+        """Do now what the first evaluation with these would have to do before it can begin."""
+        return None
+
+    # Operations.
+
+    @abstractmethod
+    def embed(self, w: Any, tokens: npt.NDArray[np.int64]) -> F32:
+        """Rows of the embedding matrix: [n_tokens] -> [n_tokens, n_embd]."""
+
+    @abstractmethod
+    def rms_norm(self, x: F32, weight: F32) -> F32:
+        """x / sqrt(mean(x²) + eps) * weight, row by row: [n_tokens, n_embd]."""
+
+    @abstractmethod
+    def matmul(self, w: Any, x: F32) -> F32:
+        """x · wᵀ: [n_tokens, cols] -> [n_tokens, rows]."""
+
+    @abstractmethod
+    def rope(self, x: F32, n_past: int) -> F32:
+        """Rotate the pairs (2i, 2i+1) of every head by its position: [n_tokens, n_head, head_dim]."""
+
+    @abstractmethod
+    def remember(self, cache: LayerCache, k: F32, v: F32, n_past: int) -> None:
+        """Rope the keys and put keys and values [n_tokens, n_head, head_dim] at n_past… (when is history's choice)."""
+
+    @abstractmethod
+    def attention(self, q: F32, cache: LayerCache, n_past: int) -> F32:
+        """Causal attention of roped queries over the cache: [n_tokens, n_head, head_dim] -> [n_tokens, n_embd]."""
+
+    @abstractmethod
+    def silu_mul(self, gate: F32, up: F32) -> F32:
+        """silu(gate) * up, element by element; silu(x) = x / (1 + exp(-x))."""
+
+    def add(self, x: F32, y: F32) -> F32:
+        """x + y, the residual connection."""
+        return x + y
+
+    def forward(
+        self, weights: Weights, cache: KVCache, tokens: npt.NDArray[np.int64], n_past: int, last_only: bool = False
+    ) -> F32:
+        """Evaluate one batch: logits [n_tokens, n_vocab], or [1, n_vocab] if `last_only`. Override to fuse."""
+
+        return forward(self, weights, cache, tokens, n_past, last_only)
+
+    def close(self) -> None:
+        """Release threads and maps, if the backend holds any."""
+        return None

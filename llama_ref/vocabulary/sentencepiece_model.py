@@ -1,0 +1,201 @@
+"""A tokenizer.model as bytes: the protobuf of SentencePiece, read piece by piece and written again."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ggmlpy.files.errors import FormatError, MissingFileError, TruncatedError, VocabularyError
+
+MAX_MODEL_BYTES = 256 << 20  # fifty times the largest tokenizer.model in public use; a weights file is larger
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One entry of the vocabulary: ``text`` as raw UTF-8 bytes, and ``encoded``, the bytes it has in the file."""
+
+    text: bytes
+    score: float
+    type: int
+    encoded: bytes
+
+
+@dataclass(frozen=True)
+class SentencePieceModel:
+    """A ``tokenizer.model`` taken apart into its pieces and everything after them, without losing a byte."""
+
+    pieces: tuple[Piece, ...]
+    rest: bytes  # trainer, normalizer, …: as found, in the order of their field numbers
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    @cached_property
+    def ids(self) -> dict[bytes, int]:
+        """Piece bytes -> id. Of a piece that occurs twice the first id counts, as in sentencepiece."""
+        return {piece.text: i for i, piece in reversed(list(enumerate(self.pieces)))}
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        return b"".join(piece.encoded for piece in self.pieces) + self.rest
+
+
+def read_sentencepiece(path: str | os.PathLike[str]) -> SentencePieceModel:
+    """Read a ``tokenizer.model``, or the one in a directory.
+
+    Raises:
+        MissingFileError: there is no such file.
+        VocabularyError: it is not a SentencePiece model (a web page, a Git LFS pointer, weights).
+        TruncatedError: it ends inside a field.
+    """
+    path = Path(path) / "tokenizer.model" if Path(path).is_dir() else path
+    try:
+        size = Path(path).stat().st_size
+        if size > MAX_MODEL_BYTES:
+            raise _not_a_tokenizer(path, f"{size:,} bytes", "this is another kind of file, such as model weights")
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise MissingFileError(
+            f"cannot read the tokenizer: {error.strerror}", path=path, next_step="name a SentencePiece tokenizer.model"
+        ) from error
+    return parse_sentencepiece(data, path)
+
+
+def parse_sentencepiece(data: bytes, path: str | os.PathLike[str] | None = None) -> SentencePieceModel:
+    """Take the bytes of a ``tokenizer.model`` apart; ``path`` serves the error messages. Raises as the reader does.
+
+    >>> model = parse_sentencepiece(bytes.fromhex("0a0c 0a03e4bda0 15000080bf 1801"))
+    >>> model.pieces[0].text.decode(), model.pieces[0].score, model.pieces[0].type == NORMAL
+    ('你', -1.0, True)
+    """
+    _reject_lookalikes(data, path)
+    pieces, rest = [], []
+    for number, wire, start, body, end in _fields(data, 0, len(data), path):
+        if number == PIECE and wire == BYTES:
+            pieces.append(_piece(data, start, body, end, path))
+        else:
+            rest.append((number, data[start:end]))
+    if not pieces:
+        raise _not_a_tokenizer(path, "0 pieces", "an empty or foreign protobuf file")
+    rest.sort(key=lambda field: field[0])  # what protobuf writes: ascending field numbers, equal ones in their order
+    return SentencePieceModel(tuple(pieces), b"".join(encoded for _, encoded in rest))
+
+
+def _piece(data: bytes, start: int, body: int, end: int, path: Any) -> Piece:
+    text, score, kind = None, 0.0, NORMAL
+    for number, wire, _, value, stop in _fields(data, body, end, path):
+        if number == TEXT and wire == BYTES:
+            text = data[value:stop]
+        elif number == SCORE and wire == FIXED32:
+            (score,) = struct.unpack_from("<f", data, value)
+        elif number == TYPE and wire == VARINT:
+            kind, _ = _varint(data, value, stop, path)
+    if text is None:
+        raise _not_a_tokenizer(path, "a piece without text", "not a SentencePiece model", offset=start)
+    return Piece(text, score, kind, data[start:end])
+
+
+def _fields(data: bytes, at: int, stop: int, path: Any) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield (field number, wire type, start of the tag, start of the value, end) of each field in data[at:stop]."""
+    while at < stop:
+        start = at
+        tag, at = _varint(data, at, stop, path)
+        number, wire = tag >> 3, tag & 7
+        if wire == VARINT:
+            value, (_, at) = at, _varint(data, at, stop, path)
+        elif wire == BYTES:
+            length, value = _varint(data, at, stop, path)
+            at = value + length
+        elif wire in (FIXED64, FIXED32):
+            value, at = at, at + (8 if wire == FIXED64 else 4)
+        else:
+            raise _not_a_tokenizer(path, f"wire type {wire}", "not a protobuf message, or damaged", offset=start)
+        if number == 0:
+            raise _not_a_tokenizer(path, "field number 0", "not a protobuf message, or damaged", offset=start)
+        if at > stop:
+            raise _truncated(path, start, f"{at - start:,} bytes", f"{stop - start:,}")
+        yield number, wire, start, value, at
+
+
+def _varint(data: bytes, at: int, stop: int, path: Any) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= stop:
+            raise _truncated(path, at, "a varint", "the end of the data")
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+    raise _not_a_tokenizer(path, "a varint of more than ten bytes", "not a protobuf message, or damaged", offset=at)
+
+
+def _reject_lookalikes(data: bytes, path: Any) -> None:
+    """Name the three things that most often lie under the name tokenizer.model without being one."""
+    head = data[:200].lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        raise _not_a_tokenizer(path, "a Git LFS pointer", "the repository was cloned without Git LFS", "git lfs pull")
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise _not_a_tokenizer(path, "a web page", "the download returned a page", "download the file itself again")
+    if head.startswith(b"{"):
+        raise _not_a_tokenizer(path, "JSON", "this is a tokenizer.json", "use the tokenizer.model beside it")
+
+
+def _not_a_tokenizer(path: Any, found: str, cause: str, step: str | None = None, offset: int = 0) -> FormatError:
+    return VocabularyError(
+        "not a SentencePiece model",
+        path=path,
+        offset=offset,
+        expected="a tokenizer.model",
+        found=found,
+        cause=cause,
+        next_step=step or "use the tokenizer.model that was published with the model",
+    )
+
+
+def _truncated(path: Any, offset: int, expected: str, found: str) -> FormatError:
+    return TruncatedError(
+        "the tokenizer ends inside a field",
+        path=path,
+        offset=offset,
+        expected=expected,
+        found=found,
+        cause="an interrupted download",
+        next_step="download tokenizer.model again",
+    )
+
+
+def tokenizer_side_files(pad_token: str | None = None) -> dict[str, bytes]:
+    """``special_tokens_map.json`` and ``tokenizer_config.json`` as transformers 4.28.1 saves them for LLaMA."""
+    token = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    special: dict[str, Any] = {
+        f"{kind}_token": {"content": text, **token} for kind, text in (("bos", "<s>"), ("eos", "</s>"))
+    }
+    special |= {} if pad_token is None else {"pad_token": pad_token}
+    special["unk_token"] = {"content": "<unk>", **token}
+    added = {f"{k}_token": {"__type": "AddedToken", **special[f"{k}_token"]} for k in ("bos", "eos", "unk")}
+    config: dict[str, Any] = {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": added["bos_token"],
+        "clean_up_tokenization_spaces": False,
+        "eos_token": added["eos_token"],
+        "model_max_length": int(1e30),  # transformers' VERY_LARGE_INTEGER
+        "pad_token": None,
+        "sp_model_kwargs": {},
+        "tokenizer_class": "LlamaTokenizer",
+        "unk_token": added["unk_token"],
+    }
+    named = {"special_tokens_map.json": special, "tokenizer_config.json": config}
+    return {name: (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode() for name, value in named.items()}
+
+
+PIECE, TEXT, SCORE, TYPE = 1, 1, 2, 3  # field numbers in ModelProto and SentencePiece
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # SentencePiece.Type

@@ -1,0 +1,161 @@
+"""convert, to-hf, from-hf: checkpoints to GGML files, and between the two layouts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from toolchain.terminal.talk import print_json, progress_bar, say
+
+from .options import Commands, command
+
+
+def add_convert(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "convert",
+        run_convert,
+        "Turn a checkpoint (Meta's layout or Hugging Face's) into a GGML file of f16 or f32.",
+        "convert files/merged --outfile f16.bin\nconvert models/7B\n"
+        "convert models/7B --vocab-only --outfile ggml-vocab.bin",
+    )
+    parser.add_argument("model", metavar="MODEL_DIR", help="holds consolidated.*.pth, *.safetensors or *.bin")
+    parser.add_argument("--outtype", default="f16", metavar="TYPE", help="f16 (default) or f32")
+    parser.add_argument("--outfile", metavar="FILE", help="default: ggml-model-TYPE.bin in MODEL_DIR")
+    parser.add_argument("--container", metavar="C", help="ggml, ggmf1, ggjt1, ggjt2, ggjt3, gguf (default: the era's)")
+    parser.add_argument("--era", default="2023-03-31", help="whose container and order of tensors (default 2023-03-31)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if not in MODEL_DIR or its parent")
+    parser.add_argument("--vocab-only", action="store_true", help="header and vocabulary only; needs no weights")
+    parser.add_argument("--params", metavar="7B", help="with --vocab-only: the model's size, in place of params.json")
+    parser.add_argument("--pad-vocab", action="store_true", help="fill missing pieces with <dummy00001> and so on")
+    parser.add_argument(
+        "--guess-params", action="store_true", help="n_mult and n_head as converters of spring 2023 guessed them"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be written, stop")
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    from llama_ref.convert.ggml import plan_conversion, plan_vocabulary, vocabulary_counts
+
+    common = {
+        "outtype": args.outtype,
+        "era": args.era,
+        "container": args.container,
+        "tokenizer": args.tokenizer,
+    }
+    if args.vocab_only:
+        plan = plan_vocabulary(args.model, args.outfile, model=args.params, **common)
+    else:
+        plan = plan_conversion(
+            args.model, args.outfile, pad_vocab=args.pad_vocab, guess_params=args.guess_params, **common
+        )
+    with plan:
+        for path, size in plan.files.items():
+            say(args, f"{path}: {plan.container.title(plan.version)}, {size:,} bytes")
+        for count in vocabulary_counts(plan.checkpoint, plan.vocab) if args.verbose and plan.checkpoint else ():
+            say(args, f"  {count.what:<14} {count.size:>6}  {count.path}")
+        if not args.dry_run:
+            with progress_bar(args, plan.tensor_bytes, "convert") as bar:
+                plan.write(bar.update)
+        for note in plan.notes:
+            say(args, f"note: {note}")
+        if args.json:
+            files = [{"path": str(path), "size": size} for path, size in plan.files.items()]
+            print_json({"files": files, "container": plan.container.title(plan.version), "notes": plan.notes})
+        return 0
+
+
+def add_to_hf(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "to-hf",
+        run_to_hf,
+        "Write a Meta checkpoint in Hugging Face's layout: weights, config.json, tokenizer files.",
+        "to-hf files/merged merged-hf\nto-hf models/13B llama-13b-hf --bin --shard-size 5GB",
+    )
+    parser.add_argument("source", metavar="META_DIR")
+    parser.add_argument("output", metavar="OUT", help="a directory of its own")
+    parser.add_argument("--bin", action="store_true", help="pytorch_model.bin rather than model.safetensors")
+    parser.add_argument("--shard-size", default="10GB", metavar="SIZE", help="largest weight file (default 10GB)")
+    parser.add_argument(
+        "--inv-freq", action=argparse.BooleanOptionalAction, help="rotary frequencies (default: with --bin only)"
+    )
+    _add_export_options(parser)
+
+
+def add_from_hf(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "from-hf",
+        run_from_hf,
+        "Write a Hugging Face model in Meta's layout: consolidated.NN.pth and params.json.",
+        "to-hf files/merged merged-hf\nfrom-hf merged-hf merged-meta\nfrom-hf llama-13b-hf models/13B --params 13B",
+    )
+    parser.add_argument("source", metavar="HF_DIR")
+    parser.add_argument("output", metavar="OUT", help="a directory of its own")
+    parser.add_argument("--shards", type=int, metavar="N", help="weight files (default: as Meta had for the width)")
+    parser.add_argument("--params", metavar="7B", help="a model's size or a params.json (default: derived)")
+    _add_export_options(parser)
+
+
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", choices=("float16", "float32"), help="round the weights (default: keep)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if not with the model or in its parent")
+    parser.add_argument("--weights-only", action="store_true", help="leave the tokenizer out")
+    parser.add_argument("--torch-format", default="1.13", metavar="V", help="whose torch.save (default 1.13)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be written, stop")
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+
+
+def run_to_hf(args: argparse.Namespace) -> int:
+    from llama_ref.convert.checkpoints import plan_to_hf
+
+    plan = plan_to_hf(
+        args.source,
+        args.output,
+        weights="bin" if args.bin else "safetensors",
+        shard_size=args.shard_size,
+        inv_freq=args.inv_freq,
+        dtype=args.dtype,
+        tokenizer=args.tokenizer,
+        weights_only=args.weights_only,
+        torch_format=args.torch_format,
+    )
+    return _run_export(args, plan)
+
+
+def run_from_hf(args: argparse.Namespace) -> int:
+    from llama_ref.checkpoint.params import model_named, read_params_json
+    from llama_ref.convert.checkpoints import plan_from_hf
+
+    params = args.params
+    if params:
+        params = read_params_json(params) if os.path.isfile(params) else model_named(params)
+    plan = plan_from_hf(
+        args.source,
+        args.output,
+        shards=args.shards,
+        dtype=args.dtype,
+        params=params,
+        tokenizer=args.tokenizer,
+        weights_only=args.weights_only,
+        torch_format=args.torch_format,
+    )
+    return _run_export(args, plan)
+
+
+def _run_export(args: argparse.Namespace, plan: Any) -> int:
+    with plan:
+        for name, size in plan.sizes.items():
+            say(args, f"{plan.directory / name}: {size:,} bytes")
+        paths = []
+        if not args.dry_run:
+            with progress_bar(args, plan.tensor_bytes, args.command) as bar:
+                paths = plan.write(bar.update)
+        for note in plan.notes:
+            say(args, f"note: {note}")
+        if args.json:
+            print_json({"files": [str(path) for path in paths], "sizes": plan.sizes, "notes": plan.notes})
+        return 0

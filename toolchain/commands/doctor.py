@@ -1,0 +1,48 @@
+"""doctor: what is in a folder, and what to do with it."""
+
+from __future__ import annotations
+
+import argparse
+
+from toolchain.terminal.talk import print_json
+
+from .options import Commands, command
+
+
+def add_doctor(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "doctor",
+        run_doctor,
+        "Look at a folder: what is there, what fits together, what does not, and the commands to run next.",
+        "doctor files",
+    )
+    parser.add_argument("directory", metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="the diagnosis as JSON on stdout")
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from toolchain.look.doctor import examine, in_words
+
+    diagnosis = examine(args.directory)
+    if args.json:
+        print_json(asdict(diagnosis))
+        return diagnosis.exit_code
+    for finding in diagnosis.found:
+        print(f"{finding.kind:<10} {finding.path}\n{'':<10} {finding.words}")
+    if not diagnosis.found:
+        print(f"no model, adapter, tokenizer or GGML file in {args.directory}")
+    for title, lines in (("fits", diagnosis.fits), ("does not fit", diagnosis.misfits), ("bad", diagnosis.bad)):
+        if lines:
+            print(f"\n{title}\n" + "\n".join(f"  {line}" for line in lines))
+    if diagnosis.steps:
+        memory = f", {in_words(diagnosis.free_memory)} of memory" if diagnosis.free_memory is not None else ""
+        print(f"\nnext ({in_words(diagnosis.free_disk)} of disk{memory} free)")
+    for step in diagnosis.steps:
+        needs = f"{in_words(step.disk)} of disk, {in_words(step.memory)} of memory"
+        print(f"  {step.command}\n      {step.why}: {needs}")
+        if step.obstacle:
+            print(f"      but {step.obstacle}")
+    return diagnosis.exit_code

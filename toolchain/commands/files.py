@@ -1,0 +1,138 @@
+"""migrate, quantize: one model file to another."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from toolchain.terminal.talk import print_json, progress_bar, say
+
+from .options import Commands, command
+
+
+def add_migrate(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "migrate",
+        run_migrate,
+        "Carry a model into another container; parts are joined, tensor bytes stay as they are.",
+        "migrate files/ggml-model-f16.bin model.gguf --container gguf\n"
+        "migrate old.bin new.bin --container ggjt3 --requantize",
+    )
+    parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
+    parser.add_argument("output", metavar="OUT", help="the file to write; it may be IN")
+    parser.add_argument(
+        "--container",
+        metavar="C",
+        help="ggml, ggmf1, ggjt1, ggjt2, ggjt3, gguf (default: gguf where OUT is named so, else ggjt1)",
+    )
+    parser.add_argument(
+        "--requantize",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="TYPE",
+        help="let quantized bytes change where the layouts differ; with TYPE, quantize anew to it",
+    )
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model with the scores an unversioned file lacks")
+    parser.add_argument("--parts", type=int, default=1, metavar="N", help="spread over N files (ggml and ggmf only)")
+    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+
+
+def run_migrate(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from ggmlpy import open_model
+    from ggmlpy.formats.containers import container_named
+    from ggmlpy.formats.migrate import migrate
+
+    named = "gguf" if args.output.lower().endswith(".gguf") else "ggjt1"
+    container, version = container_named(args.container or named)
+    scores = _scores_of(args.tokenizer) if args.tokenizer else None
+    with open_model(args.input) as model, progress_bar(args, model.size, "migrate") as bar:
+        report = migrate(
+            model,
+            args.output,
+            container.name,
+            version,
+            requantize=args.requantize,
+            scores=scores,
+            n_parts=args.parts,
+            progress=bar.update,
+        )
+        source = model.format_name
+    if report.derived_scores:
+        say(args, "note: the file has no scores; they were derived from the order of the pieces (exact for LLaMA's)")
+    for loss in report.losses:
+        say(
+            args,
+            f"{loss.name:<40} {loss.source} -> {loss.target}  RMSE {loss.rmse:.6g}  max error {loss.max_error:.6g}",
+        )
+    say(args, f"{source} -> {container.title(version)}: {', '.join(map(str, report.paths))}, {report.size:,} bytes")
+    if args.json:
+        losses = [{**asdict(loss), "rmse": loss.rmse} for loss in report.losses]
+        print_json({"files": report.paths, "size": report.size, "losses": losses})
+    return 0
+
+
+def _scores_of(tokenizer: str) -> list[float]:
+    from llama_ref.vocabulary.tokenizer_file import load_vocabulary
+
+    return [score for _, score in load_vocabulary(tokenizer)]
+
+
+def add_quantize(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "quantize",
+        run_quantize,
+        "Quantize an f32 or f16 model, byte for byte as llama.cpp's quantize of an era did.",
+        "quantize files/ggml-model-f16.bin q4_0.bin q4_0\n"
+        "quantize ggml-model-f16.bin ggml-model-q4_0.bin 2\n"
+        "quantize model-f16.bin model-q4_k_m.bin q4_k_m --era 2023-08-21",
+    )
+    parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
+    parser.add_argument("output", metavar="OUT", help="the file to write; it may be IN")
+    parser.add_argument("type", metavar="TYPE", help="as llama.cpp takes it (2, 3) or by name (q4_0, q4_k_m)")
+    parser.add_argument(
+        "--era", default=None, help="whose: 2023-03-19 … 2023-08-21 (default 2023-03-31; GGUF the last)"
+    )
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="workers (default: one a processor)")
+    parser.add_argument("--allow-requantize", action="store_true", help="accept a model that is quantized already")
+    parser.add_argument("--leave-output-tensor", action="store_true", help="keep output.weight as it is")
+    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+
+
+def run_quantize(args: argparse.Namespace) -> int:
+    from ggmlpy.quantizers.whole_file import quantize_file
+
+    start = time.perf_counter()
+
+    with progress_bar(args, 0, "quantize") as bar:
+
+        def advanced(size: int, total: int) -> None:
+            bar.total = total
+            bar.update(size)
+
+        def finished(report: Any, index: int) -> None:
+            if not (args.json or args.quiet):
+                bar.write(report.tensor_line(index))
+
+        report = quantize_file(
+            args.input,
+            args.output,
+            args.type,
+            args.era,
+            threads=args.threads,
+            progress=advanced,
+            on_tensor=finished,
+            allow_requantize=args.allow_requantize,
+            leave_output=args.leave_output_tensor,
+        )
+    if args.json:
+        print_json(report.as_dict())
+    elif not args.quiet:
+        print(*report.closing_lines(), sep="\n")
+    say(args, f"quantize time = {1000 * (time.perf_counter() - start):8.2f} ms")
+    return 0

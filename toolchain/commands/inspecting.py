@@ -1,0 +1,219 @@
+"""identify, inspect, hexdump, report, doctor, fingerprint, compare: what a file is and what is in it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from toolchain.terminal.talk import print_json, progress_bar, say
+
+from .options import Commands, command
+
+
+def add_identify(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "identify",
+        run_identify,
+        "Say what a file is, which era wrote it, whether it is whole, what can read it, and what to do next.",
+        "identify files/ggml-model-q4_0.bin\nidentify --json models/*.bin",
+    )
+    parser.add_argument("files", metavar="FILE", nargs="+")
+    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+
+
+def run_identify(args: argparse.Namespace) -> int:
+    from ggmlpy.files.errors import FormatError
+
+    found, failed = [], []
+    for file in args.files:
+        try:
+            found.append(_identify_any(file))
+        except FormatError as error:
+            failed.append(error)
+    if args.json:
+        unknown = [{"path": item.path, "problems": [str(item)], "next_step": item.next_step} for item in failed]
+        print_json([item.as_dict() for item in found] + unknown)
+    for item in [] if args.json else found:
+        _print_identification(item)
+    for failure in [] if args.json else failed:
+        print(f"error: {failure}", file=sys.stderr)
+    return 3 if failed or any(item.problems for item in found) else 0
+
+
+def _identify_any(file: str) -> Any:
+    """A GGML file, or else a checkpoint, an adapter, a tokenizer, an archive."""
+    from ggmlpy.files.errors import BadMagicError
+    from ggmlpy.look.identify import identify
+
+    try:
+        return identify(file)
+    except BadMagicError as bad:
+        from toolchain.look.identify_checkpoint import identify_other
+
+        other = identify_other(file)
+        if other is not None:
+            return other
+        if str(bad.next_step).startswith("python cli.py identify"):
+            bad.next_step = "compare its size and SHA256 with its source, and fetch it again"
+        raise bad
+
+
+def _print_identification(item: Any) -> None:
+    types = ", ".join(f"{count} {name}" for name, count in item.types.items())
+    whole = f"{item.size:,} bytes" + ("" if item.size == item.expected_size else f", expected {item.expected_size:,}")
+    rows = (
+        ("format", item.what),
+        ("written", item.era),
+        ("model", item.model),
+        ("vocabulary", item.vocabulary),
+        ("tensors", types),
+        ("size", whole),
+        ("readers", item.readers),
+        *(("problem", problem) for problem in item.problems),
+        ("next", item.next_step),
+    )
+    print(item.path)
+    for name, value in rows:
+        if value:
+            print(f"  {name:<11} {value}")
+
+
+def add_inspect(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "inspect",
+        run_inspect,
+        "Show a model file: header, a sample of the vocabulary, the table of tensors.",
+        "inspect files/ggml-model-q4_0.bin --tensors",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--tensors", action="store_true", help="the table of tensors too")
+    parser.add_argument("--vocab", type=int, default=5, metavar="N", help="entries from each end (default 5)")
+    parser.add_argument("--json", action="store_true", help="everything as JSON on stdout")
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    from ggmlpy import open_model
+    from ggmlpy.look.summary import summarize
+
+    with open_model(args.file) as model:
+        summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab)
+    if args.json:
+        print_json(summary)
+        return 0
+    print(f"{', '.join(summary['files'])}: {summary['format']}, {summary['size']:,} bytes")
+    print("header      " + "  ".join(f"{name} {value}" for name, value in summary["header"].items()))
+    print(f"ftype       {summary['ftype']}")
+    print(f"vocabulary  {summary['vocabulary']['size']:,} entries")
+    for entry in summary["vocabulary"]["sample"]:
+        print(f"  {entry['id']:>6}  {entry['score']:>12g}  {entry['text']!r}")
+    print(f"tensors     {summary['n_tensors']}")
+    for row in summary.get("tensors", ()):
+        shape = " x ".join(map(str, row["shape"]))
+        print(f"  {row['name']:<40} {row['type']:<5} {shape:>15} at {row['offset']:>13,} {row['bytes']:>13,} bytes")
+    return 0
+
+
+def add_hexdump(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "hexdump",
+        run_hexdump,
+        "Show a model file's bytes with the meaning of each field beside them.",
+        "hexdump files/ggml-model-q4_0.bin\nhexdump files/ggml-model-q4_0.bin --field n_vocab",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--field", metavar="NAME", help="only this: n_vocab, vocabulary[278], tensor[norm.weight]")
+    parser.add_argument("--all", action="store_true", help="fold nothing")
+    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+
+
+def run_hexdump(args: argparse.Namespace) -> int:
+    from ggmlpy.files.errors import UsageError
+    from ggmlpy.look.hexdump import dump, matches
+
+    lines = dump(args.file, fold=not (args.all or args.field))
+    shown = (line for line in lines if not args.field or matches(line, args.field))
+    if args.json:
+        print_json([line.as_dict() for line in shown])
+        return 0
+    found = False
+    for line in shown:
+        print(_hexdump_line(line, sys.stdout.isatty()))
+        found = True
+    if not found:
+        raise UsageError(f"{args.file} has no field {args.field!r}; the names stand in the last column of the dump")
+    return 0
+
+
+def _hexdump_line(line: Any, colour: bool) -> str:
+    if not line.size:
+        return f"{'':>12}  {line.value}"
+    text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line.data)
+    more = "…" if line.size > len(line.data) else " "
+    dim, bold, green, reset = ("\033[2m", "\033[1m", "\033[32m", "\033[0m") if colour else ("",) * 4
+    place = f"{line.offset:>12,}  {line.data.hex(' '):<47}{more} {dim}{text:<16}{reset}"
+    return f"{place}  {bold}{line.path}{reset} = {green}{line.value}{reset}"
+
+
+def add_report(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "report",
+        run_report,
+        "Write a self-contained HTML page: bytes beside fields, tensors, quantization errors, a block explorer.",
+        "report files/ggml-model-q4_0.bin --html q4_0.html --source files/ggml-model-f16.bin",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--html", metavar="OUT", required=True, help="the page to write")
+    parser.add_argument("--source", metavar="F16", help="the unquantized model, to measure errors against")
+
+
+def run_report(args: argparse.Namespace) -> int:
+    from ggmlpy import open_model
+    from ggmlpy.look.report import write_report
+
+    with open_model(args.file, strict=False) as model:
+        total = sum(tensor.n_rows * tensor.n_cols for tensor in model.tensors.values())
+    with progress_bar(args, total, "report", "values") as bar:
+        size = write_report(args.file, args.html, args.source, bar.update)
+    say(args, f"{args.html}: {size:,} bytes")
+    return 0
+
+
+def add_fingerprint(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "fingerprint",
+        run_fingerprint,
+        "One digest of a model's tensors, the same in every container that holds the same bytes.",
+        "fingerprint files/ggml-model-q4_0.bin\nfingerprint files/merged files/ggml-model-f16.bin",
+    )
+    parser.add_argument("files", metavar="FILE|DIR", nargs="+")
+    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+
+
+def run_fingerprint(args: argparse.Namespace) -> int:
+    from toolchain.verify.published_tensors import content_fingerprint
+
+    digests = {}
+    for file in args.files:
+        with progress_bar(args, _bytes_of(file), "fingerprint") as bar:
+            digests[file] = content_fingerprint(file, bar.update)
+    if args.json:
+        print_json(digests)
+    else:
+        for file, digest in digests.items():
+            print(f"{digest}  {file}")
+    return 0
+
+
+def _bytes_of(path: str) -> int:
+    """What there is to read in a file, or about so in a directory of weights."""
+    if not os.path.isdir(path):
+        return os.path.getsize(path) if os.path.exists(path) else 0
+    entries = [entry for entry in os.scandir(path) if entry.is_file() and not entry.name.startswith("ggml")]
+    return sum(entry.stat().st_size for entry in entries)

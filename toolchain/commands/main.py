@@ -1,0 +1,123 @@
+"""Run one command: parse, call, and turn what went wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from toolchain.terminal.talk import _memory_used, _say_compiling, _speak_utf8
+
+from .checkpoints import add_convert, add_from_hf, add_to_hf
+from .comparing import add_compare
+from .demo import add_demo
+from .doctor import add_doctor
+from .files import add_migrate, add_quantize
+from .inspecting import add_fingerprint, add_hexdump, add_identify, add_inspect, add_report
+from .merging import add_merge, add_tokenizer
+from .numbers import add_bench, add_logits, add_perplexity
+from .options import PROGRAM, Commands, Parser, _dashed
+from .text import add_chat, add_generate, add_tokenize
+from .training import add_crawl, add_instructions, add_train
+from .vectors import add_vectors
+from .verifying import add_verify
+
+VERSION = "1.1.0"
+DEPENDENCIES = ("llvmlite", "ml_dtypes", "numba", "numpy", "safetensors", "sentencepiece", "tqdm")
+INSTALL = "python -m pip install . (in the folder that holds cli.py)"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    gc.set_threshold(50_000)  # looking for garbage while packages are imported takes 20 ms and finds none
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        pass
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in DEPENDENCIES:
+            print(f"error: the package {error.name} is not installed. Next: {INSTALL}", file=sys.stderr)
+            return 3
+        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise  # else Ctrl-C came while a compiled module was being loaded
+    print("interrupted", file=sys.stderr)
+    return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
+    _speak_utf8()
+    if not arguments:
+        build_parser().print_help(sys.stderr)
+        return 2
+    args = build_parser(arguments[0]).parse_args([_dashed(argument) for argument in arguments])
+    for name, value in getattr(args, "environment", {}).items():
+        os.environ.setdefault(name, value)  # numpy's BLAS looks at it when it is first imported, below
+    from ggmlpy.files.errors import FormatError, UsageError
+    from ggmlpy.machine.compiling import announce_with
+
+    if sys.stderr.isatty() and not getattr(args, "quiet", False):
+        announce_with(_say_compiling)
+    began = time.perf_counter()
+    try:
+        code: int = args.run(args)
+        if getattr(args, "verbose", False):
+            print(f"{time.perf_counter() - began:.2f} s{_memory_used()}", file=sys.stderr)
+        return code
+    except UsageError as error:
+        print(f"error: {error}\nsee: {PROGRAM} {args.command} --help", file=sys.stderr)
+        return 2
+    except FormatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say to it
+        return 0
+
+
+def build_parser(wanted: str = "") -> argparse.ArgumentParser:
+    """All commands with their options; only the one that is wanted, if there is one of that name."""
+    parser = Parser(
+        prog=PROGRAM,
+        description="The Chinese-LLaMA-Alpaca toolchain in pure Python: merge, convert, quantize, verify, generate.",
+        epilog=f"{PROGRAM} COMMAND --help explains a command and shows examples; those with files/ work as they stand "
+        f"after: {PROGRAM} demo --output files",
+    )
+    parser.add_argument("--version", action="version", version=f"ggmlpy {VERSION}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    named = [add for add in COMMANDS if add.__name__.removeprefix("add_").replace("_", "-") == wanted]
+    for add in named or COMMANDS:
+        add(commands)
+    return parser
+
+
+COMMANDS: tuple[Callable[[Commands], None], ...] = (
+    add_generate,
+    add_chat,
+    add_tokenize,
+    add_merge,
+    add_tokenizer,
+    add_quantize,
+    add_migrate,
+    add_inspect,
+    add_identify,
+    add_hexdump,
+    add_report,
+    add_compare,
+    add_fingerprint,
+    add_convert,
+    add_to_hf,
+    add_from_hf,
+    add_logits,
+    add_perplexity,
+    add_bench,
+    add_verify,
+    add_vectors,
+    add_doctor,
+    add_train,
+    add_instructions,
+    add_crawl,
+    add_demo,
+)

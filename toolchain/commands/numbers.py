@@ -1,0 +1,139 @@
+"""logits, perplexity, bench: a model as numbers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from toolchain.terminal.talk import print_json, progress_bar, say
+
+from .options import Commands, command
+
+
+def _add_arithmetic(parser: argparse.ArgumentParser) -> None:
+    """The model and how to compute with it."""
+    parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="a GGML or GGUF file")
+    parser.add_argument("--numerics", default="fast", metavar="HOW", help="fast (default), reference or exact")
+    parser.add_argument(
+        "--era", metavar="DATE", help="exact: whose arithmetic (default: of the era that wrote the file)"
+    )
+    parser.add_argument("--build", metavar="B", help="exact: scalar (default), avx2, avx512 or cmake-avx2")
+    parser.add_argument("--memory-f32", action="store_true", help="keep keys and values in f32, not f16")
+    parser.add_argument("--norm-eps", type=float, default=1e-6, metavar="E", help="added in every norm (default 1e-6)")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: one a processor)")
+
+
+def _open_for_arithmetic(args: argparse.Namespace, n_ctx: int) -> Any:
+    from llama_ref.text.model import Model
+
+    return Model.from_file(
+        args.model,
+        numerics=args.numerics,
+        era=args.era,
+        build=args.build,
+        n_ctx=n_ctx,
+        memory_f32=args.memory_f32,
+        n_threads=args.threads,
+        norm_eps=args.norm_eps,
+    )
+
+
+def add_logits(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "logits",
+        run_logits,
+        "Write the logits of a sequence of tokens as a .npy file: float32 [n_tokens, n_vocab].",
+        "logits -m files/ggml-model-q4_0.bin --tokens 1,300,400 --out logits.npy\n"
+        "logits -m model.bin --tokens 1,15043,3186 --out logits.npy --numerics exact --build avx2 --batch 8",
+    )
+    _add_arithmetic(parser)
+    parser.add_argument("--tokens", required=True, metavar="IDS", help="token ids, separated by commas")
+    parser.add_argument("--out", required=True, metavar="F.npy", help="the file to write")
+    parser.add_argument("--batch", type=int, metavar="N", help="tokens evaluated at a time (default: all at once)")
+
+
+def run_logits(args: argparse.Namespace) -> int:
+    from llama_ref.text.logits import logits, parse_tokens, write_logits
+
+    tokens = parse_tokens(args.tokens)
+    with _open_for_arithmetic(args, len(tokens)) as model, progress_bar(args, len(tokens), "logits", "token") as bar:
+        values = logits(model, tokens, batch=args.batch, progress=lambda done: bar.update(done - bar.n))
+    write_logits(args.out, values)
+    say(args, f"{args.out}: float32 {list(values.shape)}")
+    return 0
+
+
+def add_perplexity(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "perplexity",
+        run_perplexity,
+        "Perplexity of a text, as llama.cpp's perplexity of 2023-03-31 computes it; also bits per byte and character.",
+        "perplexity -m files/ggml-model-q4_0.bin -f files/held-out/chinese.txt\n"
+        "perplexity -m model.bin -f text.txt -c 256 --numerics exact",
+    )
+    _add_arithmetic(parser)
+    parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="the text (- is standard input)")
+    parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens a chunk (default 512)")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of the running figures")
+
+
+def run_perplexity(args: argparse.Namespace) -> int:
+    from ggmlpy.formats.eras import DEFAULT_ERA
+    from llama_ref.text.perplexity import perplexity, read_text
+    from llama_ref.vocabulary.tokenizer import tokenizer_for
+
+    text = sys.stdin.buffer.read() if args.file == "-" else read_text(args.file)
+    with _open_for_arithmetic(args, args.ctx_size) as model:
+        tokenizer = tokenizer_for(model.vocab, model.vocab.scores, args.era or DEFAULT_ERA)
+        tokens = tokenizer.encode(text.removesuffix(b"\n"), bos=True)
+        values: list[float] = []
+        with progress_bar(args, len(tokens) // args.ctx_size, "perplexity", "chunk") as bar:
+            shown = not args.json and (bar.disable or not sys.stdout.isatty())  # else the bar stands in their line
+            for state in perplexity(model, tokens, lambda part: bar.update(len(values) + part - bar.n)):
+                values.append(state.value)
+                bar.set_postfix_str(f"perplexity {state.value:.4f}", refresh=False)
+                if shown:
+                    print(f"[{state.chunk}]{state.value:.4f},", end="", flush=True)
+    if args.json:
+        print_json({**state.as_dict(), "running": values})
+        return 0
+    print("" if shown else "".join(f"[{i}]{value:.4f}," for i, value in enumerate(values, 1)))
+    say(args, f"perplexity {state.value:.4f} over {state.n_tokens} tokens")
+    say(args, f"{state.bits_per_byte:.4f} bits per byte, {state.bits_per_character:.4f} bits per character")
+    return 0
+
+
+def add_bench(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "bench",
+        run_bench,
+        "Tokens a second, for prompts and generation, and what share of the machine's read bandwidth that uses.",
+        "bench -m files/ggml-model-q4_0.bin\nbench -m files/ggml-model-q4_0.bin -t 1 --json",
+    )
+    parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="the model file")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="only this many (default: 1, 2, 4 … all)")
+    parser.add_argument("-n", "--prompt-tokens", type=int, default=128, metavar="N", help="of the prompt (default 128)")
+    parser.add_argument("-r", "--rounds", type=int, default=5, metavar="N", help="repetitions (default 5)")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    from llama_ref.arithmetic.fast.backend import available_processors
+    from llama_ref.text.bench import bench, table
+
+    most = available_processors()
+    every = sorted({most, *(2**i for i in range(most.bit_length()))})
+    threads = every if args.threads is None else [args.threads]
+    say(args, f"measuring with {', '.join(map(str, threads))} threads; close other programs")
+    measurements = len(threads) * (args.rounds + (min(args.rounds, 3) if args.prompt_tokens else 0))
+    with progress_bar(args, measurements, "bench", "round") as bar:
+        results = bench(args.model, threads, args.prompt_tokens, args.rounds, progress=bar.update)
+    if args.json:
+        print_json([result.as_dict() for result in results])
+    else:
+        print(table(results))
+    return 0

@@ -1,0 +1,78 @@
+"""vectors: golden inputs and outputs for the tests of other programs."""
+
+from __future__ import annotations
+
+import argparse
+
+from toolchain.terminal.talk import print_json, progress_bar, say
+
+from .options import Commands, command, group
+from .verifying import _advance, _write_junit
+
+
+def add_vectors(commands: Commands) -> None:
+    words = "Golden vectors: make a family of tiny files, or check another program with them."
+    parser = group(commands, "vectors", words, "check")
+    inner = parser.add_subparsers(dest="vectors_command", metavar="make|check", required=True)
+    make = command(
+        inner,
+        "make",
+        run_vectors_make,
+        "Write tiny checkpoints, adapters, GGML files of every container, type and era, logits and texts.",
+        "vectors make golden --seed 7",
+    )
+    make.add_argument("directory", metavar="DIR", help="new or empty")
+    make.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same bytes (default 0)")
+    check = command(
+        inner,
+        "check",
+        run_vectors_check,
+        "Run another program over the inputs of a step, and verify what it makes of each.",
+        "vectors check golden --command './quantize {in} {out} {ftype}' --era 2023-03-31\n"
+        "vectors check golden --kind convert --command 'python convert.py {in} --outfile {out}' --era 2023-05-19",
+    )
+    check.add_argument("directory", metavar="DIR", help="what vectors make wrote")
+    check.add_argument("--command", dest="program", required=True, metavar="'… {in} … {out} …'", help="what to run")
+    check.add_argument(
+        "--kind", default="quantize", help="quantize (default), convert, migrate, merge, to-hf, logits …"
+    )
+    check.add_argument("--era", metavar="DATE", help="only this era's cases")
+    check.add_argument("--match", default="*", metavar="PATTERN", help="only these outputs: 'quantize/*/q4_0.bin'")
+    check.add_argument("--timeout", type=float, default=600, metavar="S", help="seconds for each (default 600)")
+    check.add_argument("--shell", action="store_true", help="the command is a shell's")
+    check.add_argument("--junit", metavar="FILE", help="write the verdicts as JUnit XML too")
+    check.add_argument("--json", action="store_true", help="the verdicts as JSON on stdout")
+
+
+def run_vectors_make(args: argparse.Namespace) -> int:
+    from toolchain.makers.vectors import make_vectors
+
+    with progress_bar(args, 0, "make", "case") as bar:
+        manifest = make_vectors(args.directory, args.seed, progress=lambda done, total: _advance(bar, done, total))
+    say(args, f"{args.directory}: {len(manifest['inputs'])} inputs, {len(manifest['cases'])} cases, manifest.json")
+    return 0
+
+
+def run_vectors_check(args: argparse.Namespace) -> int:
+    from toolchain.makers.vectors import check_vectors
+
+    with progress_bar(args, 0, "check", "case") as bar:
+        report = check_vectors(
+            args.directory,
+            args.program,
+            kind=args.kind,
+            era=args.era,
+            match=args.match,
+            timeout=args.timeout,
+            shell=args.shell,
+            progress=lambda done, total: _advance(bar, done, total),
+        )
+    _write_junit(args, report.junit)
+    if args.json:
+        print_json(report.as_dict())
+    else:
+        for result in report.results:
+            if args.verbose or not result.right:
+                print(result)
+        print(report.sentence())
+    return int(report.exit_code)

@@ -1,0 +1,230 @@
+"""verify: published files, and what one step made of another."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from toolchain.terminal.talk import print_json, progress_bar, say, searching
+
+from .inspecting import _bytes_of
+from .options import Commands, command
+from .text import _add_main_options, _main_options
+
+
+def add_verify(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "verify",
+        run_verify,
+        "Compare files with what was published (SHA256), an output with what its source should give, or another "
+        "program's logits or text with every era and build.",
+        "verify files/ggml-model-q4_0.bin --source files/ggml-model-f16.bin\n"
+        "verify files/merged --source files/base --lora files/chinese-llama-lora,files/chinese-alpaca-lora\n"
+        "verify models/13B\nverify adapter.zip\nverify mine/consolidated.00.pth theirs/consolidated.00.pth\n"
+        "verify --logits theirs.npy --model ggml-model-q4_0.bin --tokens 1,15043,3186\n"
+        'verify --text theirs.txt --model ggml-model-q4_0.bin --prompt "Hello World" -n 40 --seed 42',
+    )
+    parser.add_argument("paths", metavar="DIR|ZIP|FILE", nargs="*")
+    parser.add_argument("--source", metavar="DIR|FILE", help="recompute what should come out of this, and compare")
+    parser.add_argument("--lora", action="append", default=[], metavar="DIR|ZIP[,…]", help="the adapters of a merge")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it is not beside the source")
+    parser.add_argument("--markdown", action="store_true", help="with --source: a summary as Markdown")
+    parser.add_argument("--junit", metavar="FILE", help="write the verdict as JUnit XML too, for a CI server")
+    parser.add_argument("--logits", metavar="F.npy|F.bin", help="whose float32 [n_tokens, n_vocab] are these?")
+    parser.add_argument("--tokens", metavar="IDS", help="with --logits: what was evaluated, separated by commas")
+    parser.add_argument("--batch", type=int, metavar="N", help="with --logits: only N tokens at a time (default: any)")
+    parser.add_argument("--text", metavar="FILE", help="whose text is this? With the options of generate, below")
+    parser.add_argument("--stdin", metavar="FILE", help="with --text: what was typed")
+    _add_main_options(parser)  # --era, --build, --memory-f32 and --json among them
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    if args.logits:
+        return _verify_logits(args)
+    if args.text:
+        return _verify_text(args)
+    if not args.paths:
+        from ggmlpy.files.errors import UsageError
+
+        raise UsageError("verify what? Name files or directories, or --logits FILE, or --text FILE")
+    if args.source:
+        return _verify_step(args)
+
+    from toolchain.verify.published import bytes_to_read, verify
+
+    with progress_bar(args, bytes_to_read(args.paths), "verify") as bar:
+        report = verify(args.paths, bar.update)
+    if args.json:
+        print_json({"files": [asdict(verdict) for verdict in report.verdicts], "notes": report.notes})
+    else:
+        for verdict in report.verdicts:
+            print(f"{verdict.status:<13} {verdict.path}\n{'':<13} {verdict.words}")
+            if args.verbose or verdict.status in ("unknown", "differs", "no reference"):
+                print(f"{'':<13} sha256 {verdict.sha256}, {verdict.size:,} bytes")
+        for note in report.notes:
+            print(note)
+    if not report.verdicts:
+        say(args, "nothing to verify here: no weights, adapters, tokenizers, archives or checklists")
+    return report.exit_code
+
+
+def _verify_step(args: argparse.Namespace) -> int:
+    from ggmlpy.files.errors import UsageError
+    from toolchain.verify.step import verify_output
+
+    if len(args.paths) != 1:
+        raise UsageError("--source goes with one output")
+    adapters = [path for paths in args.lora for path in paths.split(",")]
+    with progress_bar(args, _bytes_of(args.paths[0]), "verify") as bar:
+        report = verify_output(
+            args.paths[0],
+            args.source,
+            adapters,
+            era=args.era,
+            tokenizer=args.tokenizer,
+            progress=searching(bar, "looking for the cause"),
+        )
+    _write_junit(args, report.junit)
+    if args.json:
+        print_json(report.as_dict())
+    elif args.markdown:
+        print(report.markdown(), end="")
+    else:
+        _print_report(args, report)
+    return report.exit_code
+
+
+def _write_junit(args: argparse.Namespace, text: Callable[[], str]) -> None:
+    """``--junit``."""
+    if args.junit:
+        from ggmlpy.files.atomic import atomic_write
+
+        with atomic_write(args.junit) as stream:
+            stream.write(text().encode())
+
+
+def _needs(args: argparse.Namespace, what: str, *names: str) -> None:
+    from ggmlpy.files.errors import UsageError
+
+    missing = [name for name in names if getattr(args, name) is None]
+    if missing:
+        raise UsageError(f"{what} needs --{' and --'.join(missing)}")
+    if args.paths:
+        raise UsageError(f"{what} takes no other file: {args.paths[0]}")
+
+
+def _verify_logits(args: argparse.Namespace) -> int:
+    from llama_ref.text.logits import parse_tokens
+    from toolchain.verify.logits import verify_logits
+
+    _needs(args, "--logits", "model", "tokens")
+    with progress_bar(args, 0, "verify", "way") as bar:
+        report = verify_logits(
+            args.logits,
+            args.model,
+            parse_tokens(args.tokens),
+            era=args.era,
+            build=args.build,
+            memory_f32=args.memory_f32 or None,
+            batch=args.batch,
+            progress=lambda done, total: _advance(bar, done, total),
+        )
+    return _show_finding(args, "logits", report)
+
+
+def _verify_text(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ggmlpy import open_model
+    from ggmlpy.files.errors import UsageError
+    from llama_ref.text.generate import real_seed
+    from llama_ref.text.sampling import SamplingOptions
+    from toolchain.verify.text import TextRequest, verify_text
+
+    _needs(args, "--text", "model")
+    if args.seed <= 0 and args.temp != 0:
+        raise UsageError("--text needs the --seed that it was made with (main prints it)")
+    interactive = args.interactive or args.interactive_first or args.instruct or bool(args.reverse_prompt)
+    given = argparse.Namespace(**vars(args))
+    given.json = False
+    with open_model(args.model) as given.opened:
+        options = _main_options(given, interactive or not args.prompt_parts)  # settles what depends on the file's era
+    request = TextRequest(
+        options,
+        SamplingOptions(
+            top_k=args.top_k,
+            top_p=args.top_p,
+            temp=args.temp,
+            repeat_last_n=args.repeat_last_n,
+            seed=real_seed(args.seed, given.era),
+        ),
+        args.repeat_penalty,
+        stdin=Path(args.stdin).read_bytes() if args.stdin else b"",
+        color=args.color,
+        n_ctx=args.ctx_size,
+        n_batch=args.batch_size or 8,
+        ignore_eos=args.ignore_eos,
+        memory_f32=True if args.memory_f32 else False if args.memory_f16 else None,
+    )
+    with progress_bar(args, 0, "verify", "way") as bar:
+        report = verify_text(
+            args.text,
+            args.model,
+            request,
+            era=args.era,
+            build=args.build,
+            progress=lambda done, total: _advance(bar, done, total),
+        )
+    return _show_finding(args, "text", report)
+
+
+def _advance(bar: Any, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
+
+
+def _show_finding(args: argparse.Namespace, step: str, report: Any) -> int:
+    from ggmlpy.verify.judge import junit
+
+    _write_junit(args, lambda: junit(f"{step} of {report.model}", {report.path: _problem(report)}))
+    if args.json:
+        print_json(report.as_dict())
+    else:
+        for line in report.lines():
+            print(line)
+        print(f"{step}: {report.sentence()}")
+    return int(report.exit_code)
+
+
+def _problem(report: Any) -> str:
+    return "" if report.exit_code == 0 else "\n".join([report.sentence(), *report.lines()])
+
+
+def _print_report(args: argparse.Namespace, report: Any) -> None:
+    if report.differing:
+        print(f"{'tensor':<44} {'different':>12} {'of':>12} {'median ulp':>11} {'max ulp':>14} {'max error':>11}")
+    for item in report.tensors if args.verbose else report.differing:
+        figures = f"{item.n_different:>12,} {item.n_values:>12,} {item.median_ulp:>11g} {item.max_ulp:>14,}"
+        print(f"{item.name:<44} {figures} {item.max_error:>11.3g}" + _odd_status(item.status))
+    first = next((item for item in report.differing if item.a and item.b), None)
+    if first:
+        print(f"first difference: {first.name} row {first.row} column {first.column}")
+        for side, view in (("expected", first.a), ("found", first.b)):
+            place = f" at offset {view.offset}" if view.offset is not None else ""
+            print(f"  {side} {view.layout}{place}  " + "  ".join(f"{n} {v!r}" for n, v in view.fields.items()))
+            if view.codes:
+                print(f"    codes  {' '.join(map(str, view.codes))}")
+            print(f"    values {' '.join(f'{value:.6g}' for value in view.values)}")
+    for cause in report.causes:
+        print(f"likely cause: {cause}")
+    if report.unexplained:
+        print(f"unexplained: {len(report.unexplained)} tensors, {report.unexplained[0]} among them")
+    print(f"{report.step}: {report.sentence()}")
+
+
+def _odd_status(status: str) -> str:
+    return "" if status in ("same", "differs") else f"  {status}"
