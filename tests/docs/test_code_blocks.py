@@ -14,6 +14,7 @@ import pytest
 import cli
 from tests.docs import scenes
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, commands_of, matches, parse, run, sessions_of
+from toolchain.commands.main import build_parser
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +119,7 @@ def sub_parsers() -> list[tuple[str, object]]:
         ]
         return inner or [(name.strip(), parser)]
 
-    return below(cli.build_parser(), "")
+    return below(build_parser(), "")
 
 
 @pytest.mark.parametrize(("name", "parser"), sub_parsers(), ids=lambda value: value if isinstance(value, str) else "")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import ggmlpy
 from ggmlpy import CONTAINERS, Hparams, OutTensor, open_model, out_tensor, types_of, write_model
 from ggmlpy.files.errors import MissingFileError, UsageError
-from ggmlpy.formats import model_file
+from ggmlpy.formats import ggml_reader, model_file
 from ggmlpy.formats.containers import container_named
 from ggmlpy.look.check import problems_of
 from ggmlpy.verify.compare import compare
@@ -146,7 +146,7 @@ def test_texts_of_any_length_are_walked_over(lengths, container, cut, tmp_path_f
         assert all(data[entry : entry + 4] == struct.pack("<I", n) for entry, n in zip(entries, lengths, strict=True))
         path.write_bytes(data[:-cut] or data[:1])
         quick = complaint(read)
-        patch.setattr(model_file, "_walk_short_texts", lambda *_: None)
+        patch.setattr(ggml_reader, "_walk_short_texts", lambda *_: None)
         assert quick == complaint(read)
 
 

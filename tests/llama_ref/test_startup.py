@@ -51,10 +51,10 @@ def test_a_token_is_made_without_what_takes_long_to_import(path: Path) -> None:
 
 
 def test_only_the_wanted_command_is_described() -> None:
-    import cli
+    from toolchain.commands import main
 
-    assert {add.__name__ for add in cli.COMMANDS} >= {"add_generate", "add_to_hf"}
-    assert "generate" in cli.build_parser("generate").format_help()
-    assert cli.build_parser("to-hf").parse_args(["to-hf", "a", "b"]).command == "to-hf"
+    assert {add.__name__ for add in main.COMMANDS} >= {"add_generate", "add_to_hf"}
+    assert "generate" in main.build_parser("generate").format_help()
+    assert main.build_parser("to-hf").parse_args(["to-hf", "a", "b"]).command == "to-hf"
     for anything in ("", "--version", "to_hf", "no such command"):
-        assert cli.build_parser(anything).format_help() == cli.build_parser().format_help()
+        assert main.build_parser(anything).format_help() == main.build_parser().format_help()

@@ -64,7 +64,7 @@ def test_ctrl_c_while_a_compiled_module_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Compiled modules turn it into an ImportError; other ImportErrors stay what they are."""
-    import cli
+    from toolchain.commands import main as cli
 
     def import_interrupted(_: object) -> None:
         raise ImportError("initialization failed") from KeyboardInterrupt()

@@ -1,6 +1,6 @@
 """One text under several tokenizers, for people: pieces, ids, bytes, and where they disagree.
 
->>> from .tokenizer import ScoreTokenizer
+>>> from llama_ref.vocabulary.tokenizer import ScoreTokenizer
 >>> abc = ScoreTokenizer([b"", b"", b"", *(bytes([b]) for b in range(256)), b"ab"], [0.0] * 260)
 >>> print("\\n".join(token_lines(abc, abc.encode("abc"))))
    259  ab  61 62
