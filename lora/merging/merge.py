@@ -22,57 +22,22 @@ from types import TracebackType
 from typing import Any
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.eras import DEFAULT_ERA, GGUF_ERA
-from ggmlpy.formats.file_types import file_type_of
-from llama_ref.checkpoint import LazyTensor, pth_size
-from llama_ref.checkpoint.layout import Checkpoint
+from ggmlpy.formats.eras import DEFAULT_ERA
+from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.opening import open_checkpoint
 
 from .adapter import Adapter, open_adapter
 from .checks import Chain, check_chain, check_output
+from .plan import CheckedMerge, MergeOptions, check_options
 from .published import identify_inputs
-from .resize import INITIALISATIONS, grow, spellings
+from .resize import grow, spellings
 from .stream import MergedModel, Workers
 from .targets import Target, target_of
 
-__all__ = ["OUTPUT_TYPES", "MergePlan", "MergeReport", "merge", "plan_merge"]
+__all__ = ["MergePlan", "MergeReport", "merge", "plan_merge"]
 
-# and ggml- or gguf- with any type that the era can quantize to
-OUTPUT_TYPES = ("pth", "huggingface", "ggml-f16", "ggml-q4_0", "gguf-f16", "gguf-q4_0")
 MEMORY = "0.4 GB"  # measured: panels in flight, numba, and the pages of 64 MB of each mapped file
 Progress = Callable[[int], object]
-
-
-@dataclass(frozen=True)
-class MergeOptions:
-    """How to merge; keyword arguments of :func:`merge`.
-
-    Attributes:
-        output_type: one of :data:`OUTPUT_TYPES`.
-        torch_format: whose ``torch.save`` bytes to write, for .pth and .bin.
-        n_shards: number of .pth files; None: as Meta cut a model of this width.
-        init: how to fill rows that no adapter brings (``lora.merging.resize``); None refuses.
-        seed: for ``init="normal"``.
-        tokenizer: a tokenizer.model to take instead of the last adapter's.
-        era: for GGML types: whose container, order of tensors and quantizer.
-        weights: for Hugging Face's layout: "bin" or "safetensors"; None: as the base's, else bin like the scripts.
-        shard_size: for Hugging Face's layout: begin a new file before one would grow over this; None: as the base's
-            files, else 10GB.
-        check_base: read all of the base first and say whether it is an original one, by SHA256.
-        n_threads: threads that compute; None: one a processor.
-    """
-
-    output_type: str = "pth"
-    torch_format: str = "1.13"
-    n_shards: int | None = None
-    init: str | None = None
-    seed: int = 0
-    tokenizer: Path | None = None
-    era: str = DEFAULT_ERA
-    weights: str | None = None
-    shard_size: str | int | None = None
-    check_base: bool = False
-    n_threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,15 +74,9 @@ class MergeReport:
 
 
 @dataclass
-class MergePlan:
+class MergePlan(CheckedMerge):
     """A checked merge that has not begun; a context manager over the open base and adapters."""
 
-    base: Checkpoint
-    adapters: list[Adapter]
-    output: Path
-    options: MergeOptions
-    chain: Chain
-    model: MergedModel
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
     def __enter__(self) -> MergePlan:
@@ -125,13 +84,6 @@ class MergePlan:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._open.close()
-
-    @property
-    def n_shards(self) -> int:
-        """Number of .pth files."""
-        if self.options.n_shards is not None:
-            return self.options.n_shards
-        return len(self.base.files) if self.base.layout == "meta" else self.base.params.n_shards
 
     @property
     def nbytes(self) -> int:
@@ -227,19 +179,59 @@ def merge(
     force: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    output_type: str = "pth",
+    torch_format: str = "1.13",
+    n_shards: int | None = None,
+    init: str | None = None,
+    seed: int = 0,
+    tokenizer: Path | None = None,
+    era: str = DEFAULT_ERA,
+    weights: str | None = None,
+    shard_size: str | int | None = None,
+    check_base: bool = False,
+    n_threads: int | None = None,
 ) -> MergeReport:
     """Merge ``adapters``, in this order, into ``base`` and write the result.
 
-    Arguments:
-        base: directory of a checkpoint, Meta's or Hugging Face's layout.
+    Args:
+        base: directory of a checkpoint, in Meta's or Hugging Face's layout.
         adapters: PEFT directories or ZIPs.
         output: a directory; for GGML types a file.
-        options: see :class:`MergeOptions`.
+        force: replace existing files of the same names.
+        resume: continue an interrupted run of the same merge.
+        progress: called with the number of bytes of merged weights after each piece.
+        output_type: one of :data:`lora.merging.plan.OUTPUT_TYPES`, or ``ggml-`` or ``gguf-`` and any type that the
+            era can quantize to.
+        torch_format: which release of ``torch.save`` to imitate byte for byte, for .pth and .bin.
+        n_shards: number of .pth files; None: as Meta split a model of this width.
+        init: how to fill rows that no adapter brings (:mod:`lora.merging.resize`); None refuses.
+        seed: of the random numbers of ``init="normal"``.
+        tokenizer: a tokenizer.model to take instead of the last adapter's.
+        era: for GGML types: whose container, order of tensors and quantizer.
+        weights: for Hugging Face's layout: "bin" or "safetensors"; None: as the base's, else bin like the scripts.
+        shard_size: for Hugging Face's layout: start a new file before one would grow beyond this; None: as the base's
+            files, else 10GB.
+        check_base: first read all of the base and say whether it is an original one, by SHA256.
+        n_threads: number of threads that compute; None: one per processor.
 
     Raises as :func:`plan_merge` and :meth:`MergePlan.run` do.
     """
-    with plan_merge(base, adapters, output, **options) as plan:
+    with plan_merge(
+        base,
+        adapters,
+        output,
+        output_type=output_type,
+        torch_format=torch_format,
+        n_shards=n_shards,
+        init=init,
+        seed=seed,
+        tokenizer=tokenizer,
+        era=era,
+        weights=weights,
+        shard_size=shard_size,
+        check_base=check_base,
+        n_threads=n_threads,
+    ) as plan:
         return plan.run(force=force, resume=resume, progress=progress)
 
 
@@ -248,20 +240,45 @@ def plan_merge(
     adapters: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     progress: Progress | None = None,
-    **options: Any,
+    *,
+    output_type: str = "pth",
+    torch_format: str = "1.13",
+    n_shards: int | None = None,
+    init: str | None = None,
+    seed: int = 0,
+    tokenizer: Path | None = None,
+    era: str = DEFAULT_ERA,
+    weights: str | None = None,
+    shard_size: str | int | None = None,
+    check_base: bool = False,
+    n_threads: int | None = None,
 ) -> MergePlan:
     """Open everything and check that it fits together; nothing is written.
 
-    Arguments:
+    Args:
         progress: called with bytes of adapters and, with ``check_base``, of the base, whose SHA256 is computed.
+
+    The other arguments are those of :func:`merge`.
 
     Raises:
         UsageError: an unknown output type or initialisation, an output among the inputs.
         FormatError: see :func:`lora.merging.checks.check_chain`, :func:`lora.merging.adapter.open_adapter` and
             :func:`llama_ref.checkpoint.opening.open_checkpoint`.
     """
-    chosen = MergeOptions(**options)
-    _check_options(chosen)
+    chosen = MergeOptions(
+        output_type=output_type,
+        torch_format=torch_format,
+        n_shards=n_shards,
+        init=init,
+        seed=seed,
+        tokenizer=tokenizer,
+        era=era,
+        weights=weights,
+        shard_size=shard_size,
+        check_base=check_base,
+        n_threads=n_threads,
+    )
+    check_options(chosen)
     if not adapters:
         raise UsageError("no adapter to merge; name at least one with --lora")
     with contextlib.ExitStack() as stack:
@@ -273,24 +290,6 @@ def plan_merge(
         chain = replace(chain, notes=(*known, *chain.notes))
         model = MergedModel(opened, readers, _filler(readers, chain, chosen) if chosen.init else None)
         return MergePlan(opened, readers, Path(output), chosen, chain, model, stack.pop_all())
-
-
-def _check_options(options: MergeOptions) -> None:
-    kind = options.output_type
-    family, _, type_name = kind.partition("-")
-    if family in ("ggml", "gguf") and type_name not in ("", "f16"):
-        file_type_of(type_name, GGUF_ERA if family == "gguf" else options.era)
-    elif kind not in OUTPUT_TYPES:
-        raise UsageError(f"unknown output type {options.output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}")
-    if options.init not in (None, *INITIALISATIONS):
-        raise UsageError(f"unknown initialisation {options.init!r}; choose one of {', '.join(INITIALISATIONS)}")
-    if options.n_shards is not None and not 1 <= options.n_shards <= 64:
-        raise UsageError(f"{options.n_shards} shards: choose 1 to 64")
-    if options.n_threads is not None and not 1 <= options.n_threads <= 1024:
-        raise UsageError(f"{options.n_threads} threads: choose 1 to 1024")
-    if options.seed < 0:
-        raise UsageError(f"the seed must not be negative: {options.seed}")
-    pth_size("consolidated.00.pth", [], options.torch_format)  # refuses an unknown format
 
 
 def _filler(adapters: Sequence[Adapter], chain: Chain, options: MergeOptions) -> Callable[[LazyTensor], LazyTensor]:

@@ -16,7 +16,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -38,17 +38,15 @@ from llama_ref.convert.checkpoints import METADATA, SHARD_SIZE, huggingface_file
 from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
 
 from .checks import OUTPUT, Chain
+from .plan import CheckedMerge
 from .stream import MergedModel, MergedTensor
-
-if TYPE_CHECKING:
-    from .merge import MergePlan
 
 __all__ = ["STAGE", "Target", "target_of"]
 
 STAGE = ".merge-partial"
 
 
-def target_of(plan: MergePlan) -> Target:
+def target_of(plan: CheckedMerge) -> Target:
     """The target that the plan's ``output_type`` names.
 
     Raises:
@@ -64,7 +62,7 @@ def target_of(plan: MergePlan) -> Target:
 class Target(ABC):
     """Something that a merged model is written as."""
 
-    def __init__(self, plan: MergePlan) -> None:
+    def __init__(self, plan: CheckedMerge) -> None:
         self.plan = plan
 
     @abstractmethod
@@ -235,7 +233,7 @@ def _safetensors_writer(tensors: list[LazyTensor]) -> Callable[[Path], object]:
 class GgmlTarget(Target):
     """One GGML or GGUF file, f16 or quantized: what converting (and quantizing) the merged .pth would give."""
 
-    def __init__(self, plan: MergePlan) -> None:
+    def __init__(self, plan: CheckedMerge) -> None:
         super().__init__(plan)
         family, _, kind = plan.options.output_type.partition("-")
         self.era = era_of(GGUF_ERA if family == "gguf" else plan.options.era)
@@ -323,7 +321,7 @@ def _refuse_existing(output: Path, names: Sequence[str], force: bool) -> None:
         )
 
 
-def _identity(plan: MergePlan) -> dict[str, Any]:
+def _identity(plan: CheckedMerge) -> dict[str, Any]:
     """What must be the same for a shard of an earlier run to be a shard of this one."""
     sources = [*plan.base.files, plan.base.params_path]
     for adapter in plan.adapters:
