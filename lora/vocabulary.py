@@ -156,7 +156,7 @@ def train_vocabulary(
 ) -> SentencePieceModel:
     """Train a SentencePiece model by the seed's recipe, made to work for a corpus of any size.
 
-    Arguments:
+    Args:
         corpus: paths of UTF-8 text files, one sentence a line (or an iterator of sentences).
         vocab_size: at most this many pieces; a small corpus yields as many as it holds.
         byte_fallback: add the 256 byte pieces, so that no text is unknown (a merge into LLaMA skips them).

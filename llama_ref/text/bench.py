@@ -60,7 +60,7 @@ def bench(
 ) -> list[Measurement]:
     """Measure a model file with each number of threads.
 
-    Arguments:
+    Args:
         n_prompt: tokens of the prompt (0: don't measure one).
         rounds: how often to repeat; the medians count.
         n_tokens: tokens generated a round.

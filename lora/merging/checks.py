@@ -60,7 +60,7 @@ def check_chain(
 ) -> Chain:
     """Check that base, adapters and tokenizers fit together, in this order.
 
-    Arguments:
+    Args:
         init: the initialisation for rows that no adapter brings; None refuses such growth.
         tokenizer: a tokenizer.model (or its directory) to take instead of the last adapter's.
 

@@ -122,7 +122,7 @@ class MergePlan(CheckedMerge):
     def run(self, *, force: bool = False, resume: bool = False, progress: Progress | None = None) -> MergeReport:
         """Write everything.
 
-        Arguments:
+        Args:
             force: replace what stands under the final names.
             resume: go on with what an interrupted run of the same merge left.
             progress: called with bytes of merged weights as they pass.

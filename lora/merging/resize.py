@@ -42,7 +42,7 @@ def grow(
 ) -> LazyTensor:
     """``tensor`` [old, n_embd] with rows added up to ``n_vocab``, made as they are read.
 
-    Arguments:
+    Args:
         init: one of :data:`INITIALISATIONS`.
         seed: for "normal"; another tensor gets other numbers from the same seed.
         pieces: for "pieces": the old ids that spell each new token, see :func:`spellings`.

@@ -146,7 +146,7 @@ class MergedModel:
     def tensor(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> MergedTensor:
         """A merged tensor by its Meta name, in Meta layout and half precision; or a block of it.
 
-        Arguments:
+        Args:
             rows, columns: the block; only its values are computed.
         """
         shape = self.shape_of(name)

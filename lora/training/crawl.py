@@ -118,7 +118,7 @@ def crawl(
 ) -> CrawlReport:
     """Ask until ``options.n_requests`` replies are there, then write their cleaned records to ``out``.
 
-    Arguments:
+    Args:
         progress: called with 1 after each reply.
         sleep: waits; tests put something quicker here.
 

@@ -64,7 +64,7 @@ def encode(processor: Any, parts: Iterable[tuple[str, bool]], *, end: bool = Tru
     ``<s>`` and ``</s>`` inside a text stand for these tokens, which llama.cpp's ``-ins`` puts between the turns. Each
     part is cut into tokens by itself, as prompt and answer are when the model is used.
 
-    Arguments:
+    Args:
         processor: a SentencePieceProcessor.
         end: close with </s>, which counts if the last part does.
     """

@@ -68,7 +68,7 @@ class Progress:
 class Run:
     """A training run over ``packing``; changes ``weights`` in place.
 
-    Arguments:
+    Args:
         weights: all tensors of the model, LoRA pairs included.
         trained: names of those that change.
         folder: where ``log.jsonl`` and ``checkpoint.npz`` go; None: nowhere.

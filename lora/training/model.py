@@ -319,7 +319,7 @@ def loss_and_gradients(
 ) -> tuple[float, Weights]:
     """The mean loss (nats a target) of a batch, and its gradients by the tensors named in ``trained``.
 
-    Arguments:
+    Args:
         weights: see the module's head; all of one dtype.
         batch: tokens, targets, their weights, and which positions see each other.
         lora: scale of the low-rank paths, if ``weights`` has any.

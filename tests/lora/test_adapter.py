@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 
 from ggmlpy.files.errors import FormatError, IntegrityError, MissingFileError, ShapeError, UnsupportedError, UsageError
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
-from lora.merging.adapter import open_adapter, read_adapter_config
+from lora.merging.adapter import open_adapter
+from lora.merging.adapter_config import read_adapter_config
 from lora.merging.merge import merge
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 8}

@@ -100,7 +100,7 @@ def train_demo(
 ) -> Path:
     """Make everything that the module's head lists; stages that are done are kept, one that was cut off is resumed.
 
-    Arguments:
+    Args:
         report: hears of every step.
         announce: hears what begins.
     """

@@ -153,7 +153,7 @@ def write_adapter(
 ) -> None:
     """A PEFT adapter on all seven matrices of every layer.
 
-    Arguments:
+    Args:
         spelling: of its keys, see :data:`SPELLINGS`.
         weights: "bin" or "safetensors".
         grown: with embedding and output of the larger vocabulary, saved whole; its tokenizer is the larger one.

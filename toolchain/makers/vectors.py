@@ -233,7 +233,7 @@ def make_vectors(
 ) -> dict[str, Any]:
     """Fill a new or empty directory and return its manifest.
 
-    Arguments:
+    Args:
         progress: called with the cases made so far and their number.
 
     Raises:
@@ -451,7 +451,7 @@ def check_vectors(
 ) -> CheckReport:
     """Run another program over all cases of a step and verify what it makes.
 
-    Arguments:
+    Args:
         command: with {in} and {out} where the paths go (without {out}, stdout is the output), and what the case asks
             for: {type} {ftype} {era} (quantize), {outtype} {container} {era} (convert), {container} (migrate), {lora}
             {output_type} (merge), {tokens} {build} {batch} {kv} (logits), {prompt} {seed} {n_predict} {temp}

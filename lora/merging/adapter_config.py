@@ -1,0 +1,153 @@
+"""``adapter_config.json``: what it says about the arithmetic of a PEFT LoRA adapter.
+
+The configuration decides what the pair of one module means::
+
+    W' = W + scale * (B @ A)          B [rows, r], A [r, columns]; transposed as a whole if fan_in_fan_out
+    scale = alpha / r                 alpha / sqrt(r) with use_rslora; rank_pattern and alpha_pattern per module
+
+Whatever would be ignored by this arithmetic (DoRA, biases, PiSSA, …) is refused, never dropped.
+
+Sources: peft 0.2.0 and 0.3.0 ``tuners/lora.py``; peft 0.14 ``tuners/lora/config.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ggmlpy.files.errors import FormatError, UnsupportedError
+from llama_ref.checkpoint.params import read_json
+
+__all__ = ["CONFIG", "AdapterConfig", "read_adapter_config"]
+
+CONFIG = "adapter_config.json"
+LARGEST_PATTERN = 200  # characters of a key of rank_pattern; real ones name a module
+_SLOW = re.compile(r"\)\s*[*+{]|(?:[*+{].*){5}")  # repeated groups, many repetitions: a match could take for ever
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What ``adapter_config.json`` says about the arithmetic."""
+
+    path: Path
+    r: int
+    alpha: float
+    fan_in_fan_out: bool = False
+    use_rslora: bool = False
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    modules_to_save: tuple[str, ...] = ()
+    base_model: str = ""
+
+    def rank_of(self, module: str) -> int:
+        """The rank of a module: rank_pattern's if one of its keys is the module's name or its end, else ``r``."""
+        return _by_pattern(self.rank_pattern, module, self.r)
+
+    def scale_of(self, module: str) -> float:
+        """What ``B @ A`` is multiplied with.
+
+        >>> config = AdapterConfig(Path(), r=8, alpha=32, alpha_pattern={"q_proj": 4})
+        >>> config.scale_of("model.layers.0.self_attn.q_proj"), config.scale_of("model.layers.0.self_attn.k_proj")
+        (0.5, 4.0)
+        """
+        rank, alpha = self.rank_of(module), _by_pattern(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    """PEFT's rule: a key is a regular expression for the whole name or its end behind a dot; the first one counts."""
+    return next((value for key, value in patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", module)), default)
+
+
+# What changes the arithmetic in a way that W + scale * B @ A does not cover: value of the key -> whether it is active.
+_REFUSED = {
+    "use_dora": (bool, "DoRA scales each column by a learnt magnitude"),
+    "use_qalora": (bool, "QALoRA groups the input"),
+    "enable_lora": (lambda value: value is not None, "MergedLinear adapts slices of one matrix"),
+    "lora_bias": (bool, "biases that LLaMA does not have"),
+    "layer_replication": (bool, "the adapted model has repeated layers"),
+    "trainable_token_indices": (bool, "single rows of the embedding are replaced"),
+    "init_lora_weights": (
+        lambda value: str(value).lower().startswith(("pissa", "olora", "loftq", "corda", "lora_ga")),
+        "the base itself was changed when training began",
+    ),
+}
+
+
+def read_adapter_config(path: str | os.PathLike[str]) -> AdapterConfig:
+    """Read and check ``adapter_config.json``.
+
+    Raises:
+        MissingFileError: there is none.
+        FormatError: it is not JSON, or lacks r or lora_alpha.
+        UnsupportedError: another method than LoRA, or a variant of it that cannot be merged by addition.
+    """
+    record = read_json(path)
+    method = record.get("peft_type", "LORA")
+    if method != "LORA":
+        raise _refused(path, f"peft_type {method}", "only LoRA adapters are added to weights")
+    for key, (is_active, reason) in _REFUSED.items():
+        if is_active(record.get(key)):
+            raise _refused(path, f"{key} = {record[key]!r}", reason)
+    return AdapterConfig(
+        path=Path(path),
+        r=int(_number(path, record, "r", whole=True)),
+        alpha=_number(path, record, "lora_alpha"),
+        fan_in_fan_out=bool(record.get("fan_in_fan_out")),
+        use_rslora=bool(record.get("use_rslora")),
+        rank_pattern=_patterns(path, record, "rank_pattern", whole=True),
+        alpha_pattern=_patterns(path, record, "alpha_pattern"),
+        modules_to_save=_names(path, record, "modules_to_save"),
+        base_model=str(record.get("base_model_name_or_path") or ""),
+    )
+
+
+def _number(path: Any, record: Mapping[str, Any], key: str, *, whole: bool = False) -> Any:
+    value = record.get(key)
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < abs(value) < 1 << 20 or (whole and value < 0):
+        raise FormatError(
+            "the adapter's configuration is incomplete",
+            path=path,
+            field=key,
+            expected="a positive whole number" if whole else "a number other than 0",
+            found=repr(value)[:80],
+            next_step=f"copy {CONFIG} again from where the adapter was published",
+        )
+    return value
+
+
+def _names(path: Any, record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    names = record.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FormatError("not a list of modules", path=path, field=key, found=repr(names)[:80])
+    return tuple(names)
+
+
+def _patterns(path: Any, record: Mapping[str, Any], key: str, *, whole: bool = False) -> dict[str, Any]:
+    patterns = record.get(key) or {}
+    if not isinstance(patterns, dict):
+        raise FormatError("not a table of modules", path=path, field=key, found=repr(patterns)[:80])
+    for pattern in patterns:
+        try:
+            if len(pattern) > LARGEST_PATTERN or _SLOW.search(pattern):
+                raise ValueError(f"too long or too complicated: {pattern[:80]!r}")
+            re.compile(pattern)
+        except (re.error, ValueError) as error:
+            raise FormatError("not a pattern for modules", path=path, field=key, found=str(error)) from error
+    return {pattern: _number(path, patterns, pattern, whole=whole) for pattern in patterns}
+
+
+def _refused(path: Any, found: str, reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        "this adapter cannot be merged by adding B @ A",
+        path=path,
+        found=found,
+        cause=reason,
+        next_step="merge it with the PEFT version that made it, then start from the merged model",
+    )
