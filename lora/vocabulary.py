@@ -1,18 +1,9 @@
-"""Growing a LLaMA vocabulary: reading, merging, training and comparing SentencePiece models.
+"""Growing a LLaMA vocabulary: merging, writing and training SentencePiece models.
 
-A ``tokenizer.model`` is one protobuf message, ``ModelProto`` of sentencepiece's ``sentencepiece_model.proto``::
-
-    field 1, repeated   SentencePiece    {1: piece (string), 2: score (float), 3: type (enum, absent: NORMAL)}
-    field 2             TrainerSpec      how it was trained
-    field 3             NormalizerSpec   how text is normalized before it is cut into pieces
-    field 4, 5          self test data, denormalizer
-
-and a protobuf field is ``varint(number << 3 | wire type)`` followed by a varint (wire type 0), 8 bytes (1),
-``varint(length)`` and as many bytes (2), or 4 bytes (5).
-
-The seed grows LLaMA's 32000 pieces by appending every piece of a Chinese model that LLaMA lacks, each with score 0.0
-and no type, and leaves LLaMA's own bytes, trainer specification included, as they are. Bytes are copied here, never
-decoded and encoded again, so the result is the published file to the bit:
+Chinese-LLaMA-Alpaca grows LLaMA's 32000 pieces by appending every piece of a Chinese model that LLaMA lacks, each with
+score 0.0 and no type, and leaves LLaMA's own bytes, trainer specification included, as they are. Bytes are copied here
+(:mod:`llama_ref.vocabulary.sentencepiece_model`), never decoded and encoded again, so the result is the published file
+to the bit:
 
 ======================================  ======  ================
 merged from                             pieces  sha256
@@ -30,7 +21,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import MissingFileError, UsageError
@@ -42,13 +33,10 @@ from llama_ref.vocabulary.sentencepiece_model import (
     tokenizer_side_files,
 )
 
-__all__ = [
-    "SEED_RECIPE",
-    "Growth",
-    "merge_vocabularies",
-    "train_vocabulary",
-    "write_tokenizer",
-]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["CHINESE_RECIPE", "Growth", "TrainerOptions", "merge_vocabularies", "train_vocabulary", "write_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +53,6 @@ class Growth:
         return self.base + self.added + self.padded
 
 
-# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 # ── merging ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -76,8 +61,8 @@ def merge_vocabularies(
 ) -> tuple[SentencePieceModel, Growth]:
     """Append to ``base`` the pieces of ``extra`` that it lacks, in their order, then ``pad_token`` if one is given.
 
-    The rule of the seed's ``merge_tokenizers.py``: an appended piece keeps its text only; its score is 0.0 and its
-    type is absent (NORMAL).
+    The rule of Chinese-LLaMA-Alpaca's ``merge_tokenizers.py``: an appended piece keeps its text only; its score is 0.0
+    and its type is absent (NORMAL).
 
     Raises:
         UsageError: ``pad_token`` is a piece already.
@@ -136,7 +121,7 @@ def write_tokenizer(
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-SEED_RECIPE: dict[str, Any] = {
+CHINESE_RECIPE: dict[str, Any] = {
     # What the trainer specification inside the published chinese_sp.model says.
     "model_type": "unigram",
     "vocab_size": 20000,
@@ -146,22 +131,39 @@ SEED_RECIPE: dict[str, Any] = {
 }
 
 
+class TrainerOptions(TypedDict, total=False):
+    """Options that go to ``sentencepiece`` under its own names.
+
+    For an option that is left out :data:`CHINESE_RECIPE` counts, then the default of ``sentencepiece``.
+    """
+
+    model_type: str
+    character_coverage: float
+    normalization_rule_name: str
+    max_sentencepiece_length: int
+    split_digits: bool
+    add_dummy_prefix: bool
+    remove_extra_whitespaces: bool
+    allow_whitespace_only_pieces: bool
+    minloglevel: int
+
+
 def train_vocabulary(
     corpus: Sequence[str | os.PathLike[str]] | Iterable[str],
     *,
-    vocab_size: int = SEED_RECIPE["vocab_size"],
+    vocab_size: int = CHINESE_RECIPE["vocab_size"],
     byte_fallback: bool = True,
     max_sentences: int = 10_000_000,
-    **recipe: Any,
+    **recipe: Unpack[TrainerOptions],
 ) -> SentencePieceModel:
-    """Train a SentencePiece model by the seed's recipe, made to work for a corpus of any size.
+    """Train a SentencePiece model by Chinese-LLaMA-Alpaca's recipe, for a corpus of any size.
 
     Args:
-        corpus: paths of UTF-8 text files, one sentence a line (or an iterator of sentences).
+        corpus: paths of UTF-8 text files, one sentence per line (or an iterator of sentences).
         vocab_size: at most this many pieces; a small corpus yields as many as it holds.
         byte_fallback: add the 256 byte pieces, so that no text is unknown (a merge into LLaMA skips them).
         max_sentences: a larger corpus is sampled down to this many sentences, so that memory stays bounded.
-        recipe: anything else that ``sentencepiece`` takes; overrides :data:`SEED_RECIPE`.
+        recipe: see :class:`TrainerOptions`.
 
     The number of threads is fixed at 16, because the sums of the unigram training depend on it: the same corpus gives
     the same model on every machine.
@@ -172,7 +174,7 @@ def train_vocabulary(
     """
     source, out = _corpus_argument(corpus), io.BytesIO()
     options = {
-        **SEED_RECIPE,
+        **CHINESE_RECIPE,
         "vocab_size": vocab_size,
         "byte_fallback": byte_fallback,
         "hard_vocab_limit": False,
@@ -197,13 +199,10 @@ def _corpus_argument(corpus: Sequence[str | os.PathLike[str]] | Iterable[str]) -
         return {"sentence_iterator": iter(corpus)}
     for path in corpus:
         if not Path(path).is_file() or Path(path).stat().st_size == 0:
-            raise MissingFileError("no text to train on", path=path, next_step="name UTF-8 text, one sentence a line")
+            raise MissingFileError("no text to train on", path=path, next_step="name UTF-8 text, one sentence per line")
     return {"input": [os.fspath(path) for path in corpus]}
 
 
 def _last_sentence(error: Exception) -> str:
     """sentencepiece's own words without the source line in front: ``INTERNAL: file.cc(1) [cond] words``."""
     return str(error).rsplit("] ", 1)[-1].strip() or type(error).__name__
-
-
-# ── comparing ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,18 @@
-"""A tokenizer.model as bytes: the protobuf of SentencePiece, read piece by piece and written again."""
+"""A ``tokenizer.model`` as bytes: SentencePiece's protobuf message, read piece by piece and written again.
+
+A ``tokenizer.model`` is one protobuf message, ``ModelProto`` of sentencepiece's ``sentencepiece_model.proto``::
+
+    field 1, repeated   SentencePiece    {1: piece (string), 2: score (float), 3: type (enum, absent: NORMAL)}
+    field 2             TrainerSpec      how it was trained
+    field 3             NormalizerSpec   how text is normalized before it is cut into pieces
+    field 4, 5          self test data, denormalizer
+
+and a protobuf field is ``varint(number << 3 | wire type)`` followed by a varint (wire type 0), 8 bytes (1),
+``varint(length)`` and as many bytes (2), or 4 bytes (5).
+
+Every piece keeps its bytes, and whatever follows the pieces is kept as it was found: ``to_bytes`` gives the file that
+was read, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +27,23 @@ from typing import Any
 
 from ggmlpy.files.errors import FormatError, MissingFileError, TruncatedError, VocabularyError
 
+__all__ = [
+    "BYTE",
+    "CONTROL",
+    "NORMAL",
+    "UNKNOWN",
+    "UNUSED",
+    "USER_DEFINED",
+    "Piece",
+    "SentencePieceModel",
+    "parse_sentencepiece",
+    "read_sentencepiece",
+    "tokenizer_side_files",
+]
+
+PIECE, TEXT, SCORE, TYPE = 1, 1, 2, 3  # field numbers in ModelProto and SentencePiece
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # SentencePiece.Type
 MAX_MODEL_BYTES = 256 << 20  # fifty times the largest tokenizer.model in public use; a weights file is larger
 
 
@@ -194,8 +225,3 @@ def tokenizer_side_files(pad_token: str | None = None) -> dict[str, bytes]:
     }
     named = {"special_tokens_map.json": special, "tokenizer_config.json": config}
     return {name: (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode() for name, value in named.items()}
-
-
-PIECE, TEXT, SCORE, TYPE = 1, 1, 2, 3  # field numbers in ModelProto and SentencePiece
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # SentencePiece.Type

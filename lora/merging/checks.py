@@ -1,8 +1,8 @@
 """Does all of it fit together? Every check of a merge that needs no weights, before a byte is written.
 
-The vocabulary is a chain, 32000 -> 49953 -> 49954 in the seed: the base, then each adapter in order, each with its own
-embedding, output and tokenizer. :func:`check_chain` walks it and returns one :class:`Link` a step; whatever does not
-fit is refused with both numbers, both files, the cause and the next command.
+The vocabulary is a chain, 32000 -> 49953 -> 49954 in Chinese-LLaMA-Alpaca: the base, then each adapter in order, each
+with its own embedding, output and tokenizer. :func:`check_chain` walks it and returns one :class:`Link` per step;
+whatever does not fit is refused with both numbers, both files, the cause and the next command.
 """
 
 from __future__ import annotations

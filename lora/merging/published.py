@@ -1,8 +1,8 @@
 """Is this a published base, a published adapter, and were they meant for each other?
 
-Adapters are recognised by the SHA256 of their weights, the base (on request: it means reading all of it) likewise. The
-seed published which adapters go on which base in which order; the Plus versions of Alpaca continue from LLaMA-Plus, the
-first ones start from the original LLaMA.
+Adapters are recognized by the SHA256 of their weights, and so is the base if asked for, because it means reading all of
+it. Chinese-LLaMA-Alpaca published which adapters go on which base, in which order; the Plus versions of Alpaca continue
+from LLaMA-Plus, the first ones start from the original LLaMA.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Instruction data in the seed's form, and the repair of what language models return instead.
+r"""Instruction data in Chinese-LLaMA-Alpaca's form, and the repair of what language models return instead.
 
 The form is that of Stanford Alpaca: an array of ``{"instruction": …, "input": …, "output": …}``. A model that is asked
 for twenty of them returns arrays one behind the other, commas before a closing bracket, words around the JSON, and an
@@ -111,7 +111,11 @@ def read_instructions(path: str | os.PathLike[str]) -> tuple[list[Record], Clean
 
 
 def write_instructions(path: str | os.PathLike[str], records: Sequence[Record]) -> None:
-    """Write records as the seed's JSON: one array, readable Chinese. Raises OutputError if the disk refuses."""
+    """Write records as Chinese-LLaMA-Alpaca does: one JSON array, readable Chinese.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
     with atomic_write(path) as stream:
         stream.write((json.dumps(list(records), ensure_ascii=False, indent=2) + "\n").encode())
 

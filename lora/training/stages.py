@@ -1,4 +1,4 @@
-"""The seed's stages: what each trains, with which numbers, and what it publishes.
+"""The stages of Chinese-LLaMA-Alpaca: what each trains, with which numbers, and what it publishes.
 
 ==============  ========================  =============  ============================================================
 stage           trained                   learning rate  data
@@ -64,12 +64,12 @@ WHOLE = ("tok_embeddings.weight", "output.weight")  # what an adapter carries wh
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage with the seed's numbers.
+    """One stage with the original's numbers.
 
     Attributes:
         trains: "all", "embeddings" or "lora".
         settings: how; ``n_steps`` is for the caller to choose.
-        length: positions of a row, the seed's 512.
+        length: positions per row, 512 in the original.
         published: what the run ends with, "base" or "adapter".
     """
 
@@ -155,8 +155,8 @@ def instruction_documents(
 ) -> Iterator[Document]:
     """Alpaca records as documents of masked prompt and answer; record ``i`` takes template ``i`` (modulo their number).
 
-    The seed trains with ``TRAINING_TEMPLATE`` alone; a model of the demo's size answers only to spellings that it has
-    seen, so the demo takes turns with :data:`ALL_TEMPLATES`.
+    The original trains with ``TRAINING_TEMPLATE`` alone; a model of the demo's size answers only to spellings that it
+    has seen, so the demo takes turns with :data:`ALL_TEMPLATES`.
     """
     for i, record in enumerate(records):
         template = templates[i % len(templates)]
@@ -242,7 +242,7 @@ def _adapter_tensor(name: str, array: np.ndarray, shape: Params) -> LazyTensor:
 
 
 def _adapter_config(lora: Lora, base_name: str) -> dict[str, Any]:
-    """``adapter_config.json`` as PEFT 0.2.0 writes it for the seed."""
+    """``adapter_config.json`` as PEFT 0.2.0 writes it for Chinese-LLaMA-Alpaca."""
     return {
         "base_model_name_or_path": base_name,
         "bias": "none",

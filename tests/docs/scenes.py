@@ -240,7 +240,7 @@ def chinese_model(at: Path) -> None:
 
 
 def tokenizers(at: Path) -> None:
-    """A tiny LLaMA vocabulary, a Chinese one, and what the seed's script made of the two."""
+    """A tiny LLaMA vocabulary, a Chinese one, and what Chinese-LLaMA-Alpaca's script made of the two."""
     for name in ("llama.model", "chinese_sp.model", "merged.model"):
         shutil.copy(MERGE / "tokenizer-tiny" / name, at)
 

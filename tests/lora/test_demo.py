@@ -49,7 +49,7 @@ def test_what_is_shipped_is_whole_and_small() -> None:
     assert sum(path.stat().st_size for path in demo.FOLDER.rglob("*") if path.is_file()) < SMALL_ENOUGH
 
 
-def test_adapters_are_the_seeds_kind() -> None:
+def test_adapters_are_the_originals_kind() -> None:
     sizes = []
     for name in demo.ADAPTERS:
         with open_adapter(demo.FOLDER / name) as adapter:

@@ -450,7 +450,7 @@ def test_stages_hand_on_to_each_other(
         run("stage1", "zh.txt", "grown.model")
 
 
-def test_stages_have_the_seeds_numbers() -> None:
+def test_stages_have_the_originals_numbers() -> None:
     rates = {name: stage.settings.learning_rate for name, stage in STAGES.items()}
     assert (rates["stage1"], rates["stage2"], rates["instruct"]) == (2e-4, 1e-4, 1e-4)
     assert (Lora().r, Lora().alpha, Lora().dropout) == (8, 32, 0.05)

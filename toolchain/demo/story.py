@@ -292,7 +292,7 @@ class Teller(Protocol):
 
 
 def tell(folder: str | os.PathLike[str], teller: Teller, *, every_prompt: bool = False) -> dict[str, Any]:
-    """The seed's story on the demo model, step by step, in ``folder``; returns its figures and answers.
+    """Chinese-LLaMA-Alpaca's story on the demo model, step by step, in ``folder``; returns its figures and answers.
 
     Raises:
         MissingFileError: there is no demo model.

@@ -157,7 +157,7 @@ class Comparison:
 
 
 def compare_tokenizers(paths: Iterable[str | os.PathLike[str]], text: str) -> list[Comparison]:
-    """Cut ``text`` with each tokenizer: the seed's FAQ on why the vocabulary was grown, as numbers.
+    """Cut ``text`` with each tokenizer: Chinese-LLaMA-Alpaca's FAQ on why the vocabulary was grown, as numbers.
 
     Raises as :func:`read_sentencepiece` does.
     """

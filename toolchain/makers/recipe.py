@@ -13,8 +13,9 @@ leaves in DIR
 ``work/``                    the corpus, checkpoints and logs; a run that is started again goes on from there
 ===========================  =========================================================================================
 
-The learning rates are ten and more times the seed's, because the model is ten thousand times smaller and sees each text
-a few times only; everything else of an adapter (r 8, alpha 32, dropout 0.05, what is trained) is the seed's.
+The learning rates are ten and more times those of Chinese-LLaMA-Alpaca, because the model is ten thousand times smaller
+and sees each text only a few times; everything else of an adapter (r 8, alpha 32, dropout 0.05, what is trained) is as
+in the original.
 """
 
 from __future__ import annotations
@@ -87,9 +88,11 @@ class DemoRecipe:
     )
 
     def settings(self, stage: str) -> Settings:
-        """The seed's, with the demo's rate and number of steps."""
-        seeds = STAGES[stage].settings
-        return replace(seeds, learning_rate=self.rates[stage], n_steps=self.steps[stage], seed=self.seed, warmup=0.05)
+        """The original's, with the demo's rate and number of steps."""
+        original = STAGES[stage].settings
+        return replace(
+            original, learning_rate=self.rates[stage], n_steps=self.steps[stage], seed=self.seed, warmup=0.05
+        )
 
 
 def train_demo(
@@ -139,9 +142,9 @@ def english_vocabulary(texts: Iterable[str], n: int) -> SentencePieceModel:
 def chinese_vocabulary(corpus: Corpus, n: int) -> SentencePieceModel:
     """A vocabulary of the Chinese runs of the corpus.
 
-    Byte-pair encoding and pieces of at most four characters, where the seed's 20,000 pieces are unigram ones of up to
-    sixteen: the grown vocabulary is used by LLaMA's byte-pair rule, which reaches a piece only through its parts, and
-    in so small a vocabulary every piece should be in use. No normalization: NFKC would lose ，？！.
+    Byte-pair encoding and pieces of at most four characters, where the original's 20,000 pieces are unigram ones of up
+    to sixteen: the grown vocabulary is used by LLaMA's byte-pair rule, which reaches a piece only through its parts,
+    and in so small a vocabulary every piece should be in use. No normalization: NFKC would lose ，？！.
     """
     texts = [*corpus.chinese, *(record["instruction"] + "\n" + record["output"] for record in corpus.instructions)]
     return train_vocabulary(
