@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
 from .errors import MissingFileError, TruncatedError
 
-__all__ = ["Touching"]
+__all__ = ["Touching", "map_file"]
 
 STEP = 1 << 16
 CHUNK = 1 << 30  # bytes before the thread looks whether it is still wanted
@@ -59,34 +59,40 @@ def physical_memory() -> int:
         return 0
 
 
-def map_file(path: Path) -> memoryview:
-    """The bytes of a file, mapped into memory for reading.
+def map_file(path: str | os.PathLike[str]) -> memoryview:
+    """The bytes of a file, mapped into memory for reading. Pipes, devices and directories are refused unopened.
 
     Raises:
-        MissingFileError: there is no such file, or it may not be read.
+        MissingFileError: there is no such file, it is not a regular file, or it may not be read.
         TruncatedError: it is empty.
     """
     try:
+        status = os.stat(path)
+        _check_regular(path, status)
         with open(path, "rb") as stream:
-            if os.fstat(stream.fileno()).st_size == 0:
-                raise TruncatedError(
-                    "the file is empty",
-                    path=path,
-                    offset=0,
-                    field="magic",
-                    expected="at least 4 bytes",
-                    found="0 (llama.cpp says: bad magic, got 0)",
-                    cause="a download or copy that never began",
-                    next_step="fetch the file again",
-                )
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError as error:
         raise MissingFileError("no such file", path=path, next_step="check the name and the directory") from error
-    except IsADirectoryError as error:
-        raise MissingFileError(
-            "is a directory, not a model file", path=path, next_step=f"python cli.py doctor {path}"
-        ) from error
-    except OSError as error:
-        raise MissingFileError(
-            f"cannot read: {error.strerror}", path=path, next_step="check its permissions"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with NUL in it, or a file that was emptied meanwhile
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MissingFileError(f"cannot be read: {reason}", path=path, next_step="check its permissions") from error
+
+
+def _check_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
+    """A file that can be mapped: a regular one, and not empty."""
+    if stat.S_ISDIR(status.st_mode):
+        next_step = f"python cli.py doctor {os.fspath(path)}"
+        raise MissingFileError("is a directory, not a regular file", path=path, next_step=next_step)
+    if not stat.S_ISREG(status.st_mode):
+        raise MissingFileError("not a regular file", path=path, next_step="name the model file itself")
+    if status.st_size == 0:
+        raise TruncatedError(
+            "the file is empty",
+            path=path,
+            offset=0,
+            field="magic",
+            expected="at least 4 bytes",
+            found="0 (llama.cpp says: bad magic, got 0)",
+            cause="a download or copy that never began",
+            next_step="fetch the file again",
+        )

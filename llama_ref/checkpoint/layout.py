@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from ggmlpy.files.errors import MissingFileError, ShapeError, UnsupportedError, UsageError
-from ggmlpy.files.kinds import FIRST_BYTES, lookalike
+from ggmlpy.files.kinds import first_bytes, kind_of, lookalike
 from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, shard_axis
 
 from .params import Params
@@ -273,11 +273,11 @@ def directory_of(path: str | os.PathLike[str]) -> Path:
 def _refuse_other_kinds(path: Path) -> None:
     """A file stands for its directory, unless it is a model of its own, or an archive."""
     try:
-        with path.open("rb") as stream:
-            known = lookalike(stream.read(FIRST_BYTES), path)
+        first = first_bytes(path)
     except OSError:
-        return  # whoever reads it says so
-    if known and not known[0].startswith(("a zip", "a torch", "a safetensors", "a tokenizer")):
+        return  # its reader says what is wrong
+    kind, known = kind_of(first), lookalike(first, path)
+    if kind and known and kind.name not in _PARTS_OF_CHECKPOINTS:
         raise MissingFileError(
             "is not a checkpoint",
             path=path,
@@ -285,3 +285,6 @@ def _refuse_other_kinds(path: Path) -> None:
             found=known[0],
             next_step=known[1],
         )
+
+
+_PARTS_OF_CHECKPOINTS = ("zip", "pickle", "safetensors", "tokenizer")

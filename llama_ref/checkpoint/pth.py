@@ -24,7 +24,6 @@ from __future__ import annotations
 import mmap
 import os
 import re
-import stat
 import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -36,11 +35,12 @@ from ggmlpy.files.errors import (
     BadMagicError,
     FormatError,
     IntegrityError,
-    MissingFileError,
+    TruncatedError,
     UnsupportedError,
     UsageError,
 )
-from ggmlpy.files.kinds import FIRST_BYTES, lookalike
+from ggmlpy.files.kinds import FIRST_BYTES, kind_of, lookalike
+from ggmlpy.files.mapping import map_file
 
 from .legacy import read_legacy
 from .pickle_reader import MAX_PICKLE, StateDict, Storage, TensorView, load_pickle, walk
@@ -108,7 +108,7 @@ class PthFile(Mapping[str, LazyTensor]):
         self._lock = threading.RLock()
         self._checked: set[str] = set()
         self._inflated: tuple[str, bytes] | None = None
-        self._map: memoryview | None = _map_file(self.path)
+        self._map: memoryview | None = _mapped(self.path)
         self.size = len(self._map)
         self.records = {}
         self.prefix = None
@@ -368,30 +368,24 @@ class PthFile(Mapping[str, LazyTensor]):
         return IntegrityError(problem, path=self.path, field=record, next_step=next_step, **details)
 
 
-def _map_file(path: str) -> memoryview:
-    """The file, mapped read-only. Pipes, devices and directories are refused before they are opened."""
+def _mapped(path: str) -> memoryview:
+    """The file, mapped; an empty one lacks the first bytes of a checkpoint."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise MissingFileError("not a regular file", path=path, next_step="name the .pth or .bin file itself")
-        if not status.st_size:
-            cause, next_step = "an interrupted download", "fetch it again, and compare its size with its source's"
-            raise BadMagicError("the file is empty", path=path, offset=0, cause=cause, next_step=next_step)
-        with open(path, "rb") as stream:
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-    except FileNotFoundError as error:
-        raise MissingFileError("no such file", path=path) from error
-    except (OSError, ValueError) as error:
-        raise MissingFileError(f"cannot be read: {error}", path=path) from error
+        return map_file(path)
+    except TruncatedError as error:
+        cause, next_step = "an interrupted download", "fetch it again, and compare its size with its source's"
+        raise BadMagicError("the file is empty", path=path, offset=0, cause=cause, next_step=next_step) from error
 
 
 def _refuse_foreign(buffer: memoryview, path: str) -> None:
     """Say what a file is that is neither a zip archive nor a pickle of protocol 2."""
-    is_safetensors = bytes(buffer[8:10]) == b'{"' and int.from_bytes(buffer[:8], "little") <= len(buffer)
-    if not is_safetensors and bytes(buffer[:1]) in (b"\x80", b"c", b"(", b"]", b"}"):
+    first = bytes(buffer[:FIRST_BYTES])
+    kind = kind_of(first)
+    is_safetensors = first[8:10] == b'{"' and int.from_bytes(first[:8], "little") <= len(buffer)
+    if not is_safetensors and first[:1] in (b"\x80", b"c", b"(", b"]", b"}"):
         return  # a pickle: the interpreter names what it refuses
-    cause, next_step = lookalike(bytes(buffer[:FIRST_BYTES]), path) or (None, f"python cli.py identify {path}")
-    if bytes(buffer[257:262]) == b"ustar":
+    cause, next_step = lookalike(first, path) or (None, f"python cli.py identify {path}")
+    if kind and kind.name == "tar":
         cause = "a tar archive: a packed checkpoint, or one of torch 0.1"
     if is_safetensors:
         cause, next_step = "a safetensors file", "name it model.safetensors, beside its config.json"

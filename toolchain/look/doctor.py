@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ggmlpy import open_model
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
+from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.files.npy import ZIP_TROUBLE
 from ggmlpy.look.identify import Identification, identify
 from llama_ref.checkpoint import Checkpoint, open_checkpoint
@@ -37,7 +38,6 @@ LARGEST_ARCHIVE = 1 << 27  # archives up to this size are unpacked (to a tempora
 MOST_CHAINS = 12
 CONTEXT = 512
 MERGE_MEMORY = 600 << 20  # what merge and convert stay under, whatever the model
-_MAGICS = (b"ggml"[::-1], b"ggmf"[::-1], b"ggjt"[::-1])
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _look_into(place: Path, folder: _Folder, diagnosis: Diagnosis, stack: contex
             _try(diagnosis, partial(_add_tokenizer, path, folder, diagnosis))
         elif path.suffix == ".zip":
             _try(diagnosis, partial(_add_archive, path, folder, diagnosis, stack))
-        elif path.suffix in (".bin", ".gguf", ".ggml") and _head(path) in (*_MAGICS, b"GGUF"):
+        elif path.suffix in (".bin", ".gguf", ".ggml") and is_ggml_file(path):
             _try(diagnosis, partial(_add_ggml, path, folder, diagnosis))
 
 
@@ -174,14 +174,6 @@ def _try(diagnosis: Diagnosis, look: Callable[[], None]) -> None:
         look()
     except (FormatError, UsageError) as error:
         diagnosis.bad.append(str(error))
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(4)
-    except OSError:
-        return b""
 
 
 def _add_model(place: Path, folder: _Folder, diagnosis: Diagnosis, stack: contextlib.ExitStack) -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ggmlpy.files.kinds import is_ggml_file
 from llama_ref.vocabulary.sentencepiece_model import BYTE, read_sentencepiece
 from llama_ref.vocabulary.tokenizer import (
     GreedyTokenizer,
@@ -48,7 +49,7 @@ def open_tokenizers(
     Raises:
         FormatError: not such a file.
     """
-    if _is_ggml(path):
+    if is_ggml_file(path):
         pieces, scores, era = _ggml_vocabulary(path, era)
         extra: dict[str, Tokenizer] = {"sentencepiece": SentencePieceTokenizer(sentencepiece)} if sentencepiece else {}
     else:
@@ -64,17 +65,6 @@ def open_tokenizers(
     chosen = tokenizer_for(pieces, scores, era)
     name = "greedy" if isinstance(chosen, GreedyTokenizer) else "score"
     return name, {**tokenizers, name: chosen}
-
-
-def _is_ggml(path: str | os.PathLike[str]) -> bool:
-    from ggmlpy.formats.containers import BY_MAGIC
-
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
-    except OSError:
-        return False  # the tokenizer's reader says what is wrong
-    return int.from_bytes(magic, "little") in BY_MAGIC
 
 
 def _ggml_vocabulary(path: str | os.PathLike[str], era: str | None) -> tuple[list[bytes], list[float], str]:

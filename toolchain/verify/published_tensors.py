@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ggmlpy.files.errors import FormatError, MissingFileError
+from ggmlpy.files.kinds import first_bytes, is_ggml
 from ggmlpy.formats.tensor_names import meta_names
 from llama_ref.checkpoint import Checkpoint, LazyTensor, known_files, open_checkpoint, open_pth
 from llama_ref.checkpoint.fingerprint import fingerprint_checkpoint, fingerprint_tensors
@@ -26,7 +27,6 @@ from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 __all__ = ["content_fingerprint", "published_model_of", "published_shard_of", "structure_of", "weight_files"]
 
 Progress = Callable[[int], object]
-_GGML = (b"lmgg", b"fmgg", b"tjgg", b"GGUF")  # the magics as they stand in the file
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -119,7 +119,7 @@ def structure_of(path: Path) -> str:
         FormatError: it is damaged.
     """
     if path.suffix in (".pth", ".pt", ".bin"):
-        if _head(path) in _GGML:
+        if _is_ggml(path):
             from ggmlpy import open_model
 
             with open_model(path) as model:
@@ -133,10 +133,9 @@ def structure_of(path: Path) -> str:
     return ""
 
 
-def _head(path: Path) -> bytes:
+def _is_ggml(path: Path) -> bool:
     try:
-        with open(path, "rb") as stream:
-            return stream.read(4)
+        return is_ggml(first_bytes(path))
     except OSError as error:
         raise MissingFileError(f"cannot be opened: {error.strerror}", path=path) from error
 
@@ -151,7 +150,7 @@ def content_fingerprint(path: str | os.PathLike[str], progress: Progress | None 
     if path.is_dir():
         with open_checkpoint(path) as checkpoint:
             return fingerprint_checkpoint(checkpoint, progress)
-    if _head(path) in _GGML:
+    if _is_ggml(path):
         from ggmlpy import open_model
         from ggmlpy.verify.fingerprint import fingerprint
 
