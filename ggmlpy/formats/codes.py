@@ -13,12 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .tensor_types import TensorType
+from .tensor_types import CodeBits, TensorType
 
-__all__ = ["pack_codes", "repack", "repackable", "unpack_codes"]
-
-NEIGHBOURS = ("q4_0-2023-03", "q4_1-2023-03", "q4_2", "q4_3", "q5_0-2023-04", "q5_1-2023-04")
-CODED = (*NEIGHBOURS, "q4_0-2023-05", "q4_0-2023-08", "q4_1-2023-05", "q4_1-2023-08", "q5_0-2023-05", "q5_1-2023-05")
+__all__ = ["pack_codes", "repack", "repackable", "signed_codes", "unpack_codes"]
 
 
 def unpack_codes(blocks: NDArray[Any], tensor_type: TensorType) -> NDArray[Any]:
@@ -30,47 +27,71 @@ def unpack_codes(blocks: NDArray[Any], tensor_type: TensorType) -> NDArray[Any]:
     >>> unpack_codes(block, TENSOR_TYPES["q4_0-2023-03"])[0, :4].tolist()
     [1, 2, 3, 4]
     """
-    qs = blocks["qs"]
-    if tensor_type.name == "q8_0":
-        return qs
-    low, high = qs & 0x0F, qs >> 4  # [..., blck_size / 2]
-    if tensor_type.layout in NEIGHBOURS:
-        codes = np.stack([low, high], axis=-1).reshape(*qs.shape[:-1], tensor_type.blck_size)
-    else:
-        codes = np.concatenate([low, high], axis=-1)
-    if "qh" in tensor_type.field_names:
-        fifth = blocks["qh"][..., None] >> np.arange(tensor_type.blck_size, dtype=np.uint32) & 1
-        codes = codes | fifth.astype(np.uint8) << 4
+    low, *rest = tensor_type.codes
+    codes, shift = _unpack(blocks, low), low.width
+    for part in rest:
+        codes |= _unpack(blocks, part) << np.uint8(shift)
+        shift += part.width
     return codes
+
+
+def signed_codes(blocks: NDArray[Any], tensor_type: TensorType) -> NDArray[Any]:
+    """The same with the type's zero taken off: int8, or uint8 where no code means less than 0."""
+    codes = unpack_codes(blocks, tensor_type)
+    return codes.view(np.int8) - np.int8(tensor_type.zero) if tensor_type.zero else codes
 
 
 def pack_codes(codes: NDArray[Any], blocks: NDArray[Any], tensor_type: TensorType) -> None:
     """Put codes [..., n_blocks, blck_size] into the code fields of ``blocks``; the inverse of :func:`unpack_codes`."""
-    if tensor_type.name == "q8_0":
-        blocks["qs"] = codes
+    shift = 0
+    for part in tensor_type.codes:
+        _pack(codes >> np.uint8(shift) if shift else codes, blocks, part)
+        shift += part.width
+
+
+def _unpack(blocks: NDArray[Any], part: CodeBits) -> NDArray[Any]:
+    """Some bits of each code, as small integers: [..., n_blocks, blck_size]."""
+    if part.width == 8:
+        return blocks[part.field]
+    data, per_byte = _bytes_of(blocks, part), 8 // part.width
+    groups = data.reshape(*blocks.shape, -1, part.apart)  # the bytes that hold values apart * per_byte …
+    bits = np.empty((*groups.shape[:-1], per_byte, part.apart), np.uint8)
+    for k in range(per_byte):
+        np.right_shift(groups, np.uint8(part.width * k), out=bits[..., k, :])
+    bits &= np.uint8((1 << part.width) - 1)
+    return bits.reshape(*blocks.shape, -1)
+
+
+def _pack(codes: NDArray[Any], blocks: NDArray[Any], part: CodeBits) -> None:
+    """Put the lowest bits of each code [..., n_blocks, blck_size] where ``part`` has them."""
+    field = blocks[part.field]
+    if part.width == 8:
+        field[...] = codes
         return
-    nibbles, half = codes & 0x0F, tensor_type.blck_size // 2
-    if tensor_type.layout in NEIGHBOURS:
-        blocks["qs"] = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
-    else:
-        blocks["qs"] = nibbles[..., :half] | nibbles[..., half:] << 4
-    if "qh" in tensor_type.field_names:
-        bits = (codes >> 4).astype(np.uint32) << np.arange(tensor_type.blck_size, dtype=np.uint32)
-        blocks["qh"] = np.bitwise_or.reduce(bits, axis=-1)
+    per_byte = 8 // part.width
+    bits = (codes & np.uint8((1 << part.width) - 1)).reshape(*blocks.shape, -1, per_byte, part.apart)
+    data = bits[..., 0, :].copy()
+    for k in range(1, per_byte):
+        data |= bits[..., k, :] << np.uint8(part.width * k)
+    field[...] = data.reshape(*blocks.shape, -1).view(field.dtype).reshape(field.shape)
+
+
+def _bytes_of(blocks: NDArray[Any], part: CodeBits) -> NDArray[np.uint8]:
+    """A field as its bytes: uint8 [..., n_blocks, n_bytes]."""
+    field = np.ascontiguousarray(blocks[part.field])
+    return field.reshape(*blocks.shape, -1).view(np.uint8)
 
 
 def repackable(source: TensorType, target: TensorType) -> bool:
     """Whether the codes of ``source`` can be carried into ``target``: the same type in two eras."""
-    coded = (*CODED, "q8_0-2023-04", "q8_0-2023-08")
-    return source.name == target.name and source.layout in coded and target.layout in coded
+    return source.name == target.name and source.quantized
 
 
 def repack(blocks: NDArray[Any], source: TensorType, target: TensorType) -> NDArray[Any]:
     """The same codes in the layout of ``target``; scales are converted (rounded to nearest where f32 becomes f16)."""
     out = np.zeros(blocks.shape, target.block)
     with np.errstate(over="ignore"):
-        for name in ("d", "m"):
-            if name in target.field_names:
-                out[name] = blocks[name]
+        for name in set(target.field_names) - {part.field for part in target.codes}:
+            out[name] = blocks[name]
     pack_codes(unpack_codes(blocks, source), out, target)
     return out

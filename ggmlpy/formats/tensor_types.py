@@ -34,13 +34,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from ggmlpy.files.errors import UsageError
 
-__all__ = ["TENSOR_TYPES", "TensorType", "type_named", "types_of"]
+__all__ = ["TENSOR_TYPES", "CodeBits", "TensorType", "type_named", "types_of"]
 
 QK = 32
 QK_K = 256
@@ -49,8 +48,26 @@ Q8_0_ID_OF_ONE_DAY = 6
 
 
 @dataclass(frozen=True)
+class CodeBits:
+    """Some bits of every code of a block, and where they are.
+
+    A byte holds the bits of 8 / ``width`` values, the first in its lowest bits. These values are ``apart`` places from
+    each other: with 4 bits, byte j holds values 2j and 2j + 1 if ``apart`` is 1, values j and j + 16 if it is 16.
+
+    Attributes:
+        field: the field of the block that holds them.
+        width: how many bits of a code: 1, 2, 4 or 8.
+        apart: the distance between values that share a byte.
+    """
+
+    field: str
+    width: int
+    apart: int = 1
+
+
+@dataclass(frozen=True)
 class TensorType:
-    """One meaning of a tensor type id.
+    """One meaning of a tensor type id: everything that packs or unpacks blocks is derived from this record.
 
     Attributes:
         id: the number in the file.
@@ -59,6 +76,9 @@ class TensorType:
         blck_size: values in a block; a row's length must be a multiple of it.
         block: the numpy dtype of one block.
         doc: how a value is decoded.
+        codes: where the bits of a code are, the lowest bits first; empty where values are not codes.
+        zero: the code that stands for 0 (what is subtracted from a code before it is scaled).
+        run: values that share a scale: the block, or in k-quants a part of it.
     """
 
     id: int
@@ -67,6 +87,9 @@ class TensorType:
     blck_size: int
     block: np.dtype
     doc: str
+    codes: tuple[CodeBits, ...] = ()
+    zero: int = 0
+    run: int = 1
 
     @property
     def type_size(self) -> int:
@@ -78,6 +101,16 @@ class TensorType:
         """Whether values are codes that share a scale (everything but f32, f16 and bf16)."""
         return self.blck_size > 1
 
+    @property
+    def is_k_quant(self) -> bool:
+        """Whether a block has parts with scales of their own, which are codes themselves."""
+        return self.run < self.blck_size
+
+    @cached_property
+    def code_width(self) -> int:
+        """Bits of a code."""
+        return sum(part.width for part in self.codes)
+
     @cached_property
     def bits_per_weight(self) -> float:
         """Bits that one value costs, scales included."""
@@ -87,6 +120,15 @@ class TensorType:
     def field_names(self) -> tuple[str, ...]:
         """The fields of a block; empty for f32 and f16."""
         return self.block.names or ()
+
+    def offset(self, field: str) -> int:
+        """The byte of a block at which a field begins.
+
+        >>> TENSOR_TYPES["q4_1-2023-05"].offset("qs")
+        8
+        """
+        assert self.block.fields is not None
+        return self.block.fields[field][1]
 
     def row_bytes(self, n: int) -> int:
         """Bytes of a row of ``n`` values.
@@ -102,10 +144,6 @@ class TensorType:
         return self.name
 
 
-def _type(number: int, layout: str, blck_size: int, block: Any, doc: str) -> TensorType:
-    return TensorType(number, layout.split("-")[0], layout, blck_size, np.dtype(block), doc)
-
-
 def _fields(*fields: str) -> np.dtype:
     """A packed little-endian block from "name code" or "name code count" words.
 
@@ -116,31 +154,55 @@ def _fields(*fields: str) -> np.dtype:
     return np.dtype([(row[0], row[1], int(row[2])) if len(row) == 3 else (row[0], row[1]) for row in rows])
 
 
-# fmt: off
+def _plain(number: int, name: str, block: str, doc: str) -> TensorType:
+    """A type whose values are numbers, not codes."""
+    return TensorType(number, name, name, 1, np.dtype(block), doc)
+
+
+def _type(
+    number: int, layout: str, fields: tuple[str, ...], codes: tuple[CodeBits, ...], zero: int, doc: str, run: int = 0
+) -> TensorType:
+    """A type of blocks; how many values one has follows from its fields."""
+    block = _fields(*fields)
+    blck_size = block[codes[0].field].itemsize * 8 // codes[0].width
+    return TensorType(number, layout.split("-")[0], layout, blck_size, block, doc, codes, zero, run or blck_size)
+
+
+PAIRS, HALVES = (CodeBits("qs", 4, 1),), (CodeBits("qs", 4, 16),)
+PAIRS5, HALVES5 = (*PAIRS, CodeBits("qh", 1)), (*HALVES, CodeBits("qh", 1))
+BYTES = (CodeBits("qs", 8),)
 MINS = "d * scale * q - dmin * min"
+
+# fmt: off
 _ALL = (
-    _type(0,  "f32",          1,    "<f4",                                                          "the value"),
-    _type(1,  "f16",          1,    "<f2",                                                          "the value"),
-    _type(2,  "q4_0-2023-03", QK,   _fields("d <f4", "qs u1 16"),                                   "(q - 8) * d"),
-    _type(2,  "q4_0-2023-05", QK,   _fields("d <f4", "qs u1 16"),                                   "(q - 8) * d"),
-    _type(2,  "q4_0-2023-08", QK,   _fields("d <f2", "qs u1 16"),                                   "(q - 8) * d"),
-    _type(3,  "q4_1-2023-03", QK,   _fields("d <f4", "m <f4", "qs u1 16"),                          "q * d + m"),
-    _type(3,  "q4_1-2023-05", QK,   _fields("d <f4", "m <f4", "qs u1 16"),                          "q * d + m"),
-    _type(3,  "q4_1-2023-08", QK,   _fields("d <f2", "m <f2", "qs u1 16"),                          "q * d + m"),
-    _type(4,  "q4_2",         16,   _fields("d <f2", "qs u1 8"),                                    "(q - 8) * d"),
-    _type(5,  "q4_3",         16,   _fields("d <f2", "m <f2", "qs u1 8"),                           "q * d + m"),
-    _type(6,  "q5_0-2023-04", QK,   _fields("d <f2", "qh <u4", "qs u1 16"),                         "(q - 16) * d"),
-    _type(6,  "q5_0-2023-05", QK,   _fields("d <f2", "qh <u4", "qs u1 16"),                         "(q - 16) * d"),
-    _type(7,  "q5_1-2023-04", QK,   _fields("d <f2", "m <f2", "qh <u4", "qs u1 16"),                "q * d + m"),
-    _type(7,  "q5_1-2023-05", QK,   _fields("d <f2", "m <f2", "qh <u4", "qs u1 16"),                "q * d + m"),
-    _type(8,  "q8_0-2023-04", QK,   _fields("d <f4", "qs i1 32"),                                   "q * d"),
-    _type(8,  "q8_0-2023-08", QK,   _fields("d <f2", "qs i1 32"),                                   "q * d"),
-    _type(30, "bf16",         1,    "<u2",   "the upper half of an f32"),
-    _type(10, "q2_K",         QK_K, _fields("scales u1 16", "qs u1 64", "d <f2", "dmin <f2"), MINS),
-    _type(11, "q3_K",         QK_K, _fields("hmask u1 32", "qs u1 64", "scales u1 12", "d <f2"), "d * scale * (q - 4)"),
-    _type(12, "q4_K",         QK_K, _fields("d <f2", "dmin <f2", "scales u1 12", "qs u1 128"), MINS),
-    _type(13, "q5_K",         QK_K, _fields("d <f2", "dmin <f2", "scales u1 12", "qh u1 32", "qs u1 128"), MINS),
-    _type(14, "q6_K",         QK_K, _fields("ql u1 128", "qh u1 64", "scales i1 16", "d <f2"), "d * scale * (q - 32)"),
+    _plain(0, "f32", "<f4", "the value"),
+    _plain(1, "f16", "<f2", "the value"),
+    #        layout          fields of a block                                 codes  zero   a value is
+    _type(2,  "q4_0-2023-03", ("d <f4", "qs u1 16"),                           PAIRS,    8, "(q - 8) * d"),
+    _type(2,  "q4_0-2023-05", ("d <f4", "qs u1 16"),                           HALVES,   8, "(q - 8) * d"),
+    _type(2,  "q4_0-2023-08", ("d <f2", "qs u1 16"),                           HALVES,   8, "(q - 8) * d"),
+    _type(3,  "q4_1-2023-03", ("d <f4", "m <f4", "qs u1 16"),                  PAIRS,    0, "q * d + m"),
+    _type(3,  "q4_1-2023-05", ("d <f4", "m <f4", "qs u1 16"),                  HALVES,   0, "q * d + m"),
+    _type(3,  "q4_1-2023-08", ("d <f2", "m <f2", "qs u1 16"),                  HALVES,   0, "q * d + m"),
+    _type(4,  "q4_2",         ("d <f2", "qs u1 8"),                            PAIRS,    8, "(q - 8) * d"),
+    _type(5,  "q4_3",         ("d <f2", "m <f2", "qs u1 8"),                   PAIRS,    0, "q * d + m"),
+    _type(6,  "q5_0-2023-04", ("d <f2", "qh <u4", "qs u1 16"),                 PAIRS5,  16, "(q - 16) * d"),
+    _type(6,  "q5_0-2023-05", ("d <f2", "qh <u4", "qs u1 16"),                 HALVES5, 16, "(q - 16) * d"),
+    _type(7,  "q5_1-2023-04", ("d <f2", "m <f2", "qh <u4", "qs u1 16"),        PAIRS5,   0, "q * d + m"),
+    _type(7,  "q5_1-2023-05", ("d <f2", "m <f2", "qh <u4", "qs u1 16"),        HALVES5,  0, "q * d + m"),
+    _type(8,  "q8_0-2023-04", ("d <f4", "qs i1 32"),                           BYTES,    0, "q * d"),
+    _type(8,  "q8_0-2023-08", ("d <f2", "qs i1 32"),                           BYTES,    0, "q * d"),
+    _plain(30, "bf16", "<u2", "the upper half of an f32"),
+    _type(10, "q2_K", ("scales u1 16", "qs u1 64", "d <f2", "dmin <f2"),
+          (CodeBits("qs", 2, 32),), 0, MINS, run=16),
+    _type(11, "q3_K", ("hmask u1 32", "qs u1 64", "scales u1 12", "d <f2"),
+          (CodeBits("qs", 2, 32), CodeBits("hmask", 1, 32)), 4, "d * scale * (q - 4)", run=16),
+    _type(12, "q4_K", ("d <f2", "dmin <f2", "scales u1 12", "qs u1 128"),
+          (CodeBits("qs", 4, 32),), 0, MINS, run=32),
+    _type(13, "q5_K", ("d <f2", "dmin <f2", "scales u1 12", "qh u1 32", "qs u1 128"),
+          (CodeBits("qs", 4, 32), CodeBits("qh", 1, 32)), 0, MINS, run=32),
+    _type(14, "q6_K", ("ql u1 128", "qh u1 64", "scales i1 16", "d <f2"),
+          (CodeBits("ql", 4, 64), CodeBits("qh", 2, 32)), 32, "d * scale * (q - 32)", run=16),
 )
 
 TENSOR_TYPES: dict[str, TensorType] = {record.layout: record for record in _ALL}

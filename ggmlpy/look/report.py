@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError
-from ggmlpy.formats.codes import CODED, unpack_codes
+from ggmlpy.formats.codes import unpack_codes
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.opening import open_model
 
@@ -106,7 +106,7 @@ def _statistics(tensor: Tensor, source: Tensor | None, progress: Callable[[int],
     """Histogram of codes and quantization error over the whole tensor."""
     histogram = np.zeros(32, np.int64)
     squares = largest = 0.0
-    coded = tensor.type.layout in CODED
+    coded = tensor.type.quantized and not tensor.type.is_k_quant and tensor.type.code_width < 8
     step = max(1, CHUNK_VALUES // tensor.n_cols)
     for start in range(0, tensor.n_rows if coded or source else 0, step):
         stop = min(start + step, tensor.n_rows)
@@ -161,7 +161,7 @@ def _scales(tensor: Tensor, data: NDArray[np.uint8]) -> dict[str, float | str]:
 
 
 def _codes(tensor: Tensor, data: NDArray[np.uint8]) -> list[int]:
-    if tensor.type.layout not in CODED and tensor.type.name != "q8_0":
+    if not tensor.type.quantized or tensor.type.is_k_quant:
         return []
     codes: list[int] = unpack_codes(data.view(tensor.type.block), tensor.type)[0].tolist()
     return codes

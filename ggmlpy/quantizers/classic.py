@@ -2,10 +2,10 @@
 
 One block is one scale ``d`` (and a minimum ``m``), and for every value an integer code::
 
-    scale        d                                          code (clipped to ``limit``)
+    scale        d                                          code (clipped if ``clips``)
     -----------  -----------------------------------------  -----------------------------------------
-    magnitude    max |x| / steps                            round(x * id) + offset
-    signed       (the signed value of max |x|) / -steps     round(x * id) + offset, or trunc(x * id + offset + 0.5)
+    magnitude    max |x| / steps                            round(x * id) + zero
+    signed       (the signed value of max |x|) / -steps     round(x * id) + zero, or trunc(x * id + zero + 0.5)
     range        (max x - min x) / steps, m = min x         round((x - m) * id), or trunc((x - m) * id + 0.5)
 
 ``id`` is 1/d from the unrounded float32 d, or 0. round: halves away from zero. The search for an extreme passes a NaN
@@ -70,10 +70,8 @@ class Rule:
         scale: "magnitude", "signed" or "range", as in the module's table.
         steps: what the extent of the block is divided by.
         rounding: "round" (halves away from zero) or "trunc" (add a half, toward zero).
-        offset: added to a code so that it isn't negative.
-        limit: the greatest code; None if the era didn't clip (a NaN in the block can then give codes beyond 15, which
-            spill into their neighbours).
-        order: values whose codes share a byte: "pairs" 2j and 2j+1, "halves" j and j + half a block, "bytes" none.
+        clips: whether codes are kept below 2 ** bits; if not, a NaN in the block can give greater codes, which spill
+            into their neighbors.
         start: where the search for the maximum starts ("range" only).
         forgets: a NaN makes the search for the greatest magnitude start anew behind it ("magnitude" only).
     """
@@ -81,39 +79,37 @@ class Rule:
     scale: str
     steps: int
     rounding: str
-    offset: int
-    limit: int | None
-    order: str
+    clips: bool = False
     start: float = -FLT_MAX
     forgets: bool = False
 
 
 # fmt: off
 RULES: dict[tuple[str, str], Rule] = {
-    # pin, name         scale        steps rounding offset limit order
-    ("p0", "q4_0"): Rule("magnitude",   7, "round",   8, None, "pairs"),
-    ("p1", "q4_0"): Rule("magnitude",   7, "round",   8, None, "pairs", forgets=True),
-    ("p2", "q4_0"): Rule("magnitude",   7, "round",   8, None, "pairs", forgets=True),
-    ("p3", "q4_0"): Rule("signed",      8, "round",   8,   15, "pairs"),
-    ("p4", "q4_0"): Rule("signed",      8, "trunc",   8,   15, "halves"),
-    ("p5", "q4_0"): Rule("signed",      8, "trunc",   8,   15, "halves"),
+    # pin, name         scale        steps rounding
+    ("p0", "q4_0"): Rule("magnitude",   7, "round"),
+    ("p1", "q4_0"): Rule("magnitude",   7, "round", forgets=True),
+    ("p2", "q4_0"): Rule("magnitude",   7, "round", forgets=True),
+    ("p3", "q4_0"): Rule("signed",      8, "round", clips=True),
+    ("p4", "q4_0"): Rule("signed",      8, "trunc", clips=True),
+    ("p5", "q4_0"): Rule("signed",      8, "trunc", clips=True),
     # numeric_limits<float>::min() was meant to be the lowest float; it is the smallest positive one
-    ("p0", "q4_1"): Rule("range",      15, "round",   0, None, "pairs", start=FLT_MIN),
-    ("p1", "q4_1"): Rule("range",      15, "round",   0, None, "pairs"),
-    ("p2", "q4_1"): Rule("range",      15, "round",   0, None, "pairs"),
-    ("p3", "q4_1"): Rule("range",      15, "round",   0, None, "pairs"),
-    ("p4", "q4_1"): Rule("range",      15, "trunc",   0,   15, "halves"),
-    ("p5", "q4_1"): Rule("range",      15, "trunc",   0,   15, "halves"),
-    ("p3", "q4_2"): Rule("signed",      8, "trunc",   8,   15, "pairs"),
-    ("p3", "q5_0"): Rule("signed",     16, "trunc",  16,   31, "pairs"),
-    ("p4", "q5_0"): Rule("signed",     16, "trunc",  16,   31, "halves"),
-    ("p5", "q5_0"): Rule("signed",     16, "trunc",  16,   31, "halves"),
-    ("p3", "q5_1"): Rule("range",      31, "trunc",   0, None, "pairs"),
-    ("p4", "q5_1"): Rule("range",      31, "trunc",   0, None, "halves"),
-    ("p5", "q5_1"): Rule("range",      31, "trunc",   0, None, "halves"),
-    ("p3", "q8_0"): Rule("magnitude", 127, "round",   0, None, "bytes", forgets=True),
-    ("p4", "q8_0"): Rule("magnitude", 127, "round",   0, None, "bytes", forgets=True),
-    ("p5", "q8_0"): Rule("magnitude", 127, "round",   0, None, "bytes", forgets=True),
+    ("p0", "q4_1"): Rule("range",      15, "round", start=FLT_MIN),
+    ("p1", "q4_1"): Rule("range",      15, "round"),
+    ("p2", "q4_1"): Rule("range",      15, "round"),
+    ("p3", "q4_1"): Rule("range",      15, "round"),
+    ("p4", "q4_1"): Rule("range",      15, "trunc", clips=True),
+    ("p5", "q4_1"): Rule("range",      15, "trunc", clips=True),
+    ("p3", "q4_2"): Rule("signed",      8, "trunc", clips=True),
+    ("p3", "q5_0"): Rule("signed",     16, "trunc", clips=True),
+    ("p4", "q5_0"): Rule("signed",     16, "trunc", clips=True),
+    ("p5", "q5_0"): Rule("signed",     16, "trunc", clips=True),
+    ("p3", "q5_1"): Rule("range",      31, "trunc"),
+    ("p4", "q5_1"): Rule("range",      31, "trunc"),
+    ("p5", "q5_1"): Rule("range",      31, "trunc"),
+    ("p3", "q8_0"): Rule("magnitude", 127, "round", forgets=True),
+    ("p4", "q8_0"): Rule("magnitude", 127, "round", forgets=True),
+    ("p5", "q8_0"): Rule("magnitude", 127, "round", forgets=True),
 }
 # fmt: on
 
@@ -231,9 +227,10 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
     """
     signed, ranged = rule.scale == "signed", rule.scale == "range"
     steps, start, forgets = rule.steps, rule.start, rule.forgets
-    rounds, halves, whole_bytes = rule.rounding == "round", rule.order == "halves", rule.order == "bytes"
-    offset, limit = rule.offset, 2**31 - 1 if rule.limit is None else rule.limit
-    f32, five_bits = record.block["d"] == np.dtype("<f4"), "qh" in record.field_names
+    rounds, whole_bytes = rule.rounding == "round", record.code_width == 8
+    five_bits, halves = record.code_width == 5, record.codes[0].apart > 1
+    offset, limit = record.zero, (1 << record.code_width) - 1 if rule.clips else 2**31 - 1
+    f32 = record.block["d"] == np.dtype("<f4")
     size, half = record.blck_size, record.blck_size // 2
     low_bits = np.int32(15 if five_bits else 255)
     stamp = source_stamp(code_counts.__file__)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ggmlpy.formats.eras import ERAS
 from ggmlpy.quantizers.c_arithmetic import narrow, round_half_away
 
 from .vectors import (
@@ -80,69 +81,61 @@ SCALES_FIRST, SUM_FIRST = 0, 1  # (dx*dy) * sumi, or (sumi*dx) * dy
 NEIGHBOURS, HALVES = 0, 1  # how four AVX accumulators meet: 0+1 and 2+3, or 0+2 and 1+3
 NO_SUM, ONE_SUM, HALF_SUMS = 0, 1, 2  # what q8 activations carry beside their codes
 
-# fmt: off
-LAYOUTS = {  # layout: number
-    "q4_0-2023-03": 0,  "q4_0-2023-05": 1,  "q4_0-2023-08": 2,
-    "q4_1-2023-03": 3,  "q4_1-2023-05": 4,  "q4_1-2023-08": 5,
-    "q4_2":         6,
-    "q5_0-2023-04": 7,  "q5_0-2023-05": 8,
-    "q5_1-2023-04": 9,  "q5_1-2023-05": 10,
-    "q8_0-2023-04": 11, "q8_0-2023-08": 12,
-}
-# fmt: on
-Q4_2 = 6
-BYTES_OF_32 = np.array([20, 20, 18, 24, 24, 20, 20, 22, 22, 24, 24, 36, 34])  # bytes that hold 32 values
+# How blocks are laid out, as tables of numbers that kernels can index: all from the types that the eras knew.
+_RECORDS = list(
+    {
+        record.layout: record
+        for era in ERAS.values()
+        for record in era.types.values()
+        if record.quantized and not record.is_k_quant
+    }.values()
+)
+LAYOUTS = {record.layout: number for number, record in enumerate(_RECORDS)}
+Q4_0, Q4_2 = LAYOUTS["q4_0-2023-03"], LAYOUTS["q4_2"]
+BYTES_OF_32 = np.array([record.row_bytes(32) for record in _RECORDS])  # bytes that hold 32 values
+BLOCK_BYTES = np.array([record.type_size for record in _RECORDS])
+CODES_AT = np.array([record.offset("qs") for record in _RECORDS])
+ZEROS = np.array([record.zero for record in _RECORDS], np.int32)
+IN_BYTES = np.array([record.code_width == 8 for record in _RECORDS])
+IN_PAIRS = np.array([record.codes[0].apart == 1 for record in _RECORDS])  # otherwise in halves
+HIGH_AT = np.array([record.offset("qh") if len(record.codes) > 1 else 0 for record in _RECORDS])  # 0: no fifth bits
+WIDE_SCALES = np.array([record.block["d"] == np.dtype("<f4") for record in _RECORDS])  # f32, otherwise f16
+MINIMUM_AT = np.array([record.offset("m") if "m" in record.field_names else 0 for record in _RECORDS])  # 0: none
 
 
 @kernel
 def codes_of(layout, p):
-    """The 32 codes of the block at `p`, in element order, the type's offset taken off."""
-    if layout == 0:
-        return minus(nibbles_in_pairs(p + 4), 8)
-    if layout == 1:
-        return minus(nibbles_in_halves(p + 4), 8)
-    if layout == 2:
-        return minus(nibbles_in_halves(p + 2), 8)
-    if layout == 3:
-        return nibbles_in_pairs(p + 8)
-    if layout == 4:
-        return nibbles_in_halves(p + 8)
-    if layout == 5:
-        return nibbles_in_halves(p + 4)
-    if layout == 6:
-        return minus(nibbles_of_two(p + 2, p + 12), 8)
-    if layout == 7:
-        return minus(or_b32(nibbles_in_pairs(p + 6), fifth_bits(p + 2)), 16)
-    if layout == 8:
-        return minus(or_b32(nibbles_in_halves(p + 6), fifth_bits(p + 2)), 16)
-    if layout == 9:
-        return or_b32(nibbles_in_pairs(p + 8), fifth_bits(p + 4))
-    if layout == 10:
-        return or_b32(nibbles_in_halves(p + 8), fifth_bits(p + 4))
-    if layout == 11:
-        return load_b32(p + 4)
-    return load_b32(p + 2)
+    """The 32 codes of the block at `p`, in element order, the type's zero taken off."""
+    q = p + CODES_AT[layout]
+    if IN_BYTES[layout]:
+        return load_b32(q)
+    if layout == Q4_2:
+        codes = nibbles_of_two(q, q + BLOCK_BYTES[layout])
+    elif IN_PAIRS[layout]:
+        codes = nibbles_in_pairs(q)
+    else:
+        codes = nibbles_in_halves(q)
+    if HIGH_AT[layout]:
+        codes = or_b32(codes, fifth_bits(p + HIGH_AT[layout]))
+    return minus(codes, ZEROS[layout])
 
 
 @kernel
 def scale_of(layout, p):
     """The scale d of the block at `p`."""
-    if layout in (0, 1, 3, 4, 11):
-        return load_f32(p)
-    return load_half(p)
+    return load_f32(p) if WIDE_SCALES[layout] else load_half(p)
 
 
 @kernel
 def minimum_of(layout, p):
     """The minimum m of the block at `p`."""
-    if layout in (3, 4):
-        return load_f32(p + 4)
-    return load_half(p + 2)
+    m = p + MINIMUM_AT[layout]
+    return load_f32(m) if WIDE_SCALES[layout] else load_half(m)
 
 
 @kernel
 def has_minimum(layout):
-    return layout in (3, 4, 5, 9, 10)
+    return MINIMUM_AT[layout] != 0
 
 
 # Weights and activations as integers, one float step a block.
@@ -276,7 +269,7 @@ def q4_0_avx512(rows, stride, first, last, n, codes, d, out):
             for block in range(n // 32):
                 fetch_ahead(p)
                 scale = splat_f16(load_f32(p) * d[t, block])
-                sums = to_f16(dot_pairs(codes_of(0, p), load_b32(a)))
+                sums = to_f16(dot_pairs(codes_of(Q4_0, p), load_b32(a)))
                 if block & 1 and block < grouped:
                     odd = fma_f16(scale, sums, odd)
                 else:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ggmlpy.formats.codes import unpack_codes
-from ggmlpy.formats.dequantize import dequantize
+from ggmlpy.formats.codes import signed_codes
+from ggmlpy.formats.dequantize import scales_of
+from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 from ggmlpy.machine.features import MACHINE
 
 if TYPE_CHECKING:
@@ -83,28 +84,35 @@ class Layout:
         return self.bits == 4
 
 
-# fmt: off
-LAYOUTS: dict[str, Layout] = {
-    "q4_0-2023-03": Layout(20, 4, codes=4,  zero=8,   d=0, scale="<f4", interleaved=True),
-    "q4_0-2023-05": Layout(20, 4, codes=4,  zero=8,   d=0, scale="<f4"),
-    "q4_0-2023-08": Layout(18, 4, codes=2,  zero=8,   d=0, scale="<f2"),
-    "q4_1-2023-03": Layout(24, 4, codes=8,  zero=0,   d=0, scale="<f4", m=4, interleaved=True),
-    "q4_1-2023-05": Layout(24, 4, codes=8,  zero=0,   d=0, scale="<f4", m=4),
-    "q4_1-2023-08": Layout(20, 4, codes=4,  zero=0,   d=0, scale="<f2", m=2),
-    "q5_0-2023-04": Layout(22, 4, codes=6,  zero=16,  d=0, scale="<f2", high=2, interleaved=True),
-    "q5_0-2023-05": Layout(22, 4, codes=6,  zero=16,  d=0, scale="<f2", high=2),
-    "q5_1-2023-04": Layout(24, 4, codes=8,  zero=0,   d=0, scale="<f2", m=2, high=4, interleaved=True),
-    "q5_1-2023-05": Layout(24, 4, codes=8,  zero=0,   d=0, scale="<f2", m=2, high=4),
-    "q8_0-2023-04": Layout(36, 8, codes=4,  zero=128, d=0, scale="<f4", codes_second=20),
-    "q8_0-2023-08": Layout(34, 8, codes=2,  zero=128, d=0, scale="<f2", codes_second=18),
-    # Ours, in memory only: two runs of 16 values with f32 d, f32 m and 16 codes each. Every value of q4_2, q4_3 and the
-    # k-quants has this form exactly (d = the block's scale times the run's), so `fast` widens those when it loads them.
-    "sixteens":     Layout(48, 8, codes=8,  zero=128, d=0, scale="<f4", m=4, codes_second=32, d_second=24, m_second=28),
-}
-# fmt: on
-SIXTEENS = np.dtype([("d", "<f4"), ("m", "<f4"), ("codes", "i1", 16)])
 FLOATS = {"f16": 2, "f32": 4}  # bytes of a value; these meet the vector as it is, in f32
-DIRECT = (*(name for name in LAYOUTS if name != "sixteens"), *FLOATS)  # read where they lie in the file
+
+
+def layout_of(record: TensorType) -> Layout:
+    """A type of blocks of 32 values, in bytes."""
+    low, size = record.codes[0], record.type_size
+    whole_bytes = low.width == 8
+    return Layout(
+        size=size,
+        bits=low.width,
+        codes=record.offset(low.field),
+        zero=128 if whole_bytes else record.zero,  # the kernels make signed codes unsigned
+        d=record.offset("d"),
+        scale=record.block["d"].str,
+        m=record.offset("m") if "m" in record.field_names else None,
+        high=record.offset(record.codes[1].field) if len(record.codes) > 1 else None,
+        interleaved=low.apart == 1 and not whole_bytes,
+        codes_second=record.offset(low.field) + 16 if whole_bytes else None,
+    )
+
+
+LAYOUTS: dict[str, Layout] = {
+    name: layout_of(record) for name, record in TENSOR_TYPES.items() if record.blck_size == 32
+}
+DIRECT = (*LAYOUTS, *FLOATS)  # read where they lie in the file
+# Ours, in memory only: two runs of 16 values with f32 d, f32 m and 16 codes each. Every value of q4_2, q4_3 and the
+# k-quants has this form exactly (d = the block's scale times the run's), so `fast` widens those when it loads them.
+LAYOUTS["sixteens"] = Layout(48, 8, codes=8, zero=128, d=0, scale="<f4", m=4, codes_second=32, d_second=24, m_second=28)
+SIXTEENS = np.dtype([("d", "<f4"), ("m", "<f4"), ("codes", "i1", 16)])
 
 
 @dataclass(frozen=True)
@@ -135,25 +143,6 @@ TOKEN_BYTES = 48
 
 WIDEN_ROWS_BYTES = 1 << 24
 
-# fmt: off
-# A k-quant's value is d * scale * code - dmin * min. Asked of the decoder itself: with the scales set to 1 it gives the
-# codes, with the codes set to 1 the scales, and with d = 0 the minimums.
-UNIT_SCALES: dict[str, dict[str, Any]] = {
-    "q2_K": {"d": 1, "dmin": 0, "scales": 1},
-    "q3_K": {"d": 1, "scales": [0x11] * 8 + [0xAA] * 4},                  # 33 - 32
-    "q4_K": {"d": 1, "dmin": 0, "scales": [1] * 4 + [0] * 4 + [1] * 4},
-    "q5_K": {"d": 1, "dmin": 0, "scales": [1] * 4 + [0] * 4 + [1] * 4},
-    "q6_K": {"d": 1, "scales": 1},
-}
-UNIT_CODES: dict[str, dict[str, Any]] = {
-    "q2_K": {"qs": 0x55, "dmin": 0},
-    "q3_K": {"qs": 0x55, "hmask": 0xFF},                                  # 5 - 4
-    "q4_K": {"qs": 0x11, "dmin": 0},
-    "q5_K": {"qs": 0x11, "qh": 0, "dmin": 0},
-    "q6_K": {"ql": 0x11, "qh": 0xAA},                                     # 33 - 32
-}
-# fmt: on
-
 
 def widen(tensor: Tensor) -> npt.NDArray[np.uint8]:
     """A matrix of q4_2, q4_3 or k-quants as `SIXTEENS`: uint8 [rows * cols / 16 * 24]."""
@@ -163,30 +152,19 @@ def widen(tensor: Tensor) -> npt.NDArray[np.uint8]:
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         blocks = tensor.raw_rows(start, stop).reshape(-1).view(tensor.type.block).reshape(stop - start, -1)
-        codes, d, m = parts_of(blocks, tensor.type)
+        scale, minimum = scales_of(blocks, tensor.type)  # [rows, n_blocks, runs]
+        codes = signed_codes(blocks, tensor.type)
         out[start:stop]["codes"] = codes.reshape(stop - start, -1, 16)
-        out[start:stop]["d"], out[start:stop]["m"] = d, m
+        out[start:stop]["d"] = of_sixteens(scale, tensor.type)
+        if minimum is not None:
+            below = tensor.type.is_k_quant  # where the minimum is subtracted
+            out[start:stop]["m"] = of_sixteens(np.float32(0) - minimum if below else minimum, tensor.type)
     return out.reshape(-1).view(np.uint8)
 
 
-def parts_of(
-    blocks: npt.NDArray[Any], type: Any
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any] | float]:
-    """Codes [rows, cols], scales [rows, cols / 16] and minimums (the same, or 0) of blocks [rows, n_blocks]."""
-    if type.name in ("q4_2", "q4_3"):
-        codes = unpack_codes(blocks, type)
-        if type.name == "q4_2":
-            return codes.astype(np.int8) - np.int8(8), blocks["d"], 0.0
-        return codes, blocks["d"], blocks["m"]
-
-    def asked(changes: dict[str, Any]) -> npt.NDArray[np.float32]:
-        changed = blocks.copy()
-        for name, value in changes.items():
-            changed[name] = value
-        return dequantize(changed, type)  # [rows, cols]
-
-    codes, d = asked(UNIT_SCALES[type.name]), asked(UNIT_CODES[type.name])[:, ::16]
-    return codes, d, asked({"d": 0})[:, ::16] if "dmin" in (blocks.dtype.names or ()) else 0.0
+def of_sixteens(runs: npt.NDArray[np.float32], type: TensorType) -> npt.NDArray[np.float32]:
+    """One number per run [rows, n_blocks, runs] -> one per sixteen values [rows, cols / 16]."""
+    return np.repeat(runs, type.run // 16, axis=-1).reshape(len(runs), -1)
 
 
 # What a call of the kernels needs.
