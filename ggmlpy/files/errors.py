@@ -2,8 +2,9 @@
 
 Every error about a file derives from :class:`FormatError` and carries, as attributes, where it is (``path``,
 ``offset``, ``field``), what was ``expected`` and ``found``, the likely ``cause`` and the ``next_step``. ``str(error)``
-joins them into one line. The library raises; only the command line prints and exits (code 3 for a
-:class:`FormatError`, code 2 for a :class:`UsageError`).
+joins them into one line. A command in a next step stands between backticks and without the program's name, which a
+library does not know: ``next_step="`identify m.bin`"``. The library raises; only the command line puts the name in
+front, prints, and exits (code 3 for a :class:`FormatError`, code 2 for a :class:`UsageError`).
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class FormatError(Exception):
 
     >>> print(FormatError("bad magic", path="m.bin", offset=0, field="magic",
     ...                   expected="0x67676a74", found="0x46554747", cause="this is a GGUF file",
-    ...                   next_step="python cli.py identify m.bin"))
+    ...                   next_step="`identify m.bin`"))
     m.bin: bad magic (offset 0, field magic, expected 0x67676a74, found 0x46554747). Likely cause: this is a
-    GGUF file. Next: python cli.py identify m.bin
+    GGUF file. Next: `identify m.bin`
 
     An error about a file whose raiser knows no next step has the usual one of its class.
     """
@@ -88,13 +89,13 @@ class MissingFileError(FormatError):
 class BadMagicError(FormatError):
     """The first bytes belong to no format that this reader knows."""
 
-    usual_next_step = "python cli.py identify {path}"
+    usual_next_step = "`identify {path}`"
 
 
 class UnsupportedError(FormatError):
     """The file is well formed as far as can be seen, but a version, type or feature in it is not supported."""
 
-    usual_next_step = "python cli.py identify {path}"
+    usual_next_step = "`identify {path}`"
 
 
 class TruncatedError(FormatError):
@@ -106,13 +107,13 @@ class TruncatedError(FormatError):
 class ShapeError(FormatError):
     """A tensor is missing, unknown, or of another shape than the header implies."""
 
-    usual_next_step = "python cli.py doctor {directory}"
+    usual_next_step = "`doctor {directory}`"
 
 
 class VocabularyError(FormatError):
     """Tokenizer, embedding, output and header do not agree on the vocabulary."""
 
-    usual_next_step = "python cli.py doctor {directory}"
+    usual_next_step = "`doctor {directory}`"
 
 
 class IntegrityError(FormatError):

@@ -22,7 +22,7 @@ __all__ = [
 
 FIRST_BYTES = 262  # as many as :func:`kind_of` wants to see: the last signature is tar's
 
-_DOCTOR, _IDENTIFY = "python cli.py doctor {directory}", "python cli.py identify {path}"
+_DOCTOR, _IDENTIFY = "`doctor {directory}`", "`identify {path}`"
 _ARCHIVE = "unpack it first: the model is inside"
 _PAGE = "a web page that was saved instead of the file"
 _DOWNLOAD = "download the file itself"
@@ -141,5 +141,5 @@ def guess_by_magic(first: bytes, path: str) -> tuple[str, str]:
     """
     known = lookalike(first, path)
     if known is None:
-        return "the file is corrupt, or it belongs to another program", f"python cli.py identify {path}"
+        return "the file is corrupt, or it belongs to another program", f"`identify {path}`"
     return f"this is {known[0]}", known[1]

@@ -81,7 +81,7 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
 def _check_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
     """A file that can be mapped: a regular one, and not empty."""
     if stat.S_ISDIR(status.st_mode):
-        next_step = f"python cli.py doctor {os.fspath(path)}"
+        next_step = f"`doctor {os.fspath(path)}`"
         raise MissingFileError("is a directory, not a regular file", path=path, next_step=next_step)
     if not stat.S_ISREG(status.st_mode):
         raise MissingFileError("not a regular file", path=path, next_step="name the model file itself")

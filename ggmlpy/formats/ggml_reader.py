@@ -53,7 +53,7 @@ def _read_magic(cursor: Cursor) -> tuple[Container, int]:
             expected=" or ".join(map(str, container.versions)),
             found=version,
             cause="a corrupt header, or a file written by a program that made up its own version",
-            next_step=f"python cli.py identify {cursor.path}",
+            next_step=f"`identify {cursor.path}`",
         )
     return container, version
 
@@ -202,7 +202,7 @@ def _check_not_trailing(cursor: Cursor, container: Container, tensors: Mapping[s
         found=f"{cursor.size:,} bytes",
         cause="a header of a further tensor was cut off, or something was appended (llama.cpp does not notice)",
         next_step=f"compare with the source; if the {len(tensors)} tensors are complete, "
-        f"python cli.py migrate {cursor.path} OUT writes the file anew without them",
+        f"`migrate {cursor.path} OUT` writes the file anew without them",
     )
 
 
@@ -260,7 +260,7 @@ def _checked_head(cursor: Cursor, container: Container) -> dict[str, int]:
                 expected=f"{low} to {high}",
                 found=head[field],
                 cause="the tensor before it has another type or shape than its header says, or the file is corrupt",
-                next_step=f"python cli.py identify {cursor.path}",
+                next_step=f"`identify {cursor.path}`",
             )
     return head
 

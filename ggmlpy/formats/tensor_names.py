@@ -126,7 +126,7 @@ def _known(name: str) -> tuple[TensorName, Spelling, int | None]:
             f"unknown tensor {name!r}",
             field=name,
             cause="the model is not a LLaMA, or the file is an adapter or a quantized (GPTQ) checkpoint",
-            next_step="python cli.py identify FILE",
+            next_step="`identify FILE`",
         )
     return found
 

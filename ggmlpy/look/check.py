@@ -45,7 +45,7 @@ def problems_of(model: ModelFile) -> Iterator[FormatError]:
             expected=f"{len(_expected(model)):,} tensors",
             found=0,
             cause="it was made with --vocab-only (llama.cpp ships one to test tokenizers), or the conversion stopped",
-            next_step="python cli.py convert MODEL_DIR",
+            next_step="`convert MODEL_DIR`",
         )
         return
     yield from _tensors(model)

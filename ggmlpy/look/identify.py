@@ -144,7 +144,7 @@ def _next_step(model: ModelFile, problems: list[FormatError]) -> str:
     if problems:
         return advice or "convert the checkpoint again"
     if all(not tensor.type.quantized for tensor in model.tensors.values()):
-        return f"python cli.py quantize {model.path} OUT q4_0"
+        return f"`quantize {model.path} OUT q4_0`"
     if model.container not in ("ggjt", "gguf"):
-        return f"python cli.py migrate {model.path} OUT --container ggjt1"
-    return f"python cli.py generate -m {model.path} -p TEXT"
+        return f"`migrate {model.path} OUT --container ggjt1`"
+    return f"`generate -m {model.path} -p TEXT`"

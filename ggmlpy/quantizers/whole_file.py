@@ -306,7 +306,7 @@ def _check(model: ModelFile, tensor: Tensor, target: TensorType | None, job: _Jo
             raise UnsupportedError(
                 f"tensor {tensor.name!r} is not to be quantized, and its type does not exist in era {job.era}",
                 field="type", expected=", ".join(job.era.type_names), found=tensor.type.layout,
-                next_step=f"python cli.py migrate {model.path} OUT", **where,
+                next_step=f"`migrate {model.path} OUT`", **where,
             )  # fmt: skip
         return
     if tensor.type.quantized and not job.allow_requantize:
@@ -322,7 +322,7 @@ def _check(model: ModelFile, tensor: Tensor, target: TensorType | None, job: _Jo
             f"rows of tensor {tensor.name!r} can't be divided into blocks of {target.name}",
             field="dims", expected=f"a multiple of {target.blck_size} columns", found=tensor.n_cols,
             cause="not a LLaMA model's shape, or a damaged header",
-            next_step=f"python cli.py inspect {model.path} --tensors", **where,
+            next_step=f"`inspect {model.path} --tensors`", **where,
         )  # fmt: skip
 
 

@@ -113,7 +113,7 @@ def _quantization(
             path=output.path,
             field="ftype",
             cause="the file was migrated or patched after it was quantized",
-            next_step=f"python cli.py compare {output.path} OTHER --source {source.path}",
+            next_step=f"`compare {output.path} OTHER --source {source.path}`",
         )
     moment = next((e for e in eras if e.date == DEFAULT_ERA), eras[0])
     tensors = quantized_model(source, files, file_type, moment, pool)

@@ -118,7 +118,7 @@ def open_huggingface(path: str | os.PathLike[str]) -> Checkpoint:
                 for name, tensor in originals.items()
             }
         except ShapeError as error:
-            error.path, error.next_step = os.fspath(directory), f"python cli.py doctor {directory}"
+            error.path, error.next_step = os.fspath(directory), f"`doctor {directory}`"
             raise
         _tie(config, tensors)
         check_model(directory, params, config, tensors, _unfinished(directory, files))
@@ -171,7 +171,7 @@ def _special_ids(config: Path) -> Iterator[str]:
         if record.get(key, expected) != expected:
             yield (
                 f"{config} says {key} {record[key]}, LLaMA's is {expected}: an early third-party conversion. Adapters "
-                "trained on another base do not fit it: compare the tensors (python cli.py fingerprint)"
+                "trained on another base do not fit it: compare the tensors (`fingerprint`)"
             )
 
 

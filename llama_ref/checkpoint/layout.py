@@ -185,7 +185,7 @@ def _check_names(
             expected=f"{len(tensors) - len(surplus) + len(missing)} tensors by {params_path.name}",
             found=len(tensors),
             cause=cause or f"a weight file is missing, or {params_path} belongs to another model",
-            next_step=f"compare the folder with its source, then python cli.py doctor {path}",
+            next_step=f"compare the folder with its source, then `doctor {path}`",
         )
     if surplus:
         raise ShapeError(
@@ -240,14 +240,14 @@ def known_tensors(path: Path, names: Iterable[str]) -> list[str]:
         f"{len(unknown)} tensors are no LLaMA's, the first {unknown[0]!r}",
         path=path,
         cause=_origin(unknown),
-        next_step=f"python cli.py identify {path}",
+        next_step=f"`identify {path}`",
     )
 
 
 def _origin(unknown: list[str]) -> str:
     text = " ".join(unknown[:200])
     if "lora_" in text:
-        return "the file is a LoRA adapter: merge it into its base first (python cli.py merge)"
+        return "the file is a LoRA adapter: merge it into its base first (`merge`)"
     if "qweight" in text or "qzeros" in text or "SCB" in text:
         return "the checkpoint is quantized (GPTQ, bitsandbytes); start from the unquantized weights"
     if text.startswith("base_model.model."):

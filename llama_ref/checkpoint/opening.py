@@ -43,13 +43,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _no_model(directory: Path) -> MissingFileError:
-    cause, next_step = None, f"python cli.py doctor {directory}"
+    cause, next_step = None, f"`doctor {directory}`"
     if list(directory.glob("adapter_model.*")):
         cause = "it holds a LoRA adapter, which is a difference and not a model"
-        next_step = f"python cli.py merge --base BASE_DIR --lora {directory} --output OUT_DIR"
+        next_step = f"`merge --base BASE_DIR --lora {directory} --output OUT_DIR`"
     elif ggml := sorted(directory.glob("ggml-*.bin")):
         cause = f"it holds {ggml[0].name}, which is converted already"
-        next_step = f"python cli.py identify {ggml[0]}"
+        next_step = f"`identify {ggml[0]}`"
     elif inner := [path for path in sorted(directory.iterdir()) if path.is_dir() and _holds_model(path)]:
         cause = f"the models are one level below: {', '.join(path.name for path in inner[:5])}"
         next_step = f"name {inner[0]}"

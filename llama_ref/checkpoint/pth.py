@@ -219,7 +219,7 @@ class PthFile(Mapping[str, LazyTensor]):
                 path=self.path,
                 found=", ".join(list(self.records)[:5]) or "an empty archive",
                 cause="a TorchScript program" if script else "a zip file that torch.save did not write",
-                next_step=f"python cli.py identify {self.path}",
+                next_step=f"`identify {self.path}`",
             )
         pickle = found[0]
         if pickle.size > MAX_PICKLE:
@@ -384,7 +384,7 @@ def _refuse_foreign(buffer: memoryview, path: str) -> None:
     is_safetensors = first[8:10] == b'{"' and int.from_bytes(first[:8], "little") <= len(buffer)
     if not is_safetensors and first[:1] in (b"\x80", b"c", b"(", b"]", b"}"):
         return  # a pickle: the interpreter names what it refuses
-    cause, next_step = lookalike(first, path) or (None, f"python cli.py identify {path}")
+    cause, next_step = lookalike(first, path) or (None, f"`identify {path}`")
     if kind and kind.name == "tar":
         cause = "a tar archive: a packed checkpoint, or one of torch 0.1"
     if is_safetensors:

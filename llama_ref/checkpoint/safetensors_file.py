@@ -141,7 +141,7 @@ def _read_header(path: Path, stream: BinaryIO, size: int) -> tuple[dict[str, Any
     length = struct.unpack("<Q", head)[0]
     if length > LARGEST_HEADER or length < 2:
         first = head + stream.read(FIRST_BYTES - 8)
-        cause, next_step = lookalike(first, path) or ("the file has another format", f"python cli.py identify {path}")
+        cause, next_step = lookalike(first, path) or ("the file has another format", f"`identify {path}`")
         raise BadMagicError(
             "not a safetensors file",
             path=path,

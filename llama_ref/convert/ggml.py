@@ -270,7 +270,7 @@ def check_vocabulary(
 
 _HALF_GROWN = (
     "only one of the two was resized when the vocabulary grew",
-    "merge again from the base model (python cli.py merge), which replaces both",
+    "merge again from the base model (`merge`), which replaces both",
 )
 
 

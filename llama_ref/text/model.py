@@ -242,7 +242,7 @@ def _tensor(file: ModelFile, name: str, shape: tuple[int, ...]) -> Any:
             expected=f"{name} {list(shape)}",
             found=f"{len(file.tensors)} tensors without it",
             cause="a vocabulary-only or truncated file",
-            next_step=f"python cli.py inspect {file.path} --tensors",
+            next_step=f"`inspect {file.path} --tensors`",
         )
     if tuple(tensor.shape) != shape:
         raise ShapeError(

@@ -204,7 +204,7 @@ def _not_a_tokenizer(path: Path, data: bytes) -> VocabularyError:
         path=path,
         found=f"{len(data):,} bytes that begin {data[:12].hex(' ') or 'with nothing'}",
         cause=cause,
-        next_step="fetch tokenizer.model again and check it: python cli.py verify " + str(path),
+        next_step=f"fetch tokenizer.model again and check it: `verify {path}`",
     )
 
 

@@ -40,7 +40,7 @@ def _broken_zip(path: Path, error: Exception) -> IntegrityError:
         f"the ZIP cannot be read: {error}",
         path=path,
         cause="an interrupted download",
-        next_step=f"python cli.py verify {path}, then download it again",
+        next_step=f"`verify {path}`, then download it again",
     )
 
 
@@ -76,7 +76,7 @@ def _other_kind(path: Path) -> tuple[str | None, str]:
         return error.strerror, "check who may read it"
     if first.startswith(b"PK"):
         return "an interrupted download: the end of the ZIP is missing", "download it again"
-    cause, next_step = lookalike(first, path) or (None, f"python cli.py identify {path}")
+    cause, next_step = lookalike(first, path) or (None, f"`identify {path}`")
     return cause, next_step
 
 

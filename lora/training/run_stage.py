@@ -1,4 +1,4 @@
-"""One stage on one's own data: what ``python cli.py train pretrain|stage1|stage2|instruct`` runs.
+"""One stage on one's own data: what ``train pretrain|stage1|stage2|instruct`` runs.
 
 The stages hand on to each other through what they publish::
 
@@ -118,8 +118,6 @@ def _start(name: str, given: StageInput, n_vocab: int, seed: int) -> tuple[Weigh
 def _take_whole_tensors(weights: Weights, path: str) -> None:
     with open_adapter(path) as adapter:
         if adapter.pairs:
-            raise UsageError(
-                f"{path} has LoRA pairs; merge it into the base first (python cli.py merge) and start from the result"
-            )
+            raise UsageError(f"{path} has LoRA pairs; merge it into the base first (`merge`) and start from the result")
         for name, tensor in adapter.replaced.items():
             weights[name] = np.array(tensor.f32())

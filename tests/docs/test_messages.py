@@ -127,7 +127,7 @@ def test_text(kind: type[FormatError], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
 def test_no_error_about_a_file_lacks_a_next_step(kind: type[FormatError]) -> None:
-    assert re.search(r"Next: .*(m/x\.bin|python cli\.py doctor m|file|name|space)", str(kind("bad", path="m/x.bin")))
+    assert re.search(r"Next: .*(m/x\.bin|`doctor m`|file|name|space)", str(kind("bad", path="m/x.bin")))
     assert kind("bad", path="m/x.bin", next_step="go").next_step == "go"
     assert str(kind("bad")) == "bad"
 

@@ -55,7 +55,7 @@ def test_another_magic(tiny):
         BadMagicError,
         "bad magic",
         "expected 0x67676d6c ggml, 0x67676d66 ggmf, 0x67676a74 ggjt, 0x46554747 gguf, found 0x68676d6c",
-        "Next: python cli.py identify",
+        "Next: `identify ",
     )
     assert (error.offset, error.field) == (0, "magic")
 
@@ -183,7 +183,7 @@ def test_a_missing_file(tmp_path):
 
 
 def test_a_directory(tmp_path):
-    rejected(tmp_path, FormatError, "is a directory", "python cli.py doctor")
+    rejected(tmp_path, FormatError, "is a directory", "`doctor ")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import Any
 
+from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import print_json, progress_bar, say
 
 from .options import Commands, command
@@ -60,10 +61,12 @@ def run_convert(args: argparse.Namespace) -> int:
             with progress_bar(args, plan.tensor_bytes, "convert") as bar:
                 plan.write(bar.update)
         for note in plan.notes:
-            say(args, f"note: {note}")
+            say(args, f"note: {spoken(note)}")
         if args.json:
             files = [{"path": str(path), "size": size} for path, size in plan.files.items()]
-            print_json({"files": files, "container": plan.container.title(plan.version), "notes": plan.notes})
+            print_json(
+                {"files": files, "container": plan.container.title(plan.version), "notes": spoken_within(plan.notes)}
+            )
         return 0
 
 
@@ -155,7 +158,9 @@ def _run_export(args: argparse.Namespace, plan: Any) -> int:
             with progress_bar(args, plan.tensor_bytes, args.command) as bar:
                 paths = plan.write(bar.update)
         for note in plan.notes:
-            say(args, f"note: {note}")
+            say(args, f"note: {spoken(note)}")
         if args.json:
-            print_json({"files": [str(path) for path in paths], "sizes": plan.sizes, "notes": plan.notes})
+            print_json(
+                {"files": [str(path) for path in paths], "sizes": plan.sizes, "notes": spoken_within(plan.notes)}
+            )
         return 0

@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 
+from toolchain.terminal import program
 from toolchain.terminal.columns import _columns, _padded, _wrapped
 from toolchain.terminal.talk import print_json, say
 
-from .options import PROGRAM, Commands, command
+from .options import Commands, command
 
 
 def add_demo(commands: Commands) -> None:
@@ -38,7 +39,10 @@ def run_demo(args: argparse.Namespace) -> int:
         story = tell(name, teller, every_prompt=args.all)
         if args.output:
             copy_inputs(args.output)
-            say(args, f"{args.output}: all files; with the name files, {PROGRAM} COMMAND --help has examples of them")
+            say(
+                args,
+                f"{args.output}: all files; with the name files, {program.name()} COMMAND --help has examples of them",
+            )
     if args.json:
         print_json(story)
     return 0
@@ -63,6 +67,10 @@ class _Teller:
             print(self.paint("2", textwrap.fill(why, self.width, initial_indent="   ", subsequent_indent="   ")))
 
     def line(self, text: str) -> None:
+        self.put(program.spoken(text))
+
+    def put(self, text: str) -> None:
+        """A line as it stands: a model wrote it."""
         if not self.silent:
             print("   " + text, flush=True)
 
@@ -82,16 +90,16 @@ class _Teller:
         for i, piece in enumerate(pieces):
             shown = piece[3:5] if piece.startswith("<0x") else piece
             if room < _columns(shown) + 1:
-                self.line(line)
+                self.put(line)
                 line, room = "", self.width - 4
             room -= _columns(shown) + (0 if self.colour else 1)
             line += self.paint(f"30;48;5;{backgrounds[i % 5]}", shown) if self.colour else f"|{shown}"
-        self.line(line)
+        self.put(line)
 
     def speech(self, who: str, text: str, colour: str) -> None:
         """A speaker, and what was said, wrapped by the columns that Chinese characters take."""
         for i, line in enumerate(_wrapped(text, self.width - 13)):
-            self.line(f"{self.paint(colour, _padded(who if not i else '', 8, left=True))} {line}")
+            self.put(f"{self.paint(colour, _padded(who if not i else '', 8, left=True))} {line}")
 
     def paint(self, code: str, text: str) -> str:
         return f"\033[{code}m{text}\033[0m" if self.colour else text

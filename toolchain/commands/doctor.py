@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from toolchain.terminal.program import name, spoken, spoken_within
 from toolchain.terminal.talk import print_json
 
 from .options import Commands, command
@@ -28,7 +29,9 @@ def run_doctor(args: argparse.Namespace) -> int:
 
     diagnosis = examine(args.directory)
     if args.json:
-        print_json(asdict(diagnosis))
+        document = asdict(diagnosis)
+        document["steps"] = [{**step, "command": f"{name()} {step['command']}"} for step in document["steps"]]
+        print_json(spoken_within(document))
         return diagnosis.exit_code
     for finding in diagnosis.found:
         print(f"{finding.kind:<10} {finding.path}\n{'':<10} {finding.words}")
@@ -36,13 +39,13 @@ def run_doctor(args: argparse.Namespace) -> int:
         print(f"no model, adapter, tokenizer or GGML file in {args.directory}")
     for title, lines in (("fits", diagnosis.fits), ("does not fit", diagnosis.misfits), ("bad", diagnosis.bad)):
         if lines:
-            print(f"\n{title}\n" + "\n".join(f"  {line}" for line in lines))
+            print(f"\n{title}\n" + "\n".join(f"  {spoken(line)}" for line in lines))
     if diagnosis.steps:
         memory = f", {in_words(diagnosis.free_memory)} of memory" if diagnosis.free_memory is not None else ""
         print(f"\nnext ({in_words(diagnosis.free_disk)} of disk{memory} free)")
     for step in diagnosis.steps:
         needs = f"{in_words(step.disk)} of disk, {in_words(step.memory)} of memory"
-        print(f"  {step.command}\n      {step.why}: {needs}")
+        print(f"  {name()} {step.command}\n      {step.why}: {needs}")
         if step.obstacle:
             print(f"      but {step.obstacle}")
     return diagnosis.exit_code

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import print_json, progress_bar, say
 
 from .options import Commands, command
@@ -35,11 +36,11 @@ def run_identify(args: argparse.Namespace) -> int:
             failed.append(error)
     if args.json:
         unknown = [{"path": item.path, "problems": [str(item)], "next_step": item.next_step} for item in failed]
-        print_json([item.as_dict() for item in found] + unknown)
+        print_json(spoken_within([item.as_dict() for item in found] + unknown))
     for item in [] if args.json else found:
         _print_identification(item)
     for failure in [] if args.json else failed:
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {spoken(failure)}", file=sys.stderr)
     return 3 if failed or any(item.problems for item in found) else 0
 
 
@@ -56,7 +57,7 @@ def _identify_any(file: str) -> Any:
         other = identify_other(file)
         if other is not None:
             return other
-        if str(bad.next_step).startswith("python cli.py identify"):
+        if str(bad.next_step).startswith("`identify "):
             bad.next_step = "compare its size and SHA256 with its source, and fetch it again"
         raise bad
 
@@ -78,7 +79,7 @@ def _print_identification(item: Any) -> None:
     print(item.path)
     for name, value in rows:
         if value:
-            print(f"  {name:<11} {value}")
+            print(f"  {name:<11} {spoken(value)}")
 
 
 def add_inspect(commands: Commands) -> None:

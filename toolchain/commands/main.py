@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from toolchain.terminal import program
 from toolchain.terminal.talk import _memory_used, _say_compiling, _speak_utf8
 
 from .checkpoints import add_convert, add_from_hf, add_to_hf
@@ -19,7 +20,7 @@ from .files import add_migrate, add_quantize
 from .inspecting import add_fingerprint, add_hexdump, add_identify, add_inspect, add_report
 from .merging import add_merge, add_tokenizer
 from .numbers import add_bench, add_logits, add_perplexity
-from .options import PROGRAM, Commands, Parser, _dashed
+from .options import Commands, Parser, _dashed
 from .text import add_chat, add_generate, add_tokenize
 from .training import add_crawl, add_instructions, add_train
 from .vectors import add_vectors
@@ -30,8 +31,14 @@ DEPENDENCIES = ("llvmlite", "ml_dtypes", "numba", "numpy", "safetensors", "sente
 INSTALL = "python -m pip install . (in the folder that holds cli.py)"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+def main(argv: list[str] | None = None, door: str = "ggmlpy") -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the command and its arguments; None: what the process was given.
+        door: the name of the program, as the person typed it.
+    """
+    program.opened_as(door, map(_name_of, COMMANDS))
     gc.set_threshold(50_000)  # looking for garbage while packages are imported takes 20 ms and finds none
     try:
         return _run(sys.argv[1:] if argv is None else argv)
@@ -67,10 +74,10 @@ def _run(arguments: Sequence[str]) -> int:
             print(f"{time.perf_counter() - began:.2f} s{_memory_used()}", file=sys.stderr)
         return code
     except UsageError as error:
-        print(f"error: {error}\nsee: {PROGRAM} {args.command} --help", file=sys.stderr)
+        print(f"error: {program.spoken(error)}\nsee: {program.name()} {args.command} --help", file=sys.stderr)
         return 2
     except FormatError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {program.spoken(error)}", file=sys.stderr)
         return 3
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say to it
@@ -80,17 +87,22 @@ def _run(arguments: Sequence[str]) -> int:
 def build_parser(wanted: str = "") -> argparse.ArgumentParser:
     """All commands with their options; only the one that is wanted, if there is one of that name."""
     parser = Parser(
-        prog=PROGRAM,
+        prog=program.name(),
         description="The Chinese-LLaMA-Alpaca toolchain in pure Python: merge, convert, quantize, verify, generate.",
-        epilog=f"{PROGRAM} COMMAND --help explains a command and shows examples; those with files/ work as they stand "
-        f"after: {PROGRAM} demo --output files",
+        epilog=f"{program.name()} COMMAND --help explains a command and shows examples; those with files/ work as they "
+        f"stand after: {program.name()} demo --output files",
     )
     parser.add_argument("--version", action="version", version=f"ggmlpy {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    named = [add for add in COMMANDS if add.__name__.removeprefix("add_").replace("_", "-") == wanted]
+    named = [add for add in COMMANDS if _name_of(add) == wanted]
     for add in named or COMMANDS:
         add(commands)
     return parser
+
+
+def _name_of(add: Callable[[Commands], None]) -> str:
+    """``add_to_hf`` declares ``to-hf``."""
+    return add.__name__.removeprefix("add_").replace("_", "-")
 
 
 COMMANDS: tuple[Callable[[Commands], None], ...] = (

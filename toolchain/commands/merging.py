@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import print_json, progress_bar, say, searching
 
 from .inspecting import _bytes_of
@@ -80,14 +81,14 @@ def run_merge(args: argparse.Namespace) -> int:
     with progress_bar(args, sum(map(_bytes_of, [*adapters, *[args.base] * args.check_base])), "checking") as bar:
         plan = plan_merge(args.base, adapters, args.output, searching(bar, "checking"), **options)
     with plan:
-        say(args, plan.describe() if args.dry_run or args.verbose else plan.summary())
+        say(args, spoken(plan.describe() if args.dry_run or args.verbose else plan.summary()))
         if args.dry_run:
             return 0
         with progress_bar(args, plan.nbytes, "merge") as bar:
             report = plan.run(force=args.force, resume=args.resume, progress=bar.update)
-    say(args, report)
+    say(args, spoken(report))
     if args.json:
-        print_json(report.as_dict())
+        print_json(spoken_within(report.as_dict()))
     return 0
 
 

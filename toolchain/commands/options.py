@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-PROGRAM = "python cli.py"
+from toolchain.terminal import program
+
 Commands = Any  # argparse's sub-parser action has no public name
 
 
@@ -56,7 +57,7 @@ def command(
         name,
         help=summary,
         description=summary,
-        epilog="example:\n" + "\n".join(f"  {PROGRAM} {line}" for line in example.splitlines()),
+        epilog="example:\n" + "\n".join(f"  {program.name()} {line}" for line in example.splitlines()),
         formatter_class=HelpFormatter,
         **more,
     )
@@ -69,7 +70,7 @@ def command(
 
 def group(commands: Commands, name: str, summary: str, action: str) -> argparse.ArgumentParser:
     """A sub-parser of sub-parsers; its help leads to theirs."""
-    more = f"{PROGRAM} {name} {action} --help explains {action} and shows an example; so for the others."
+    more = f"{program.name()} {name} {action} --help explains {action} and shows an example; so for the others."
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary, epilog=more)
     return parser
 

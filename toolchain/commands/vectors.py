@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import print_json, progress_bar, say
 
 from .options import Commands, command, group
@@ -69,10 +70,10 @@ def run_vectors_check(args: argparse.Namespace) -> int:
         )
     _write_junit(args, report.junit)
     if args.json:
-        print_json(report.as_dict())
+        print_json(spoken_within(report.as_dict()))
     else:
         for result in report.results:
             if args.verbose or not result.right:
-                print(result)
+                print(spoken(result))
         print(report.sentence())
     return int(report.exit_code)

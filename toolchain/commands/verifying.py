@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import print_json, progress_bar, say, searching
 
 from .inspecting import _bytes_of
@@ -59,14 +60,15 @@ def run_verify(args: argparse.Namespace) -> int:
     with progress_bar(args, bytes_to_read(args.paths), "verify") as bar:
         report = verify(args.paths, bar.update)
     if args.json:
-        print_json({"files": [asdict(verdict) for verdict in report.verdicts], "notes": report.notes})
+        verdicts = [asdict(verdict) for verdict in report.verdicts]
+        print_json(spoken_within({"files": verdicts, "notes": report.notes}))
     else:
         for verdict in report.verdicts:
-            print(f"{verdict.status:<13} {verdict.path}\n{'':<13} {verdict.words}")
+            print(f"{verdict.status:<13} {verdict.path}\n{'':<13} {spoken(verdict.words)}")
             if args.verbose or verdict.status in ("unknown", "differs", "no reference"):
                 print(f"{'':<13} sha256 {verdict.sha256}, {verdict.size:,} bytes")
         for note in report.notes:
-            print(note)
+            print(spoken(note))
     if not report.verdicts:
         say(args, "nothing to verify here: no weights, adapters, tokenizers, archives or checklists")
     return report.exit_code
@@ -90,9 +92,9 @@ def _verify_step(args: argparse.Namespace) -> int:
         )
     _write_junit(args, report.junit)
     if args.json:
-        print_json(report.as_dict())
+        print_json(spoken_within(report.as_dict()))
     elif args.markdown:
-        print(report.markdown(), end="")
+        print(spoken(report.markdown()), end="")
     else:
         _print_report(args, report)
     return report.exit_code
@@ -104,7 +106,7 @@ def _write_junit(args: argparse.Namespace, text: Callable[[], str]) -> None:
         from ggmlpy.files.atomic import atomic_write
 
         with atomic_write(args.junit) as stream:
-            stream.write(text().encode())
+            stream.write(spoken(text()).encode())
 
 
 def _needs(args: argparse.Namespace, what: str, *names: str) -> None:
@@ -192,11 +194,11 @@ def _show_finding(args: argparse.Namespace, step: str, report: Any) -> int:
 
     _write_junit(args, lambda: junit(f"{step} of {report.model}", {report.path: _problem(report)}))
     if args.json:
-        print_json(report.as_dict())
+        print_json(spoken_within(report.as_dict()))
     else:
         for line in report.lines():
-            print(line)
-        print(f"{step}: {report.sentence()}")
+            print(spoken(line))
+        print(f"{step}: {spoken(report.sentence())}")
     return int(report.exit_code)
 
 
@@ -220,10 +222,10 @@ def _print_report(args: argparse.Namespace, report: Any) -> None:
                 print(f"    codes  {' '.join(map(str, view.codes))}")
             print(f"    values {' '.join(f'{value:.6g}' for value in view.values)}")
     for cause in report.causes:
-        print(f"likely cause: {cause}")
+        print(f"likely cause: {spoken(cause)}")
     if report.unexplained:
         print(f"unexplained: {len(report.unexplained)} tensors, {report.unexplained[0]} among them")
-    print(f"{report.step}: {report.sentence()}")
+    print(f"{report.step}: {spoken(report.sentence())}")
 
 
 def _odd_status(status: str) -> str:

@@ -116,7 +116,7 @@ def demo_files() -> Path:
         raise MissingFileError(
             "the demo model is not part of this installation",
             path=FOLDER,
-            next_step=f"name a model with -m, or make the demo: python cli.py train demo --output {FOLDER}",
+            next_step=f"name a model with -m, or make the demo: `train demo --output {FOLDER}`",
         )
     return FOLDER
 
@@ -281,7 +281,7 @@ def held_out_texts(language: str = "chinese", n: int = 40) -> list[str]:
 
 
 class Teller(Protocol):
-    """What :func:`tell` speaks to; ``cli.py`` has one that prints."""
+    """What :func:`tell` speaks to; the command ``demo`` has one that prints."""
 
     def heading(self, title: str, why: str) -> None: ...
     def line(self, text: str) -> None: ...
@@ -316,7 +316,7 @@ def tell(folder: str | os.PathLike[str], teller: Teller, *, every_prompt: bool =
     story["answers"] = _tell_answers(teller, opened, PROMPTS if every_prompt else STORY_PROMPTS)
     teller.line("")
     teller.line("A toy of a million parameters: docs/model-card.md says what it knows, and that it cannot add.")
-    teller.line("Yours now:  python cli.py chat        python cli.py generate -p 介绍北京")
+    teller.line("Yours now:  `chat`        `generate -p 介绍北京`")
     return story
 
 

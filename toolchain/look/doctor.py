@@ -32,7 +32,6 @@ from lora.merging.checks import check_chain
 
 __all__ = ["Diagnosis", "Finding", "Step", "examine", "in_words"]
 
-PROGRAM = "python cli.py"
 DEEPEST = 3
 LARGEST_ARCHIVE = 1 << 27  # archives up to this size are unpacked (to a temporary folder) to be looked at
 MOST_CHAINS = 12
@@ -60,7 +59,7 @@ class Step:
     """A command that makes sense now.
 
     Attributes:
-        command: ready to be pasted.
+        command: with its arguments quoted for a shell, without the program's name.
         why: what it gives.
         disk, memory: bytes that it needs.
         obstacle: why it cannot work here, or "".
@@ -119,7 +118,7 @@ def examine(directory: str | os.PathLike[str]) -> Diagnosis:
     root = Path(directory)
     if not root.is_dir():
         if root.is_file():
-            step = f"python cli.py identify {root}"
+            step = f"`identify {root}`"
             raise MissingFileError("is a file: doctor looks at directories", path=root, next_step=step)
         raise MissingFileError("no such directory", path=root, next_step="name a directory")
     diagnosis = Diagnosis(free_disk=shutil.disk_usage(root).free, free_memory=_free_memory())
@@ -206,7 +205,7 @@ def _add_archive(path: Path, folder: _Folder, diagnosis: Diagnosis, stack: conte
             names = {Path(name).name for name in archive.namelist()}
     except ZIP_TROUBLE as error:
         raise FormatError(
-            f"the archive is damaged: {error}", path=path, next_step=f"fetch it again, then {PROGRAM} verify {path}"
+            f"the archive is damaged: {error}", path=path, next_step=f"fetch it again, then `verify {path}`"
         ) from error
     if "adapter_config.json" not in names:
         diagnosis.found.append(Finding("archive", path, f"{len(names)} files, no adapter"))
@@ -231,7 +230,7 @@ def _add_ggml(path: Path, folder: _Folder, diagnosis: Diagnosis) -> None:
     words = f"{found.what}, {found.model}, vocabulary {found.vocabulary}, {types}, {in_words(found.size)}"
     diagnosis.found.append(Finding("GGML file", path, words))
     if found.problems and found.types:
-        more = f" (and {len(found.problems) - 1} more: {PROGRAM} identify {path})" if len(found.problems) > 1 else ""
+        more = f" (and {len(found.problems) - 1} more: `identify {path}`)" if len(found.problems) > 1 else ""
         diagnosis.bad.append(found.problems[0] + more)
 
 
@@ -351,7 +350,7 @@ def _step(command: str, why: str, disk: int, memory: int, diagnosis: Diagnosis) 
         obstacle = f"{in_words(disk - diagnosis.free_disk)} too little disk is free"
     elif diagnosis.free_memory is not None and memory > diagnosis.free_memory:
         obstacle = f"only {in_words(diagnosis.free_memory)} of memory are free; it would be slow"
-    return Step(f"{PROGRAM} {command}", why, disk, memory, obstacle)
+    return Step(command, why, disk, memory, obstacle)
 
 
 def _quoted(path: Path) -> str:

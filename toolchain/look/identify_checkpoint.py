@@ -62,8 +62,8 @@ def _zip(path: Path) -> Identification:
         return _pth(path)
     adapter = "adapter_config.json" in names
     what = "zip archive of a LoRA adapter" if adapter else f"zip archive of {len(names)} files, no adapter among them"
-    step = f"python cli.py merge --base BASE_DIR --lora {path} --output OUT_DIR" if adapter else f"unzip {path}"
-    return _identification(path, what, next_step=f"python cli.py verify {path}, then {step}")
+    step = f"`merge --base BASE_DIR --lora {path} --output OUT_DIR`" if adapter else f"unzip {path}"
+    return _identification(path, what, next_step=f"`verify {path}`, then {step}")
 
 
 def _pth(path: Path) -> Identification:
@@ -75,11 +75,11 @@ def _tensors(path: Path, tensors: Mapping[str, LazyTensor], container: str, writ
     known = {rename(name, "meta"): tensor for name, tensor in tensors.items() if is_known(name)}
     if any("lora_" in name for name in tensors):
         kind = "LoRA adapter"
-        step = f"python cli.py merge --base BASE_DIR --lora {path.parent} --output OUT_DIR"
+        step = f"`merge --base BASE_DIR --lora {path.parent} --output OUT_DIR`"
     elif known:
         spelling = spelling_of(next(name for name in tensors if is_known(name)))
         kind = f"LLaMA weights in {LAYOUTS[spelling]}"
-        step = f"python cli.py doctor {path.parent}"
+        step = f"`doctor {path.parent}`"
     else:
         kind = "tensors of another kind of model" if tensors else "no tensors: the file was saved empty"
         step = "start from the model's own files"
@@ -90,7 +90,7 @@ def _tensors(path: Path, tensors: Mapping[str, LazyTensor], container: str, writ
         types=dict(Counter(tensor.dtype for tensor in tensors.values())),
         model=_model(known),
         vocabulary=_vocabulary(tensors),
-        readers="PyTorch, transformers, python cli.py convert and merge",
+        readers="PyTorch, transformers, `convert` and merge",
         next_step=step,
     )
 
@@ -118,8 +118,8 @@ def _tokenizer(path: Path) -> Identification:
         path,
         "SentencePiece tokenizer",
         vocabulary=vocabulary_name(len(vocabulary.base)) + added,
-        readers="sentencepiece, transformers, python cli.py tokenize and convert",
-        next_step=f'python cli.py tokenize -m {path} "text"',
+        readers="sentencepiece, transformers, `tokenize` and convert",
+        next_step=f'`tokenize -m {path} "text"`',
     )
 
 

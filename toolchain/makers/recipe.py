@@ -1,6 +1,6 @@
 """The demo model from nothing: corpus, vocabularies, base, stages one and two, instruction tuning, in one command.
 
-    python cli.py train demo --output DIR
+    train demo --output DIR
 
 leaves in DIR
 

@@ -49,6 +49,7 @@ from llama_ref.text.logits import logits, write_logits
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions
 from lora.merging.merge import merge
+from toolchain.terminal.program import SOURCE_TREE
 from toolchain.verify.logits import verify_logits
 from toolchain.verify.step import verify_output
 from toolchain.verify.text import TextRequest, verify_text
@@ -88,7 +89,7 @@ class Case:
     @property
     def command(self) -> str:
         """The command of ours that makes it, to be run in the directory."""
-        return "python cli.py " + shlex.join(_COMMANDS[self.kind](self))
+        return f"{SOURCE_TREE} " + shlex.join(_COMMANDS[self.kind](self))
 
     def placeholders(self) -> dict[str, str]:
         """What a check's command may name in braces, beside {in} and {out}."""
@@ -255,7 +256,7 @@ def make_vectors(
         made.append({**asdict(case), "files": _digests(root, [root / case.output]), "command": case.command})
         if progress:
             progress(done, len(todo))
-    manifest = {"made_by": f"python cli.py vectors make {root.name} --seed {seed}", "inputs": inputs, "cases": made}
+    manifest = {"made_by": f"{SOURCE_TREE} vectors make {root.name} --seed {seed}", "inputs": inputs, "cases": made}
     with atomic_write(root / MANIFEST) as stream:
         stream.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
     return manifest
@@ -402,7 +403,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> list[Case]:
     root = Path(directory)
     path = root / MANIFEST
     if not path.is_file():
-        raise MissingFileError("no manifest", path=path, next_step=f"python cli.py vectors make {root}")
+        raise MissingFileError("no manifest", path=path, next_step=f"`vectors make {root}`")
     try:
         manifest = json.loads(path.read_text("utf-8"))
         entries = [{key: value for key, value in entry.items() if key != "command"} for entry in manifest["cases"]]

@@ -359,7 +359,7 @@ def _compare_each_other(report: Report, paths: Sequence[str | os.PathLike[str]],
             _mark_same(report, same)
     if len(prints) > 1:
         one_of_each = [str(same[0]) for same in prints.values()]
-        report.notes.append(f"different tensors: {' and '.join(one_of_each)} (python cli.py compare shows where)")
+        report.notes.append(f"different tensors: {' and '.join(one_of_each)} (`compare` shows where)")
 
 
 def _mark_same(report: Report, same: Sequence[Path]) -> None:
