@@ -39,7 +39,7 @@ from ggmlpy.files.kinds import FIRST_BYTES, lookalike
 
 from .tensor import DTYPES, LazyTensor
 
-__all__ = ["SafetensorsFile", "safetensors_size", "write_safetensors"]
+__all__ = ["SafetensorsFile", "open_safetensors", "safetensors_size", "write_safetensors"]
 
 LARGEST_HEADER = 100_000_000
 MOST_DIMENSIONS = 8
@@ -54,6 +54,18 @@ CODES: dict[str, str] = {
 # fmt: on
 CODE_OF = {name: code for code, name in CODES.items()}
 RANK = {name: rank for rank, name in enumerate(CODES.values())}
+
+
+def open_safetensors(path: str | os.PathLike[str]) -> SafetensorsFile:
+    """Open a safetensors file: a mapping from names to tensors that are read when asked for; a context manager.
+
+    Raises:
+        MissingFileError, BadMagicError, TruncatedError, IntegrityError, UnsupportedError: the file is missing or bad.
+
+    >>> with open_safetensors("model.safetensors") as file:  # doctest: +SKIP
+    ...     file["model.norm.weight"].numpy()
+    """
+    return SafetensorsFile(path)
 
 
 class SafetensorsFile(Mapping[str, LazyTensor]):

@@ -25,7 +25,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -33,13 +33,11 @@ import numpy as np
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
 from ggmlpy.formats.eras import DEFAULT_ERA, Era, era_of
+from llama_ref.arithmetic.evaluator import Evaluator
 from llama_ref.vocabulary.tokenizer import EOS, GreedyTokenizer, ScoreTokenizer, tokenizer_for
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
 from .sampling import Sample, Sampler, SamplingOptions, log_softmax_of
-
-if TYPE_CHECKING:
-    from .model import Model
 
 __all__ = ["Conversation", "Timings", "Token", "era_of_model"]
 
@@ -84,7 +82,7 @@ class Timings:
             self.generation_seconds += seconds
 
 
-def era_of_model(model: Model) -> Era:
+def era_of_model(model: Evaluator) -> Era:
     """The era that the container of a model's file implies, 2023-03-31 where there is no file."""
     from ggmlpy.formats.era_of_file import natural_era
 
@@ -92,10 +90,10 @@ def era_of_model(model: Model) -> Era:
     return era_of(natural_era(file) if file is not None else DEFAULT_ERA)
 
 
-_TOKENIZERS: WeakKeyDictionary[Model, dict[str, ScoreTokenizer | GreedyTokenizer]] = WeakKeyDictionary()
+_TOKENIZERS: WeakKeyDictionary[Evaluator, dict[str, ScoreTokenizer | GreedyTokenizer]] = WeakKeyDictionary()
 
 
-def _tokenizer_of(model: Model, era: Era) -> ScoreTokenizer | GreedyTokenizer:
+def _tokenizer_of(model: Evaluator, era: Era) -> ScoreTokenizer | GreedyTokenizer:
     """Made once a model: fifty thousand pieces take a moment."""
     known = _TOKENIZERS.setdefault(model, {})
     if era.pin not in known:
@@ -117,7 +115,7 @@ class Conversation:
         on_sample: called with each choice, for tracing.
     """
 
-    model: Model
+    model: Evaluator
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     era: str | Era | None = None
     n_batch: int = 8
@@ -285,7 +283,7 @@ class Conversation:
             np.savez(file, **arrays)
 
     @classmethod
-    def resume(cls, path: str | os.PathLike[str], model: Model) -> Conversation:
+    def resume(cls, path: str | os.PathLike[str], model: Evaluator) -> Conversation:
         """The conversation that :meth:`save` wrote, with the same model.
 
         Raises:
@@ -332,7 +330,7 @@ def _sampling_of(record: Mapping[str, Any]) -> SamplingOptions:
     return SamplingOptions(**record)
 
 
-def _identity(model: Model) -> dict[str, Any]:
+def _identity(model: Evaluator) -> dict[str, Any]:
     """What must be the same for a saved cache to mean anything."""
     vocabulary = 0
     for piece in model.vocab:

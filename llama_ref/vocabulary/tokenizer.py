@@ -39,6 +39,7 @@ __all__ = [
     "SentencePieceTokenizer",
     "Tokenizer",
     "disagreements",
+    "open_tokenizer",
     "tokenizer_for",
 ]
 
@@ -308,6 +309,19 @@ class SentencePieceTokenizer(_PieceTokenizer):
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         tokens = [int(token) for token in self._processor.encode(data)]
         return [BOS, *tokens] if bos else tokens
+
+
+def open_tokenizer(path: str | os.PathLike[str]) -> SentencePieceTokenizer:
+    """The tokenizer in a ``tokenizer.model``, as Google's library reads it.
+
+    Raises:
+        MissingFileError: there is no such file.
+        VocabularyError: it is not a SentencePiece model.
+
+    >>> open_tokenizer("tokenizer.model").encode("Hello", bos=True)  # doctest: +SKIP
+    [1, 15043]
+    """
+    return SentencePieceTokenizer(path)
 
 
 def tokenizer_for(

@@ -34,7 +34,7 @@ from llama_ref.checkpoint import LazyTensor, PthFile, open_pth, pth_size, write_
 from llama_ref.checkpoint.layout import in_layout
 from llama_ref.checkpoint.params import read_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile, safetensors_size, write_safetensors
-from llama_ref.convert.checkpoints import METADATA, SHARD_SIZE, huggingface_files
+from llama_ref.conversion.checkpoints import METADATA, SHARD_SIZE, huggingface_files
 from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
 
 from .checks import OUTPUT, Chain

@@ -16,8 +16,8 @@ import numpy as np
 
 from ggmlpy import write_model
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
-from llama_ref.convert.checkpoints import plan_to_hf
-from llama_ref.convert.ggml import plan_conversion
+from llama_ref.conversion.checkpoints import plan_to_hf
+from llama_ref.conversion.ggml import plan_conversion
 from toolchain.verify.conversion import mistakes, stored
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -26,8 +26,8 @@ from ggmlpy.look.summary import summarize
 from ggmlpy.verify.compare import compare
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
-from llama_ref.convert.ggml import plan_conversion
-from llama_ref.convert.tokenizer_json import tokenizer_json
+from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.tokenizer_json import tokenizer_json
 from llama_ref.text.conversation import Conversation
 from llama_ref.vocabulary.sentencepiece_model import parse_sentencepiece, read_sentencepiece
 from llama_ref.vocabulary.tokenizer import SentencePieceTokenizer
@@ -713,7 +713,7 @@ TARGETS: dict[str, Target] = {
             "tokenizer", 70,
             {"small": scenes.tokenizer_small, "bytes": scenes.tokenizer_with_bytes, "golden": scenes.tokenizer_golden},
             read_tokenizer_file, tokenizer_damage,
-            ("lora/vocabulary.py", "llama_ref/vocabulary/tokenizer_file.py", "llama_ref/convert/tokenizer_json.py"),
+            ("lora/vocabulary.py", "llama_ref/vocabulary/tokenizer_file.py", "llama_ref/conversion/tokenizer_json.py"),
         ),
         Target(
             "checkpoint", 65, CHECKPOINT_SCENES, read_checkpoint, by_kind,
@@ -747,8 +747,8 @@ TARGETS: dict[str, Target] = {
         Target(
             "writers", 55, COMMAND_SCENES, command(writes_for), command_damage,
             ("ggmlpy/formats/migrate.py", "ggmlpy/quantizers/whole_file.py", "ggmlpy/formats/writer.py",
-                "llama_ref/convert/ggml.py",
-             "llama_ref/convert/checkpoints.py", "lora/merging/merge.py", "lora/merging/targets.py",
+                "llama_ref/conversion/ggml.py",
+             "llama_ref/conversion/checkpoints.py", "lora/merging/merge.py", "lora/merging/targets.py",
                  "lora/merging/stream.py"), model_spans,
             TEMPORARY | THREADS, Limits(seconds=4.0, headroom=1 << 30, python=64 << 20), every(writes_for),
         ),

@@ -23,7 +23,7 @@ from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.look.identify import identify
 from llama_ref.checkpoint import open_checkpoint
-from llama_ref.convert.tokenizer_json import tokenizer_json
+from llama_ref.conversion.tokenizer_json import tokenizer_json
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions

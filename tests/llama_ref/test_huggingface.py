@@ -25,9 +25,9 @@ from llama_ref.checkpoint.fingerprint import fingerprint_checkpoint
 from llama_ref.checkpoint.huggingface import find_weight_files
 from llama_ref.checkpoint.params import Params, read_params_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile, write_safetensors
-from llama_ref.convert.checkpoints import parse_size, plan_from_hf, plan_to_hf
-from llama_ref.convert.ggml import plan_conversion
-from llama_ref.convert.tokenizer_json import tokenizer_json
+from llama_ref.conversion.checkpoints import parse_size, plan_from_hf, plan_to_hf
+from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.tokenizer_json import tokenizer_json
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from ggmlpy.files.errors import FormatError, MissingFileError
 from llama_ref.checkpoint import known_files
 from llama_ref.checkpoint.known_files import KNOWN_FILES, KnownFile
 from llama_ref.checkpoint.params import MODELS
-from llama_ref.convert.checkpoints import plan_to_hf
-from llama_ref.convert.ggml import plan_conversion
+from llama_ref.conversion.checkpoints import plan_to_hf
+from llama_ref.conversion.ggml import plan_conversion
 from toolchain.verify.published import bytes_to_read, verify
 
 

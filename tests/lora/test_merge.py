@@ -18,8 +18,8 @@ from ggmlpy.formats.tensor_names import expected_shapes, rename
 from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint, open_pth, widen_bfloat16, write_pth
 from llama_ref.checkpoint.params import Params
-from llama_ref.convert.checkpoints import plan_to_hf
-from llama_ref.convert.ggml import plan_conversion
+from llama_ref.conversion.checkpoints import plan_to_hf
+from llama_ref.conversion.ggml import plan_conversion
 from lora.merging.merge import merge, plan_merge
 from tests.lora.test_kernels import transcription
 

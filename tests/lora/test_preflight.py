@@ -11,7 +11,7 @@ import pytest
 
 from ggmlpy.files.errors import DiskSpaceError, FormatError, MissingFileError, ShapeError, VocabularyError
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
-from llama_ref.convert.checkpoints import plan_to_hf
+from llama_ref.conversion.checkpoints import plan_to_hf
 from lora.merging.merge import merge, plan_merge
 
 

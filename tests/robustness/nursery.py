@@ -115,7 +115,7 @@ def main() -> None:
         "cli",
         "ggmlpy.formats.migrate",
         "ggmlpy.quantizers.whole_file",
-        "llama_ref.convert.checkpoints",
+        "llama_ref.conversion.checkpoints",
         "lora.merging.merge",
     ):
         importlib.import_module(module)

@@ -38,7 +38,7 @@ def add_convert(commands: Commands) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    from llama_ref.convert.ggml import plan_conversion, plan_vocabulary, vocabulary_counts
+    from llama_ref.conversion.ggml import plan_conversion, plan_vocabulary, vocabulary_counts
 
     common = {
         "outtype": args.outtype,
@@ -113,7 +113,7 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_to_hf(args: argparse.Namespace) -> int:
-    from llama_ref.convert.checkpoints import plan_to_hf
+    from llama_ref.conversion.checkpoints import plan_to_hf
 
     plan = plan_to_hf(
         args.source,
@@ -131,7 +131,7 @@ def run_to_hf(args: argparse.Namespace) -> int:
 
 def run_from_hf(args: argparse.Namespace) -> int:
     from llama_ref.checkpoint.params import model_named, read_params_json
-    from llama_ref.convert.checkpoints import plan_from_hf
+    from llama_ref.conversion.checkpoints import plan_from_hf
 
     params = args.params
     if params:

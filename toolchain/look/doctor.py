@@ -25,7 +25,7 @@ from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.files.npy import ZIP_TROUBLE
 from ggmlpy.look.identify import Identification, identify
 from llama_ref.checkpoint import Checkpoint, open_checkpoint
-from llama_ref.convert.ggml import plan_conversion
+from llama_ref.conversion.ggml import plan_conversion
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, load_vocabulary, vocabulary_name
 from lora.merging.adapter import Adapter, open_adapter
 from lora.merging.checks import check_chain

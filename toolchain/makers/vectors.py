@@ -41,8 +41,8 @@ from ggmlpy.formats.opening import open_model
 from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.verify.judge import junit
 from llama_ref.arithmetic.exact.backend import SUPPORTED
-from llama_ref.convert.checkpoints import plan_to_hf
-from llama_ref.convert.ggml import plan_conversion
+from llama_ref.conversion.checkpoints import plan_to_hf
+from llama_ref.conversion.ggml import plan_conversion
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.generate import Console, MainLoop, MainOptions, lines_of
 from llama_ref.text.logits import logits, write_logits

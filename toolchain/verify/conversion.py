@@ -1,7 +1,7 @@
 """Verifying what another program made of a checkpoint: a conversion to GGML, or to the other checkpoint layout.
 
-What is expected comes from the same plans that write (:mod:`llama_ref.convert.ggml`,
-:mod:`llama_ref.convert.checkpoints`); here their tensors flow into a comparison instead of a file. :func:`mistakes`
+What is expected comes from the same plans that write (:mod:`llama_ref.conversion.ggml`,
+:mod:`llama_ref.conversion.checkpoints`); here their tensors flow into a comparison instead of a file. :func:`mistakes`
 are what converters are known to get wrong; a merge adds its own (:mod:`toolchain.verify.step`).
 """
 
@@ -44,8 +44,8 @@ from llama_ref.checkpoint import Checkpoint, LazyTensor, PthFile, open_checkpoin
 from llama_ref.checkpoint.layout import in_layout, shard_of
 from llama_ref.checkpoint.pth_writer import TORCH_FORMATS, stream_pth
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile, safetensors_header
-from llama_ref.convert.checkpoints import METADATA, plan_from_hf, plan_to_hf
-from llama_ref.convert.ggml import plan_conversion
+from llama_ref.conversion.checkpoints import METADATA, plan_from_hf, plan_to_hf
+from llama_ref.conversion.ggml import plan_conversion
 
 __all__ = [
     "Mistake",
@@ -248,7 +248,7 @@ def verify_conversion(
         output: a GGML file of any container, all parts.
         source: the checkpoint's directory.
         era: whose conversion; by default that of the output's container.
-        tokenizer: the tokenizer.model, if it is not where :func:`llama_ref.convert.ggml.plan_conversion` looks.
+        tokenizer: the tokenizer.model, if it is not where :func:`llama_ref.conversion.ggml.plan_conversion` looks.
 
     Raises:
         FormatError: a file can't be read, or source and tokenizer do not fit together.

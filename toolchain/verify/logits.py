@@ -27,9 +27,10 @@ from ggmlpy.formats.era_of_file import natural_era
 from ggmlpy.formats.eras import ERAS, era_of
 from ggmlpy.verify.compare import ulp_distance
 from llama_ref.arithmetic.choosing import create_backend
+from llama_ref.arithmetic.evaluator import LLAMA_EPS
 from llama_ref.arithmetic.exact.backend import SUPPORTED
 from llama_ref.arithmetic.transformer import Backend
-from llama_ref.text.model import LLAMA_EPS, Model
+from llama_ref.text.model import Model
 
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile

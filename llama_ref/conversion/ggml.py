@@ -43,7 +43,15 @@ from llama_ref.checkpoint.layout import directory_of
 from llama_ref.checkpoint.params import Params, model_named, read_config_json, read_params_json
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary, vocabulary_name
 
-__all__ = ["Plan", "VocabularyCount", "check_vocabulary", "plan_conversion", "plan_vocabulary", "vocabulary_counts"]
+__all__ = [
+    "Plan",
+    "VocabularyCount",
+    "check_vocabulary",
+    "convert",
+    "plan_conversion",
+    "plan_vocabulary",
+    "vocabulary_counts",
+]
 
 OUTTYPES = {"f32": 0, "f16": 1}
 CHUNK_BYTES = 16 << 20
@@ -181,6 +189,29 @@ def plan_conversion(
         _refuse_overwriting(plan, [*checkpoint.files, vocab.path])
         stack.pop_all()
         return plan
+
+
+def convert(
+    source: str | os.PathLike[str],
+    outfile: str | os.PathLike[str] | None = None,
+    *,
+    outtype: str = "f16",
+    container: str | None = None,
+    era: str | Era = DEFAULT_ERA,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Convert the checkpoint in ``source`` into a GGML or GGUF file and return the paths of what was written.
+
+    Everything is checked before the first byte is written; :func:`plan_conversion` takes the same arguments and more,
+    raises the same errors, and leaves the writing to you.
+
+    >>> convert("models/7B")                                             # doctest: +SKIP
+    [PosixPath('models/7B/ggml-model-f16.bin')]
+    >>> convert("models/7B", "7b.gguf", container="gguf")                # doctest: +SKIP
+    [PosixPath('7b.gguf')]
+    """
+    with plan_conversion(source, outfile, outtype=outtype, container=container, era=era) as plan:
+        return plan.write(progress)
 
 
 def plan_vocabulary(

@@ -36,7 +36,15 @@ from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, 
 from .ggml import check_vocabulary
 from .tokenizer_json import tokenizer_json
 
-__all__ = ["ExportPlan", "huggingface_files", "parse_size", "plan_from_hf", "plan_to_hf"]
+__all__ = [
+    "ExportPlan",
+    "convert_from_huggingface",
+    "convert_to_huggingface",
+    "huggingface_files",
+    "parse_size",
+    "plan_from_hf",
+    "plan_to_hf",
+]
 
 SHARD_SIZE = "10GB"
 METADATA = {"format": "pt"}
@@ -116,6 +124,32 @@ class ExportPlan:
             write_safetensors(path, tensors, METADATA, release)
         else:
             write_pth(path, [(t.name, t.dtype, t.shape, _reported(t, release)) for t in tensors], self.torch_format)
+
+
+def convert_to_huggingface(
+    source: str | os.PathLike[str], directory: str | os.PathLike[str], *, progress: Progress | None = None
+) -> list[Path]:
+    """Write the model in ``source`` into ``directory`` in Hugging Face's layout; returns the paths, weights first.
+
+    :func:`plan_to_hf` offers the choices: ``.bin`` files, the size of parts, another element type.
+
+    >>> convert_to_huggingface("models/7B", "7B-hf")                     # doctest: +SKIP
+    """
+    with plan_to_hf(source, directory) as plan:
+        return plan.write(progress)
+
+
+def convert_from_huggingface(
+    source: str | os.PathLike[str], directory: str | os.PathLike[str], *, progress: Progress | None = None
+) -> list[Path]:
+    """Write the model in ``source`` into ``directory`` in Meta's layout; returns the paths, weights first.
+
+    :func:`plan_from_hf` offers the choices: the number of shards, another element type, the version of torch.
+
+    >>> convert_from_huggingface("7B-hf", "models/7B")                   # doctest: +SKIP
+    """
+    with plan_from_hf(source, directory) as plan:
+        return plan.write(progress)
 
 
 def plan_to_hf(

@@ -1,0 +1,144 @@
+"""The weights of a file, an arithmetic, and a key/value cache, joined into what evaluates tokens.
+
+:class:`Evaluator` knows tokens and logits only. What makes texts of them stands above it: a
+:class:`~llama_ref.text.conversation.Conversation` drives any evaluator, and :class:`llama_ref.text.model.Model` is the
+evaluator that can also :meth:`~llama_ref.text.model.Model.generate`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ggmlpy.files.errors import UsageError
+
+from .transformer import F32
+from .weights import load_weights
+
+if TYPE_CHECKING:
+    from ggmlpy.formats.containers import Hparams
+    from ggmlpy.formats.model_file import ModelFile, Vocabulary
+
+    from .transformer import Backend
+
+__all__ = ["LLAMA_EPS", "Evaluator"]
+
+LLAMA_EPS = 1e-6
+
+E = TypeVar("E", bound="Evaluator")
+
+
+class Evaluator:
+    """A model file, the arithmetic chosen for it, and a key/value cache.
+
+    Example:
+        >>> model = Evaluator.from_file("model.bin", numerics="exact", build="avx2")  # doctest: +SKIP
+        >>> logits = model.evaluate([1, 15043], n_past=0)  # doctest: +SKIP
+        >>> logits.shape  # doctest: +SKIP
+        (2, 32000)
+    """
+
+    def __init__(self, file: ModelFile, backend: Backend, *, n_ctx: int = 512, memory_f32: bool = False) -> None:
+        self.file = file
+        self.hparams: Hparams = file.hparams
+        self.vocab: Vocabulary = file.vocab
+        self.backend = backend
+        self.n_ctx = n_ctx
+        self.n_vocab = file.hparams.n_vocab
+        self.weights = load_weights(file, backend)
+        self.cache = backend.new_cache(file.hparams, n_ctx, memory_f32)
+
+    @classmethod
+    def from_file(
+        cls: type[E],
+        path: str | os.PathLike[str] | ModelFile,
+        *,
+        numerics: str = "fast",
+        era: str | None = None,
+        build: str | None = None,
+        n_ctx: int = 512,
+        memory_f32: bool = False,
+        n_threads: int | None = None,
+        norm_eps: float | None = None,
+    ) -> E:
+        """Open a GGML file and prepare it for evaluation.
+
+        Args:
+            path: a ggml, ggmf or ggjt file; further parts (``.1``, ``.2``…) are found by themselves. Or one that
+                `ggmlpy.open_model` has opened: it is then closed with the model.
+            numerics: ``fast``, ``reference`` or ``exact``.
+            era: date of the llama.cpp whose arithmetic ``exact`` follows; None means the era that wrote the file.
+            build: ``scalar``, ``avx2``, ``avx512`` or ``cmake-avx2`` (``exact`` only); None means ``scalar``.
+            n_ctx: positions that the cache holds.
+            memory_f32: keep keys and values in float32 instead of float16.
+            n_threads: threads to use; None means one for each processor. Results do not depend on it, except in the
+                ``exact`` arithmetic of 2023-03-19, where they did in llama.cpp too (None means 1 there).
+            norm_eps: what is added to the mean square in every norm; None means what a GGUF file says, else LLaMA's
+                own 1e-6. (llama.cpp of 2023-08-21 took 5e-6 unless told otherwise.)
+
+        Raises:
+            FormatError: the file is bad or missing.
+            UsageError: no such numerics, era or build, or that era does not know the file's tensor types.
+        """
+        import ggmlpy
+
+        from .choosing import create_backend
+
+        if n_ctx < 1:
+            raise UsageError(f"n_ctx must be at least 1, not {n_ctx}")
+        file = path if isinstance(path, ggmlpy.ModelFile) else ggmlpy.open_model(path)
+        try:
+            backend = create_backend(numerics, file, era=era, build=build, n_threads=n_threads)
+            backend.norm_eps = norm_eps or file.attributes.norm_eps or LLAMA_EPS
+            backend.rope_freq_base = file.attributes.rope_freq_base
+            model = cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
+            backend.prepare(model.weights, model.cache)
+            return model
+        except BaseException:
+            file.close()
+            raise
+
+    def evaluate(self, tokens: Sequence[int], n_past: int, *, last_only: bool = False) -> F32:
+        """Evaluate one batch at positions n_past, n_past + 1, … and return its logits.
+
+        Returns:
+            float32 [n_tokens, n_vocab], or [n_vocab] of the last token if `last_only`.
+
+        How tokens are split over calls changes the last bits in SIMD builds, as in llama.cpp: `main` evaluates a
+        prompt n_batch tokens at a time.
+
+        Raises:
+            UsageError: a token is outside the vocabulary, or the positions are outside the cache.
+        """
+        batch = self._checked(tokens, n_past)
+        logits = self.backend.forward(self.weights, self.cache, batch, n_past, last_only)
+        self.cache.length = n_past + len(batch)
+        return logits[-1] if last_only else logits
+
+    def _checked(self, tokens: Sequence[int], n_past: int) -> npt.NDArray[np.int64]:
+        batch = np.asarray(tokens, dtype=np.int64)
+        if batch.ndim != 1 or len(batch) == 0:
+            raise UsageError("nothing to evaluate: give at least one token")
+        if batch.min() < 0 or batch.max() >= self.n_vocab:
+            wrong = next(int(t) for t in batch if not 0 <= t < self.n_vocab)
+            raise UsageError(f"token {wrong} is outside the vocabulary of {self.n_vocab} tokens")
+        if not 0 <= n_past <= self.cache.length:
+            raise UsageError(f"n_past is {n_past}, but the cache holds {self.cache.length} positions")
+        if n_past + len(batch) > self.n_ctx:
+            raise UsageError(f"{n_past} + {len(batch)} tokens do not fit the context of {self.n_ctx} (n_ctx)")
+        return batch
+
+    def close(self) -> None:
+        """Release the file; the model cannot be evaluated afterwards."""
+        self.backend.close()
+        self.file.close()
+
+    def __enter__(self: E) -> E:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
