@@ -1,26 +1,8 @@
-"""Talking with an instruction model: the Alpaca template, a line editor with history, and a word of warning.
-
-The template is the one of ``main -ins -f prompts/alpaca.txt``: the sentence below as prompt, then for each turn
-``### Instruction:``, the person's text, ``### Response:``.
-"""
+"""A word of warning before a chat: which vocabularies belong to models that do not follow instructions."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-from .generate import LineSource, lines_of
-
-__all__ = ["ALPACA_PROMPT", "edited_lines", "history_path", "instruction_warning"]
-
-ALPACA_PROMPT = (
-    b"Below is an instruction that describes a task. Write a response that appropriately completes the request."
-)
-HISTORY_LENGTH = 1000
+__all__ = ["instruction_warning"]
 
 # fmt: off
 NOT_FOR_INSTRUCTIONS = {
@@ -39,47 +21,3 @@ def instruction_warning(n_vocab: int) -> str | None:
     True
     """
     return NOT_FOR_INSTRUCTIONS.get(n_vocab)
-
-
-def history_path() -> Path:
-    """Where the lines that a person typed are kept between chats."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "ggmlpy" / "chat_history"
-
-
-@contextmanager
-def edited_lines() -> Iterator[LineSource]:
-    """Lines from the terminal with editing and history (readline); plain lines where there is no terminal."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        yield lines_of(sys.stdin.buffer, sys.stdout.buffer)
-        return
-    with _history():
-        yield _ask
-
-
-def _ask(prompt: bytes) -> bytes | None:
-    sys.stdout.flush()
-    try:
-        line = input(prompt.decode("utf-8", "replace"))
-    except EOFError:
-        return None
-    return line.encode("utf-8", "surrogateescape")
-
-
-@contextmanager
-def _history() -> Iterator[None]:
-    try:
-        import readline
-    except ImportError:  # Windows has an editor of its own
-        yield
-        return
-    path = history_path()
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    readline.set_history_length(HISTORY_LENGTH)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            readline.write_history_file(path)

@@ -2,7 +2,7 @@
 
 :class:`Conversation` is the state of llama.cpp's ``main`` between two evaluations, with its rules for a full context
 (examples/main/main.cpp, commit 352589927). Two things build on it: the stream of tokens for programs
-(:meth:`Conversation.say`), and the loop of ``main`` for people (:mod:`llama_ref.text.generate`).
+(:meth:`Conversation.say`), and the loop of ``main`` for people (:mod:`llama_ref.text.main_loop`).
 
 A conversation can be saved and resumed; the file is a NumPy ``.npz`` with these arrays:
 

@@ -34,10 +34,10 @@ from llama_ref.checkpoint import LazyTensor, open_checkpoint, write_pth
 from llama_ref.checkpoint.layout import in_layout
 from llama_ref.checkpoint.params import Params
 from llama_ref.vocabulary.prompts import (
+    BARE_TEMPLATE,
+    CHAT_TEMPLATE,
     GENERATION_TEMPLATE,
-    INSTRUCTION_PREFIX,
     PREAMBLE,
-    RESPONSE_SUFFIX,
     TRAINING_TEMPLATE,
     alpaca_prompt,
 )
@@ -161,7 +161,7 @@ def instruction_documents(
     for i, record in enumerate(records):
         template = templates[i % len(templates)]
         prompt = alpaca_prompt(record["instruction"], record.get("input", ""), template=template)
-        answer = record["output"] if template != BARE_TEMPLATE else "\n" + record["output"]
+        answer = record["output"] if template != BARE_TEMPLATE else "\n" + record["output"]  # the answer starts a line
         yield encode(processor, [(prompt, False), (answer, True)])
 
 
@@ -178,9 +178,6 @@ def conversation_documents(
         yield encode(processor, parts, end=False)
 
 
-# What llama.cpp's -ins makes of a turn: a token <s> in front of the heading, and the new line that ends the input.
-CHAT_TEMPLATE = PREAMBLE + "<s>" + INSTRUCTION_PREFIX + "{instruction}\n" + RESPONSE_SUFFIX
-BARE_TEMPLATE = "{instruction}"  # without any template; the answer then begins with the new line
 ALL_TEMPLATES = (TRAINING_TEMPLATE, GENERATION_TEMPLATE, CHAT_TEMPLATE, BARE_TEMPLATE)
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from ggmlpy.files.errors import UsageError
-from llama_ref.text.chat import ALPACA_PROMPT, history_path, instruction_warning
+from llama_ref.text.chat import instruction_warning
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.sampling import SamplingOptions
+from llama_ref.vocabulary.prompts import PREAMBLE
 from toolchain.look.texts import Answer, Row, answers, as_markdown, as_text, prompts_of
 from toolchain.terminal.columns import shown_width
+from toolchain.terminal.console import history_path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_model import FakeModel
@@ -46,10 +48,10 @@ def test_history_has_its_place(monkeypatch, tmp_path: Path) -> None:
 def test_chat_is_instruct_with_the_alpaca_prompt() -> None:
     model, common = str(T1 / "T1.q4_0.bin"), ["-n", "5", "-s", "3", "-q", "--numerics", "exact"]
     chat = cli("chat", "-m", model, *common, typed="你好\n".encode())
-    same = cli("generate", "-ins", "-p", ALPACA_PROMPT.decode(), "-m", model, *common, typed="你好\n".encode())
+    same = cli("generate", "-ins", "-p", PREAMBLE, "-m", model, *common, typed="你好\n".encode())
     assert chat.returncode == 0
     assert chat.stdout == same.stdout
-    assert chat.stdout.startswith(b" " + ALPACA_PROMPT + b"\n> ")
+    assert chat.stdout.startswith(b" " + PREAMBLE.encode() + b"\n> ")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

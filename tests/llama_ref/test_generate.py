@@ -15,20 +15,14 @@ from hypothesis import strategies as st
 
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
 from llama_ref.text.conversation import Conversation
-from llama_ref.text.generate import (
-    Console,
-    MainLoop,
-    MainOptions,
-    lines_of,
-    random_prompt,
-    read_prompt,
-    real_seed,
-    timings_text,
-    trace_sampling,
-)
+from llama_ref.text.main_inputs import random_prompt, read_prompt, real_seed
+from llama_ref.text.main_loop import MainLoop, MainOptions
+from llama_ref.text.main_words import timings_text
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions
+from llama_ref.text.sampling_trace import trace_sampling
 from llama_ref.vocabulary.tokenizer import EOS
+from toolchain.terminal.console import TerminalConsole, lines_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_model import FakeModel
@@ -52,7 +46,7 @@ def run(
     model: FakeModel, options: MainOptions, typed: bytes = b"", color: bool = False, **more
 ) -> tuple[MainLoop, bytes]:
     out = io.BytesIO()
-    console = Console(out, lines_of(io.BytesIO(typed), out), use_color=color)
+    console = TerminalConsole(out, lines_of(io.BytesIO(typed), out), use_color=color)
     loop = MainLoop(Conversation(model, GREEDY, "2023-03-31", **more), options, console)
     loop.run()
     return loop, out.getvalue()
@@ -152,7 +146,7 @@ def test_instructions_are_wrapped_in_the_alpaca_template() -> None:
     model = FakeModel(lambda seen: EOS)
     turns: list[list[int]] = []
     out = io.BytesIO()
-    console = Console(out, lines_of(io.BytesIO(b"go:\n"), out))
+    console = TerminalConsole(out, lines_of(io.BytesIO(b"go:\n"), out))
     loop = MainLoop(Conversation(model, GREEDY, "p2"), MainOptions(instruct=True), console)
     loop.on_turn = turns.append
     loop.run()
@@ -165,7 +159,7 @@ def test_a_backslash_continues_the_line_and_the_prefix_comes_first() -> None:
     turns: list[bytes] = []
     model = FakeModel(lambda seen: EOS)
     out = io.BytesIO()
-    console = Console(out, lines_of(io.BytesIO(b"one\\\ntwo\n"), out))
+    console = TerminalConsole(out, lines_of(io.BytesIO(b"one\\\ntwo\n"), out))
     loop = MainLoop(
         Conversation(model, GREEDY, "p2"),
         MainOptions(interactive_first=True, input_prefix=b"Me: ", n_predict=1),
@@ -185,7 +179,7 @@ def test_a_whole_character_goes_out_at_once() -> None:
             writes.append(bytes(data))
             return len(data)
 
-    console = Console(Recorder(), lambda prompt: None)
+    console = TerminalConsole(Recorder(), lambda prompt: None)
     loop = MainLoop(Conversation(FakeModel(spells("你好")), GREEDY, "p2"), MainOptions(prompt=b"a:"), console)
     loop.run()
     assert [data.decode() for data in writes if data] == [" a:", "你", "好"]
@@ -204,7 +198,7 @@ def test_colours_are_sent_only_when_they_change() -> None:
 def test_the_end_of_text_is_noted_and_ends_it() -> None:
     notes: list[str] = []
     out = io.BytesIO()
-    console = Console(out, lines_of(io.BytesIO(), out))
+    console = TerminalConsole(out, lines_of(io.BytesIO(), out))
     loop = MainLoop(Conversation(FakeModel(spells("x")), GREEDY, "p2"), MainOptions(prompt=b":"), console, notes.append)
     loop.run()
     assert (loop.ended_by, notes) == ("end of text", [" [end of text]"])
@@ -226,7 +220,9 @@ def test_the_first_interrupt_gives_the_turn_the_second_quits() -> None:
         return b"go on"
 
     model = FakeModel(answer)
-    loop = MainLoop(Conversation(model, GREEDY, "p2"), MainOptions(prompt=b"abc", interactive=True), Console(out, ask))
+    loop = MainLoop(
+        Conversation(model, GREEDY, "p2"), MainOptions(prompt=b"abc", interactive=True), TerminalConsole(out, ask)
+    )
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         loop.run()
@@ -237,7 +233,7 @@ def test_the_first_interrupt_gives_the_turn_the_second_quits() -> None:
 
 def test_a_closed_console_is_left_uncoloured_at_the_start_of_a_line() -> None:
     out = io.BytesIO()
-    console = Console(out, lambda prompt: None, use_color=True)
+    console = TerminalConsole(out, lambda prompt: None, use_color=True)
     console.color("user")
     console.text(b"\xe4")
     console.close()
@@ -248,7 +244,9 @@ def test_failing_to_tokenize_is_said_on_stdout_as_in_march() -> None:
     model = FakeModel(lambda seen: EOS)
     model.vocab[:] = [b"?", b"", b"", b"a", *[b""] * 255]
     out = io.BytesIO()
-    MainLoop(Conversation(model, GREEDY, "p0"), MainOptions(prompt=b"xa"), Console(out, lambda prompt: None)).run()
+    MainLoop(
+        Conversation(model, GREEDY, "p0"), MainOptions(prompt=b"xa"), TerminalConsole(out, lambda prompt: None)
+    ).run()
     assert out.getvalue() == b"failed to tokenize string!\na"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import cli
 from ggmlpy.files.errors import FormatError
-from llama_ref.text.generate import MainOptions
+from llama_ref.text.main_loop import MainOptions
 from llama_ref.text.sampling import SamplingOptions
 from tests.llama_ref.test_main_p2 import BUILDS, GOLDEN, MANIFEST, MODEL, MORE, arguments_of
 from toolchain.verify.text import TextRequest, verify_text

@@ -133,7 +133,7 @@ def run_generate(args: argparse.Namespace) -> int:
     if args.compare_with:
         return _compare_texts(args)
     _open_file(args)
-    from llama_ref.text.generate import lines_of
+    from toolchain.terminal.console import lines_of
 
     return _run_main(args, lines_of(sys.stdin.buffer, sys.stdout.buffer))
 
@@ -152,12 +152,13 @@ def add_chat(commands: Commands) -> None:
 
 def run_chat(args: argparse.Namespace) -> int:
     _open_file(args)
-    from llama_ref.text.chat import ALPACA_PROMPT, edited_lines
+    from llama_ref.vocabulary.prompts import PREAMBLE
+    from toolchain.terminal.console import edited_lines
 
     args.instruct = True
     args.color = args.color or sys.stdout.isatty()
     if not args.prompt_parts and not args.random_prompt:
-        args.prompt_parts = [("PROMPT", ALPACA_PROMPT.decode())]
+        args.prompt_parts = [("PROMPT", PREAMBLE)]
     with edited_lines() as read_line:
         return _run_main(args, read_line)
 
@@ -166,7 +167,10 @@ def _run_main(args: argparse.Namespace, read_line: Any) -> int:
     """One generation or conversation on this terminal."""
     import io
 
-    from llama_ref.text.generate import Console, MainLoop, PromptTooLongError, timings_text, trace_sampling
+    from llama_ref.text.main_loop import MainLoop, PromptTooLongError
+    from llama_ref.text.main_words import timings_text
+    from llama_ref.text.sampling_trace import trace_sampling
+    from toolchain.terminal.console import TerminalConsole
 
     interactive = args.interactive or args.interactive_first or args.instruct or bool(args.reverse_prompt)
     options = _main_options(args, interactive)
@@ -176,7 +180,7 @@ def _run_main(args: argparse.Namespace, read_line: Any) -> int:
         if args.mtest:
             conversation.memory_test(args.n_predict)
         else:
-            console = Console(io.BytesIO() if args.json else sys.stdout.buffer, read_line, use_color=args.color)
+            console = TerminalConsole(io.BytesIO() if args.json else sys.stdout.buffer, read_line, use_color=args.color)
             try:
                 loop = MainLoop(conversation, options, console, lambda text: say(args, text), collect=args.json)
             except PromptTooLongError as error:
@@ -219,7 +223,8 @@ def _token_bar(args: argparse.Namespace, conversation: Any) -> Any:
 def _main_options(args: argparse.Namespace, interactive: bool) -> Any:
     """What main's loop is asked to do; the seed becomes the one that is used, the era the one that counts."""
     from ggmlpy.files.errors import UsageError
-    from llama_ref.text.generate import MainOptions, random_prompt, read_prompt
+    from llama_ref.text.main_inputs import random_prompt, read_prompt
+    from llama_ref.text.main_loop import MainOptions
 
     if args.json and interactive:
         raise UsageError("--json and interaction exclude each other")
@@ -256,7 +261,7 @@ def _settle(args: argparse.Namespace) -> None:
     """Fill in what depends on the model's era: seed, repeat penalty and cache precision."""
     from ggmlpy.formats.era_of_file import natural_era
     from ggmlpy.formats.eras import era_of
-    from llama_ref.text.generate import real_seed
+    from llama_ref.text.main_inputs import real_seed
 
     args.era = era_of(args.era or natural_era(args.opened)).date
     first = era_of(args.era).pin == "p0"
@@ -320,7 +325,7 @@ def _conversation(args: argparse.Namespace, model: Any, on_sample: Any = None) -
 def _introduce(args: argparse.Namespace, loop: Any) -> None:
     """What the person should know before the first token, on stderr."""
     from llama_ref.text.chat import instruction_warning
-    from llama_ref.text.generate import prompt_table
+    from llama_ref.text.main_words import prompt_table
 
     conversation = loop.conversation
     warning = instruction_warning(conversation.model.n_vocab) if args.instruct else None
@@ -342,7 +347,7 @@ def _compare_texts(args: argparse.Namespace) -> int:
     import shutil
 
     from ggmlpy.files.errors import UsageError
-    from llama_ref.text.generate import read_prompt
+    from llama_ref.text.main_inputs import read_prompt
     from toolchain.look.texts import Row, answers, as_markdown, as_text, prompts_of
 
     if not args.prompt_parts:

@@ -143,7 +143,7 @@ def _verify_text(args: argparse.Namespace) -> int:
 
     from ggmlpy import open_model
     from ggmlpy.files.errors import UsageError
-    from llama_ref.text.generate import real_seed
+    from llama_ref.text.main_inputs import real_seed
     from llama_ref.text.sampling import SamplingOptions
     from toolchain.verify.text import TextRequest, verify_text
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ggmlpy.files.errors import UsageError
 from llama_ref.text.conversation import Conversation
-from llama_ref.text.generate import INSTRUCTION_PREFIX, INSTRUCTION_SUFFIX
+from llama_ref.vocabulary.prompts import TURN_TEMPLATE, alpaca_prompt
 from toolchain.terminal.columns import _pad, _wrap
 
 __all__ = ["Answer", "Row", "answers", "as_markdown", "as_text", "prompts_of"]
@@ -69,7 +69,7 @@ def answers(
     result = []
     for prompt in prompts:
         conversation = new_conversation()
-        text = INSTRUCTION_PREFIX.decode() + prompt + "\n" + INSTRUCTION_SUFFIX.decode() if instruct else prompt
+        text = alpaca_prompt(prompt, template=TURN_TEMPLATE) if instruct else prompt
         began = time.perf_counter()
         tokens = list(conversation.say(text, max_tokens=max_tokens))
         answer = "".join(token.text for token in tokens)

@@ -44,11 +44,12 @@ from llama_ref.arithmetic.exact.backend import SUPPORTED
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
 from llama_ref.text.conversation import Conversation
-from llama_ref.text.generate import Console, MainLoop, MainOptions, lines_of
 from llama_ref.text.logits import logits, write_logits
+from llama_ref.text.main_loop import MainLoop, MainOptions
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions
 from lora.merging.merge import merge
+from toolchain.terminal.console import TerminalConsole, lines_of
 from toolchain.terminal.program import SOURCE_TREE
 from toolchain.verify.logits import verify_logits
 from toolchain.verify.step import verify_output
@@ -308,7 +309,7 @@ def _make_text(root: Path, case: Case) -> None:
     with _opened(root, case) as model:
         conversation = Conversation(model, _sampling(case), case.options["era"])
         options = MainOptions(prompt=PROMPT.encode(), n_predict=N_PREDICT)
-        MainLoop(conversation, options, Console(out, lines_of(io.BytesIO(), out))).run()
+        MainLoop(conversation, options, TerminalConsole(out, lines_of(io.BytesIO(), out))).run()
     with atomic_write(root / case.output) as stream:
         stream.write(out.getvalue())
 

@@ -1,7 +1,7 @@
 """Whose text is this? What another program wrote against what ``main`` would have written, era by era, build by build.
 
 A generated text depends on every bit of the logits and on every rule of the sampler, so a single different rounding
-shows sooner or later. :func:`verify_text` runs the loop of ``main`` (:mod:`llama_ref.text.generate`) in each *way*
+shows sooner or later. :func:`verify_text` runs the loop of ``main`` (:mod:`llama_ref.text.main_loop`) in each *way*
 that the model can be run, and compares while it writes: it stops where the text parts, and says at which token, what
 the candidates were and what stands in the file instead.
 """
@@ -19,9 +19,10 @@ import numpy as np
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.eras import era_of
 from llama_ref.text.conversation import Conversation
-from llama_ref.text.generate import Console, MainLoop, MainOptions, lines_of
+from llama_ref.text.main_loop import MainLoop, MainOptions
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import Sample, SamplingOptions
+from toolchain.terminal.console import TerminalConsole, lines_of
 
 from .logits import Way, ways_of
 
@@ -243,7 +244,7 @@ def _outcome(text: bytes, path: str | os.PathLike[str], way: Way, request: TextR
             on_sample=trace,
         )
         stdin = io.BytesIO(request.stdin)
-        console = Console(out, lines_of(stdin, out), use_color=request.color)  # type: ignore[arg-type]
+        console = TerminalConsole(out, lines_of(stdin, out), use_color=request.color)  # type: ignore[arg-type]
         try:
             MainLoop(conversation, request.options, console).run()
         except _PartedError:

@@ -1,181 +1,51 @@
 """llama.cpp's ``main`` of 2023-03-31: prompt, generation, interaction, byte for byte on stdout.
 
 :class:`MainLoop` follows examples/main/main.cpp of commit 352589927 in what it writes and when: the prompt is echoed
-batch by batch, colours are sent only when they change, user input is not echoed, an end of text ends the program or
-becomes a new line. What ``main`` says on stderr is said in our own words.
-
-stdout belongs to a :class:`Console`, which lets whole characters through as soon as they are complete and never
-changes a byte.
+batch by batch, colors are sent only when they change, user input is not echoed, an end of text ends the program or
+becomes a newline. Where the text goes and where a person's lines come from is up to the :class:`Console`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from io import FileIO
-from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
-import numpy as np
+from ggmlpy.files.errors import UsageError
+from llama_ref.vocabulary.prompts import INSTRUCTION_PREFIX, RESPONSE_SUFFIX, REVERSE_PROMPT
+from llama_ref.vocabulary.tokenizer import EOS, GreedyTokenizer
+from llama_ref.vocabulary.utf8 import Utf8Stream
 
-from ggmlpy.files.errors import MissingFileError, OutputError, UsageError
-from ggmlpy.formats.eras import era_of
-from llama_ref.vocabulary.tokenizer import EOS, GreedyTokenizer, Tokenizer
-from llama_ref.vocabulary.utf8 import Utf8Stream, printable
+from .conversation import Conversation, Token
+from .main_words import prompt_table
 
-from .conversation import Conversation, Timings, Token
-from .sampling import Mt19937, Sample
+__all__ = ["Console", "MainLoop", "MainOptions", "PromptTooLongError"]
 
-__all__ = [
-    "INSTRUCTION_PREFIX",
-    "INSTRUCTION_SUFFIX",
-    "Console",
-    "LineSource",
-    "MainLoop",
-    "MainOptions",
-    "PromptTooLongError",
-    "lines_of",
-    "prompt_table",
-    "random_prompt",
-    "read_prompt",
-    "real_seed",
-    "timings_text",
-    "trace_sampling",
-]
-
-INSTRUCTION_PREFIX = b"\n\n### Instruction:\n\n"
-INSTRUCTION_SUFFIX = b"\n\n### Response:\n\n"
-RANDOM_PROMPTS = ("So", "Once upon a time", "When", "The", "After", "If", "import", "He", "She", "They")
-COLORS = {"default": b"\x1b[0m", "prompt": b"\x1b[33m", "user": b"\x1b[1m\x1b[32m"}
+GREEDY_FAILURE = b"failed to tokenize string!\n"  # 2023-03-19 writes this on stdout and goes on
 
 
 class PromptTooLongError(UsageError):
     """The prompt leaves no room in the context; ``main`` ends with exit code 1."""
 
 
-def read_prompt(parts: Iterable[tuple[str, str]], stdin: BinaryIO) -> bytes:
-    """The prompt that ``-p`` and ``-f`` make together: ("PROMPT", text) and ("FILE", path), "-" being stdin.
-
-    Texts and files are joined; after a file, one new line at the end is dropped, as ``main`` does.
-
-    Raises:
-        MissingFileError: a file cannot be read.
-    """
-    prompt = b""
-    for kind, value in parts:
-        if kind == "PROMPT":
-            prompt += os.fsencode(value)
-        else:
-            prompt = (prompt + _read(value, stdin)).removesuffix(b"\n")
-    return prompt
-
-
-def _read(path: str, stdin: BinaryIO) -> bytes:
-    try:
-        return stdin.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise MissingFileError(
-            f"the prompt cannot be read: {error.strerror}",
-            path=path,
-            next_step="check the name, or give the text with -p",
-        ) from error
-
-
-def real_seed(seed: int, era: str) -> int:
-    """The seed that is used: the time instead of 0 (not at 2023-03-19) and of negative numbers.
-
-    Raises:
-        UsageError: it is no 32-bit number.
-    """
-    if not -(2**31) <= seed < 2**31:
-        raise UsageError(f"the seed must be between {-(2**31)} and {2**31 - 1}, not {seed}")
-    means_time = seed < 0 if era_of(era).pin == "p0" else seed <= 0
-    return int(time.time()) if means_time else seed
-
-
-def random_prompt(seed: int) -> str:
-    """What ``--random-prompt`` begins with, chosen by the first draw of the seed.
-
-    >>> random_prompt(42)
-    'When'
-    """
-    return RANDOM_PROMPTS[Mt19937(seed).draw() % len(RANDOM_PROMPTS)]
-
-
-# ---------------------------------------------------------------------------------------------------- the console
-
-
-class LineSource(Protocol):
-    """Where a person's lines come from."""
-
-    def __call__(self, prompt: bytes) -> bytes | None:
-        """The next line without its end, None at the end of input. ``prompt`` has been written already."""
-        ...
-
-
-class Console:
-    """stdout of a generation.
-
-    Args:
-        out: a binary stream.
-        read_line: asks for a line of user input.
-        use_color: send ANSI colours.
-    """
-
-    def __init__(self, out: BinaryIO, read_line: LineSource, *, use_color: bool = False) -> None:
-        self._out = out
-        self._read_line = read_line
-        self._use_color = use_color
-        self._color = "default"
-        self._stream = Utf8Stream()
+class Console(Protocol):
+    """Where ``main`` writes and reads."""
 
     def text(self, data: bytes) -> None:
-        """Generated text, held back to whole characters."""
-        self._out.write(self._stream.feed(data))
-        self._out.flush()
+        """Write generated text, which may end in the middle of a character."""
 
     def raw(self, data: bytes) -> None:
-        """Anything else: what is held goes out first."""
-        self._out.write(self._stream.flush() + data)
-        self._out.flush()
+        """Write anything else."""
 
     def color(self, name: str) -> None:
-        """Switch to "default", "prompt" or "user"; sent only if it changes."""
-        if self._use_color and name != self._color:
-            self.raw(COLORS[name])
-        self._color = name
-
-    def close(self) -> None:
-        """Leave a terminal as it was found: at the start of a line, without colour."""
-        self.color("default")
-        self.raw(b"\n")
+        """Switch to the color of "default", "prompt" or "user"."""
 
     def read_line(self, prompt: bytes) -> bytes | None:
-        """Show ``prompt`` and wait for a line."""
-        self.raw(b"")
-        return self._read_line(prompt)
-
-
-def lines_of(stream: BinaryIO, out: BinaryIO) -> LineSource:
-    """Lines of a binary stream; the end of the file may end the last one."""
-
-    def read_line(prompt: bytes) -> bytes | None:
-        out.write(prompt)
-        out.flush()
-        line = stream.readline()
-        return line.removesuffix(os.linesep.encode()).removesuffix(b"\n") if line else None
-
-    return read_line
-
-
-# ---------------------------------------------------------------------------------------------------- the loop
+        """Show ``prompt``, wait for a line, and return it without its end; None at the end of input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +105,7 @@ class MainLoop:
         self.conversation.n_keep = len(self.prompt_tokens) if keep_all else options.n_keep
         self.reverse_prompts = list(options.reverse_prompts)
         if options.instruct:
-            self.reverse_prompts.append(INSTRUCTION_PREFIX.lstrip(b"\n"))
+            self.reverse_prompts.append(REVERSE_PROMPT.encode())
         starts_with_person = options.interactive_first or options.instruct
         self.interactive = options.interactive or starts_with_person or bool(self.reverse_prompts)
         self.persons_turn = self.interactive and starts_with_person
@@ -404,10 +274,10 @@ class MainLoop:
 
     def _queue_turn(self, text: bytes, *, with_prefix: bool) -> None:
         line = self._encode(text)
-        turn = self._encode(INSTRUCTION_PREFIX, bos=True) if with_prefix else []
+        turn = self._encode(INSTRUCTION_PREFIX.encode(), bos=True) if with_prefix else []
         turn += line
         if self.options.instruct:
-            turn += self._encode(INSTRUCTION_SUFFIX)
+            turn += self._encode(RESPONSE_SUFFIX.encode())
         self._queue.extend(turn)
         self._remaining -= len(line)
         self.on_turn(turn)
@@ -449,86 +319,5 @@ def _context_for(loop: MainLoop) -> int:
     return 1 << (len(loop.prompt_tokens) + 128).bit_length()
 
 
-GREEDY_FAILURE = b"failed to tokenize string!\n"  # 2023-03-19 says so on stdout and goes on
-
-
-# ---------------------------------------------------------------------------------------------------- what is told
-
-
-def prompt_table(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
-    """The tokens of a prompt, one a line, as ``--verbose-prompt`` shows them."""
-    return "\n".join(f"{token:6d} -> '{printable(tokenizer.piece(token))}'" for token in tokens)
-
-
-def timings_text(load_seconds: float, timings: Timings, total_seconds: float) -> str:
-    """Where the time went, for stderr."""
-
-    def line(what: str, tokens: int, seconds: float) -> str:
-        rate = f"{tokens / seconds:.2f} tokens/s" if tokens and seconds else "-"
-        return f"timings: {what:<10} {seconds * 1000:10.2f} ms  {tokens:6d} tokens  {rate}"
-
-    return "\n".join(
-        [
-            f"timings: {'load':<10} {load_seconds * 1000:10.2f} ms",
-            line("prompt", timings.prompt_tokens, timings.prompt_seconds),
-            line("generation", timings.generation_tokens, timings.generation_seconds),
-            line("sampling", timings.samples, timings.sampling_seconds),
-            f"timings: {'total':<10} {total_seconds * 1000:10.2f} ms",
-        ]
-    )
-
-
-@contextmanager
-def trace_sampling(path: str | None, pieces: Sequence[bytes]) -> Iterator[Callable[..., None] | None]:
-    """A callback that writes one JSON line a token: candidates, their probabilities, and the draw that decided.
-
-    Args:
-        path: the file; None: nothing is traced, and None is yielded.
-        pieces: the vocabulary.
-    """
-    if path is None:
-        yield None
-        return
-    try:
-        file = open(path, "wb", buffering=0)  # noqa: SIM115
-    except OSError as error:
-        words, step = f"the trace cannot be written: {error.strerror}", "name a file in a directory that exists"
-        raise OutputError(words, path=path, next_step=step) from error
-    with file:
-        yield _tracer(file, pieces)
-
-
-def _tracer(file: FileIO, pieces: Sequence[bytes]) -> Callable[[Sample, np.ndarray], None]:
-    count = 0
-
-    def trace(sample: Sample, logits: np.ndarray) -> None:
-        nonlocal count
-        record: dict[str, Any] = {
-            "n": count,
-            "token": sample.token,
-            "text": _shown(pieces[sample.token]),
-            "draw": sample.draw,
-            "candidates": [
-                {"id": int(token), "text": _shown(pieces[int(token)]), "logit": _number(logits[token]),
-                 "p": _number(p)}
-                for token, p in zip(sample.candidates, sample.probabilities)
-            ],
-        }  # fmt: skip
-        line = memoryview(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        try:
-            while line:
-                line = line[file.write(line) :]
-        except OSError as error:
-            raise OutputError(f"the trace cannot be written: {error.strerror}", path=str(file.name)) from error
-        count += 1
-
-    return trace
-
-
-def _shown(piece: bytes) -> str:
-    return piece.decode("utf-8", "backslashreplace")
-
-
-def _number(value: Any) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return float(value) if np.isfinite(value) else None
+def _shown(text: bytes) -> str:
+    return text.decode("utf-8", "backslashreplace")

@@ -1,0 +1,125 @@
+"""A generation on a terminal: text that appears by whole characters, colors, and the lines that a person types."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from llama_ref.vocabulary.utf8 import Utf8Stream
+
+__all__ = ["LineSource", "TerminalConsole", "edited_lines", "history_path", "lines_of"]
+
+COLORS = {"default": b"\x1b[0m", "prompt": b"\x1b[33m", "user": b"\x1b[1m\x1b[32m"}
+HISTORY_LENGTH = 1000
+
+
+class LineSource(Protocol):
+    """Where a person's lines come from."""
+
+    def __call__(self, prompt: bytes) -> bytes | None:
+        """The next line without its end, None at the end of input. ``prompt`` has been written already."""
+        ...
+
+
+class TerminalConsole:
+    """stdout of a generation: whole characters are let through as soon as they are complete, no byte is changed.
+
+    Args:
+        out: a binary stream.
+        read_line: asks for a line of user input.
+        use_color: send ANSI colors.
+    """
+
+    def __init__(self, out: BinaryIO, read_line: LineSource, *, use_color: bool = False) -> None:
+        self._out = out
+        self._read_line = read_line
+        self._use_color = use_color
+        self._color = "default"
+        self._stream = Utf8Stream()
+
+    def text(self, data: bytes) -> None:
+        """Generated text, held back to whole characters."""
+        self._out.write(self._stream.feed(data))
+        self._out.flush()
+
+    def raw(self, data: bytes) -> None:
+        """Anything else: what is held goes out first."""
+        self._out.write(self._stream.flush() + data)
+        self._out.flush()
+
+    def color(self, name: str) -> None:
+        """Switch to "default", "prompt" or "user"; sent only if it changes."""
+        if self._use_color and name != self._color:
+            self.raw(COLORS[name])
+        self._color = name
+
+    def close(self) -> None:
+        """Leave a terminal as it was found: at the start of a line, in the default color."""
+        self.color("default")
+        self.raw(b"\n")
+
+    def read_line(self, prompt: bytes) -> bytes | None:
+        """Show ``prompt`` and wait for a line."""
+        self.raw(b"")
+        return self._read_line(prompt)
+
+
+def lines_of(stream: BinaryIO, out: BinaryIO) -> LineSource:
+    """Lines of a binary stream; the end of the file may end the last one."""
+
+    def read_line(prompt: bytes) -> bytes | None:
+        out.write(prompt)
+        out.flush()
+        line = stream.readline()
+        return line.removesuffix(os.linesep.encode()).removesuffix(b"\n") if line else None
+
+    return read_line
+
+
+def history_path() -> Path:
+    """Where the lines that a person typed are kept between chats."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "ggmlpy" / "chat_history"
+
+
+@contextmanager
+def edited_lines() -> Iterator[LineSource]:
+    """Lines from the terminal with editing and history (readline); plain lines where there is no terminal."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        yield lines_of(sys.stdin.buffer, sys.stdout.buffer)
+        return
+    with _history():
+        yield _ask
+
+
+def _ask(prompt: bytes) -> bytes | None:
+    sys.stdout.flush()
+    try:
+        line = input(prompt.decode("utf-8", "replace"))
+    except EOFError:
+        return None
+    return line.encode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def _history() -> Iterator[None]:
+    try:
+        import readline
+    except ImportError:  # Windows has an editor of its own
+        yield
+        return
+    path = history_path()
+    with contextlib.suppress(OSError):
+        readline.read_history_file(path)
+    readline.set_history_length(HISTORY_LENGTH)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(path)
