@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError, UsageError
+from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.containers import CONTAINERS
 from ggmlpy.formats.eras import DEFAULT_ERA, GGUF_ERA, Era, era_of
 from ggmlpy.formats.file_types import FileType, TypeChooser, file_type_of
@@ -33,11 +32,10 @@ from ggmlpy.formats.rows import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.formats.writer import write_model
 
-__all__ = ["QuantizeReport", "TensorReport", "default_threads", "in_order", "quantize_file", "quantized_rows"]
+__all__ = ["QuantizeReport", "TensorReport", "quantize_file", "quantized_rows"]
 
-CHUNK_VALUES = (
-    1 << 19
-)  # values a task: 1 MB of f16 stays in a core's cache, and starting a task costs nothing beside it
+# Values per task: 1 MB of f16 stays in a core's cache, and starting a task costs nothing beside it.
+CHUNK_VALUES = 1 << 19
 
 
 @dataclass
@@ -169,11 +167,6 @@ def frequencies(histogram: NDArray[np.int64], total: int) -> str:
     return "".join(f"{np.float32(count) / np.float32(total):5.3f} " for count in histogram)
 
 
-def default_threads() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def quantize_file(
     in_path: str | os.PathLike[str],
     out_path: str | os.PathLike[str],
@@ -195,7 +188,7 @@ def quantize_file(
             ``out_path.1`` …
         type: the file type as llama.cpp takes it: 2, "2", "q4_0", "Q4_K_M"; see :mod:`ggmlpy.formats.file_types`.
         era: a date, see :mod:`ggmlpy.formats.eras`; 2023-03-31 if not given, 2023-08-21 for GGUF.
-        threads: workers; by default one a processor.
+        threads: workers; by default one per processor.
         progress: called after each piece that was written with its bytes, and the bytes of all tensors.
         on_tensor: called with the report and the tensor's index when a tensor is written.
         allow_requantize: accept tensors that are quantized already (their loss adds up).
@@ -214,13 +207,12 @@ def quantize_file(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"at least one thread is needed, not {threads}")
-    threads = threads or default_threads()
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(in_path))
         files = stack.enter_context(RowFiles(model))
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        workers = stack.enter_context(_workers(threads))
         moment = _moment(model, era)
-        job = _Job(moment, file_type_of(type, moment), threads, allow_requantize, leave_output)
+        job = _Job(moment, file_type_of(type, moment), allow_requantize, leave_output)
         container = ("gguf", 3) if model.container == "gguf" else (moment.container, moment.version)
         outputs = _outputs(model, Path(out_path), moment)
         report = QuantizeReport([path for path, _ in outputs], moment, job.file_type)
@@ -230,9 +222,15 @@ def quantize_file(
         total = report.target_bytes
         advance = None if progress is None else lambda size: progress(size, total)
         for path, plan in planned:
-            streams = _streams(plan, job, report, pool, files, on_tensor)
+            streams = _streams(plan, job, report, workers, files, on_tensor)
             write_model(path, *container, hparams, vocab, streams, advance, model.attributes)
     return report
+
+
+def _workers(threads: int | None) -> Workers:
+    workers = Workers(threads)
+    workers.ahead = 2 * workers.n_threads
+    return workers
 
 
 @dataclass(frozen=True)
@@ -241,7 +239,6 @@ class _Job:
 
     era: Era
     file_type: FileType
-    threads: int
     allow_requantize: bool
     leave_output: bool
 
@@ -330,7 +327,7 @@ def _streams(
     plan: Plan,
     job: _Job,
     report: QuantizeReport,
-    pool: ThreadPoolExecutor,
+    workers: Workers,
     files: RowFiles,
     on_tensor: Callable[[QuantizeReport, int], object] | None,
 ) -> Iterator[OutTensor]:
@@ -343,7 +340,7 @@ def _streams(
                 yield from out_tensor(tensor).chunks()
             else:
                 rows = files.source(tensor)
-                yield from quantized_rows(rows, outcome.target, job.era, pool, 2 * job.threads, outcome.histogram)
+                yield from quantized_rows(rows, outcome.target, job.era, workers, outcome.histogram)
             if on_tensor:
                 on_tensor(report, index)
 
@@ -354,18 +351,17 @@ def quantized_rows(
     source: RowSource,
     target: TensorType,
     era: Era,
-    pool: ThreadPoolExecutor,
-    ahead: int,
+    workers: Workers,
     histogram: NDArray[np.int64] | None = None,
 ) -> Iterator[NDArray[Any]]:
     """A tensor in its new type, a few rows at a time and in order: uint8 [rows, row_bytes]; f16, f32: floats
-    [rows, columns]. At most ``ahead`` pieces are made in advance. Codes are counted in ``histogram``, int64 [16]."""
+    [rows, columns]. Codes are counted in ``histogram``, int64 [16]."""
     tensor = source.tensor
     step = max(1, CHUNK_VALUES // tensor.n_cols)
     starts, counted = range(0, tensor.n_rows, step), histogram is not None
     tasks = ((source, start, min(start + step, tensor.n_rows), target, era, counted) for start in starts)
-    for rows, counts in in_order(pool, _quantize_rows, tasks, ahead):
-        if histogram is not None:
+    for rows, counts in workers.ordered(lambda task: _quantize_rows(*task), tasks):
+        if histogram is not None and counts is not None:
             histogram += counts
         yield rows
 
@@ -382,20 +378,3 @@ def _quantize_rows(
     if not target.quantized:
         return x.astype(target.block), histogram
     return quantize_rows(x, target.name, moment, histogram=histogram)[start - first :], histogram
-
-
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], ahead: int
-) -> Iterator[Any]:
-    """Results in the order of the tasks, with at most ``ahead`` of them started and not yet taken."""
-    waiting: deque[Future[Any]] = deque()
-    try:
-        for task in tasks:
-            waiting.append(pool.submit(work, *task))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError
+from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.codes import pack_codes, unpack_codes
 from ggmlpy.formats.containers import FTYPES
 from ggmlpy.formats.eras import DEFAULT_ERA, ERAS, GGUF_ERA, Era, era_of
@@ -28,7 +28,7 @@ from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.rows import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
-from ggmlpy.quantizers.whole_file import default_threads, quantized_rows
+from ggmlpy.quantizers.whole_file import quantized_rows
 
 from .judge import Deviation, Expected, Progress, Report, row_chunks, verify_model
 
@@ -52,15 +52,15 @@ def verify_files(
     Arguments:
         output, source: GGML files of any container. Which step lies between them follows from their tensor types.
         era: whose quantizer it should be; by default the earliest that writes the output's container.
-        threads: workers; by default one a processor.
+        threads: workers; by default one per processor.
         progress: called with the number of expected bytes after each piece, and with 0 while a cause is looked for.
 
     Raises:
         FormatError: a file can't be read, or no step leads from the source to the output.
     """
     with open_model(output) as theirs, open_model(source) as ours, RowFiles(ours) as files:
-        with ThreadPoolExecutor(threads or default_threads()) as pool:
-            expected = _expected(theirs, ours, files, era, pool)
+        with Workers(threads, ahead=AHEAD) as workers:
+            expected = _expected(theirs, ours, files, era, workers)
             report = verify_model(theirs, expected, str(source), progress)
         if era is not None and report.verdict == "identical to another era":
             report.verdict = "differs"
@@ -68,12 +68,12 @@ def verify_files(
 
 
 def _expected(
-    output: ModelFile, source: ModelFile, files: RowFiles, era: str | Era | None, pool: ThreadPoolExecutor
+    output: ModelFile, source: ModelFile, files: RowFiles, era: str | Era | None, workers: Workers
 ) -> Expected:
     quantized = any(tensor.type.quantized for tensor in output.tensors.values())
     if any(tensor.type.quantized for tensor in source.tensors.values()) or not quantized:
         return _migration(output, source, files)
-    return _quantization(output, source, files, era, pool)
+    return _quantization(output, source, files, era, workers)
 
 
 def _vocabulary(output: ModelFile, source: ModelFile) -> list[tuple[bytes, float]]:
@@ -101,7 +101,7 @@ def _migration(output: ModelFile, source: ModelFile, files: RowFiles) -> Expecte
 
 
 def _quantization(
-    output: ModelFile, source: ModelFile, files: RowFiles, era: str | Era | None, pool: ThreadPoolExecutor
+    output: ModelFile, source: ModelFile, files: RowFiles, era: str | Era | None, workers: Workers
 ) -> Expected:
     file_type = _file_type(output)
     eras = [moment for moment in ERAS.values() if _writes(moment, output, file_type)]
@@ -116,8 +116,8 @@ def _quantization(
             next_step=f"`compare {output.path} OTHER --source {source.path}`",
         )
     moment = next((e for e in eras if e.date == DEFAULT_ERA), eras[0])
-    tensors = quantized_model(source, files, file_type, moment, pool)
-    deviations = quantization_deviations(source, files, output, moment, pool)
+    tensors = quantized_model(source, files, file_type, moment, workers)
+    deviations = quantization_deviations(source, files, output, moment, workers)
     hparams = replace(source.hparams, ftype=file_type.id)
     version = (output.container, output.version) if output.container == "gguf" else (moment.container, moment.version)
     return Expected("quantize", *version, hparams, _vocabulary(output, source), tensors, deviations)
@@ -145,28 +145,28 @@ def _writes(moment: Era, output: ModelFile, file_type: FileType) -> bool:
 
 
 def quantized_model(
-    source: ModelFile, files: RowFiles, file_type: FileType, era: Era, pool: ThreadPoolExecutor
+    source: ModelFile, files: RowFiles, file_type: FileType, era: Era, workers: Workers
 ) -> list[OutTensor]:
     """What an era's ``quantize`` makes of an unquantized model, lazily."""
     choose = TypeChooser(file_type, era, source.tensors)
     out = []
     for tensor in source.tensors.values():
         target, rows = choose(tensor.name, tensor.shape, tensor.type), files.source(tensor)
-        out.append(quantized_tensor(rows, target, era, pool) if target else rows.copied())
+        out.append(quantized_tensor(rows, target, era, workers) if target else rows.copied())
     return out
 
 
-def quantized_tensor(source: RowSource, target: TensorType, era: Era, pool: ThreadPoolExecutor) -> OutTensor:
+def quantized_tensor(source: RowSource, target: TensorType, era: Era, workers: Workers) -> OutTensor:
     """What an era's quantizer makes of one tensor, lazily."""
 
     def chunks() -> Iterator[NDArray[Any]]:
-        yield from quantized_rows(source, target, era, pool, AHEAD)
+        yield from quantized_rows(source, target, era, workers)
 
     return OutTensor(source.tensor.name, target, source.tensor.shape, chunks)
 
 
 def quantization_deviations(
-    source: ModelFile, files: RowFiles, output: ModelFile, era: Era, pool: ThreadPoolExecutor
+    source: ModelFile, files: RowFiles, output: ModelFile, era: Era, workers: Workers
 ) -> list[Deviation]:
     """What else may have been done to the tensors of ``source``."""
 
@@ -184,7 +184,7 @@ def quantization_deviations(
             known = record.quantized and record.name in moment.type_names
             if not known or not _same_block(moment.type(record.name), record):
                 return None
-            made = quantized_tensor(rows, moment.type(record.name), moment, pool)
+            made = quantized_tensor(rows, moment.type(record.name), moment, workers)
             return replace(made, type=record)
 
         return make

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from ggmlpy.files.errors import UsageError
+from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.eras import DEFAULT_ERA
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.opening import open_checkpoint
@@ -31,7 +32,7 @@ from .checks import Chain, check_chain, check_output
 from .plan import CheckedMerge, MergeOptions, check_options
 from .published import identify_inputs
 from .resize import grow, spellings
-from .stream import MergedModel, Workers
+from .stream import MergedModel
 from .targets import Target, target_of
 
 __all__ = ["MergePlan", "MergeReport", "merge", "plan_merge"]

@@ -14,18 +14,14 @@ left factor of wq and wk are permuted once: the sums stay the same to the bit.
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import TracebackType
-from typing import TypeVar
 
 import numpy as np
 
+from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.tensor_names import find
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.layout import Checkpoint, in_layout
@@ -33,41 +29,10 @@ from llama_ref.checkpoint.layout import Checkpoint, in_layout
 from .adapter import Adapter, LoraPair
 from .kernels import Delta
 
-__all__ = ["Changes", "MergedModel", "MergedTensor", "Workers"]
+__all__ = ["Changes", "MergedModel", "MergedTensor"]
 
 PANEL = 2 << 20  # bytes of weights computed at a time: they stay in a core's cache while the adapters pass over them
 RELEASE_EVERY = 48 << 20  # bytes read before mapped pages are given back
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class Workers:
-    """Threads that compute ahead of a consumer, in order and within bounds; a context manager."""
-
-    def __init__(self, n_threads: int | None = None) -> None:
-        self.n_threads = n_threads or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="merge")
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def ordered(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """``map(function, items)``, computed at most ``n_threads + 1`` results ahead."""
-        running: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                running.append(self._pool.submit(function, item))
-                if len(running) > self.n_threads + 1:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
 
 
 @dataclass

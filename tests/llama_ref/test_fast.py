@@ -12,6 +12,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -262,7 +263,9 @@ def test_the_kernels_are_kept_where_the_user_can_write(tmp_path, monkeypatch):
     assert load() == code
     assert len(made) == 2
     monkeypatch.setenv("GGMLPY_CACHE", str(path / "not a directory"))
+    monkeypatch.setattr(tempfile, "tempdir", str(path / "not a directory"))
     assert load() == code
+    assert len(made) == 3
 
 
 def digest_of_logits(folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 import cli
 import toolchain.demo.story as demo
-from ggmlpy.files.errors import IntegrityError, MissingFileError, OutputError
+from ggmlpy.files.errors import IntegrityError, MissingFileError
 from llama_ref.text.model import Model
 from lora.merging.adapter import open_adapter
 from toolchain.commands.demo import _Teller
@@ -25,6 +24,7 @@ SMALL_ENOUGH = 5_000_000
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of this test's own."""
+    monkeypatch.delenv("GGMLPY_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "ggmlpy"
 
@@ -104,25 +104,6 @@ def test_another_demo_model_has_another_place(cache: Path, tmp_path: Path, monke
     (tmp_path / "demo" / "SHA256SUMS").write_text("another\n")
     monkeypatch.setattr(demo, "FOLDER", tmp_path / "demo")
     assert demo.default_model().parent != first.parent
-
-
-def test_cache_falls_back_to_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(demo.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert demo.cache_directory().parent == tmp_path
-    monkeypatch.setattr(demo.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
-    with pytest.raises(OutputError, match="XDG_CACHE_HOME"):
-        demo.cache_directory()
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="owners are a matter of POSIX")
-def test_somebody_elses_directory_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(demo.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
-    monkeypatch.setattr(demo, "_is_own", lambda folder: False)
-    with pytest.raises(OutputError):
-        demo.cache_directory()
 
 
 def test_generate_without_a_model(cache: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggmlpy.files.ordered import Workers
 from llama_ref.checkpoint import open_checkpoint
 from lora.merging.adapter import open_adapter
-from lora.merging.stream import MergedModel, Workers
+from lora.merging.stream import MergedModel
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])

@@ -122,7 +122,7 @@ def add_bench(commands: Commands) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> int:
-    from llama_ref.arithmetic.fast.backend import available_processors
+    from ggmlpy.files.processors import available_processors
     from llama_ref.text.bench import bench, table
 
     most = available_processors()

@@ -4,12 +4,8 @@ In ``demo_model/`` lie an English base as Meta would have published it, two adap
 neither has seen; all made by ``toolchain.makers.recipe``. Where no model is named, the base and its adapters are
 merged, converted and quantized once, into the user's cache, and that model answers.
 
-=================  ===================================================================================================
-cache directory    ``$XDG_CACHE_HOME/ggmlpy``; else ``~/Library/Caches/ggmlpy`` on macOS, ``%LOCALAPPDATA%/ggmlpy`` on
-                   Windows, ``~/.cache/ggmlpy`` elsewhere; the system's directory for temporary files if that cannot be
-                   written
-``demo-<digest>``  one folder below it a version of the demo model, named after the digest of its ``SHA256SUMS``
-=================  ===================================================================================================
+The cache is that of :mod:`ggmlpy.files.caches`; each version of the demo model has a folder ``demo-<digest>`` in it,
+named after the digest of its ``SHA256SUMS``.
 """
 
 from __future__ import annotations
@@ -18,7 +14,6 @@ import hashlib
 import math
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ggmlpy.files.caches import cache_directory
 from ggmlpy.files.errors import IntegrityError, MissingFileError, OutputError
 from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.conversion.ggml import plan_conversion
@@ -46,7 +42,6 @@ __all__ = [
     "DemoFiles",
     "answer",
     "build",
-    "cache_directory",
     "copy_inputs",
     "default_model",
     "demo_files",
@@ -119,43 +114,6 @@ def demo_files() -> Path:
             next_step=f"name a model with -m, or make the demo: `train demo --output {FOLDER}`",
         )
     return FOLDER
-
-
-def cache_directory() -> Path:
-    """Where models are cached: a directory that exists and can be written.
-
-    Raises:
-        OutputError: neither the user's cache nor the directory for temporary files can be written.
-    """
-    for candidate in (_users_cache() / "ggmlpy", Path(tempfile.gettempdir()) / f"ggmlpy-{_user()}"):
-        try:
-            candidate.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError:
-            continue
-        if os.access(candidate, os.W_OK) and _is_own(candidate):
-            return candidate
-    raise OutputError(
-        "there is no directory to cache the demo model in", next_step="set XDG_CACHE_HOME to one that can be written"
-    )
-
-
-def _users_cache() -> Path:
-    if "XDG_CACHE_HOME" in os.environ and Path(os.environ["XDG_CACHE_HOME"]).is_absolute():
-        return Path(os.environ["XDG_CACHE_HOME"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    return Path.home() / ".cache"
-
-
-def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-
-
-def _is_own(folder: Path) -> bool:
-    """Whether nobody else made the folder: names among temporary files can be foretold."""
-    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
 
 
 def default_model(announce: Announce = lambda words: None) -> Path:

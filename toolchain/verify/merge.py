@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import UsageError
+from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.file_types import FILE_TYPES
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
@@ -26,7 +27,7 @@ from ggmlpy.verify.judge import Deviation, Expected, Progress, Report, verify_mo
 from llama_ref.checkpoint import LazyTensor, open_checkpoint
 from lora.merging.adapter import Adapter, LoraPair
 from lora.merging.merge import MergePlan, plan_merge
-from lora.merging.stream import MergedModel, Workers
+from lora.merging.stream import MergedModel
 from lora.merging.targets import GgmlTarget, HuggingFaceTarget, PthTarget
 
 from .conversion import Mistake, deviations_of, era_that_wrote, mistakes, verify_weights

@@ -10,7 +10,6 @@ Sources: ggml.c, llama.cpp and k_quants.c of the commits in `ggmlpy.formats.eras
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
+from ggmlpy.files.processors import available_processors
 from llama_ref.arithmetic.transformer import Backend
 
 from . import attention as attention_kernels
@@ -136,7 +136,7 @@ class ExactBackend(Backend):
         self.n_head = file.hparams.n_head
         self.head_dim = file.hparams.n_embd // file.hparams.n_head
         self.old_threads = n_threads or 1  # what the arithmetic of 2023-03-19 depends on
-        self.n_threads = n_threads or os.cpu_count() or 1
+        self.n_threads = n_threads or available_processors()
         self.pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
         self.angles = Angles(self.rules, self.head_dim, file.attributes.rope_freq_base)
         self.exp_table, self.silu_table = half_tables(self.rules)

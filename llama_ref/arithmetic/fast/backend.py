@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import UnsupportedError, UsageError
+from ggmlpy.files.processors import available_processors
 from llama_ref.arithmetic.reference import Matrix, ReferenceBackend
 
 from .layouts import DIRECT, FLOATS, matrix_bytes, rounded, score_bytes, widen, work_sizes
@@ -266,13 +266,6 @@ def aligned(shape: Any, dtype: Any) -> npt.NDArray[Any]:
 
 def address_of(array: npt.NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
-
-
-def available_processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def check_shapes(file: ModelFile) -> None:

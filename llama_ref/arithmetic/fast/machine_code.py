@@ -6,9 +6,9 @@ take two integers and return one. So their object code (the ELF, Mach-O or COFF 
 and loading it takes LLVM's linker and no Numba.
 
 The file's name contains a digest of all that the code depends on: the sources of the kernels, the processor, LLVM's
-version. There is one file for each kind of matrix and one for the rest, in the user's cache directory
-(``GGMLPY_CACHE`` names another), so a package that is installed read-only works too; where nothing can be written, the
-kernels are compiled anew at each start.
+version. There is one file for each kind of matrix and one for the rest, in the user's cache (see
+:mod:`ggmlpy.files.caches`), so a package that is installed read-only works too; where nothing can be written, the
+kernels are compiled at each start.
 
     8 bytes   "ggmlpyk1"
     32 bytes  SHA256 of what follows
@@ -22,8 +22,6 @@ import ctypes
 import functools
 import hashlib
 import json
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.caches import cache_directory
 from ggmlpy.files.errors import OutputError
 from ggmlpy.machine import features
 from ggmlpy.machine.compiling import compiling
@@ -40,7 +39,7 @@ from ggmlpy.machine.features import MACHINE
 
 from .threads import futex_number, offer_processor_address
 
-__all__ = ["Kernels", "cache_directory", "load_kernels"]
+__all__ = ["Kernels", "load_kernels"]
 
 MAGIC = b"ggmlpyk1"
 SOURCES = (Path(features.__file__).parent, Path(__file__).parent)  # of what the kernels are made of
@@ -82,25 +81,22 @@ def load_kernels(kinds: Iterable[str]) -> Kernels:
 
 def _load(name: str) -> Part:
     if name not in _LOADED:
-        path = cache_directory() / f"{name}-{_digest(name)}.bin"
-        code = _read(path)
+        path = _place(name)
+        code = _read(path) if path else None
         if code is None:
             code = _compile(name)
-            _write(path, code)
+            if path:
+                _write(path, code)
         _LOADED[name] = _link(code)
     return _LOADED[name]
 
 
-def cache_directory() -> Path:
-    """Where compiled kernels are kept: $GGMLPY_CACHE, or the platform's place for such things."""
-    if "GGMLPY_CACHE" in os.environ:
-        return Path(os.environ["GGMLPY_CACHE"])
-    home = Path(os.path.expanduser("~"))
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "ggmlpy" / "cache"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "ggmlpy"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "ggmlpy"
+def _place(name: str) -> Path | None:
+    """The file in which this part is kept; None if there is no folder for it."""
+    try:
+        return cache_directory() / f"{name}-{_digest(name)}.bin"
+    except OutputError:
+        return None
 
 
 @functools.cache
