@@ -8,26 +8,23 @@ rows of these two are stored in another order, ``w.reshape(h, d//2, 2, -1).trans
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 import numpy as np
 
-from ggmlpy.files.errors import MissingFileError, ShapeError, UnsupportedError, UsageError
-from ggmlpy.files.kinds import first_bytes, kind_of, lookalike
+from ggmlpy.files.errors import ShapeError, UnsupportedError, UsageError
 from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, shard_axis
 
+from .folder import Layout
 from .params import Params
-from .pth import PthFile
 from .tensor import LazyTensor
+from .weights import WeightFile
 
-__all__ = ["Checkpoint", "Layout", "check_model", "in_layout", "shard_of"]
+__all__ = ["Checkpoint", "check_model", "in_layout", "shard_of"]
 
-Layout = Literal["meta", "huggingface"]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -56,7 +53,7 @@ class Checkpoint:
     shard_sizes: dict[str, list[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
-    _mapped: list[PthFile] = field(default_factory=list, repr=False)
+    _opened: list[WeightFile] = field(default_factory=list, repr=False)
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -70,7 +67,7 @@ class Checkpoint:
 
     def release(self) -> None:
         """Give back the memory of the file pages read so far (see :meth:`.PthFile.release`)."""
-        for file in self._mapped:
+        for file in self._opened:
             file.release()
 
     @property
@@ -253,38 +250,3 @@ def _origin(unknown: list[str]) -> str:
     if text.startswith("base_model.model."):
         return "the model was saved from within PEFT without merging"
     return "the model has another architecture than the first LLaMA"
-
-
-def directory_of(path: str | os.PathLike[str]) -> Path:
-    """The directory, or that of a file in it.
-
-    Raises:
-        MissingFileError: no such directory or file.
-    """
-    given = Path(path)
-    if given.is_dir():
-        return given
-    if given.is_file():
-        _refuse_other_kinds(given)
-        return given.parent
-    raise MissingFileError("no such directory", path=path, next_step="name the directory that holds the weights")
-
-
-def _refuse_other_kinds(path: Path) -> None:
-    """A file stands for its directory, unless it is a model of its own, or an archive."""
-    try:
-        first = first_bytes(path)
-    except OSError:
-        return  # its reader says what is wrong
-    kind, known = kind_of(first), lookalike(first, path)
-    if kind and known and kind.name not in _PARTS_OF_CHECKPOINTS:
-        raise MissingFileError(
-            "is not a checkpoint",
-            path=path,
-            expected="the directory of a checkpoint, or one of its files",
-            found=known[0],
-            next_step=known[1],
-        )
-
-
-_PARTS_OF_CHECKPOINTS = ("zip", "pickle", "safetensors", "tokenizer")

@@ -10,8 +10,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,48 +18,23 @@ import numpy as np
 from ggmlpy.files.errors import MissingFileError, ShapeError
 from ggmlpy.formats.tensor_names import shard_axis
 
-from .layout import Checkpoint, check_model, directory_of, known_tensors
-from .params import MODELS, Params, read_params_json
+from .folder import Folder
+from .layout import Checkpoint, check_model, known_tensors
+from .params import MODELS, Params, params_of_meta
 from .pth import open_pth
 from .tensor import LazyTensor
 
-__all__ = ["find_shards", "join", "open_meta"]
-
-_SHARD = re.compile(r"consolidated\.(\d{2,})\.pth")
+__all__ = ["join", "open_meta"]
 
 
-def find_shards(directory: str | os.PathLike[str]) -> list[Path]:
-    """The ``consolidated.NN.pth`` of a directory in numeric order; an empty list where there are none.
-
-    Raises:
-        MissingFileError: one in the row is missing; names it.
-    """
-    directory = Path(directory)
-    found = {int(match[1]): path for path in directory.iterdir() if (match := _SHARD.fullmatch(path.name))}
-    absent = [f"consolidated.{i:02}.pth" for i in range(max(found, default=-1) + 1) if i not in found]
-    if absent:
-        raise MissingFileError(
-            f"{', '.join(absent)} missing",
-            path=directory,
-            expected=f"shards 00 to {max(found):02}",
-            found=", ".join(found[i].name for i in sorted(found)),
-            next_step="copy the missing shard into the directory",
-        )
-    return [found[i] for i in sorted(found)]
-
-
-def open_meta(path: str | os.PathLike[str]) -> Checkpoint:
+def open_meta(folder: Folder) -> Checkpoint:
     """Open a model in Meta's layout.
 
-    Arguments:
-        path: its directory, or a file in it.
-
     Raises:
-        MissingFileError: no shards, one missing in the row, or no params.json.
+        MissingFileError: no shards, one missing in the sequence, or no params.json.
         FormatError: a file is bad, or shards and parameters do not fit together.
     """
-    directory = directory_of(path)
-    files = find_shards(directory)
+    directory, files = folder.path, folder.shards
     if not files:
         raise MissingFileError("no consolidated.00.pth here", path=directory, next_step=f"ls {directory}")
     with contextlib.ExitStack() as stack:
@@ -69,7 +42,7 @@ def open_meta(path: str | os.PathLike[str]) -> Checkpoint:
         shards = [file.state_dict for file in opened]
         names = _common_names(files, shards)
         tensors = {name: join(name, [shard[name] for shard in shards], files) for name in names}
-        params, params_path = _params(directory, tensors)
+        params, params_path = _params(folder, tensors)
         check_model(directory, params, params_path, tensors, _missing_shards(params, files))
         sizes = {name: _sizes(name, [shard[name] for shard in shards]) for name in names} if len(files) > 1 else {}
         return Checkpoint(
@@ -82,7 +55,7 @@ def open_meta(path: str | os.PathLike[str]) -> Checkpoint:
             {name: name for name in names},
             {name: size for name, size in sizes.items() if size},
             _open=stack.pop_all(),
-            _mapped=opened,
+            _opened=[*opened],
         )
 
 
@@ -160,10 +133,10 @@ def _common_names(files: Sequence[Path], shards: Sequence[Mapping[str, LazyTenso
     return kept[0]
 
 
-def _params(directory: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Params, Path]:
-    path = directory / "params.json"
+def _params(folder: Folder, tensors: Mapping[str, LazyTensor]) -> tuple[Params, Path]:
+    path = folder.path / "params.json"
     try:
-        return read_params_json(path), path
+        return params_of_meta(folder.json("params.json"), path), path
     except MissingFileError as error:
         embedding = tensors.get("tok_embeddings.weight")
         width = embedding.shape[-1] if embedding and embedding.shape else 0

@@ -21,7 +21,17 @@ from typing import Any
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
 
-__all__ = ["MODELS", "Params", "find_n_mult", "model_named", "read_config_json", "read_json", "read_params_json"]
+__all__ = [
+    "MODELS",
+    "Params",
+    "find_n_mult",
+    "model_named",
+    "params_of_huggingface",
+    "params_of_meta",
+    "read_config_json",
+    "read_json",
+    "read_params_json",
+]
 
 LARGEST_JSON = 1 << 24  # an honest config has a few hundred bytes, an index of 65B about 60 kB
 LARGEST_SIZE = 1 << 20  # of n_embd, n_mult, n_head, n_layer: far above any model, far below an overflow
@@ -180,7 +190,11 @@ def read_params_json(path: str | os.PathLike[str]) -> Params:
         MissingFileError, FormatError: not there, not JSON, a value missing or out of range.
         UnsupportedError: grouped-query attention or a feed-forward multiplier (LLaMA 2 70B).
     """
-    record = read_json(path)
+    return params_of_meta(read_json(path), path)
+
+
+def params_of_meta(record: Mapping[str, Any], path: str | os.PathLike[str]) -> Params:
+    """What ``params.json`` says, once it is read; ``path`` serves the messages. Raises as the reader does."""
     _refuse_grouped(path, record.get("n_kv_heads"), record.get("n_heads"), "n_kv_heads")
     if record.get("ffn_dim_multiplier") not in (None, 1, 1.0):
         raise _unsupported(path, "ffn_dim_multiplier", record["ffn_dim_multiplier"])
@@ -205,7 +219,11 @@ def read_config_json(path: str | os.PathLike[str]) -> Params:
         MissingFileError, FormatError: not there, not JSON, a value missing or out of range.
         UnsupportedError: another architecture, grouped-query attention, another activation.
     """
-    record = read_json(path)
+    return params_of_huggingface(read_json(path), path)
+
+
+def params_of_huggingface(record: Mapping[str, Any], path: str | os.PathLike[str]) -> Params:
+    """What ``config.json`` says, once it is read; ``path`` serves the messages. Raises as the reader does."""
     model_type = record.get("model_type", "llama")
     if model_type != "llama":
         raise _unsupported(path, "model_type", model_type)

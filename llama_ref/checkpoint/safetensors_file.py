@@ -116,6 +116,14 @@ class SafetensorsFile(Mapping[str, LazyTensor]):
         """Close the file; its tensors can no longer be read."""
         self._stream.close()
 
+    def release(self) -> None:
+        """Nothing to give back: what was read is the reader's own copy (compare :meth:`.PthFile.release`)."""
+
+    @property
+    def state_dict(self) -> dict[str, LazyTensor]:
+        """The tensors of the model: all of them (compare :attr:`.PthFile.state_dict`)."""
+        return self.tensors
+
     def _tensor(self, name: str, entry: object) -> LazyTensor:
         dtype, shape, begin, _ = _checked_entry(self.path, name, entry)
         stored = DTYPES[dtype].stored

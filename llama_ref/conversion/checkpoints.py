@@ -11,7 +11,6 @@ The peer reads a whole model into memory; here memory is that of a few rows, wha
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -26,11 +25,13 @@ import numpy as np
 from ggmlpy.files.atomic import atomic_write, require_space
 from ggmlpy.files.errors import MissingFileError, OutputError, UsageError
 from ggmlpy.formats.tensor_names import meta_names, original_names, rename
-from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout, open_checkpoint, pth_size, write_pth
+from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout, open_checkpoint
+from llama_ref.checkpoint.folder import Folder, is_weight_file, weight_file_names
 from llama_ref.checkpoint.layout import shard_of
 from llama_ref.checkpoint.params import Params
-from llama_ref.checkpoint.safetensors_file import safetensors_size, write_safetensors
 from llama_ref.checkpoint.tensor import DTYPES
+from llama_ref.checkpoint.weights import weights_size, write_weights
+from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary
 
 from .ggml import check_vocabulary
@@ -47,7 +48,6 @@ __all__ = [
 ]
 
 SHARD_SIZE = "10GB"
-METADATA = {"format": "pt"}
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -120,10 +120,7 @@ class ExportPlan:
             if progress:
                 progress(n)
 
-        if path.suffix == ".safetensors":
-            write_safetensors(path, tensors, METADATA, release)
-        else:
-            write_pth(path, [(t.name, t.dtype, t.shape, _reported(t, release)) for t in tensors], self.torch_format)
+        write_weights(path, tensors, self.torch_format, release)
 
 
 def convert_to_huggingface(
@@ -189,7 +186,7 @@ def plan_to_hf(
             checkpoint, weights=weights, shard_size=shard_size, inv_freq=inv_freq, dtype=dtype
         )
         plan = ExportPlan(checkpoint, Path(directory), files, {}, texts, [], torch_format, notes)
-        plan.sizes = {name: _file_size(name, part, torch_format) for name, part in files.items()}
+        plan.sizes = {name: weights_size(plan.directory / name, part, torch_format) for name, part in files.items()}
         if vocab:
             _add_tokenizer(plan, vocab)
         _refuse_same_directory(plan)
@@ -219,8 +216,7 @@ def huggingface_files(
     files = _split(tensors, limit, weights)
     texts = _config_files(checkpoint, tensors)
     if len(files) > 1:
-        index = "model.safetensors.index.json" if weights == "safetensors" else "pytorch_model.bin.index.json"
-        texts[index] = _index(files)
+        texts[weight_file_names(weights, len(files))[1]] = _index(files)
     return files, texts
 
 
@@ -260,7 +256,7 @@ def plan_from_hf(
         tensors = [_cast(checkpoint.tensors[name], dtype) for name in original_names(params.n_layer)]
         files = {f"consolidated.{i:02}.pth": [shard_of(tensor, i, count) for tensor in tensors] for i in range(count)}
         plan = ExportPlan(checkpoint, Path(directory), files, {}, {}, [], torch_format, notes)
-        plan.sizes = {name: _file_size(name, part, torch_format) for name, part in files.items()}
+        plan.sizes = {name: weights_size(plan.directory / name, part, torch_format) for name, part in files.items()}
         plan.texts = {"params.json": params.to_json()}
         if vocab:
             plan.copies = [path for path in (vocab.path, vocab.added_path) if path]
@@ -328,10 +324,7 @@ def _split(tensors: Sequence[LazyTensor], limit: int, weights: str) -> dict[str,
         if parts[-1] and sum(t.nbytes for t in parts[-1]) + tensor.nbytes > limit:
             parts.append([])
         parts[-1].append(tensor)
-    stem, suffix = ("model", ".safetensors") if weights == "safetensors" else ("pytorch_model", ".bin")
-    if len(parts) == 1:
-        return {stem + suffix: parts[0]}
-    return {f"{stem}-{i:05}-of-{len(parts):05}{suffix}": part for i, part in enumerate(parts, 1)}
+    return dict(zip(weight_file_names(weights, len(parts))[0], parts, strict=True))
 
 
 def _index(files: Mapping[str, Sequence[LazyTensor]]) -> str:
@@ -366,27 +359,8 @@ def _add_tokenizer(plan: ExportPlan, vocab: GgmlVocabulary) -> None:
         plan.notes.append("no tokenizer.json: its format cannot express appended pieces; load the slow LlamaTokenizer")
     else:
         plan.texts["tokenizer.json"] = fast
-    if not any(path.name == "special_tokens_map.json" for path in plan.copies):
-        plan.texts["special_tokens_map.json"] = _json({f"{name}_token": _special(text) for name, text in _SPECIAL})
-    if not any(path.name == "tokenizer_config.json" for path in plan.copies):
-        special = {f"{name}_token": {"__type": "AddedToken", **_special(text)} for name, text in _SPECIAL}
-        plan.texts["tokenizer_config.json"] = _json({**_TOKENIZER_CONFIG, **special})
-
-
-_SPECIAL = (("bos", "<s>"), ("eos", "</s>"), ("unk", "<unk>"))
-_TOKENIZER_CONFIG: dict[str, Any] = {
-    "add_bos_token": True,
-    "add_eos_token": False,
-    "clean_up_tokenization_spaces": False,
-    "model_max_length": 1000000000000000019884624838656,
-    "pad_token": None,
-    "sp_model_kwargs": {},
-    "tokenizer_class": "LlamaTokenizer",
-}
-
-
-def _special(text: str) -> dict[str, Any]:
-    return {"content": text, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    copied = {path.name for path in plan.copies}
+    plan.texts |= {name: text.decode() for name, text in tokenizer_side_files().items() if name not in copied}
 
 
 # ---------------------------------------------------------------------------------------------------------- from-hf
@@ -424,32 +398,16 @@ def _cast(tensor: LazyTensor, dtype: str | None) -> LazyTensor:
     return tensor.with_(dtype=dtype, read=read, source=f"{tensor.source}, as {dtype}")
 
 
-def _reported(tensor: LazyTensor, progress: Progress) -> Iterator[np.ndarray]:
-    for chunk in tensor.chunks():
-        yield chunk
-        progress(chunk.nbytes)
-
-
-def _file_size(name: str, tensors: Sequence[LazyTensor], torch_format: str) -> int:
-    if name.endswith(".safetensors"):
-        return safetensors_size(tensors, METADATA)
-    return pth_size(name, [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors], torch_format)
-
-
 def _refuse_same_directory(plan: ExportPlan) -> None:
     """The output must not mix with the input: a directory with two layouts in it is nobody's."""
     if plan.directory.exists() and plan.directory.samefile(plan.checkpoint.path):
         raise UsageError(f"{plan.directory} is the input: name another directory for the output")
-    stale = [p.name for p in _weight_files(plan.directory) if p.name not in plan.files]
+    there = Folder.of(plan.directory).names if plan.directory.is_dir() else ()
+    stale = [name for name in there if is_weight_file(name) and name not in plan.files]
     if stale:
         raise UsageError(
             f"{plan.directory} holds other weights already ({', '.join(stale[:4])}): name an empty directory"
         )
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    patterns = ("consolidated.*.pth", "model*.safetensors*", "pytorch_model*.bin*")
-    return sorted(itertools.chain.from_iterable(directory.glob(p) for p in patterns)) if directory.is_dir() else []
 
 
 def _make_directory(directory: Path) -> None:

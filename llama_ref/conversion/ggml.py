@@ -39,7 +39,7 @@ from ggmlpy.formats.tensor_names import ggml_names, original_names, shard_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.writer import write_model, written_size
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
-from llama_ref.checkpoint.layout import directory_of
+from llama_ref.checkpoint.folder import directory_of
 from llama_ref.checkpoint.params import Params, model_named, read_config_json, read_params_json
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary, vocabulary_name
 

@@ -32,8 +32,8 @@ import numpy as np
 
 from ggmlpy.files.errors import ShapeError
 from ggmlpy.formats.tensor_names import is_derived, is_known, rename
-from llama_ref.checkpoint import LazyTensor, PthFile, open_pth
-from llama_ref.checkpoint.safetensors_file import SafetensorsFile
+from llama_ref.checkpoint import LazyTensor
+from llama_ref.checkpoint.weights import WeightFile, open_weights
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, load_vocabulary
 
 from .adapter_config import CONFIG, AdapterConfig, read_adapter_config
@@ -97,7 +97,7 @@ class Adapter:
     tokenizer: GgmlVocabulary | None
     tokenizer_files: dict[str, Path]
     notes: list[str] = field(default_factory=list)
-    _file: Mapping[str, LazyTensor] = field(default_factory=dict, repr=False)
+    _file: WeightFile | None = field(default=None, repr=False)
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
     def __enter__(self) -> Adapter:
@@ -112,7 +112,7 @@ class Adapter:
 
     def release(self) -> None:
         """Give back the memory of the file pages read so far."""
-        if isinstance(self._file, PthFile):
+        if self._file is not None:
             self._file.release()
 
     @property
@@ -148,9 +148,8 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
         if weights is None:
             raise incomplete(path, " or ".join(WEIGHTS), files)
         config = read_adapter_config(files[CONFIG])
-        opened: Mapping[str, LazyTensor] = stack.enter_context(
-            SafetensorsFile(weights) if weights.suffix == ".safetensors" else open_pth(weights)
-        )
+        opened = open_weights(weights)
+        stack.enter_context(opened)
         pairs, replaced = _sort_out(weights, config, opened)
         tokenizer_files = {name: files[name] for name in TOKENIZER_FILES if name in files}
         model = tokenizer_files.get("tokenizer.model")

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, rename
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.writer import write_model, written_size
 from ggmlpy.quantizers.classic import quantize_rows
-from llama_ref.checkpoint import LazyTensor, PthFile, open_pth, pth_size, write_pth
+from llama_ref.checkpoint import LazyTensor
+from llama_ref.checkpoint.folder import Folder, is_weight_file, weight_file_names
 from llama_ref.checkpoint.layout import in_layout
 from llama_ref.checkpoint.params import read_json
-from llama_ref.checkpoint.safetensors_file import SafetensorsFile, safetensors_size, write_safetensors
-from llama_ref.conversion.checkpoints import METADATA, SHARD_SIZE, huggingface_files
+from llama_ref.checkpoint.weights import open_weights, weights_kind, weights_size, write_weights
+from llama_ref.conversion.checkpoints import SHARD_SIZE, huggingface_files
 from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
 
 from .checks import OUTPUT, Chain
@@ -80,31 +81,35 @@ class DirectoryTarget(Target):
     last = ""  # the file without which readers see no model
 
     @abstractmethod
-    def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
-        """Name -> (bytes, how to write it), of the large files in order."""
+    def tensors(self) -> dict[str, list[LazyTensor]]:
+        """The tensors of each weight file by its name, in order."""
 
     @abstractmethod
     def small_files(self) -> dict[str, bytes]:
         """Name -> content of the others, but those of the tokenizer."""
 
     def sizes(self) -> dict[Path, int]:
-        return {self.plan.output / name: size for name, (size, _) in self.shards().items()}
+        return {self.plan.output / name: self._size(name, tensors) for name, tensors in self.tensors().items()}
+
+    def _size(self, name: str, tensors: list[LazyTensor]) -> int:
+        return weights_size(self.plan.output / name, tensors, self.plan.options.torch_format)
 
     def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
-        shards = self.shards()
+        shards = self.tensors()
         small = {**_tokenizer_content(self.plan.chain), **self.small_files()}
         names = [*shards, *small]
         stage = self.plan.output / STAGE
         half_published = resume and stage.is_dir() and not (self.plan.output / self.last).exists()
         _refuse_existing(self.plan.output, names, force or half_published)
         done = _prepare_stage(stage, _identity(self.plan), resume)
-        resumed = [name for name, (size, _) in shards.items() if name in done and done[name] == size]
+        sizes = {name: self._size(name, tensors) for name, tensors in shards.items()}
+        resumed = [name for name, size in sizes.items() if done.get(name) == size]
         try:
             first = self.plan.output / names[0]
-            require_space(first, sum(size for name, (size, _) in shards.items() if name not in resumed))
-            for name, (_, write) in shards.items():
+            require_space(first, sum(size for name, size in sizes.items() if name not in resumed))
+            for name, tensors in shards.items():
                 if name not in resumed:
-                    write(stage / name)
+                    write_weights(stage / name, tensors, self.plan.options.torch_format)
         except BaseException:
             _forget_if_empty(stage, shards)
             raise
@@ -125,14 +130,6 @@ class PthTarget(DirectoryTarget):
         model, n = self.plan.model, self.plan.n_shards
         names = meta_names(self.plan.base.params.n_layer)
         return {f"consolidated.{k:02}.pth": [_shard_of(model, name, k, n) for name in names] for k in range(n)}
-
-    def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
-        torch_format = self.plan.options.torch_format
-        found: dict[str, tuple[int, Callable[[Path], object]]] = {}
-        for name, tensors in self.tensors().items():
-            size = pth_size(self.plan.output / name, [(t.name, t.dtype, t.shape) for t in tensors], torch_format)
-            found[name] = size, _pth_writer(tensors, torch_format)
-        return found
 
     def small_files(self) -> dict[str, bytes]:
         return {"params.json": self.plan.base.params.to_json().encode()}
@@ -166,7 +163,7 @@ class HuggingFaceTarget(DirectoryTarget):
     def _files(self) -> tuple[dict[str, list[LazyTensor]], dict[str, str]]:
         base, options, own = self.plan.base, self.plan.options, "bin"
         if base.layout == "huggingface":
-            own = "safetensors" if base.files[0].suffix == ".safetensors" else "bin"
+            own = weights_kind(base.files[0])
             all_in_files = len(base.original_names) == len(
                 base.tensors
             )  # not so if the output is tied to the embedding
@@ -179,8 +176,7 @@ class HuggingFaceTarget(DirectoryTarget):
     def _parts_of_the_base(self) -> tuple[dict[str, list[LazyTensor]], dict[str, str]]:
         files: dict[str, list[LazyTensor]] = {}
         for path in self.plan.base.files:
-            opened: PthFile | SafetensorsFile
-            with SafetensorsFile(path) if path.suffix == ".safetensors" else open_pth(path) as opened:
+            with open_weights(path) as opened:
                 files[path.name] = [self._merged_or_derived(name, tensor) for name, tensor in opened.items()]
         total = sum(tensor.nbytes for tensors in files.values() for tensor in tensors)
         weight_map = {tensor.name: name for name, tensors in files.items() for tensor in tensors}
@@ -189,9 +185,9 @@ class HuggingFaceTarget(DirectoryTarget):
             "generation_config.json": {},
         }
         if len(files) > 1:
-            index = "model.safetensors" if self.plan.base.files[0].suffix == ".safetensors" else "pytorch_model.bin"
-            own = self._changed_json(f"{index}.index.json", {"metadata": {"total_size": total}})
-            changes[f"{index}.index.json"] = {"weight_map": weight_map, **json.loads(own)}
+            _, index = weight_file_names(weights_kind(self.plan.base.files[0]), len(files))
+            own = self._changed_json(index, {"metadata": {"total_size": total}})
+            changes[index] = {"weight_map": weight_map, **json.loads(own)}
         return files, {name: self._changed_json(name, change) for name, change in changes.items()}
 
     def _merged_or_derived(self, name: str, tensor: LazyTensor) -> LazyTensor:
@@ -207,27 +203,8 @@ class HuggingFaceTarget(DirectoryTarget):
         before = read_json(path) if path.is_file() else {}
         return json.dumps({**before, **changes}, indent=2)
 
-    def shards(self) -> dict[str, tuple[int, Callable[[Path], object]]]:
-        torch_format = self.plan.options.torch_format
-        found: dict[str, tuple[int, Callable[[Path], object]]] = {}
-        for name, tensors in self._files()[0].items():
-            if name.endswith(".safetensors"):
-                found[name] = safetensors_size(tensors, METADATA), _safetensors_writer(tensors)
-            else:
-                shapes = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
-                found[name] = pth_size(name, shapes, torch_format), _pth_writer(tensors, torch_format)
-        return found
-
     def small_files(self) -> dict[str, bytes]:
         return {name: text.encode() for name, text in self._files()[1].items()}
-
-
-def _pth_writer(tensors: list[LazyTensor], torch_format: str) -> Callable[[Path], object]:
-    return lambda path: write_pth(path, tensors, torch_format)
-
-
-def _safetensors_writer(tensors: list[LazyTensor]) -> Callable[[Path], object]:
-    return lambda path: write_safetensors(path, tensors, METADATA)
 
 
 class GgmlTarget(Target):
@@ -305,14 +282,12 @@ def _in_type(tensor: MergedTensor, kind: TensorType, era: str) -> Iterator[np.nd
 # ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-_WEIGHTS = ("consolidated.*.pth", "model*.safetensors*", "pytorch_model*.bin*")
-
-
 def _refuse_existing(output: Path, names: Sequence[str], force: bool) -> None:
     there = [name for name in names if (output / name).exists()]
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a directory for this output type")
-    stale = sorted({path.name for pattern in _WEIGHTS for path in output.glob(pattern)} - set(names))
+    seen = Folder.of(output).names if output.is_dir() else ()
+    stale = [name for name in seen if is_weight_file(name) and name not in names]
     if stale:
         raise UsageError(f"{output} holds weights of another model ({', '.join(stale[:5])}): remove them first")
     if there and not force:

@@ -718,7 +718,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "checkpoint", 65, CHECKPOINT_SCENES, read_checkpoint, by_kind,
             ("llama_ref/checkpoint/params.py", "llama_ref/checkpoint/huggingface.py", "llama_ref/checkpoint/meta.py",
-             "llama_ref/checkpoint/layout.py", "llama_ref/checkpoint/opening.py",
+             "llama_ref/checkpoint/layout.py", "llama_ref/checkpoint/opening.py", "llama_ref/checkpoint/folder.py",
                  "llama_ref/vocabulary/tokenizer_file.py"),
         ),
         Target(

@@ -22,7 +22,7 @@ from ggmlpy.files.errors import (
 from ggmlpy.verify.fingerprint import fingerprint
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
 from llama_ref.checkpoint.fingerprint import fingerprint_checkpoint
-from llama_ref.checkpoint.huggingface import find_weight_files
+from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.params import Params, read_params_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile, write_safetensors
 from llama_ref.conversion.checkpoints import parse_size, plan_from_hf, plan_to_hf
@@ -90,7 +90,7 @@ def test_parts_with_an_index(weights, golden, tmp_path):
     run(plan_to_hf, golden / "base" / "7B", tmp_path / "hf", weights=weights, shard_size="100KB")
     suffix = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}[weights]
     index = json.loads((tmp_path / "hf" / f"{suffix}.index.json").read_text())
-    files = find_weight_files(tmp_path / "hf")
+    files = Folder.of(tmp_path / "hf").parts
     assert sorted(set(index["weight_map"].values())) == [path.name for path in files]
     assert len(files) == 4
     assert all(path.stat().st_size < 110_000 for path in files)

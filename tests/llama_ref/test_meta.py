@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
 from ggmlpy.formats import tensor_names as names
 from llama_ref.checkpoint import LazyTensor, in_layout, open_checkpoint, open_pth, write_pth
+from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.layout import shard_of
-from llama_ref.checkpoint.meta import find_shards, join
+from llama_ref.checkpoint.meta import join
 from llama_ref.checkpoint.params import Params
 
 
@@ -64,7 +65,7 @@ def test_cutting_and_joining_is_the_identity(name, count, size, data):
 def test_shards_are_in_numeric_order(tmp_path):
     for i in (2, 0, 10, 1, 3, 4, 5, 6, 7, 8, 9):
         (tmp_path / f"consolidated.{i:02}.pth").touch()
-    assert [path.name[13:15] for path in find_shards(tmp_path)] == [f"{i:02}" for i in range(11)]
+    assert [path.name[13:15] for path in Folder.of(tmp_path).shards] == [f"{i:02}" for i in range(11)]
 
 
 def test_a_gap_in_the_row_is_named(two):

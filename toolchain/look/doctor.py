@@ -25,6 +25,7 @@ from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.files.npy import ZIP_TROUBLE
 from ggmlpy.look.identify import Identification, identify
 from llama_ref.checkpoint import Checkpoint, open_checkpoint
+from llama_ref.checkpoint.folder import is_weight_file
 from llama_ref.conversion.ggml import plan_conversion
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, load_vocabulary, vocabulary_name
 from lora.merging.adapter import Adapter, open_adapter
@@ -154,7 +155,7 @@ def _directories(root: Path, depth: int = 0) -> Iterator[Path]:
 
 def _look_into(place: Path, folder: _Folder, diagnosis: Diagnosis, stack: contextlib.ExitStack) -> None:
     names = {path.name for path in place.iterdir() if path.is_file()}
-    if any(n.startswith(("consolidated.", "pytorch_model", "model.safetensors", "model-0")) for n in names):
+    if any(map(is_weight_file, names)):
         _try(diagnosis, partial(_add_model, place, folder, diagnosis, stack))
     if names & {"adapter_config.json", "adapter_model.bin", "adapter_model.safetensors"}:
         _try(diagnosis, partial(_add_adapter, place, folder, diagnosis, stack))

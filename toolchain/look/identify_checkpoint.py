@@ -18,6 +18,7 @@ from ggmlpy.formats.tensor_names import is_known, rename, spelling_of
 from ggmlpy.look.identify import Identification
 from llama_ref.checkpoint import LazyTensor, open_pth
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
+from llama_ref.checkpoint.weights import is_safetensors
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary, vocabulary_name
 
 __all__ = ["identify_other"]
@@ -42,7 +43,7 @@ def identify_other(path: str | os.PathLike[str]) -> Identification | None:
         head = stream.read(16)
     if head[:2] == b"PK":
         return _zip(path)
-    if path.suffix == ".safetensors" or head[8:10] in (b'{"', b"{}", b"{ "):
+    if is_safetensors(path) or head[8:10] in (b'{"', b"{}", b"{ "):
         with SafetensorsFile(path) as file:
             return _tensors(path, file, "safetensors", "any version of safetensors")
     if path.suffix == ".model" or head[:1] == b"\n":

@@ -40,16 +40,16 @@ from ggmlpy.verify.judge import (
     settle,
     verify_model,
 )
-from llama_ref.checkpoint import Checkpoint, LazyTensor, PthFile, open_checkpoint, open_pth
+from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.layout import in_layout, shard_of
 from llama_ref.checkpoint.pth_writer import TORCH_FORMATS, stream_pth
-from llama_ref.checkpoint.safetensors_file import SafetensorsFile, safetensors_header
-from llama_ref.conversion.checkpoints import METADATA, plan_from_hf, plan_to_hf
+from llama_ref.checkpoint.safetensors_file import safetensors_header
+from llama_ref.checkpoint.weights import METADATA, WeightFile, is_safetensors, open_weights, weights_kind
+from llama_ref.conversion.checkpoints import plan_from_hf, plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
 
 __all__ = [
     "Mistake",
-    "Weights",
     "deviations_of",
     "era_that_wrote",
     "mistakes",
@@ -321,36 +321,6 @@ def deviations_of(output: ModelFile, checkpoint: Checkpoint, known: Iterable[Mis
 # ---- checkpoint to checkpoint
 
 
-class Weights(Mapping[str, LazyTensor]):
-    """The tensors of one weight file, .pth, .bin or .safetensors; a context manager."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file: PthFile | SafetensorsFile = (
-            SafetensorsFile(path) if path.suffix == ".safetensors" else open_pth(path)
-        )
-
-    def __getitem__(self, name: str) -> LazyTensor:
-        return self.file[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.file)
-
-    def __len__(self) -> int:
-        return len(self.file)
-
-    def release(self) -> None:
-        """Give back the memory of the pages read so far."""
-        if isinstance(self.file, PthFile):
-            self.file.release()
-
-    def __enter__(self) -> Weights:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-
 def verify_export(
     output: str | os.PathLike[str], source: str | os.PathLike[str], *, progress: Progress | None = None
 ) -> Report:
@@ -366,7 +336,7 @@ def verify_export(
             raise UsageError(f"{output} and {source} both have {ours.layout} layout: what was done between them?")
         known = mistakes(ours, theirs.layout)
         if theirs.layout == "huggingface":
-            kind = "safetensors" if theirs.files[0].suffix == ".safetensors" else "bin"
+            kind = weights_kind(theirs.files[0])
             sizes = max(path.stat().st_size for path in theirs.files) + 1
             with plan_to_hf(source, os.devnull, weights=kind, shard_size=sizes, weights_only=True) as plan:
                 files = {output / name: list(tensors) for name, tensors in plan.files.items()}
@@ -393,14 +363,14 @@ def verify_weights(
     """
     report = Report(str(output), source, step)
     there: dict[str, Found] = {}
-    opened: list[Weights] = []
+    opened: list[WeightFile] = []
     for path, tensors in files.items():
-        weights = Weights(path)
+        weights = open_weights(path)
         opened.append(weights)
         several = len(files) > 1
         differences = list(_file_differences(path, weights, tensors, progress))
         report.container += differences
-        bytes_are_same = path.suffix != ".safetensors" and not differences and set(weights) == {t.name for t in tensors}
+        bytes_are_same = not is_safetensors(path) and not differences and set(weights) == {t.name for t in tensors}
         for tensor in tensors:
             key = f"{path.name}: {tensor.name}" if several else tensor.name
             found = _found(key, weights, tensor.name)
@@ -422,7 +392,7 @@ def verify_weights(
         deviations = [Deviation(m.name, remake.by(m)) for m in known] + [Deviation(SHORT, remake.shortened)]
         explain(report, there, deviations, progress)
     for weights in opened:
-        weights.file.close()
+        weights.close()
     return settle(report)
 
 
@@ -443,7 +413,7 @@ def _record(tensor: LazyTensor) -> TensorType:
     return TENSOR_TYPES[RECORDS[tensor.dtype]]
 
 
-def _found(key: str, weights: Weights, name: str) -> Found | None:
+def _found(key: str, weights: WeightFile, name: str) -> Found | None:
     if name not in weights:
         return None
     tensor = weights[name]
@@ -502,13 +472,13 @@ class _Remake:
 
 
 def _file_differences(
-    path: Path, weights: Weights, tensors: Sequence[LazyTensor], progress: Progress | None
+    path: Path, weights: WeightFile, tensors: Sequence[LazyTensor], progress: Progress | None
 ) -> Iterator[str]:
     """Whether the file is byte for byte what a version of torch writes, and if not, in what it differs."""
     names = [tensor.name for tensor in tensors]
     if set(weights) != set(names):
         return  # said of each tensor
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         header = safetensors_header(tensors, METADATA)
         if map_file(path)[: len(header)] != header:
             yield f"{path.name}: another header (order, offsets or metadata)"

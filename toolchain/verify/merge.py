@@ -25,6 +25,7 @@ from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import find
 from ggmlpy.verify.judge import Deviation, Expected, Progress, Report, verify_model
 from llama_ref.checkpoint import LazyTensor, open_checkpoint
+from llama_ref.checkpoint.weights import weights_kind
 from lora.merging.adapter import Adapter, LoraPair
 from lora.merging.merge import MergePlan, plan_merge
 from lora.merging.stream import MergedModel
@@ -57,7 +58,7 @@ def verify_merge(
     name = " + ".join([str(base), *(str(path) for path in adapters)])
     if output.is_dir():
         with open_checkpoint(output) as theirs:
-            kind, n_files, suffix = theirs.layout, len(theirs.files), theirs.files[0].suffix
+            kind, n_files, weights = theirs.layout, len(theirs.files), weights_kind(theirs.files[0])
         if kind == "meta":
             with (
                 plan_merge(base, adapters, nowhere, n_shards=n_files, **options) as plan,
@@ -65,7 +66,7 @@ def verify_merge(
             ):
                 files = {output / n: t for n, t in PthTarget(plan).tensors().items()}
                 return _checkpoint(plan, output, name, files, progress)
-        options["weights"] = "safetensors" if suffix == ".safetensors" else "bin"
+        options["weights"] = weights
         with plan_merge(base, adapters, nowhere, output_type="huggingface", **options) as plan:
             files = {output / n: t for n, t in HuggingFaceTarget(plan).tensors().items()}
             return _checkpoint(plan, output, name, files, progress)

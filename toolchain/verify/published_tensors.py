@@ -17,12 +17,12 @@ from ggmlpy.files.kinds import first_bytes, is_ggml
 from ggmlpy.formats.tensor_names import meta_names
 from llama_ref.checkpoint import Checkpoint, LazyTensor, known_files, open_checkpoint, open_pth
 from llama_ref.checkpoint.fingerprint import fingerprint_checkpoint, fingerprint_tensors
-from llama_ref.checkpoint.huggingface import find_weight_files
+from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.known_files import KnownFile
 from llama_ref.checkpoint.layout import shard_of
-from llama_ref.checkpoint.meta import find_shards
 from llama_ref.checkpoint.pth_writer import stream_pth
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
+from llama_ref.checkpoint.weights import is_safetensors, open_weights
 
 __all__ = ["content_fingerprint", "published_model_of", "published_shard_of", "structure_of", "weight_files"]
 
@@ -32,7 +32,8 @@ Progress = Callable[[int], object]
 def weight_files(directory: Path) -> list[Path]:
     """The weight files of the model in a directory; an empty list where there is none, or not a whole one."""
     try:
-        return find_shards(directory) or find_weight_files(directory)
+        folder = Folder.of(directory)
+        return folder.shards or folder.parts
     except FormatError:
         return []
 
@@ -127,7 +128,7 @@ def structure_of(path: Path) -> str:
         with open_pth(path) as pth:
             pth.verify()
             return f"{pth.format}, {len(pth)} tensors, every CRC-32 holds"
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         with SafetensorsFile(path) as file:
             return f"safetensors, {len(file)} tensors"
     return ""
@@ -162,8 +163,5 @@ def content_fingerprint(path: str | os.PathLike[str], progress: Progress | None 
                 return fingerprint_checkpoint(checkpoint, progress)
         except FormatError:
             pass  # weights without their params.json: the file by itself
-    if path.suffix == ".safetensors":
-        with SafetensorsFile(path) as file:
-            return fingerprint_tensors(file.values(), progress=progress)
-    with open_pth(path) as pth:
-        return fingerprint_tensors(pth.state_dict.values(), pth.release, progress)
+    with open_weights(path) as file:
+        return fingerprint_tensors(file.state_dict.values(), file.release, progress)
