@@ -18,7 +18,8 @@ from ggmlpy.formats.codes import unpack_codes
 from ggmlpy.formats.containers import CONTAINERS, FTYPES, Container
 from ggmlpy.formats.eras import ERAS
 from ggmlpy.formats.fields import Align, Array, Field, Number, Record, Text
-from ggmlpy.formats.gguf import VALUE_TYPES, Typed, records_of
+from ggmlpy.formats.gguf import records_of
+from ggmlpy.formats.gguf_values import VALUE_TYPES, Typed
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType, types_of
 from llama_ref.checkpoint import open_pth, write_pth
 from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece

@@ -48,11 +48,11 @@ class Field:
     name: str
     doc: str = ""
 
-    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> Any:
+    def read(self, cursor: Cursor, values: Mapping[str, Any]) -> Any:
         """The value that stands at the cursor; ``values`` holds the record's earlier fields."""
         raise TypeError(f"{type(self).__name__} cannot be read")
 
-    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
+    def write(self, values: Mapping[str, Any], offset: int) -> bytes:
         """The bytes of its value at ``offset`` of the file."""
         raise TypeError(f"{type(self).__name__} cannot be written")
 
@@ -67,10 +67,10 @@ class Number(Field):
     def size(self) -> int:
         return struct.calcsize(self.code)
 
-    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> Any:
+    def read(self, cursor: Cursor, values: Mapping[str, Any]) -> Any:
         return struct.unpack(cursor.order + self.code[1:], cursor.take(self.size, self.name))[0]
 
-    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
+    def write(self, values: Mapping[str, Any], offset: int) -> bytes:
         return struct.pack(self.code, values[self.name])
 
 
@@ -81,12 +81,12 @@ class Array(Field):
     item: str = "<i"
     count: str = ""
 
-    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> tuple[Any, ...]:
+    def read(self, cursor: Cursor, values: Mapping[str, Any]) -> tuple[Any, ...]:
         count = values[self.count]
         data = cursor.take(count * struct.calcsize(self.item), self.name)
         return struct.unpack(f"{cursor.order}{count}{self.item[1:]}", data)
 
-    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
+    def write(self, values: Mapping[str, Any], offset: int) -> bytes:
         return struct.pack(f"<{len(values[self.name])}{self.item[1:]}", *values[self.name])
 
 
@@ -96,10 +96,10 @@ class Text(Field):
 
     length: str = ""
 
-    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> bytes:
+    def read(self, cursor: Cursor, values: Mapping[str, Any]) -> bytes:
         return bytes(cursor.take(values[self.length], self.name))
 
-    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
+    def write(self, values: Mapping[str, Any], offset: int) -> bytes:
         return bytes(values[self.name])
 
 
@@ -109,10 +109,10 @@ class Align(Field):
 
     multiple: int = 32
 
-    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> bytes:
+    def read(self, cursor: Cursor, values: Mapping[str, Any]) -> bytes:
         return bytes(cursor.take(-cursor.offset % self.multiple, self.name))
 
-    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
+    def write(self, values: Mapping[str, Any], offset: int) -> bytes:
         return b"\0" * (-offset % self.multiple)
 
 
@@ -201,7 +201,7 @@ def walk(cursor: Cursor, record: Record) -> Iterator[Span]:
     values: dict[str, Any] = {}
     for field in record:
         offset = cursor.offset
-        values[field.name] = value = field.take(cursor, values)
+        values[field.name] = value = field.read(cursor, values)
         yield Span(offset, cursor.offset - offset, field, value)
 
 
@@ -213,7 +213,7 @@ def read(cursor: Cursor, record: Record, known: Mapping[str, Any] | None = None)
     """
     values: dict[str, Any] = dict(known or {})
     for field in record:
-        value = field.take(cursor, values)
+        value = field.read(cursor, values)
         if not isinstance(field, Align):
             values[field.name] = value
     return values
@@ -250,7 +250,7 @@ def write(record: Record, values: Mapping[str, Any], offset: int = 0) -> bytes:
     values = {**_lengths(record, values), **values}
     out = b""
     for field in record:
-        out += field.give(values, offset + len(out))
+        out += field.write(values, offset + len(out))
     return out
 
 

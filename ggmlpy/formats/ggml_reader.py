@@ -1,5 +1,8 @@
-"""How a ggml, ggmf or ggjt file is read: header, vocabulary, one header per tensor, each count checked before it is
-used."""
+"""Reading one ggml, ggmf or ggjt file: the header, the lengths of the vocabulary, and one header per tensor.
+
+The records are declared in :mod:`ggmlpy.formats.containers`. Each length and count is checked against what is left of
+the file before it is used, and the tensors' data stay in the map: a file of 4 GB opens in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ggmlpy.files.errors import BadMagicError, FormatError, IntegrityError, ShapeError, TruncatedError, UnsupportedError
+from ggmlpy.files.kinds import FIRST_BYTES, guess_by_magic
 from ggmlpy.files.mapping import map_file
 
 from .containers import BY_MAGIC, CONTAINERS, GGUF, HPARAMS, MAGIC, Container, Hparams
@@ -19,11 +23,22 @@ from .fields import Cursor, Number, read
 from .model_file import Part, Piece, Vocabulary
 from .tensor_types import TensorType, types_of
 
+__all__ = ["read_part"]
+
 LONGEST_NAME = 256  # a name longer than this is no tensor's name
 
 
 def read_part(path: Path, index: int, strict: bool, problems: list[FormatError]) -> Part:
-    """Read the structure of one file."""
+    """Read the structure of one file.
+
+    Args:
+        path: the file.
+        index: which part of the model it is.
+        strict: raise at the first damaged tensor; otherwise add the error to ``problems`` and stop there.
+
+    Raises:
+        FormatError: it is not such a file, or it is damaged.
+    """
     cursor = Cursor(map_file(path), str(path))
     container, version = _read_magic(cursor)
     cursor.offset = 0
@@ -59,8 +74,6 @@ def _read_magic(cursor: Cursor) -> tuple[Container, int]:
 
 
 def _bad_magic(cursor: Cursor, magic: int) -> BadMagicError:
-    from ggmlpy.files.kinds import FIRST_BYTES, guess_by_magic
-
     known = ", ".join(f"0x{container.magic:08x} {container.name}" for container in (*CONTAINERS.values(), GGUF))
     cause, next_step = guess_by_magic(bytes(cursor.buffer[:FIRST_BYTES]), str(cursor.path))
     return BadMagicError(

@@ -15,8 +15,9 @@ A string is its length (u64; u32 in v1) and that many bytes. An array is the typ
 items. Big-endian files (v3) have every number reversed, the magic's bytes included in none: ``GGUF`` is what both begin
 with, and the version tells the order. A model may be split over ``NAME-00001-of-00003.gguf`` …, each a whole GGUF file.
 
-Every count is compared with what is left of the file before anything is read on its word: a file of 49 bytes can't ask
-for an array of a thousand million items.
+Metadata values are read and written in :mod:`ggmlpy.formats.gguf_values`; whole files are written in
+:mod:`ggmlpy.formats.gguf_writer`. Every count is compared with what is left of the file before anything is read on its
+word: a file of 49 bytes can't ask for an array of a thousand million items.
 
 Source: docs/gguf.md in ggml; gguf-py and llama.cpp at c392e5094.
 """
@@ -27,76 +28,34 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlpy.files.atomic import atomic_write
-from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, TruncatedError, UnsupportedError, UsageError
+from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, TruncatedError, UnsupportedError
+from ggmlpy.files.mapping import map_file
 
-from .fields import U32, U64, Align, Array, Cursor, Field, Number, Record, Text, read, write
-from .out_tensor import OutTensor, write_chunks
+from .fields import U32, U64, Array, Cursor, Number, Record, Text, read
+from .gguf_values import Typed, Value, check_count
 from .tensor_types import TensorType, types_of
 
-__all__ = ["GGUF_MAGIC", "GgufFile", "GgufTensor", "Value", "gguf_size", "open_gguf", "records_of", "write_gguf"]
+__all__ = ["ALIGNMENT", "GGUF_MAGIC", "GgufFile", "GgufTensor", "open_gguf", "records_of", "split_paths"]
 
 GGUF_MAGIC = 0x46554747
 ALIGNMENT = 32
 MAX_DIMS = 4
-DEEPEST_ARRAY = 4
 
 # fmt: off
-VALUE_TYPES: dict[int, tuple[str, str]] = {  # id: name, struct code
-    0: ("u8", "<B"),  1: ("i8", "<b"),   2: ("u16", "<H"),   3: ("i16", "<h"),   4: ("u32", "<I"),  5: ("i32", "<i"),
-    6: ("f32", "<f"), 7: ("bool", "<?"), 8: ("string", ""),  9: ("array", ""),  10: ("u64", "<Q"), 11: ("i64", "<q"),
-    12: ("f64", "<d"),
-}
 FOREIGN_TYPES: dict[int, str] = {  # tensor types of GGUF that this library does not decode
     9: "q8_1", 15: "q8_K", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s", 20: "iq4_nl", 21: "iq3_s",
     22: "iq2_s", 23: "iq4_xs", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64", 29: "iq1_m", 34: "tq1_0",
     35: "tq2_0", 39: "mxfp4",
 }
 # fmt: on
-TYPE_IDS: dict[str, int] = {name: number for number, (name, _) in VALUE_TYPES.items()}
-
-
-@dataclass(frozen=True)
-class Value:
-    """A typed metadata value.
-
-    Attributes:
-        type: "u32", "string", "array" …
-        value: a number, bytes, a numpy array of numbers, or a list (of bytes or values).
-        item: the type of an array's items.
-    """
-
-    type: str
-    value: Any
-    item: str = ""
-
-    def text(self) -> str:
-        """A string value as text."""
-        return bytes(self.value).decode("utf-8", "replace")
-
-
-@dataclass(frozen=True)
-class Typed(Field):
-    """A metadata value; an earlier field says its type."""
-
-    type: str = "type"
-    size: Number = field(default_factory=lambda: U64("length"))
-
-    def take(self, cursor: Cursor, values: Mapping[str, Any]) -> Value:
-        return _take_value(cursor, values[self.type], self.size, 0)
-
-    def give(self, values: Mapping[str, Any], offset: int) -> bytes:
-        return _give_value(values[self.name])
-
-
 @dataclass(frozen=True)
 class Records:
     """The declared records of one version."""
@@ -217,8 +176,6 @@ def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
     Raises:
         FormatError: it is no GGUF file, it is cut off, or it contradicts itself.
     """
-    from ggmlpy.files.mapping import map_file
-
     path = Path(path)
     cursor = Cursor(map_file(path), str(path))
     version = _read_version(cursor)
@@ -258,7 +215,7 @@ def _read_version(cursor: Cursor) -> int:
 
 def _read_metadata(cursor: Cursor, records: Records, count: int) -> dict[str, Value]:
     smallest = 2 * records.size.size + 1
-    _check_count(cursor, "n_kv", count, smallest)
+    check_count(cursor, "n_kv", count, smallest)
     metadata: dict[str, Value] = {}
     for _ in range(count):
         start = cursor.offset
@@ -268,95 +225,6 @@ def _read_metadata(cursor: Cursor, records: Records, count: int) -> dict[str, Va
             raise FormatError(f"metadata key {key!r} occurs twice", path=cursor.path, offset=start, field="key")
         metadata[key] = pair["value"]
     return metadata
-
-
-def _check_count(cursor: Cursor, name: str, count: int, smallest: int) -> None:
-    if count > cursor.left // smallest:
-        raise TruncatedError(
-            "a count is larger than the file has room for",
-            path=cursor.path,
-            offset=cursor.offset,
-            field=name,
-            expected=f"at most {cursor.left // smallest:,}",
-            found=f"{count:,}",
-            cause="the file is cut off, or its header is corrupt",
-            next_step="compare its size and SHA256 with the source",
-        )
-
-
-def _take_value(cursor: Cursor, number: int, size: Number, depth: int) -> Value:
-    name, code = _value_type(cursor, number)
-    if name == "array":
-        return _take_array(cursor, size, depth)
-    if name == "string":
-        return Value(name, bytes(cursor.take(size.take(cursor, {}), "string")))
-    return Value(name, Number("value", code=code).take(cursor, {}))
-
-
-def _take_array(cursor: Cursor, size: Number, depth: int) -> Value:
-    """Numbers as one numpy array, strings as a list of bytes, arrays as a list of values."""
-    item_number = U32("item type").take(cursor, {})
-    count = size.take(cursor, {})
-    item, code = _value_type(cursor, item_number)
-    if code:
-        _check_count(cursor, "array length", count, struct.calcsize(code))
-        data = cursor.take(count * struct.calcsize(code), "array")
-        return Value("array", np.frombuffer(data, np.dtype(cursor.order + code[1:])), item)
-    _check_count(cursor, "array length", count, size.size if item == "string" else size.size + 4)
-    if depth == DEEPEST_ARRAY:
-        raise UnsupportedError(
-            "arrays are nested too deep",
-            path=cursor.path,
-            offset=cursor.offset,
-            field="array",
-            expected=f"at most {DEEPEST_ARRAY} levels",
-        )
-    if item == "string":
-        return Value("array", _take_strings(cursor, size, count), item)
-    return Value("array", [_take_value(cursor, item_number, size, depth + 1) for _ in range(count)], item)
-
-
-def _take_strings(cursor: Cursor, size: Number, count: int) -> list[bytes]:
-    """The vocabulary is one of these: tens of thousands of short strings."""
-    buffer, at, width = cursor.buffer, cursor.offset, size.size
-    length_at, last = struct.Struct(cursor.order + size.code[1:]).unpack_from, cursor.size - width
-    strings = []
-    for _ in range(count):
-        length = length_at(buffer, at)[0] if at <= last else cursor.size
-        at += width + length
-        if at > cursor.size:
-            cursor.offset = min(at - length, cursor.size)
-            cursor.take(length, "string")
-        strings.append(bytes(buffer[at - length : at]))
-    cursor.offset = at
-    return strings
-
-
-def _value_type(cursor: Cursor, number: int) -> tuple[str, str]:
-    if number in VALUE_TYPES:
-        return VALUE_TYPES[number]
-    raise UnsupportedError(
-        f"unknown metadata value type {number}",
-        path=cursor.path,
-        offset=cursor.offset - 4,
-        field="type",
-        expected=", ".join(f"{key} {name}" for key, (name, _) in VALUE_TYPES.items()),
-        found=number,
-        cause="the length of the value before it is corrupt, or the file is cut off",
-    )
-
-
-def _give_value(value: Value) -> bytes:
-    if value.type == "string":
-        return struct.pack("<Q", len(value.value)) + bytes(value.value)
-    if value.type != "array":
-        return struct.pack(VALUE_TYPES[TYPE_IDS[value.type]][1], value.value)
-    head = struct.pack("<IQ", TYPE_IDS[value.item], len(value.value))
-    if value.item == "string":
-        return head + b"".join(struct.pack("<Q", len(item)) + bytes(item) for item in value.value)
-    if value.item == "array":
-        return head + b"".join(_give_value(item) for item in value.value)
-    return head + np.asarray(value.value).astype(VALUE_TYPES[TYPE_IDS[value.item]][1]).tobytes()
 
 
 def _alignment(cursor: Cursor, metadata: Mapping[str, Value]) -> int:
@@ -374,7 +242,7 @@ def _alignment(cursor: Cursor, metadata: Mapping[str, Value]) -> int:
 
 
 def _read_infos(cursor: Cursor, records: Records, count: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    _check_count(cursor, "n_tensors", count, 2 * records.size.size + 16)
+    check_count(cursor, "n_tensors", count, 2 * records.size.size + 16)
     for _ in range(count):
         start = cursor.offset
         head = read(cursor, records.tensor[:3])
@@ -475,55 +343,3 @@ def split_paths(gguf: GgufFile) -> list[Path]:
             next_step="put all files into one directory",
         )
     return paths
-
-
-def write_gguf(
-    path: str | os.PathLike[str],
-    metadata: Mapping[str, Value],
-    tensors: Iterable[OutTensor],
-    progress: Callable[[int], object] | None = None,
-) -> int:
-    """Write a GGUF v3 file and return its size.
-
-    Arguments:
-        metadata: in the order of the file.
-        tensors: in the order of the file, with GGUF names.
-        progress: called with the number of bytes after each chunk.
-
-    Raises:
-        UsageError: a tensor does not have the promised size.
-        OutputError: the file could not be written; nothing stands under its name then.
-    """
-    tensors = list(tensors)
-    prefix, _ = _prefix(metadata, tensors)
-    with atomic_write(path, size=gguf_size(metadata, tensors)) as stream:
-        stream.write(prefix)
-        for tensor in tensors:
-            write_chunks(stream, tensor, progress)
-            stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
-        return stream.tell()
-
-
-def gguf_size(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> int:
-    """Bytes of the file that :func:`write_gguf` would write."""
-    return len(_prefix(metadata, tensors)[0]) + sum(tensor.nbytes + -tensor.nbytes % ALIGNMENT for tensor in tensors)
-
-
-def _prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> tuple[bytes, list[int]]:
-    """Everything before the data, and each tensor's offset in the data section."""
-    if "general.alignment" in metadata and metadata["general.alignment"].value != ALIGNMENT:
-        raise UsageError(f"GGUF files are written with an alignment of {ALIGNMENT}")
-    records = records_of(3)
-    counts = {"magic": GGUF_MAGIC, "version": 3, "n_tensors": len(tensors), "n_kv": len(metadata)}
-    out = [write(records.header, counts)]
-    for key, value in metadata.items():
-        out.append(write(records.pair, {"key": key.encode(), "type": TYPE_IDS[value.type], "value": value}))
-    offsets = []
-    offset = 0
-    for tensor in tensors:
-        offsets.append(offset)
-        values = {"name": tensor.name.encode(), "dims": tensor.shape[::-1], "type": tensor.type.id, "offset": offset}
-        out.append(write(records.tensor, values))
-        offset += tensor.nbytes + -tensor.nbytes % ALIGNMENT
-    prefix = b"".join(out)
-    return prefix + Align("padding", multiple=ALIGNMENT).give({}, len(prefix)), offsets

@@ -22,7 +22,8 @@ from ggmlpy.files.errors import UnsupportedError, UsageError, VocabularyError
 
 from .architecture import meta_name, model_size
 from .containers import FTYPES, GGUF, Attributes, Hparams
-from .gguf import GgufFile, GgufTensor, Value, open_gguf, split_paths
+from .gguf import GgufFile, GgufTensor, open_gguf, split_paths
+from .gguf_values import Value
 from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
 
 __all__ = ["from_gguf_token", "gguf_metadata", "open_gguf_model", "to_gguf_token"]

@@ -1,4 +1,4 @@
-"""A GGML file once opened: header, vocabulary, and tensors that stay on the disk until they are asked for.
+"""An open model file: header, vocabulary, and tensors that stay on the disk until they are asked for.
 
     >>> import ggmlpy                                                     # doctest: +SKIP
     >>> with ggmlpy.open_model("ggml-model-q4_0.bin") as model:           # doctest: +SKIP
@@ -7,8 +7,8 @@
 Opening reads the header, the vocabulary's lengths and one header a tensor, and nothing else: a 4 GB file opens in
 milliseconds. Each length and count is checked against what is left of the file before it is used. What is wrong with a
 file raises :class:`~ggmlpy.files.errors.FormatError`; with ``strict=False`` what can be survived (trailing bytes, a
-last tensor that is cut off) is collected in :attr:`ModelFile.problems` instead, which is how ``identify`` looks at
-ruins.
+last tensor that is cut off) is collected in :attr:`ModelFile.problems` instead, which lets ``identify`` describe
+damaged files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Open a model file of any container, with all its parts."""
+"""Opening a model file: the container is found by its first bytes, the other parts of a model by their names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from ggmlpy.files.mapping import map_file
 
 from .containers import GGUF
 from .ggml_reader import read_part
+from .gguf_model import open_gguf_model
 from .model_file import ModelFile
+from .multipart import find_parts, join_parts
+
+__all__ = ["is_gguf", "open_model"]
 
 
 def open_model(path: str | os.PathLike[str], *, n_parts: int | None = None, strict: bool = True) -> ModelFile:
@@ -26,11 +30,7 @@ def open_model(path: str | os.PathLike[str], *, n_parts: int | None = None, stri
         BadMagicError, UnsupportedError: not a container or version of this library.
         FormatError: anything else that is wrong with it.
     """
-    from .multipart import find_parts, join_parts
-
     if is_gguf(Path(path)):
-        from .gguf_model import open_gguf_model
-
         return open_gguf_model(Path(path))
     problems: list[FormatError] = []
     first = read_part(Path(path), 0, strict, problems)

@@ -1,4 +1,7 @@
-"""A tensor on its way into a file."""
+"""A tensor on its way into a file: its name, type and shape, and its bytes when they are asked for.
+
+Writers take these from open files, from quantizers and from checkpoints alike, and never hold more than a piece of one.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from ggmlpy.files.errors import UsageError
 
 from .model_file import Tensor
 from .tensor_types import TensorType
+
+__all__ = ["OutTensor", "out_tensor", "write_chunks"]
 
 Chunk = bytes | bytearray | memoryview | NDArray[np.generic]
 
@@ -44,7 +49,14 @@ def out_tensor(tensor: Tensor) -> OutTensor:
 
 
 def write_chunks(stream: BinaryIO, tensor: OutTensor, progress: Callable[[int], object] | None) -> None:
-    """The data of one tensor, checked against the size that was promised."""
+    """Write the data of one tensor.
+
+    Args:
+        progress: called with the number of bytes after each chunk.
+
+    Raises:
+        UsageError: there are more or fewer bytes than the tensor's type and shape promise.
+    """
     written = 0
     for chunk in tensor.chunks():
         data = _bytes_of(chunk).data if isinstance(chunk, np.ndarray) else memoryview(chunk).cast("B")

@@ -17,7 +17,7 @@ from .fields import Number, write
 from .out_tensor import OutTensor, write_chunks
 
 if TYPE_CHECKING:
-    from .gguf import Value
+    from .gguf_values import Value
 
 __all__ = ["file_size", "header_bytes", "write_model", "written_size"]
 
@@ -46,7 +46,7 @@ def write_model(
         OutputError: the file could not be written; nothing stands under its name then.
     """
     if container == "gguf":
-        from .gguf import write_gguf
+        from .gguf_writer import write_gguf
 
         return write_gguf(path, *_as_gguf(version, hparams, vocab, tensors, attributes), progress)
     declared = CONTAINERS[container]
@@ -70,7 +70,7 @@ def written_size(
 ) -> int:
     """Bytes of the file that :func:`write_model` would write from the same arguments."""
     if container == "gguf":
-        from .gguf import gguf_size
+        from .gguf_writer import gguf_size
 
         return gguf_size(*_as_gguf(version, hparams, vocab, tensors, attributes))
     declared = CONTAINERS[container]

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.formats.fields import Cursor, Record, Span, walk
-from ggmlpy.formats.gguf import GgufFile, Value, open_gguf, records_of
+from ggmlpy.formats.gguf import GgufFile, open_gguf, records_of
+from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile, Part
 from ggmlpy.formats.opening import is_gguf, open_model
 

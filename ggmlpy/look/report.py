@@ -22,9 +22,9 @@ from ggmlpy.formats.codes import unpack_codes
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.opening import open_model
 
+from .contents import tensor_rows
 from .hexdump import dump
 from .identify import identify
-from .summary import tensor_rows
 
 __all__ = ["report_data", "write_report"]
 

@@ -28,7 +28,7 @@ from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.multipart import part_path
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor, out_tensor
-from ggmlpy.formats.rows import RowFiles, RowSource
+from ggmlpy.formats.row_reader import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.formats.writer import write_model
 

@@ -26,7 +26,7 @@ from ggmlpy.formats.migrate import derived_scores
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
-from ggmlpy.formats.rows import RowFiles, RowSource
+from ggmlpy.formats.row_reader import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 from ggmlpy.quantizers.whole_file import quantized_rows
 

@@ -22,7 +22,7 @@ from ggmlpy.formats.containers import CONTAINERS, Container, Hparams
 from ggmlpy.formats.fields import write
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.out_tensor import OutTensor
-from ggmlpy.formats.rows import RowFiles, RowSource
+from ggmlpy.formats.row_reader import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TensorType
 
 from .compare import BlockView, TensorDifference, block_view, ulp_distance

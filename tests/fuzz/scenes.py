@@ -15,7 +15,9 @@ import numpy as np
 
 from ggmlpy import Hparams, open_model
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.gguf import TYPE_IDS, VALUE_TYPES, Value, open_gguf, write_gguf
+from ggmlpy.formats.gguf import open_gguf
+from ggmlpy.formats.gguf_values import TYPE_IDS, VALUE_TYPES, Value
+from ggmlpy.formats.gguf_writer import write_gguf
 from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.out_tensor import OutTensor
 from llama_ref.arithmetic.transformer import KVCache

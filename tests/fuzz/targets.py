@@ -19,10 +19,10 @@ from ggmlpy import open_model
 from ggmlpy.files.checksums import read_list
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.look.check import check_model, problems_of
+from ggmlpy.look.contents import summarize
 from ggmlpy.look.hexdump import dump
 from ggmlpy.look.identify import identify
 from ggmlpy.look.report import report_data
-from ggmlpy.look.summary import summarize
 from ggmlpy.verify.compare import compare
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
@@ -184,10 +184,11 @@ GGUF_SCENES: dict[str, Scene] = {
 }
 GGML_MODULES = (
     "ggmlpy/formats/model_file.py",
+    "ggmlpy/formats/ggml_reader.py",
     "ggmlpy/formats/fields.py",
     "ggmlpy/formats/multipart.py",
     "ggmlpy/look/check.py",
-    "ggmlpy/look/summary.py",
+    "ggmlpy/look/contents.py",
 )
 GGML_MODULES += ("ggmlpy/formats/dequantize.py", "ggmlpy/formats/architecture.py", "ggmlpy/formats/containers.py")
 

@@ -18,7 +18,9 @@ pytest.importorskip("resource", reason="Windows has no limits of address space")
 from ggmlpy import FormatError, Hparams, open_model
 from ggmlpy.files.checksums import read_list, same_json_meaning
 from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
-from ggmlpy.formats.gguf import Value, open_gguf, write_gguf
+from ggmlpy.formats.gguf import open_gguf
+from ggmlpy.formats.gguf_values import Value
+from ggmlpy.formats.gguf_writer import write_gguf
 from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.look.identify import identify

@@ -14,8 +14,10 @@ from ggmlpy import FormatError, Hparams, OutTensor, open_model, types_of
 from ggmlpy.files.errors import MissingFileError, TruncatedError, UnsupportedError, UsageError
 from ggmlpy.formats.codes import unpack_codes
 from ggmlpy.formats.dequantize import dequantize
-from ggmlpy.formats.gguf import Value, open_gguf, write_gguf
+from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.gguf_model import from_gguf_token, to_gguf_token
+from ggmlpy.formats.gguf_values import Value
+from ggmlpy.formats.gguf_writer import write_gguf
 from ggmlpy.formats.migrate import migrate
 from ggmlpy.look.check import problems_of
 from ggmlpy.quantizers.whole_file import quantize_file

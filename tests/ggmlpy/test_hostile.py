@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ggmlpy import CONTAINERS, FormatError, open_model
 from ggmlpy.look.check import problems_of
+from ggmlpy.look.contents import summarize
 from ggmlpy.look.identify import identify
-from ggmlpy.look.summary import summarize
 from tests.ggmlpy.models import write_tiny
 
 CASES = [(name, version) for name, container in CONTAINERS.items() for version in container.versions]

@@ -98,7 +98,7 @@ def add_inspect(commands: Commands) -> None:
 
 def run_inspect(args: argparse.Namespace) -> int:
     from ggmlpy import open_model
-    from ggmlpy.look.summary import summarize
+    from ggmlpy.look.contents import summarize
 
     with open_model(args.file) as model:
         summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab)

@@ -1,7 +1,7 @@
 """Rows of tensors, read a few at a time into memory of our own.
 
-A mapped file costs nothing until it is read, but whoever streams through all of it pays twice: faulting pages in is
-dearer than copying them, and every page touched counts as this process's memory. So what streams reads.
+A mapped file costs nothing until it is read, but streaming through all of it costs twice: page faults cost more than
+copying, and every page that was touched counts as this process's memory. So streaming code uses read().
 """
 
 from __future__ import annotations

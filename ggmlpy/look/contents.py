@@ -1,4 +1,4 @@
-"""What stands in a file, as plain data: the header, a sample of the vocabulary, the table of tensors."""
+"""What a file contains, as plain data: the header, a sample of the vocabulary, the table of tensors."""
 
 from __future__ import annotations
 

@@ -1,0 +1,68 @@
+"""Writing GGUF v3: the same declared records as the reader's; the file appears under its name only when complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.errors import UsageError
+
+from .fields import Align, write
+from .gguf import ALIGNMENT, GGUF_MAGIC, records_of
+from .gguf_values import TYPE_IDS, Value
+from .out_tensor import OutTensor, write_chunks
+
+__all__ = ["gguf_size", "write_gguf"]
+
+
+def write_gguf(
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Value],
+    tensors: Iterable[OutTensor],
+    progress: Callable[[int], object] | None = None,
+) -> int:
+    """Write a GGUF v3 file and return its size.
+
+    Arguments:
+        metadata: in the order of the file.
+        tensors: in the order of the file, with GGUF names.
+        progress: called with the number of bytes after each chunk.
+
+    Raises:
+        UsageError: a tensor does not have the promised size.
+        OutputError: the file could not be written; nothing stands under its name then.
+    """
+    tensors = list(tensors)
+    prefix, _ = _prefix(metadata, tensors)
+    with atomic_write(path, size=gguf_size(metadata, tensors)) as stream:
+        stream.write(prefix)
+        for tensor in tensors:
+            write_chunks(stream, tensor, progress)
+            stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
+        return stream.tell()
+
+
+def gguf_size(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> int:
+    """Bytes of the file that :func:`write_gguf` would write."""
+    return len(_prefix(metadata, tensors)[0]) + sum(tensor.nbytes + -tensor.nbytes % ALIGNMENT for tensor in tensors)
+
+
+def _prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> tuple[bytes, list[int]]:
+    """Everything before the data, and each tensor's offset in the data section."""
+    if "general.alignment" in metadata and metadata["general.alignment"].value != ALIGNMENT:
+        raise UsageError(f"GGUF files are written with an alignment of {ALIGNMENT}")
+    records = records_of(3)
+    counts = {"magic": GGUF_MAGIC, "version": 3, "n_tensors": len(tensors), "n_kv": len(metadata)}
+    out = [write(records.header, counts)]
+    for key, value in metadata.items():
+        out.append(write(records.pair, {"key": key.encode(), "type": TYPE_IDS[value.type], "value": value}))
+    offsets = []
+    offset = 0
+    for tensor in tensors:
+        offsets.append(offset)
+        values = {"name": tensor.name.encode(), "dims": tensor.shape[::-1], "type": tensor.type.id, "offset": offset}
+        out.append(write(records.tensor, values))
+        offset += tensor.nbytes + -tensor.nbytes % ALIGNMENT
+    prefix = b"".join(out)
+    return prefix + Align("padding", multiple=ALIGNMENT).write({}, len(prefix)), offsets
