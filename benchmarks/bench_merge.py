@@ -31,9 +31,8 @@ sys.path.insert(0, str(ROOT))
 from ggmlpy.formats.tensor_names import expected_shapes, meta_names, rename  # noqa: E402
 from llama_ref.checkpoint import write_pth  # noqa: E402
 from llama_ref.checkpoint.params import Params  # noqa: E402
-from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, parse_sentencepiece  # noqa: E402
+from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, parse_sentencepiece, write_sentencepiece  # noqa: E402
 from lora.merging.kernels import Delta  # noqa: E402
-from lora.vocabulary import write_tokenizer  # noqa: E402
 
 SIZES = {
     "tiny": Params(n_embd=512, n_mult=256, n_head=8, n_layer=4),
@@ -95,7 +94,7 @@ def make_model(folder: Path, params: Params) -> tuple[Path, Path]:
     names = meta_names(params.n_layer)
     write_pth(base / "consolidated.00.pth", [(n, "float16", shapes[n], _random(shapes[n], noise, rng)) for n in names])
     (base / "params.json").write_text(params.to_json())
-    write_tokenizer(base / "tokenizer.model", _pieces(N_BASE))
+    write_sentencepiece(base / "tokenizer.model", _pieces(N_BASE))
     tensors = []
     for name in names:
         key, shape = "base_model.model." + rename(name, "huggingface"), shapes[name]
@@ -108,7 +107,7 @@ def make_model(folder: Path, params: Params) -> tuple[Path, Path]:
             parts = {}
         tensors += [(key, "float16", part, _random(part, noise, rng)) for key, part in parts.items()]
     write_pth(adapter / "adapter_model.bin", tensors)
-    write_tokenizer(adapter / "tokenizer.model", _pieces(N_MERGED))
+    write_sentencepiece(adapter / "tokenizer.model", _pieces(N_MERGED))
     (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": 32}))
     return base, adapter
 

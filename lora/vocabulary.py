@@ -1,4 +1,4 @@
-"""Growing a LLaMA vocabulary: merging, writing and training SentencePiece models.
+"""Growing a LLaMA vocabulary: merging and training SentencePiece models.
 
 Chinese-LLaMA-Alpaca grows LLaMA's 32000 pieces by appending every piece of a Chinese model that LLaMA lacks, each with
 score 0.0 and no type, and leaves LLaMA's own bytes, trainer specification included, as they are. Bytes are copied here
@@ -23,20 +23,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import MissingFileError, UsageError
 from llama_ref.vocabulary.sentencepiece_model import (
     NORMAL,
     Piece,
     SentencePieceModel,
     parse_sentencepiece,
-    tokenizer_side_files,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["CHINESE_RECIPE", "Growth", "TrainerOptions", "merge_vocabularies", "train_vocabulary", "write_tokenizer"]
+__all__ = ["CHINESE_RECIPE", "Growth", "TrainerOptions", "merge_vocabularies", "train_vocabulary"]
 
 
 @dataclass(frozen=True)
@@ -94,29 +92,6 @@ def _encode_varint(value: int) -> bytes:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes((*out, value))
-
-
-# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def write_tokenizer(
-    path: str | os.PathLike[str], model: SentencePieceModel, pad_token: str | None = None
-) -> tuple[Path, ...]:
-    """Write ``path`` if it ends in ``.model``; otherwise make it a directory that transformers' LlamaTokenizer loads.
-
-    Returns the paths written. Raises OutputError if the disk refuses.
-    """
-    target = Path(path)
-    if target.suffix == ".model":
-        files = {target: model.to_bytes()}
-    else:
-        target.mkdir(parents=True, exist_ok=True)
-        sides = {target / name: content for name, content in tokenizer_side_files(pad_token).items()}
-        files = {target / "tokenizer.model": model.to_bytes(), **sides}
-    for name, content in files.items():
-        with atomic_write(name, size=len(content)) as stream:
-            stream.write(content)
-    return tuple(files)
 
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────

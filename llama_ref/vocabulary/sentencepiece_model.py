@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, MissingFileError, TruncatedError, VocabularyError
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "parse_sentencepiece",
     "read_sentencepiece",
     "tokenizer_side_files",
+    "write_sentencepiece",
 ]
 
 PIECE, TEXT, SCORE, TYPE = 1, 1, 2, 3  # field numbers in ModelProto and SentencePiece
@@ -225,3 +227,23 @@ def tokenizer_side_files(pad_token: str | None = None) -> dict[str, bytes]:
     }
     named = {"special_tokens_map.json": special, "tokenizer_config.json": config}
     return {name: (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode() for name, value in named.items()}
+
+
+def write_sentencepiece(
+    path: str | os.PathLike[str], model: SentencePieceModel, pad_token: str | None = None
+) -> tuple[Path, ...]:
+    """Write ``path`` if it ends in ``.model``; otherwise make it a directory that transformers' LlamaTokenizer loads.
+
+    Returns the paths written. Raises OutputError if the disk refuses.
+    """
+    target = Path(path)
+    if target.suffix == ".model":
+        files = {target: model.to_bytes()}
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        sides = {target / name: content for name, content in tokenizer_side_files(pad_token).items()}
+        files = {target / "tokenizer.model": model.to_bytes(), **sides}
+    for name, content in files.items():
+        with atomic_write(name, size=len(content)) as stream:
+            stream.write(content)
+    return tuple(files)

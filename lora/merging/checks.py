@@ -61,7 +61,7 @@ def check_chain(
     """Check that base, adapters and tokenizers fit together, in this order.
 
     Args:
-        init: the initialisation for rows that no adapter brings; None refuses such growth.
+        init: the initialization for rows that no adapter brings; None refuses such growth.
         tokenizer: a tokenizer.model (or its directory) to take instead of the last adapter's.
 
     Raises:

@@ -262,7 +262,7 @@ def plan_merge(
     The other arguments are those of :func:`merge`.
 
     Raises:
-        UsageError: an unknown output type or initialisation, an output among the inputs.
+        UsageError: an unknown output type or initialization, an output among the inputs.
         FormatError: see :func:`lora.merging.checks.check_chain`, :func:`lora.merging.adapter.open_adapter` and
             :func:`llama_ref.checkpoint.opening.open_checkpoint`.
     """

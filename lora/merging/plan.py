@@ -17,7 +17,7 @@ from llama_ref.checkpoint.layout import Checkpoint
 
 from .adapter import Adapter
 from .checks import Chain
-from .resize import INITIALISATIONS
+from .resize import INITIALIZATIONS
 from .stream import MergedModel
 
 __all__ = ["OUTPUT_TYPES", "CheckedMerge", "MergeOptions", "check_options"]
@@ -55,8 +55,8 @@ def check_options(options: MergeOptions) -> None:
         file_type_of(type_name, GGUF_ERA if family == "gguf" else options.era)
     elif kind not in OUTPUT_TYPES:
         raise UsageError(f"unknown output type {options.output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}")
-    if options.init not in (None, *INITIALISATIONS):
-        raise UsageError(f"unknown initialisation {options.init!r}; choose one of {', '.join(INITIALISATIONS)}")
+    if options.init not in (None, *INITIALIZATIONS):
+        raise UsageError(f"unknown initialization {options.init!r}; choose one of {', '.join(INITIALIZATIONS)}")
     if options.n_shards is not None and not 1 <= options.n_shards <= 64:
         raise UsageError(f"{options.n_shards} shards: choose 1 to 64")
     if options.n_threads is not None and not 1 <= options.n_threads <= 1024:

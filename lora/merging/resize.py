@@ -1,4 +1,4 @@
-"""Rows for tokens that were never trained: growing an embedding or output matrix by a named initialisation.
+"""Rows for tokens that were never trained: growing an embedding or output matrix by a named initialization.
 
 A vocabulary that grows without trained embeddings makes a model that cannot use its new tokens until it is trained; a
 merge therefore does this only when asked to. The ways to begin:
@@ -25,9 +25,9 @@ from ggmlpy.files.errors import UsageError
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.vocabulary.tokenizer_file import read_tokenizer
 
-__all__ = ["INITIALISATIONS", "grow", "spellings"]
+__all__ = ["INITIALIZATIONS", "grow", "spellings"]
 
-INITIALISATIONS = ("zeros", "mean", "normal", "pieces")
+INITIALIZATIONS = ("zeros", "mean", "normal", "pieces")
 STANDARD_DEVIATION = 0.02  # initializer_range of LLaMA's config.json
 BLOCK = 256  # rows drawn from one generator, so that any part can be drawn without the rest
 
@@ -43,7 +43,7 @@ def grow(
     """``tensor`` [old, n_embd] with rows added up to ``n_vocab``, made as they are read.
 
     Args:
-        init: one of :data:`INITIALISATIONS`.
+        init: one of :data:`INITIALIZATIONS`.
         seed: for "normal"; another tensor gets other numbers from the same seed.
         pieces: for "pieces": the old ids that spell each new token, see :func:`spellings`.
 
@@ -89,7 +89,7 @@ def _maker(
         return lambda start, stop: _normal_rows(tensor.name, n_embd, seed, start, stop)
     if init == "pieces":
         return lambda start, stop: _spelt_rows(tensor, pieces[start:stop])
-    raise UsageError(f"unknown initialisation {init!r}; choose one of {', '.join(INITIALISATIONS)}")
+    raise UsageError(f"unknown initialization {init!r}; choose one of {', '.join(INITIALIZATIONS)}")
 
 
 def _mean_row(tensor: LazyTensor, step: int = 4096) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""The loss curve: as SVG without any dependency, or with matplotlib into whatever it can write."""
+"""The loss curve as an SVG picture."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -15,8 +16,9 @@ from .loop import Progress, read_log
 
 __all__ = ["plot_losses", "smoothed", "svg_of"]
 
-COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7")
+COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7")
 WIDTH, HEIGHT, MARGIN = 480, 320, 44
+SMALLEST = 1e-3  # a loss below it is drawn at its height: the axis is logarithmic
 
 
 def plot_losses(logs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> None:
@@ -24,14 +26,13 @@ def plot_losses(logs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
 
     Raises:
         MissingFileError: there is no such log.
-        UsageError: another ending than .svg, and matplotlib is not installed.
+        UsageError: another ending than .svg.
     """
+    if Path(out).suffix != ".svg":
+        raise UsageError(f"{out}: the picture is an SVG; name a file that ends in .svg")
     curves = {_name(path): _read(path) for path in logs}
-    if Path(out).suffix == ".svg":
-        with atomic_write(out) as stream:
-            stream.write(svg_of(curves).encode())
-        return
-    _with_matplotlib(curves, out)
+    with atomic_write(out) as stream:
+        stream.write(svg_of(curves).encode())
 
 
 def _name(path: str | os.PathLike[str]) -> str:
@@ -56,48 +57,56 @@ def smoothed(losses: Sequence[float], window: int = 20) -> list[float]:
 
 
 def svg_of(curves: Mapping[str, Sequence[Progress]]) -> str:
-    """The curves as a picture: loss in nats a token, smoothed over twenty steps, on a logarithmic axis."""
+    """The curves as a picture: loss in nats per target, smoothed over twenty steps, on a logarithmic axis."""
     steps = max(1, sum(len(curve) for curve in curves.values()))
     lines = {name: smoothed([progress.loss for progress in curve]) for name, curve in curves.items()}
-    values = [max(value, 1e-3) for line in lines.values() for value in line] or [1.0]
-    low, high = math.log(min(values) * 0.9), math.log(max(values) * 1.1)
-    x = lambda step: MARGIN + step / steps * (WIDTH - 2 * MARGIN)  # noqa: E731
-    y = lambda loss: MARGIN + (high - math.log(max(loss, 1e-3))) / (high - low) * (HEIGHT - 2 * MARGIN)  # noqa: E731
-    parts, at = [], 0
-    for value in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10):
-        if low <= math.log(value) <= high:
-            parts.append(
-                f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd"/>'
-                f'<text x="{MARGIN - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
-            )
-    for number, ((name, line), colour) in enumerate(zip(lines.items(), COLOURS * (1 + len(lines)))):
-        thinned = range(0, len(line), max(1, steps // WIDTH))  # no more points than the picture is wide
-        points = " ".join(f"{x(at + i):.1f},{y(line[i]):.1f}" for i in thinned)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
+    axes = _Axes.around(steps, [value for line in lines.values() for value in line])
+    parts, first = _grid(axes), 0
+    for number, ((name, line), color) in enumerate(zip(lines.items(), COLORS * (1 + len(lines)))):
+        parts += _curve(axes, line, first, color)
         last = f" {line[-1]:.2f}" if line else ""
-        height = MARGIN - 8 - 16 * (number % 2)  # a short stage's name would run into the next one's
-        parts.append(f'<text x="{x(at) + 4:.1f}" y="{height}" fill="{colour}">{escape(name)}{last}</text>')
-        at += len(line)
+        height = MARGIN - 8 - 16 * (number % 2)  # so that the name of a short stage does not run into the next one
+        parts.append(f'<text x="{axes.x(first) + 4:.1f}" y="{height}" fill="{color}">{escape(name)}{last}</text>')
+        first += len(line)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         f'font-size="12"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}'
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 12}" text-anchor="middle">loss in nats a target, mean of '
+        f'<text x="{WIDTH / 2}" y="{HEIGHT - 12}" text-anchor="middle">loss in nats per target, mean of '
         f"twenty steps; {steps} steps</text></svg>\n"
     )
 
 
-def _with_matplotlib(curves: Mapping[str, Sequence[Progress]], out: str | os.PathLike[str]) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        words = 'only .svg is written without matplotlib; install it with: pip install "ggmlpy[plot]"'
-        raise UsageError(words) from error
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    at = 0
-    for name, curve in curves.items():
-        axes.plot(range(at, at + len(curve)), smoothed([progress.loss for progress in curve]), label=name)
-        at += len(curve)
-    axes.set(xlabel="step", ylabel="loss in nats a target", yscale="log")
-    axes.legend()
-    figure.savefig(os.fspath(out))
+@dataclass(frozen=True)
+class _Axes:
+    """Where a step and a loss are in the picture; ``low`` and ``high`` are logarithms of losses."""
+
+    steps: int
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, steps: int, losses: Sequence[float]) -> _Axes:
+        values = [max(loss, SMALLEST) for loss in losses] or [1.0]
+        return cls(steps, math.log(min(values) * 0.9), math.log(max(values) * 1.1))
+
+    def x(self, step: int) -> float:
+        return MARGIN + step / self.steps * (WIDTH - 2 * MARGIN)
+
+    def y(self, loss: float) -> float:
+        share = (self.high - math.log(max(loss, SMALLEST))) / (self.high - self.low)
+        return MARGIN + share * (HEIGHT - 2 * MARGIN)
+
+
+def _grid(axes: _Axes) -> list[str]:
+    return [
+        f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{axes.y(value):.1f}" y2="{axes.y(value):.1f}" stroke="#ddd"/>'
+        f'<text x="{MARGIN - 6}" y="{axes.y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
+        for value in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+        if axes.low <= math.log(value) <= axes.high
+    ]
+
+
+def _curve(axes: _Axes, line: Sequence[float], first: int, color: str) -> list[str]:
+    thinned = range(0, len(line), max(1, axes.steps // WIDTH))  # no more points than the picture is wide
+    points = " ".join(f"{axes.x(first + i):.1f},{axes.y(line[i]):.1f}" for i in thinned)
+    return [f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.8"/>']

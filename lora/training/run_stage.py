@@ -30,7 +30,7 @@ from .loop import Progress, Run, Settings
 from .model import Lora, Weights, initial_weights
 from .stages import STAGES, grow_weights, instruction_documents, load_weights, prepare, publish_adapter, publish_base
 
-__all__ = ["StageInput", "run_stage"]
+__all__ = ["StageInput", "train"]
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,29 @@ class StageInput:
     length: int = 512
 
 
-def run_stage(
+def train(
     name: str,
     given: StageInput,
     output: str | os.PathLike[str],
-    settings: Settings,
+    settings: Settings | None = None,
     *,
     lora: Lora | None = None,
     resume: bool = False,
     report: Callable[[Progress], object] | None = None,
 ) -> Run:
-    """Train a stage and publish what it made in ``output``; checkpoint and log go into ``output/work``.
+    """Train a stage and publish what it made.
+
+    Args:
+        name: one of :data:`lora.training.stages.STAGES`: "pretrain", "stage1", "stage2" or "instruct".
+        given: what the stage starts from.
+        output: a directory for the base or adapter; checkpoint and log go into ``work`` inside it.
+        settings: learning rate, number of steps and so on; None: those of Chinese-LLaMA-Alpaca.
+        lora: rank, scale and dropout; None: those of Chinese-LLaMA-Alpaca.
+        resume: continue an interrupted run.
+        report: called after each step.
+
+    Returns:
+        The finished run, with its weights.
 
     Raises:
         UsageError: an unknown stage, no base, an adapter that has to be merged first.
@@ -74,6 +86,7 @@ def run_stage(
     if name not in STAGES:
         raise UsageError(f"unknown stage {name!r}; choose one of {', '.join(STAGES)}")
     stage, lora = STAGES[name], lora or Lora()
+    settings = settings or stage.settings
     tokenizer = read_sentencepiece(given.tokenizer)
     documents = _documents(name, given.data, given.tokenizer)
     weights, shape = _start(name, given, len(tokenizer), settings.seed)

@@ -18,7 +18,6 @@ Source: Chinese-LLaMA-Alpaca v1.1 ``scripts/training`` and its table of training
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ import numpy as np
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import ShapeError, UsageError
-from ggmlpy.formats.tensor_names import rename
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, write_pth
 from llama_ref.checkpoint.layout import in_layout
 from llama_ref.checkpoint.params import Params
@@ -41,7 +39,8 @@ from llama_ref.vocabulary.prompts import (
     TRAINING_TEMPLATE,
     alpaca_prompt,
 )
-from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, tokenizer_side_files
+from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel
+from lora.merging.adapter_writer import write_adapter
 from lora.merging.resize import grow
 
 from .data import Document, encode
@@ -209,52 +208,25 @@ def publish_adapter(
     pad_token: str | None = None,
 ) -> None:
     """Write the LoRA pairs, embeddings and output as PEFT 0.2.0 does, in half precision, with the tokenizer's files."""
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     _check_rows(weights, tokenizer)
-    write_pth(folder / "adapter_model.bin", _adapter_tensors(weights, shape))
-    config = json.dumps(_adapter_config(lora, base_name), indent=2, ensure_ascii=False)
-    sides = tokenizer_side_files(pad_token)
-    _write(folder, {"adapter_config.json": config.encode(), "tokenizer.model": tokenizer.to_bytes(), **sides})
+    matrices = [name.removesuffix(".lora_A") for name in weights if name.endswith(".lora_A")]
+    write_adapter(
+        directory,
+        {f"{matrix}.weight": _published_pair(matrix, weights, shape) for matrix in matrices},
+        {name: _half(weights[name]) for name in WHOLE},
+        r=lora.r,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        base_model=base_name,
+        tokenizer=tokenizer,
+        pad_token=pad_token,
+    )
 
 
-def _adapter_tensors(weights: Weights, shape: Params) -> list[LazyTensor]:
-    pairs = [name for name in weights if name.endswith((".lora_A", ".lora_B"))]
-    tensors = [_adapter_tensor(name, weights[name], shape) for name in pairs]
-    saved = {"tok_embeddings.weight": "model.embed_tokens", "output.weight": "lm_head"}
-    return tensors + [
-        LazyTensor.of_array(f"base_model.model.{module}.weight", _half(weights[name])) for name, module in saved.items()
-    ]
-
-
-def _adapter_tensor(name: str, array: np.ndarray, shape: Params) -> LazyTensor:
-    """One side of a pair under PEFT's name, the rows of B in Hugging Face's order."""
-    matrix, side = name.rsplit(".", 1)
-    target = f"{matrix}.weight"
-    module = rename(target, "huggingface").removesuffix(".weight")
-    tensor = LazyTensor.of_array(target, _half(array), layout="meta")
-    if side == "lora_B":
-        tensor = in_layout(tensor, "huggingface", shape.n_head)
-    return tensor.with_(name=f"base_model.model.{module}.{side}.weight")
-
-
-def _adapter_config(lora: Lora, base_name: str) -> dict[str, Any]:
-    """``adapter_config.json`` as PEFT 0.2.0 writes it for Chinese-LLaMA-Alpaca."""
-    return {
-        "base_model_name_or_path": base_name,
-        "bias": "none",
-        "enable_lora": None,
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "merge_weights": False,
-        "modules_to_save": ["embed_tokens", "lm_head"],
-        "peft_type": "LORA",
-        "r": lora.r,
-        "target_modules": ["q_proj", "v_proj", "k_proj", "o_proj", "gate_proj", "down_proj", "up_proj"],
-        "task_type": "CAUSAL_LM",
-    }
+def _published_pair(matrix: str, weights: Weights, shape: Params) -> tuple[np.ndarray, np.ndarray]:
+    """A and B of a matrix in half precision, the rows of B in Hugging Face's order."""
+    left = LazyTensor.of_array(f"{matrix}.weight", _half(weights[f"{matrix}.lora_B"]), layout="meta")
+    return _half(weights[f"{matrix}.lora_A"]), in_layout(left, "huggingface", shape.n_head).numpy()
 
 
 def _check_rows(weights: Weights, tokenizer: SentencePieceModel) -> None:

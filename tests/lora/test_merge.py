@@ -360,7 +360,7 @@ def test_progress_adds_up(data: Path, tmp_path: Path) -> None:
     [
         ({"output_type": "gguf"}, "unknown output type 'gguf'"),
         ({"output_type": "ggml-q9_0"}, "unknown type 'q9_0'"),
-        ({"init": "ones"}, "unknown initialisation 'ones'"),
+        ({"init": "ones"}, "unknown initialization 'ones'"),
         ({"torch_format": "0.4"}, "unknown torch format '0.4'"),
         ({"n_shards": 0}, "0 shards"),
         ({"n_threads": 0}, "0 threads"),

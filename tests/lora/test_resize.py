@@ -1,4 +1,4 @@
-"""Named initialisations: what each promises."""
+"""Named initializations: what each promises."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ggmlpy.files.errors import UsageError
 from llama_ref.checkpoint import LazyTensor
-from lora.merging.resize import INITIALISATIONS, grow, spellings
+from lora.merging.resize import INITIALIZATIONS, grow, spellings
 
 OLD = np.random.default_rng(5).standard_normal((10, 6)).astype(np.float16)
 
@@ -20,7 +20,7 @@ def tensor(name: str = "tok_embeddings.weight") -> LazyTensor:
     return LazyTensor.of_array(name, OLD)
 
 
-@given(st.sampled_from(INITIALISATIONS), st.integers(10, 900), st.data())
+@given(st.sampled_from(INITIALIZATIONS), st.integers(10, 900), st.data())
 def test_any_part_is_a_part_of_the_whole(init: str, n_vocab: int, data: st.DataObject) -> None:
     pieces = [[i % 10, (3 * i) % 10] for i in range(n_vocab - 10)]
     grown = grow(tensor(), n_vocab, init, seed=3, pieces=pieces)
@@ -51,7 +51,7 @@ def test_seeds_and_names_give_different_numbers() -> None:
 def test_wrong_requests() -> None:
     for arguments, words in (
         ((9, "zeros"), "cannot be grown to 9"),
-        ((11, "ones"), "unknown initialisation 'ones'"),
+        ((11, "ones"), "unknown initialization 'ones'"),
         ((12, "pieces"), "2 new tokens, 0 spellings"),
     ):
         with pytest.raises(UsageError, match=words):

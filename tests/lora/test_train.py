@@ -18,7 +18,7 @@ from llama_ref.checkpoint.params import Params
 from llama_ref.conversion.ggml import plan_conversion
 from llama_ref.text.model import Model
 from llama_ref.vocabulary.prompts import TRAINING_TEMPLATE, alpaca_prompt
-from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel
+from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, write_sentencepiece
 from lora.merging.adapter import open_adapter
 from lora.merging.merge import merge
 from lora.training.data import Document, Packing, encode, stack, text_document
@@ -27,7 +27,7 @@ from lora.training.loop import Run, Settings, evaluate, read_log
 from lora.training.model import Dropout, Lora, Weights, add_lora, initial_weights, loss_and_gradients
 from lora.training.optim import AdamW, clip, warmup_cosine
 from lora.training.plot import plot_losses
-from lora.training.run_stage import StageInput, run_stage
+from lora.training.run_stage import StageInput, train
 from lora.training.stages import (
     ALL_TEMPLATES,
     STAGES,
@@ -38,7 +38,7 @@ from lora.training.stages import (
     publish_adapter,
     publish_base,
 )
-from lora.vocabulary import merge_vocabularies, train_vocabulary, write_tokenizer
+from lora.vocabulary import merge_vocabularies, train_vocabulary
 from toolchain.makers.corpus import make_corpus
 
 SHAPE = Params(16, 8, 2, 2)
@@ -424,15 +424,15 @@ def test_stages_hand_on_to_each_other(
     tmp_path: Path, tokenizers: tuple[SentencePieceModel, SentencePieceModel]
 ) -> None:
     english, grown = tokenizers
-    write_tokenizer(tmp_path / "english.model", english)
-    write_tokenizer(tmp_path / "grown.model", grown)
+    write_sentencepiece(tmp_path / "english.model", english)
+    write_sentencepiece(tmp_path / "grown.model", grown)
     (tmp_path / "en.txt").write_text("\n\n".join(TEXTS[:2]), "utf-8")
     (tmp_path / "zh.txt").write_text("\n\n".join(TEXTS[2:]), "utf-8")
     write_instructions(tmp_path / "data.json", [{"instruction": "你好", "input": "", "output": "你好，世界。"}])
 
     def run(name: str, data: str, tokenizer: str, **more: object) -> Run:
         given = StageInput([str(tmp_path / data)], str(tmp_path / tokenizer), rows=1, length=64, **more)
-        return run_stage(name, given, tmp_path / name, replace(STAGES[name].settings, n_steps=3), lora=LORA)
+        return train(name, given, tmp_path / name, replace(STAGES[name].settings, n_steps=3), lora=LORA)
 
     run("pretrain", "en.txt", "english.model", shape=SHAPE)
     base = str(tmp_path / "pretrain")

@@ -11,8 +11,9 @@ import pytest
 import cli
 from llama_ref.checkpoint import open_checkpoint
 from llama_ref.checkpoint.params import Params
+from llama_ref.vocabulary.sentencepiece_model import write_sentencepiece
 from lora.merging.adapter import open_adapter
-from lora.vocabulary import train_vocabulary, write_tokenizer
+from lora.vocabulary import train_vocabulary
 from toolchain.makers import recipe
 
 TEXTS = ["The cat sat on the mat.", "A dog ran in the park.", "Birds sing in the trees."]
@@ -20,7 +21,7 @@ TEXTS = ["The cat sat on the mat.", "A dog ran in the park.", "Birds sing in the
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> str:
-    write_tokenizer(tmp_path / "t.model", train_vocabulary(iter(TEXTS * 9), vocab_size=300, character_coverage=1.0))
+    write_sentencepiece(tmp_path / "t.model", train_vocabulary(iter(TEXTS * 9), vocab_size=300, character_coverage=1.0))
     return str(tmp_path / "t.model")
 
 

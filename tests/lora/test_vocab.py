@@ -11,8 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy.files.errors import FormatError, MissingFileError, TruncatedError, UsageError, VocabularyError
-from llama_ref.vocabulary.sentencepiece_model import BYTE, parse_sentencepiece, read_sentencepiece, tokenizer_side_files
-from lora.vocabulary import merge_vocabularies, train_vocabulary, write_tokenizer
+from llama_ref.vocabulary.sentencepiece_model import (
+    BYTE,
+    parse_sentencepiece,
+    read_sentencepiece,
+    tokenizer_side_files,
+    write_sentencepiece,
+)
+from lora.vocabulary import merge_vocabularies, train_vocabulary
 from toolchain.look.tokens import compare_tokenizers, side_by_side
 
 CHINESE_LLAMA = "e2676d4ca29ca1750f6ff203328d73b189321dc5776ceede037cbd36541d70c0"
@@ -23,7 +29,7 @@ CHINESE_ALPACA = "2d967e855b1213a439df6c8ce2791f869c84b4f3b6cfacf22b86440b8192a2
 def test_the_published_tokenizers(tokenizers: Path, tmp_path: Path, pad: str | None, total: int, sha256: str) -> None:
     base, extra = (read_sentencepiece(tokenizers / name) for name in ("llama.model", "chinese_sp.model"))
     merged, growth = merge_vocabularies(base, extra, pad)
-    write_tokenizer(tmp_path / "tokenizer.model", merged)
+    write_sentencepiece(tmp_path / "tokenizer.model", merged)
     assert hashlib.sha256((tmp_path / "tokenizer.model").read_bytes()).hexdigest() == sha256
     assert (growth.base, growth.added, growth.skipped, growth.total) == (32000, 17953, 2047, total)
 
@@ -34,7 +40,7 @@ def test_the_tiny_tokenizer_and_its_side_files(data: Path, tmp_path: Path) -> No
         read_sentencepiece(golden / "llama.model"), read_sentencepiece(golden / "chinese_sp.model")
     )
     assert merged.to_bytes() == (golden / "merged.model").read_bytes()
-    written = write_tokenizer(tmp_path / "hf", merged)
+    written = write_sentencepiece(tmp_path / "hf", merged)
     assert sorted(path.name for path in written) == sorted(
         path.name for path in (golden / "merged_tokenizer_hf").iterdir()
     )

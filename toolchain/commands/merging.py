@@ -141,11 +141,11 @@ def add_tokenizer(commands: Commands) -> None:
 
 
 def run_tokenizer_merge(args: argparse.Namespace) -> int:
-    from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
-    from lora.vocabulary import merge_vocabularies, write_tokenizer
+    from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece, write_sentencepiece
+    from lora.vocabulary import merge_vocabularies
 
     merged, growth = merge_vocabularies(read_sentencepiece(args.base), read_sentencepiece(args.extra), args.pad_token)
-    for path in write_tokenizer(args.out, merged, args.pad_token):
+    for path in write_sentencepiece(args.out, merged, args.pad_token):
         say(args, path)
     padded = f" + {args.pad_token}" if growth.padded else ""
     say(args, f"{growth.base} + {growth.added}{padded} = {growth.total} pieces; {growth.skipped} were there already")
@@ -153,7 +153,8 @@ def run_tokenizer_merge(args: argparse.Namespace) -> int:
 
 
 def run_tokenizer_train(args: argparse.Namespace) -> int:
-    from lora.vocabulary import train_vocabulary, write_tokenizer
+    from llama_ref.vocabulary.sentencepiece_model import write_sentencepiece
+    from lora.vocabulary import train_vocabulary
 
     say(args, "training" if args.verbose else "training; with -v SentencePiece shows how far it is")
     model = train_vocabulary(
@@ -164,7 +165,7 @@ def run_tokenizer_train(args: argparse.Namespace) -> int:
         max_sentences=args.max_sentences,
         character_coverage=args.character_coverage,
     )
-    for path in write_tokenizer(args.output, model):
+    for path in write_sentencepiece(args.output, model):
         say(args, path)
     say(args, f"{len(model)} pieces")
     return 0

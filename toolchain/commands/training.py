@@ -41,7 +41,9 @@ def add_train(commands: Commands) -> None:
         inner, "plot", run_train_plot, "Plot loss curves.", "train plot stage1-lora/work stage2-lora/work -o loss.svg"
     )
     plot.add_argument("logs", nargs="+", metavar="LOG", help="log.jsonl files or their folders, in order")
-    plot.add_argument("-o", "--output", required=True, metavar="FILE", help=".svg, or what matplotlib writes")
+    plot.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="the picture to write; its name ends in .svg"
+    )
 
 
 _CHINESE = "files/held-out/chinese.txt --tokenizer files/chinese-llama-lora/tokenizer.model --base files/base"
@@ -137,7 +139,7 @@ def run_train_stage(args: argparse.Namespace) -> int:
 
     from llama_ref.checkpoint.params import Params
     from lora.training.model import Lora
-    from lora.training.run_stage import StageInput, run_stage
+    from lora.training.run_stage import StageInput, train
     from lora.training.stages import STAGES
 
     chosen = {
@@ -155,7 +157,7 @@ def run_train_stage(args: argparse.Namespace) -> int:
     lora = Lora(args.r, args.alpha, args.dropout) if hasattr(args, "r") else None
     bar = _TrainingBar(args)
     report = lambda progress: bar(args.action, settings.n_steps, progress)  # noqa: E731
-    run = run_stage(args.action, given, args.output, settings, lora=lora, resume=args.resume, report=report)
+    run = train(args.action, given, args.output, settings, lora=lora, resume=args.resume, report=report)
     bar.close()
     say(args, f"{args.output}: {len(run.optimizer.trained)} tensors trained, {run.step} steps")
     return 0
