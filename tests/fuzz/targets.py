@@ -47,7 +47,7 @@ from tests.fuzz.rules import Broken, Limits
 from tests.fuzz.scenes import Scene
 from tests.llama_ref.attacks import forge, test_pth_pickle_attacks
 from toolchain.look.doctor import examine
-from toolchain.look.identify_checkpoint import identify_other
+from toolchain.look.identify import identify_other
 from toolchain.makers.vectors import read_manifest
 from toolchain.verify.logits import read_logits
 from toolchain.verify.published import verify
@@ -703,7 +703,7 @@ TARGETS: dict[str, Target] = {
             {"stored": scenes.adapter_zip(0), "deflated": scenes.adapter_zip(8), **scenes.torch_files()},
             read_archive, zip_damage,
             ("llama_ref/checkpoint/torch_zip.py", "lora/merging/adapter.py", "toolchain/verify/published.py",
-             "toolchain/look/identify_checkpoint.py"), lambda path: zip_spans(path.read_bytes()), TEMPORARY,
+             "toolchain.look.identify.py"), lambda path: zip_spans(path.read_bytes()), TEMPORARY,
         ),
         Target(
             "safetensors", 85, {"types": scenes.safetensors_of_all_types, "model": scenes.safetensors_model},

@@ -40,7 +40,7 @@ from tests.fuzz import scenes
 from tests.ggmlpy.models import write_tiny
 from tests.llama_ref.attacks import forge
 from toolchain.look.doctor import examine
-from toolchain.look.identify_checkpoint import identify_other
+from toolchain.look.identify import identify_other
 from toolchain.look.tokens import compare_tokenizers
 from toolchain.makers.vectors import read_manifest
 from toolchain.verify.logits import read_logits

@@ -14,8 +14,8 @@ from llama_ref.text.conversation import Conversation
 from llama_ref.text.sampling import SamplingOptions
 from llama_ref.vocabulary.prompts import PREAMBLE
 from toolchain.look.texts import Answer, Row, answers, as_markdown, as_text, prompts_of
-from toolchain.terminal.columns import shown_width
 from toolchain.terminal.console import history_path
+from toolchain.terminal.widths import shown_width
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_model import FakeModel

@@ -11,7 +11,7 @@ import pytest
 import cli
 from ggmlpy.files.errors import FormatError, IntegrityError, MissingFileError
 from llama_ref.checkpoint import LazyTensor, write_pth
-from toolchain.look.identify_checkpoint import identify_other
+from toolchain.look.identify import identify_other
 from toolchain.verify.published_tensors import content_fingerprint
 
 

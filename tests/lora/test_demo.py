@@ -14,9 +14,8 @@ import toolchain.demo.story as demo
 from ggmlpy.files.errors import IntegrityError, MissingFileError
 from llama_ref.text.model import Model
 from lora.merging.adapter import open_adapter
-from toolchain.commands.demo import _Teller
-from toolchain.commands.main import build_parser
-from toolchain.terminal import columns
+from toolchain.demo.teller import Teller
+from toolchain.terminal.widths import shown_width, wrapped
 
 SMALL_ENOUGH = 5_000_000
 
@@ -120,7 +119,7 @@ def test_story(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         assert words in told
     assert "北京是中国的首都" in told
     assert (tmp_path / "files" / "ggml-model-q4_0.bin").is_file()
-    assert max(map(columns._columns, told.splitlines())) <= 110
+    assert max(map(shown_width, told.splitlines())) <= 110
 
 
 def test_story_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,13 +136,13 @@ def test_damaged_demo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         file.seek(100_000)
         file.write(b"\xff")
     with pytest.raises(IntegrityError, match=r"consolidated\.00\.pth.*not the one that was published"):
-        demo.tell(tmp_path / "out", _Teller(build_parser().parse_args(["demo", "--json"])))
+        demo.tell(tmp_path / "out", Teller(silent=True))
     (tmp_path / "demo" / "SHA256SUMS").unlink()
     with pytest.raises(MissingFileError, match="-m"):
         demo.default_model()
 
 
 def test_lines_are_wrapped_by_columns() -> None:
-    assert columns._wrapped("北京是中国的首都", 8) == ["北京是中", "国的首都"]
-    assert columns._wrapped("to be or not to be", 8) == ["to be or", "not to", "be"]
-    assert columns._wrapped("a\n\nb", 8) == ["a", "", "b"]
+    assert wrapped("北京是中国的首都", 8, at_words=True) == ["北京是中", "国的首都"]
+    assert wrapped("to be or not to be", 8, at_words=True) == ["to be or", "not to", "be"]
+    assert wrapped("a\n\nb", 8, at_words=True) == ["a", "", "b"]

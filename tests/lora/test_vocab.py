@@ -174,5 +174,5 @@ def test_the_grown_vocabulary_needs_fewer_tokens(tokenizers: Path) -> None:
     assert before.n_byte_tokens == 9
     assert before.n_characters == after.n_characters == 28
     assert before.n_chinese == 25
-    assert side_by_side([after], colour=False).splitlines()[1].startswith("|▁|人工智能|是|计算机|科学|、|")
+    assert side_by_side([after], color=False).splitlines()[1].startswith("|▁|人工智能|是|计算机|科学|、|")
     assert side_by_side([after]).endswith("\x1b[0m")

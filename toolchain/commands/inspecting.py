@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from toolchain.terminal.colors import BOLD, DIM, GREEN, painted, wants_color
 from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import print_json, progress_bar, say
 
@@ -27,11 +28,12 @@ def add_identify(commands: Commands) -> None:
 
 def run_identify(args: argparse.Namespace) -> int:
     from ggmlpy.files.errors import FormatError
+    from toolchain.look.identify import identify_any
 
     found, failed = [], []
     for file in args.files:
         try:
-            found.append(_identify_any(file))
+            found.append(identify_any(file))
         except FormatError as error:
             failed.append(error)
     if args.json:
@@ -42,24 +44,6 @@ def run_identify(args: argparse.Namespace) -> int:
     for failure in [] if args.json else failed:
         print(f"error: {spoken(failure)}", file=sys.stderr)
     return 3 if failed or any(item.problems for item in found) else 0
-
-
-def _identify_any(file: str) -> Any:
-    """A GGML file, or else a checkpoint, an adapter, a tokenizer, an archive."""
-    from ggmlpy.files.errors import BadMagicError
-    from ggmlpy.look.identify import identify
-
-    try:
-        return identify(file)
-    except BadMagicError as bad:
-        from toolchain.look.identify_checkpoint import identify_other
-
-        other = identify_other(file)
-        if other is not None:
-            return other
-        if str(bad.next_step).startswith("`identify "):
-            bad.next_step = "compare its size and SHA256 with its source, and fetch it again"
-        raise bad
 
 
 def _print_identification(item: Any) -> None:
@@ -141,23 +125,23 @@ def run_hexdump(args: argparse.Namespace) -> int:
     if args.json:
         print_json([line.as_dict() for line in shown])
         return 0
-    found = False
+    found, color = False, wants_color()
     for line in shown:
-        print(_hexdump_line(line, sys.stdout.isatty()))
+        print(_hexdump_line(line, color))
         found = True
     if not found:
         raise UsageError(f"{args.file} has no field {args.field!r}; the names stand in the last column of the dump")
     return 0
 
 
-def _hexdump_line(line: Any, colour: bool) -> str:
+def _hexdump_line(line: Any, color: bool) -> str:
     if not line.size:
         return f"{'':>12}  {line.value}"
     text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line.data)
     more = "…" if line.size > len(line.data) else " "
-    dim, bold, green, reset = ("\033[2m", "\033[1m", "\033[32m", "\033[0m") if colour else ("",) * 4
-    place = f"{line.offset:>12,}  {line.data.hex(' '):<47}{more} {dim}{text:<16}{reset}"
-    return f"{place}  {bold}{line.path}{reset} = {green}{line.value}{reset}"
+    paint = painted if color else lambda text, code: text
+    place = f"{line.offset:>12,}  {line.data.hex(' '):<47}{more} {paint(f'{text:<16}', DIM)}"
+    return f"{place}  {paint(line.path, BOLD)} = {paint(str(line.value), GREEN)}"
 
 
 def add_report(commands: Commands) -> None:

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from toolchain.terminal.colors import wants_color
 from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import print_json, progress_bar, say, searching
 
@@ -136,7 +137,7 @@ def add_tokenizer(commands: Commands) -> None:
     stats.add_argument("second", metavar="B")
     stats.add_argument("text", nargs="*", metavar="TEXT", help="words, the name of a file, or - for stdin")
     stats.add_argument("-f", "--file", metavar="FILE", help="read the text from a file")
-    stats.add_argument("--no-colour", "--no-color", action="store_true", help="bars between tokens instead of colours")
+    stats.add_argument("--no-color", "--no-colour", action="store_true", help="bars between tokens instead of colors")
     stats.add_argument("--json", action="store_true", help="as JSON on stdout")
 
 
@@ -178,7 +179,7 @@ def run_tokenizer_stats(args: argparse.Namespace) -> int:
     if args.json:
         print_json([item.as_dict() for item in results])
         return 0
-    print(side_by_side(results, colour=sys.stdout.isatty() and not args.no_colour))
+    print(side_by_side(results, color=wants_color() and not args.no_color))
     return 0
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ggmlpy.files.caches import cache_directory
 from ggmlpy.files.errors import IntegrityError, MissingFileError, OutputError
@@ -34,6 +34,8 @@ from llama_ref.vocabulary.prompts import GENERATION_TEMPLATE, alpaca_prompt
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 from lora.merging.merge import MergeReport, merge
 from toolchain.look.tokens import compare_tokenizers
+
+from .teller import Teller
 
 __all__ = [
     "ADAPTERS",
@@ -238,17 +240,6 @@ def held_out_texts(language: str = "chinese", n: int = 40) -> list[str]:
 # ── the story ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Teller(Protocol):
-    """What :func:`tell` speaks to; the command ``demo`` has one that prints."""
-
-    def heading(self, title: str, why: str) -> None: ...
-    def line(self, text: str) -> None: ...
-    def good(self, text: str) -> None: ...
-    def table(self, rows: list[tuple[str, ...]]) -> None: ...
-    def tokens(self, pieces: Sequence[str]) -> None: ...
-    def speech(self, who: str, text: str, colour: str) -> None: ...
-
-
 def tell(folder: str | os.PathLike[str], teller: Teller, *, every_prompt: bool = False) -> dict[str, Any]:
     """Chinese-LLaMA-Alpaca's story on the demo model, step by step, in ``folder``; returns its figures and answers.
 
@@ -382,12 +373,7 @@ def _tell_answers(teller: Teller, models: dict[str, Model], prompts: Sequence[st
         after = answer(models["q4_0"], prompt)
         answers.append({"prompt": prompt, "before": before, "after": after})
         teller.line("")
-        teller.speech("prompt", prompt, "1")
-        teller.speech("before", _printable(before), "31")
-        teller.speech("after", _printable(after), "32")
+        teller.speech("prompt", prompt)
+        teller.speech("before", before)
+        teller.speech("after", after)
     return answers
-
-
-def _printable(text: str) -> str:
-    """Control characters, which a base model may write, as a replacement character."""
-    return "".join(c if c == "\n" or c.isprintable() else "\ufffd" for c in text) or "(nothing)"

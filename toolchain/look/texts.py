@@ -9,15 +9,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ggmlpy.files.errors import UsageError
 from llama_ref.text.conversation import Conversation
 from llama_ref.vocabulary.prompts import TURN_TEMPLATE, alpaca_prompt
-from toolchain.terminal.columns import _pad, _wrap
+from toolchain.terminal.foreign import escape
+from toolchain.terminal.widths import padded, wrapped
 
 __all__ = ["Answer", "Row", "answers", "as_markdown", "as_text", "prompts_of"]
 
@@ -91,7 +92,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 def _markdown_cell(text: str) -> str:
     text = text.strip().replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-    return _printable(text).replace("\n", "<br>")
+    return escape(text).replace("\n", "<br>")
 
 
 def as_text(rows: Sequence[Row], names: Sequence[str], width: int = 100) -> str:
@@ -111,12 +112,6 @@ def _speed(answer: Answer) -> str:
 
 
 def _columns(cells: Sequence[str], width: int) -> str:
-    wrapped = [_wrap(_printable(cell.strip()), width) for cell in cells]
-    height = max(map(len, wrapped))
-    padded = [lines + [""] * (height - len(lines)) for lines in wrapped]
-    return "\n".join(" | ".join(_pad(cell, width) for cell in line).rstrip() for line in zip(*padded, strict=True))
-
-
-def _printable(text: str) -> str:
-    """Control characters, which would disturb the table, as escapes."""
-    return "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else f"\\x{ord(c):02x}" for c in text)
+    columns = [wrapped(escape(cell.strip()), width) for cell in cells]
+    lines = itertools.zip_longest(*columns, fillvalue="")
+    return "\n".join(" | ".join(padded(cell, width) for cell in line).rstrip() for line in lines)

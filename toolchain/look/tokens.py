@@ -27,12 +27,20 @@ from llama_ref.vocabulary.tokenizer import (
     tokenizer_for,
 )
 from llama_ref.vocabulary.utf8 import printable
-from toolchain.terminal.columns import shown_width
+from toolchain.terminal.colors import on_ground
+from toolchain.terminal.widths import padded, shown_width
 
-__all__ = ["comparison_lines", "encode_text", "open_tokenizers", "token_lines", "token_records"]
-
-BACKGROUNDS = ("\x1b[48;5;24m", "\x1b[48;5;94m", "\x1b[48;5;22m", "\x1b[48;5;53m")
-RESET = "\x1b[0m"
+__all__ = [
+    "Comparison",
+    "compare_tokenizers",
+    "comparison_lines",
+    "encode_text",
+    "in_a_row",
+    "open_tokenizers",
+    "side_by_side",
+    "token_lines",
+    "token_records",
+]
 
 
 def open_tokenizers(
@@ -91,15 +99,25 @@ def token_records(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, An
 
 
 def token_lines(tokenizer: Tokenizer, ids: Sequence[int], *, color: bool = False) -> Iterator[str]:
-    """Id, piece and bytes of each token; in colour, the whole text first, each token on a ground of its own."""
-    shown = [_shown(tokenizer.piece(token)) for token in ids]
+    """Id, piece and bytes of each token; in color, the whole text first, each token on a ground of its own."""
+    pieces = [_shown(tokenizer.piece(token)) for token in ids]
     if color:
-        yield "".join(BACKGROUNDS[i % len(BACKGROUNDS)] + text + RESET for i, text in enumerate(shown))
-    width = max(map(shown_width, shown), default=0)
-    for i, (token, text) in enumerate(zip(ids, shown, strict=True)):
-        ground, reset = (BACKGROUNDS[i % len(BACKGROUNDS)], RESET) if color else ("", "")
-        padding = " " * (width - shown_width(text))
-        yield f"{token:6d}  {ground}{text}{reset}{padding}  {tokenizer.piece(token).hex(' ')}".rstrip()
+        yield in_a_row(pieces, color=True)
+    width = max(map(shown_width, pieces), default=0)
+    for i, (token, piece) in enumerate(zip(ids, pieces, strict=True)):
+        cell = (on_ground(piece, i) if color else piece) + padded("", width - shown_width(piece))
+        yield f"{token:6d}  {cell}  {tokenizer.piece(token).hex(' ')}".rstrip()
+
+
+def in_a_row(pieces: Sequence[str], *, color: bool) -> str:
+    """Tokens side by side, each on its own ground, or between bars.
+
+    >>> in_a_row(["▁你", "好"], color=False)
+    '|▁你|好|'
+    """
+    if color:
+        return "".join(on_ground(piece, i) for i, piece in enumerate(pieces))
+    return "|" + "|".join(pieces) + "|"
 
 
 def comparison_lines(text: bytes, results: Mapping[str, tuple[Tokenizer, list[int]]]) -> Iterator[str]:
@@ -176,17 +194,14 @@ def _is_chinese(character: str) -> bool:
     return unicodedata.name(character, "").startswith("CJK UNIFIED")
 
 
-_BACKGROUNDS = (153, 159, 187, 183, 223, 115)  # xterm-256 pastels that black text is readable on
+def side_by_side(comparisons: Iterable[Comparison], *, color: bool = True) -> str:
+    """The same text under each tokenizer, one block per tokenizer.
 
-
-def side_by_side(comparisons: Iterable[Comparison], *, colour: bool = True) -> str:
-    """The same text under each tokenizer, one block a tokenizer, each token on its own background (or between bars).
-
-    >>> print(side_by_side([Comparison("tiny", 3, 2, 2, 2, 0, ("▁你", "好"))], colour=False))
+    >>> print(side_by_side([Comparison("tiny", 3, 2, 2, 2, 0, ("▁你", "好"))], color=False))
     tiny (3 pieces): 2 tokens for 2 characters, 1.00 tokens a character, 1.00 characters a token
     |▁你|好|
     """
-    return "\n".join(f"{_headline(item)}\n{_tokens(item.pieces, colour)}" for item in comparisons)
+    return "\n".join(f"{_headline(item)}\n{in_a_row(item.pieces, color=color)}" for item in comparisons)
 
 
 def _headline(item: Comparison) -> str:
@@ -195,10 +210,3 @@ def _headline(item: Comparison) -> str:
         f"{item.tokens_per_character:.2f} tokens a character, {item.characters_per_token:.2f} characters a token"
         + (f", {item.n_byte_tokens} of them single bytes" if item.n_byte_tokens else "")
     )
-
-
-def _tokens(pieces: Sequence[str], colour: bool) -> str:
-    if not colour:
-        return "|" + "|".join(pieces) + "|"
-    shades = (f"\x1b[48;5;{_BACKGROUNDS[i % len(_BACKGROUNDS)]}m\x1b[30m{piece}" for i, piece in enumerate(pieces))
-    return "".join(shades) + "\x1b[0m"

@@ -38,7 +38,7 @@ class TextRequest:
     Attributes:
         options, sampling: as for ``main``; a repeat penalty of None is the era's own.
         stdin: what a person typed.
-        color: ANSI colours were on.
+        color: ANSI colors were on.
         n_ctx, n_batch, ignore_eos: as for ``main``.
         memory_f32: None: the era's own (f32 at 2023-03-19) and the other one.
     """

@@ -1,7 +1,6 @@
-"""What a file is that is no GGML model: a checkpoint, an adapter, a tokenizer, an archive.
+"""What any file is: a GGML model, or what comes before it: a checkpoint, an adapter, a tokenizer, an archive.
 
-The companion of :func:`ggmlpy.look.identify.identify`, for the files before the conversion. Opening is lazy and without
-trust; a bad file raises what its reader raises.
+Opening is lazy and without trust; a bad file raises what its reader raises.
 """
 
 from __future__ import annotations
@@ -12,16 +11,17 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from ggmlpy.files.errors import BadMagicError
 from ggmlpy.files.npy import ZIP_TROUBLE
 from ggmlpy.formats.architecture import MODEL_SIZES
 from ggmlpy.formats.tensor_names import is_known, rename, spelling_of
-from ggmlpy.look.identify import Identification
+from ggmlpy.look.identify import Identification, identify
 from llama_ref.checkpoint import LazyTensor, open_pth
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 from llama_ref.checkpoint.weights import is_safetensors
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary, vocabulary_name
 
-__all__ = ["identify_other"]
+__all__ = ["identify_any", "identify_other"]
 
 WRITERS = {
     "torch-1.13": "torch 1.6 to 2.0",
@@ -30,6 +30,23 @@ WRITERS = {
     "legacy": "torch before 1.6, or its old format",
 }
 LAYOUTS = {"meta": "Meta's layout", "huggingface": "Hugging Face's layout", "gguf": "names of GGUF"}
+
+
+def identify_any(path: str | os.PathLike[str]) -> Identification:
+    """Look at a file of any kind that this toolchain knows.
+
+    Raises:
+        FormatError: it is of one of these kinds, and bad; BadMagicError if it is of none.
+    """
+    try:
+        return identify(path)
+    except BadMagicError as error:
+        other = identify_other(path)
+        if other is not None:
+            return other
+        if str(error.next_step).startswith("`identify "):
+            error.next_step = "compare its size and SHA256 with its source, and fetch it again"
+        raise
 
 
 def identify_other(path: str | os.PathLike[str]) -> Identification | None:
