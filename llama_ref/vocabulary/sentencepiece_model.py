@@ -27,6 +27,7 @@ from typing import Any
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, MissingFileError, TruncatedError, VocabularyError
+from ggmlpy.files.kinds import FIRST_BYTES, begins_as_json, kind_of
 
 __all__ = [
     "BYTE",
@@ -39,6 +40,7 @@ __all__ = [
     "SentencePieceModel",
     "parse_sentencepiece",
     "read_sentencepiece",
+    "tokenizer_bytes",
     "tokenizer_side_files",
     "write_sentencepiece",
 ]
@@ -87,17 +89,26 @@ def read_sentencepiece(path: str | os.PathLike[str]) -> SentencePieceModel:
         VocabularyError: it is not a SentencePiece model (a web page, a Git LFS pointer, weights).
         TruncatedError: it ends inside a field.
     """
-    path = Path(path) / "tokenizer.model" if Path(path).is_dir() else path
+    return parse_sentencepiece(tokenizer_bytes(path), path)
+
+
+def tokenizer_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a ``tokenizer.model``, or of the one in a directory.
+
+    Raises:
+        MissingFileError: there is no such file.
+        VocabularyError: it is far too large for a tokenizer.
+    """
+    file = Path(path) / "tokenizer.model" if Path(path).is_dir() else Path(path)
     try:
-        size = Path(path).stat().st_size
+        size = file.stat().st_size
         if size > MAX_MODEL_BYTES:
-            raise _not_a_tokenizer(path, f"{size:,} bytes", "this is another kind of file, such as model weights")
-        data = Path(path).read_bytes()
+            raise _not_a_tokenizer(file, f"{size:,} bytes", "this is another kind of file, such as model weights")
+        return file.read_bytes()
     except OSError as error:
         raise MissingFileError(
-            f"cannot read the tokenizer: {error.strerror}", path=path, next_step="name a SentencePiece tokenizer.model"
+            f"cannot read the tokenizer: {error.strerror}", path=file, next_step="name a SentencePiece tokenizer.model"
         ) from error
-    return parse_sentencepiece(data, path)
 
 
 def parse_sentencepiece(data: bytes, path: str | os.PathLike[str] | None = None) -> SentencePieceModel:
@@ -107,7 +118,15 @@ def parse_sentencepiece(data: bytes, path: str | os.PathLike[str] | None = None)
     >>> model.pieces[0].text.decode(), model.pieces[0].score, model.pieces[0].type == NORMAL
     ('你', -1.0, True)
     """
-    _reject_lookalikes(data, path)
+    try:
+        return _parsed(data, path)
+    except FormatError:
+        if _lookalike(data):
+            raise unreadable(data, path) from None
+        raise
+
+
+def _parsed(data: bytes, path: Any) -> SentencePieceModel:
     pieces, rest = [], []
     for number, wire, start, body, end in _fields(data, 0, len(data), path):
         if number == PIECE and wire == BYTES:
@@ -169,20 +188,35 @@ def _varint(data: bytes, at: int, stop: int, path: Any) -> tuple[int, int]:
     raise _not_a_tokenizer(path, "a varint of more than ten bytes", "not a protobuf message, or damaged", offset=at)
 
 
-def _reject_lookalikes(data: bytes, path: Any) -> None:
-    """Name the three things that most often lie under the name tokenizer.model without being one."""
-    head = data[:200].lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        raise _not_a_tokenizer(path, "a Git LFS pointer", "the repository was cloned without Git LFS", "git lfs pull")
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise _not_a_tokenizer(path, "a web page", "the download returned a page", "download the file itself again")
-    if head.startswith(b"{"):
-        raise _not_a_tokenizer(path, "JSON", "this is a tokenizer.json", "use the tokenizer.model beside it")
+_AGAIN = "fetch tokenizer.model again"
+# fmt: off
+_LOOKALIKES = {  # kind of file that often lies under the name tokenizer.model: cause, next step
+    "pointer": ("this is a Git LFS pointer, not the file it points to",          "git lfs pull"),
+    "page":    ("this is a web page that was saved under the name of the file",  _AGAIN),
+    "json":    ("this is a tokenizer.json, which is another format",             "use the tokenizer.model beside it"),
+}
+# fmt: on
 
 
-def _not_a_tokenizer(path: Any, found: str, cause: str, step: str | None = None, offset: int = 0) -> FormatError:
+def _lookalike(data: bytes) -> tuple[str, str] | None:
+    """Cause and next step for one of the usual other things, or None."""
+    first = data[:FIRST_BYTES]
+    kind = kind_of(first)
+    return _LOOKALIKES.get("json" if begins_as_json(first) else kind.name if kind else "")
+
+
+def unreadable(data: bytes, path: str | os.PathLike[str] | None) -> VocabularyError:
+    """The error for bytes that are not a SentencePiece model, whatever they are instead."""
+    cause, next_step = _lookalike(data) or ("the download is broken", _AGAIN)
+    if next_step == _AGAIN and path:
+        next_step += f" and check it: `verify {os.fspath(path)}`"
+    found = f"{len(data):,} bytes that begin {data[:12].hex(' ') or 'with nothing'}"
+    return VocabularyError("is not a SentencePiece model", path=path, found=found, cause=cause, next_step=next_step)
+
+
+def _not_a_tokenizer(path: Any, found: str, cause: str, step: str | None = None, offset: int = 0) -> VocabularyError:
     return VocabularyError(
-        "not a SentencePiece model",
+        "is not a SentencePiece model",
         path=path,
         offset=offset,
         expected="a tokenizer.model",

@@ -287,7 +287,7 @@ class SentencePieceTokenizer(_PieceTokenizer):
     Its pieces are those that a GGML file would hold: "" for control pieces, one raw byte, ▁ as a space.
 
     Args:
-        path: the file.
+        path: the file, or the directory that holds it.
 
     Raises:
         MissingFileError: there is no such file.
@@ -295,14 +295,12 @@ class SentencePieceTokenizer(_PieceTokenizer):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        from .tokenizer_file import load_vocabulary
+        from .tokenizer_file import pieces_of, read_tokenizer  # SentencePiece is loaded only when it is needed
 
-        vocabulary = load_vocabulary(path).without_added()
+        self._processor: Any = read_tokenizer(path)
+        vocabulary = list(pieces_of(self._processor, path))
         super().__init__([piece for piece, _ in vocabulary])
         self.scores = [score for _, score in vocabulary]
-        from sentencepiece import SentencePieceProcessor
-
-        self._processor: Any = SentencePieceProcessor(model_file=os.fspath(path))
 
     def encode(self, text: str | bytes, *, bos: bool = False) -> list[int]:
         """The token ids of ``text``. SentencePiece itself puts a space in front."""

@@ -15,14 +15,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ggmlpy.files.errors import FormatError, MissingFileError, VocabularyError
+from ggmlpy.files.errors import MissingFileError, VocabularyError
 from llama_ref.checkpoint.params import read_json
 
-__all__ = ["GgmlVocabulary", "find_tokenizer", "load_vocabulary", "piece_text", "read_tokenizer", "vocabulary_name"]
+from .sentencepiece_model import tokenizer_bytes, unreadable
+
+__all__ = [
+    "GgmlVocabulary",
+    "find_tokenizer",
+    "load_processor",
+    "load_vocabulary",
+    "piece_text",
+    "pieces_of",
+    "read_tokenizer",
+    "vocabulary_name",
+]
 
 UNKNOWN = " \u2047 ".encode()
 ADDED_SCORE = -1000.0
-LARGEST_TOKENIZER = 1 << 26  # the largest published one has under 2 MB
 
 # fmt: off
 KNOWN_SIZES = {
@@ -111,7 +121,7 @@ def load_vocabulary(
         VocabularyError: not a SentencePiece model, or the ids of the added tokens do not continue the tokenizer's.
     """
     tokenizer = Path(tokenizer)
-    base = tuple(_pieces(tokenizer))
+    base = tuple(pieces_of(read_tokenizer(tokenizer), tokenizer))
     if added_tokens is None and (tokenizer.parent / "added_tokens.json").is_file():
         added_tokens = tokenizer.parent / "added_tokens.json"
     if added_tokens is None:
@@ -119,41 +129,42 @@ def load_vocabulary(
     return GgmlVocabulary(tokenizer, base, _added_tokens(Path(added_tokens), base), Path(added_tokens))
 
 
-def read_tokenizer(path: Path) -> Any:
-    """The SentencePiece processor of a tokenizer.model.
+def read_tokenizer(path: str | os.PathLike[str]) -> Any:
+    """The SentencePiece processor of a ``tokenizer.model``, or of the one in a directory.
 
     Raises:
         MissingFileError, VocabularyError: no such file, or not a SentencePiece model.
     """
+    return load_processor(tokenizer_bytes(path), path)
+
+
+def load_processor(data: bytes, path: str | os.PathLike[str]) -> Any:
+    """The SentencePiece processor of the bytes of a ``tokenizer.model``; ``path`` serves the error messages.
+
+    Raises:
+        VocabularyError: they are not a SentencePiece model.
+    """
     from sentencepiece import SentencePieceProcessor
 
-    data = _tokenizer_bytes(path)
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(data)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise _not_a_tokenizer(path, data) from error
+        raise unreadable(data, path) from error
     return processor
 
 
-def _pieces(path: Path) -> Iterator[tuple[bytes, float]]:
-    processor = read_tokenizer(path)
+def pieces_of(processor: Any, path: str | os.PathLike[str]) -> Iterator[tuple[bytes, float]]:
+    """The bytes and the score of each piece of a processor, as a GGML file has them.
+
+    Raises:
+        VocabularyError: a piece is not text.
+    """
     for i in range(processor.vocab_size()):
         yield _piece_bytes(processor, i, path), float(processor.get_score(i))
 
 
-def _tokenizer_bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > LARGEST_TOKENIZER:
-            raise VocabularyError("too large for a tokenizer", path=path, found=f"{path.stat().st_size:,} bytes")
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise MissingFileError("no such tokenizer", path=path, next_step="name an existing tokenizer.model") from error
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", path=path) from error
-
-
-def _piece_bytes(tokenizer: Any, i: int, path: Path) -> bytes:
+def _piece_bytes(tokenizer: Any, i: int, path: str | os.PathLike[str]) -> bytes:
     """One piece as the GGML file has it."""
     if tokenizer.is_unknown(i):
         return UNKNOWN
@@ -179,7 +190,7 @@ def piece_text(tokenizer: Any, i: int, path: str | os.PathLike[str]) -> str:
         ) from error
 
 
-def _byte_of(piece: str, i: int, path: Path) -> bytes:
+def _byte_of(piece: str, i: int, path: str | os.PathLike[str]) -> bytes:
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
         try:
             return bytes.fromhex(piece[3:5])
@@ -187,24 +198,6 @@ def _byte_of(piece: str, i: int, path: Path) -> bytes:
             pass
     raise VocabularyError(
         "a byte piece has another form", path=path, field=f"piece {i}", expected="<0xNN>", found=repr(piece)
-    )
-
-
-def _not_a_tokenizer(path: Path, data: bytes) -> VocabularyError:
-    head = data[:40].lstrip().lower()
-    cause = "the download is broken"
-    if head.startswith(b"version https://git-lfs"):
-        cause = "this is a Git LFS pointer, not the file it points to: run `git lfs pull`"
-    elif head.startswith((b"<!doctype", b"<html")):
-        cause = "this is a web page that was saved under the name of the file"
-    elif head.startswith(b"{"):
-        cause = "this is JSON: perhaps tokenizer.json, which is another format"
-    return VocabularyError(
-        "is not a SentencePiece model",
-        path=path,
-        found=f"{len(data):,} bytes that begin {data[:12].hex(' ') or 'with nothing'}",
-        cause=cause,
-        next_step=f"fetch tokenizer.model again and check it: `verify {path}`",
     )
 
 

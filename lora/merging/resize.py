@@ -17,7 +17,6 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
@@ -119,7 +118,7 @@ def spellings(tokenizer: str | os.PathLike[str], texts: Sequence[bytes]) -> list
 
     A piece without a leading ``▁`` is spelt without the one that SentencePiece puts in front of a text.
     """
-    processor = read_tokenizer(Path(tokenizer))
+    processor = read_tokenizer(tokenizer)
     space = processor.piece_to_id("▁")
     spelt = []
     for text in (raw.decode("utf-8", "replace") for raw in texts):

@@ -15,13 +15,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ggmlpy.files.errors import UsageError
 from llama_ref.checkpoint.params import Params
 from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
-from llama_ref.vocabulary.tokenizer_file import read_tokenizer
+from llama_ref.vocabulary.tokenizer_file import load_processor
 from lora.merging.adapter import open_adapter
 
 from .data import Document, Packing, read_documents, text_document
@@ -88,7 +89,7 @@ def train(
     stage, lora = STAGES[name], lora or Lora()
     settings = settings or stage.settings
     tokenizer = read_sentencepiece(given.tokenizer)
-    documents = _documents(name, given.data, given.tokenizer)
+    documents = _documents(name, given.data, load_processor(tokenizer.to_bytes(), given.tokenizer))
     weights, shape = _start(name, given, len(tokenizer), settings.seed)
     trained = prepare(weights, stage, lora, settings.seed)
     packing = Packing(documents, rows=given.rows, length=given.length, seed=settings.seed)
@@ -105,9 +106,7 @@ def train(
     return run
 
 
-def _documents(name: str, paths: Sequence[str], tokenizer: str) -> list[Document]:
-    path = Path(tokenizer)
-    processor = read_tokenizer(path / "tokenizer.model" if path.is_dir() else path)
+def _documents(name: str, paths: Sequence[str], processor: Any) -> list[Document]:
     if name == "instruct":
         records = [record for path in paths for record in read_instructions(path)[0]]
         return list(instruction_documents(processor, records))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
-from collections import Counter
 
 import pytest
 
@@ -15,29 +13,7 @@ from llama_ref.checkpoint.folder import Folder, is_weight_file
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 from llama_ref.checkpoint.weights import open_weights, weights_size, write_weights
 from llama_ref.conversion.checkpoints import plan_to_hf
-
-LOOKS = ("os.listdir", "os.scandir", "open", "glob.glob", "pathlib.Path.glob")
-_seen: Counter[str] | None = None
-
-
-def _record(event: str, arguments: tuple[object, ...]) -> None:
-    if _seen is not None and event in LOOKS:
-        _seen[str(arguments[0])] += 1
-
-
-sys.addaudithook(_record)  # cannot be removed, so it is switched by _seen
-
-
-def looks_of(action) -> dict[str, int]:
-    """How often the action listed a directory or opened a file, by path."""
-    global _seen
-    action()  # whatever is imported at the first time is not counted
-    _seen = Counter()
-    try:
-        action()
-        return dict(_seen)
-    finally:
-        _seen = None
+from tests.llama_ref.looks import looks_of
 
 
 def opened(directory):

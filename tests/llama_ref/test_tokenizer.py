@@ -20,7 +20,8 @@ from llama_ref.vocabulary.tokenizer import (
     tokenizer_for,
     utf8_characters,
 )
-from toolchain.look.tokens import comparison_lines, encode_text, open_tokenizers, token_records
+from tests.llama_ref.looks import looks_of
+from toolchain.look.tokens import compare_tokenizers, comparison_lines, encode_text, open_tokenizers, token_records
 
 BYTES = [b"\xe2\x81\x87", b"", b"", *(bytes([byte]) for byte in range(256))]
 WORDS = [b"a", b"ab", b"abc", b"bc", b" a", "你".encode(), "你好".encode(), "é".encode(), b"  "]
@@ -195,3 +196,9 @@ def test_records_keep_the_bytes_of_a_split_character(data: Path) -> None:
 
 def test_an_unversioned_file_is_split_greedily(data: Path) -> None:
     assert open_tokenizers(data / "ggml" / "T1_quant_p0" / "T1.q4_0.bin")[0] == "greedy"
+
+
+def test_a_tokenizer_is_read_once(tokenizers):
+    path = tokenizers / "llama.model"
+    assert looks_of(lambda: SentencePieceTokenizer(path)) == {str(path): 1}
+    assert looks_of(lambda: compare_tokenizers([path], "hello")) == {str(path): 1}

@@ -131,6 +131,12 @@ def test_what_lies_under_the_name_is_named(tmp_path: Path, content: bytes, words
     assert "Next:" in str(caught.value)
 
 
+def test_a_first_piece_whose_length_is_a_brace_is_not_json() -> None:
+    content = model_of([b"x" * (ord("{") - 2 - 5)])
+    assert content.lstrip().startswith(b"{")
+    assert len(parse_sentencepiece(content)) == 1
+
+
 def test_a_missing_and_a_short_tokenizer(tmp_path: Path, data: Path) -> None:
     with pytest.raises(MissingFileError, match="cannot read the tokenizer"):
         read_sentencepiece(tmp_path / "nowhere.model")

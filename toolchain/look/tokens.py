@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ggmlpy.files.kinds import is_ggml_file
-from llama_ref.vocabulary.sentencepiece_model import BYTE, read_sentencepiece
+from llama_ref.vocabulary.sentencepiece_model import BYTE, parse_sentencepiece, tokenizer_bytes
 from llama_ref.vocabulary.tokenizer import (
     GreedyTokenizer,
     ScoreTokenizer,
@@ -167,16 +167,16 @@ class Comparison:
 def compare_tokenizers(paths: Iterable[str | os.PathLike[str]], text: str) -> list[Comparison]:
     """Cut ``text`` with each tokenizer: Chinese-LLaMA-Alpaca's FAQ on why the vocabulary was grown, as numbers.
 
-    Raises as :func:`read_sentencepiece` does.
+    Raises as :func:`.read_sentencepiece` does.
     """
     return [_measure(Path(path), text) for path in paths]
 
 
 def _measure(path: Path, text: str) -> Comparison:
-    from llama_ref.vocabulary.tokenizer_file import read_tokenizer
+    from llama_ref.vocabulary.tokenizer_file import load_processor
 
-    model = read_sentencepiece(path)
-    processor = read_tokenizer(path / "tokenizer.model" if path.is_dir() else path)
+    data = tokenizer_bytes(path)
+    model, processor = parse_sentencepiece(data, path), load_processor(data, path)
     ids = [i for line in text.splitlines() for i in processor.encode(line)]
     characters = [character for line in text.splitlines() for character in line]
     return Comparison(
