@@ -15,9 +15,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ggmlpy.formats.codes import unpack_codes
-from ggmlpy.formats.containers import CONTAINERS, FTYPES, Container
+from ggmlpy.formats.containers import CONTAINERS, Container
 from ggmlpy.formats.eras import ERAS
 from ggmlpy.formats.fields import Align, Array, Field, Number, Record, Text
+from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.gguf import records_of
 from ggmlpy.formats.gguf_values import VALUE_TYPES, Typed
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType, types_of
@@ -318,7 +319,7 @@ def type_section() -> Iterator[str]:
         cells = [next((t.layout for t in types_of(*place).values() if t.name == name), "–") for place in places()]
         yield f"| {name} | " + " | ".join(f"`{cell}`" if cell != "–" else cell for cell in cells) + " |"
     yield "\n## ftype in the header\n\n| ftype | name | most matrices are |\n|--:|---|---|"
-    yield from (f"| {ftype.id} | {ftype.name} | {ftype.main} |" for ftype in FTYPES.values())
+    yield from (f"| {ftype.id} | {ftype.title} | {ftype.type} |" for ftype in FTYPES.values())
     yield "\n## Eras\n\n| era | pin | commit | writes | quantizes to |\n|---|---|---|---|---|"
     for era in ERAS.values():
         title = CONTAINERS[era.container].title(era.version)

@@ -30,14 +30,12 @@ from .fields import F32, I32, U32, Align, Array, Number, Numbers, Record, Text
 
 __all__ = [
     "CONTAINERS",
-    "FTYPES",
     "GGJT",
     "GGMF",
     "GGML",
     "GGUF",
     "Attributes",
     "Container",
-    "Ftype",
     "Hparams",
     "container_named",
 ]
@@ -51,7 +49,7 @@ HPARAMS = (
     I32("n_head", "attention heads"),
     I32("n_layer", "transformer layers"),
     I32("n_rot", "dimensions of a head that are rotated: n_embd / n_head"),
-    I32("ftype", "the type that most 2-D tensors have, see FTYPES"),
+    I32("ftype", "the type that most 2-D tensors have, see the file types"),
 )
 MAGIC = U32("magic", "the container, as a little-endian integer")
 VERSION = U32("version", "the version of the container")
@@ -163,40 +161,6 @@ class Attributes:
     rope_freq_base: float = 10000.0
     norm_eps: float | None = None
     n_ctx_train: int = 2048
-
-
-@dataclass(frozen=True)
-class Ftype:
-    """What the header's ftype promises: ``main`` is the type that most 2-D tensors have."""
-
-    id: int
-    name: str
-    main: str
-
-
-# fmt: off
-FTYPES: dict[int, Ftype] = {ftype.id: ftype for ftype in (
-    Ftype(0,  "f32",    "f32"),
-    Ftype(1,  "f16",    "f16"),
-    Ftype(2,  "q4_0",   "q4_0"),
-    Ftype(3,  "q4_1",   "q4_1"),
-    Ftype(4,  "q4_1, embeddings and output f16", "q4_1"),
-    Ftype(5,  "q4_2",   "q4_2"),
-    Ftype(6,  "q4_3",   "q4_3"),
-    Ftype(7,  "q8_0",   "q8_0"),
-    Ftype(8,  "q5_0",   "q5_0"),
-    Ftype(9,  "q5_1",   "q5_1"),
-    Ftype(10, "q2_K",   "q2_K"),
-    Ftype(11, "q3_K_S", "q3_K"),
-    Ftype(12, "q3_K_M", "q3_K"),
-    Ftype(13, "q3_K_L", "q3_K"),
-    Ftype(14, "q4_K_S", "q4_K"),
-    Ftype(15, "q4_K_M", "q4_K"),
-    Ftype(16, "q5_K_S", "q5_K"),
-    Ftype(17, "q5_K_M", "q5_K"),
-    Ftype(18, "q6_K",   "q6_K"),
-)}
-# fmt: on
 
 
 def container_named(name: str) -> tuple[Container, int]:

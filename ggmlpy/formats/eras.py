@@ -12,6 +12,9 @@ era         pin  commit     writes    what is particular
 2023-05-19  p4   6986c7835  ggjt v2   codes of elements j and j + 16 share a byte; q4_2 is gone
 2023-08-21  p5   dadbed99e  ggjt v3   scales in f16; k-quants
 ==========  ===  =========  ========  =======================================================================
+
+Eras are ordered: ``era >= APRIL_30`` asks for what came with a commit. A fact that several places ask for has a name,
+such as ``era.has_convert_py``. Dates are for people; code compares eras.
 """
 
 from __future__ import annotations
@@ -22,12 +25,25 @@ from ggmlpy.files.errors import UsageError
 
 from .tensor_types import TensorType, types_of
 
-__all__ = ["DEFAULT_ERA", "ERAS", "GGUF_ERA", "Era", "era_of"]
+__all__ = [
+    "APRIL_30",
+    "AUGUST_21",
+    "DEFAULT_ERA",
+    "ERAS",
+    "GGUF_ERA",
+    "MARCH_19",
+    "MARCH_30",
+    "MARCH_31",
+    "MAY_19",
+    "Era",
+    "era_of",
+    "eras_writing",
+]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Era:
-    """One pinned commit of llama.cpp.
+    """One pinned commit of llama.cpp. Eras are ordered by date.
 
     Attributes:
         date: its name on the command line.
@@ -60,6 +76,28 @@ class Era:
             raise UsageError(f"era {self.date} has no type {name!r}; it has {', '.join(self.type_names)}")
         return self.types[name]
 
+    def writes(self, record: TensorType) -> bool:
+        """Whether a file of this era can have a tensor of this very type.
+
+        >>> [era.date for era in ERAS.values() if era.writes(MAY_19.type("q4_0"))]
+        ['2023-05-19']
+        """
+        return self.types.get(record.name) == record
+
+    def reads(self, record: TensorType) -> bool:
+        """Whether its programs understand these bytes, whatever id the file gives them."""
+        return record.name in self.type_names and self.types[record.name].layout == record.layout
+
+    @property
+    def has_convert_py(self) -> bool:
+        """Whether convert.py, which sorts tensors, has replaced convert-pth-to-ggml.py."""
+        return self >= APRIL_30
+
+    @property
+    def has_k_quants(self) -> bool:
+        """Whether a file type may mix tensor types (and be F32 or F16)."""
+        return self >= AUGUST_21
+
     def __str__(self) -> str:
         return self.date
 
@@ -69,19 +107,17 @@ _FIVES = ("q5_0", "q5_1", "q8_0")
 _K_QUANTS = ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
 
 # fmt: off
-_ALL = (
-    Era("2023-03-19", "p0", "da5303c1e", "ggml", 0, _MARCH),
-    Era("2023-03-30", "p1", "ed3c680bc", "ggmf", 1, _MARCH),
-    Era("2023-03-31", "p2", "352589927", "ggjt", 1, _MARCH),
-    Era("2023-04-30", "p3", "3e5aa8a1c", "ggjt", 1, (*_MARCH, "q4_2", *_FIVES)),
-    Era("2023-05-19", "p4", "6986c7835", "ggjt", 2, (*_MARCH, *_FIVES)),
-    Era("2023-08-21", "p5", "dadbed99e", "ggjt", 3, (*_MARCH, *_FIVES, *_K_QUANTS)),
-)
+MARCH_19  = Era("2023-03-19", "p0", "da5303c1e", "ggml", 0, _MARCH)
+MARCH_30  = Era("2023-03-30", "p1", "ed3c680bc", "ggmf", 1, _MARCH)
+MARCH_31  = Era("2023-03-31", "p2", "352589927", "ggjt", 1, _MARCH)
+APRIL_30  = Era("2023-04-30", "p3", "3e5aa8a1c", "ggjt", 1, (*_MARCH, "q4_2", *_FIVES))
+MAY_19    = Era("2023-05-19", "p4", "6986c7835", "ggjt", 2, (*_MARCH, *_FIVES))
+AUGUST_21 = Era("2023-08-21", "p5", "dadbed99e", "ggjt", 3, (*_MARCH, *_FIVES, *_K_QUANTS))
 # fmt: on
 
-ERAS: dict[str, Era] = {era.date: era for era in _ALL}
-DEFAULT_ERA = "2023-03-31"
-GGUF_ERA = "2023-08-21"  # GGUF came the same day, with the same bytes; today's llama.cpp still reads and writes them
+ERAS: dict[str, Era] = {era.date: era for era in (MARCH_19, MARCH_30, MARCH_31, APRIL_30, MAY_19, AUGUST_21)}
+DEFAULT_ERA = MARCH_31.date
+GGUF_ERA = AUGUST_21.date  # GGUF came the same day, with the same bytes; today's llama.cpp still reads and writes them
 
 
 def era_of(era: str | Era) -> Era:
@@ -95,8 +131,18 @@ def era_of(era: str | Era) -> Era:
     """
     if isinstance(era, Era):
         return era
-    by_pin = {record.pin: record for record in _ALL}
+    by_pin = {record.pin: record for record in ERAS.values()}
     found = ERAS.get(era) or by_pin.get(era)
     if found is None:
         raise UsageError(f"unknown era {era!r}; the eras are {', '.join(ERAS)}")
     return found
+
+
+def eras_writing(record: TensorType) -> list[Era]:
+    """The eras whose tools write this very type, the default era first.
+
+    >>> print(*eras_writing(MARCH_31.type("q4_0")))
+    2023-03-31 2023-03-19 2023-03-30 2023-04-30
+    """
+    found = [era for era in ERAS.values() if era.writes(record)]
+    return sorted(found, key=lambda era: era.date != DEFAULT_ERA)

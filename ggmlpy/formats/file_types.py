@@ -10,7 +10,9 @@ id    name     first era       tensor types
 1     F16      2023-08-21      f16 (as a target)
 2     Q4_0     2023-03-19      q4_0
 3     Q4_1     2023-03-19      q4_1
+4     Q4_1 …   never           q4_1; embedding and output f16 (a converter's, for GPTQ)
 5     Q4_2     2023-04-30      q4_2 (gone in May)
+6     Q4_3     never           q4_3 (only from 2023-04-20 to 2023-04-28)
 7     Q8_0     2023-04-30      q8_0
 8     Q5_0     2023-04-30      q5_0
 9     Q5_1     2023-04-30      q5_1
@@ -41,15 +43,15 @@ from dataclasses import dataclass
 
 from ggmlpy.files.errors import ShapeError, UsageError
 
-from .eras import DEFAULT_ERA, ERAS, Era, era_of
+from .eras import APRIL_30, AUGUST_21, DEFAULT_ERA, ERAS, MARCH_19, Era, era_of
 from .tensor_types import QK_K, TensorType
 
-__all__ = ["FILE_TYPES", "FileType", "TypeChooser", "file_type_of", "file_types"]
+__all__ = ["FILE_TYPES", "FTYPES", "FileType", "TypeChooser", "file_type_of", "file_types"]
 
 
 @dataclass(frozen=True)
 class FileType:
-    """A name that ``quantize`` takes.
+    """What the header of a file promises, and a name that ``quantize`` takes.
 
     Attributes:
         id: the number in the header.
@@ -57,17 +59,30 @@ class FileType:
         type: the tensor type of most matrices.
         raised: the tensor type of wv, wo and w2, where it differs from ``type`` in every layer.
         raised_in_some: the tensor type of wv and w2 in "more bits" layers.
+        first: the first era whose ``quantize`` takes it; None if none does.
+        words: what it is called in a summary, where that is not its name.
     """
 
     id: int
     name: str
     type: str
+    first: Era | None
     raised: str | None = None
     raised_in_some: str | None = None
+    words: str | None = None
 
     @property
     def is_k_quant(self) -> bool:
         return self.type.endswith("_K")
+
+    @property
+    def title(self) -> str:
+        """Its name as the summary of a header has it: "q4_K_M"."""
+        return self.words or self.name[0].lower() + self.name[1:]
+
+    def is_target_of(self, era: Era) -> bool:
+        """Whether an era's ``quantize`` takes it."""
+        return self.first is not None and era >= self.first and self.type in era.type_names
 
     def __str__(self) -> str:
         return self.name
@@ -75,27 +90,30 @@ class FileType:
 
 # fmt: off
 _ALL = (
-    FileType(0,  "F32",    "f32"),
-    FileType(1,  "F16",    "f16"),
-    FileType(2,  "Q4_0",   "q4_0"),
-    FileType(3,  "Q4_1",   "q4_1"),
-    FileType(5,  "Q4_2",   "q4_2"),
-    FileType(7,  "Q8_0",   "q8_0"),
-    FileType(8,  "Q5_0",   "q5_0"),
-    FileType(9,  "Q5_1",   "q5_1"),
-    FileType(10, "Q2_K",   "q2_K", raised="q4_K"),
-    FileType(11, "Q3_K_S", "q3_K"),
-    FileType(12, "Q3_K_M", "q3_K", raised="q4_K"),
-    FileType(13, "Q3_K_L", "q3_K", raised="q5_K"),
-    FileType(14, "Q4_K_S", "q4_K"),
-    FileType(15, "Q4_K_M", "q4_K", raised_in_some="q6_K"),
-    FileType(16, "Q5_K_S", "q5_K"),
-    FileType(17, "Q5_K_M", "q5_K", raised_in_some="q6_K"),
-    FileType(18, "Q6_K",   "q6_K"),
+    FileType(0,  "F32",    "f32",  AUGUST_21),
+    FileType(1,  "F16",    "f16",  AUGUST_21),
+    FileType(2,  "Q4_0",   "q4_0", MARCH_19),
+    FileType(3,  "Q4_1",   "q4_1", MARCH_19),
+    FileType(4,  "Q4_1_SOME_F16", "q4_1", None, words="q4_1, embeddings and output f16"),
+    FileType(5,  "Q4_2",   "q4_2", APRIL_30),
+    FileType(6,  "Q4_3",   "q4_3", None),
+    FileType(7,  "Q8_0",   "q8_0", APRIL_30),
+    FileType(8,  "Q5_0",   "q5_0", APRIL_30),
+    FileType(9,  "Q5_1",   "q5_1", APRIL_30),
+    FileType(10, "Q2_K",   "q2_K", AUGUST_21, raised="q4_K"),
+    FileType(11, "Q3_K_S", "q3_K", AUGUST_21),
+    FileType(12, "Q3_K_M", "q3_K", AUGUST_21, raised="q4_K"),
+    FileType(13, "Q3_K_L", "q3_K", AUGUST_21, raised="q5_K"),
+    FileType(14, "Q4_K_S", "q4_K", AUGUST_21),
+    FileType(15, "Q4_K_M", "q4_K", AUGUST_21, raised_in_some="q6_K"),
+    FileType(16, "Q5_K_S", "q5_K", AUGUST_21),
+    FileType(17, "Q5_K_M", "q5_K", AUGUST_21, raised_in_some="q6_K"),
+    FileType(18, "Q6_K",   "q6_K", AUGUST_21),
 )
 # fmt: on
 
 FILE_TYPES: dict[str, FileType] = {record.name: record for record in _ALL}
+FTYPES: dict[int, FileType] = {record.id: record for record in _ALL}  # by the number in the header
 _ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 
@@ -106,10 +124,7 @@ def file_types(era: str | Era = DEFAULT_ERA) -> dict[str, FileType]:
     ['Q4_0', 'Q4_1', 'Q8_0', 'Q5_0', 'Q5_1']
     """
     moment = era_of(era)
-    first = 0 if "q2_K" in moment.type_names else 2  # F32 and F16 are targets since the k-quants
-    return {
-        name: record for name, record in FILE_TYPES.items() if record.type in moment.type_names and record.id >= first
-    }
+    return {name: record for name, record in FILE_TYPES.items() if record.is_target_of(moment)}
 
 
 def file_type_of(request: str | int | FileType, era: str | Era = DEFAULT_ERA) -> FileType:
@@ -130,8 +145,8 @@ def file_type_of(request: str | int | FileType, era: str | Era = DEFAULT_ERA) ->
         found = next((record for record in known.values() if record.id == int(word)), None)
     if found is None:
         elsewhere = FILE_TYPES.get(_ALIASES.get(word, word))
-        eras = [date for date in ERAS if elsewhere and elsewhere.name in file_types(date)]
-        hint = f"; {elsewhere.name.lower()} needs --era {' or '.join(eras)}" if elsewhere else ""
+        eras = [era.date for era in ERAS.values() if elsewhere and elsewhere.is_target_of(era)]
+        hint = f"; {elsewhere.name.lower()} needs --era {' or '.join(eras)}" if elsewhere and eras else ""
         choice = ", ".join(f"{record.id} or {record.name.lower()}" for record in known.values())
         raise UsageError(f"unknown type {str(request)!r} for era {era_of(era)}; it has {choice}{hint}")
     return found
@@ -164,7 +179,7 @@ class TypeChooser:
         """
         if len(shape) != 2 or not MATRIX.fullmatch(name):
             return None
-        if self.era.pin < "p5":
+        if not self.era.has_k_quants:
             return self.era.type(self.file_type.type)
         if (self.leave_output and name == OUTPUT) or now.name == self.file_type.type:
             return None

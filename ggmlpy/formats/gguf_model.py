@@ -21,7 +21,8 @@ import numpy as np
 from ggmlpy.files.errors import UnsupportedError, UsageError, VocabularyError
 
 from .architecture import meta_name, model_size
-from .containers import FTYPES, GGUF, Attributes, Hparams
+from .containers import GGUF, Attributes, Hparams
+from .file_types import FTYPES
 from .gguf import GgufFile, GgufTensor, open_gguf, split_paths
 from .gguf_values import Value
 from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
@@ -224,7 +225,7 @@ def gguf_metadata(
     scores = np.array([score for _, score in vocab], np.float32)
     tokens = [to_gguf_token(index, piece) for index, piece in enumerate(pieces)]
     eps = attributes.norm_eps or (1e-5 if model_size(hparams) == "65B" else DEFAULT_EPS)
-    quantized = FTYPES[ftype].main not in ("f32", "f16") if ftype in FTYPES else True
+    quantized = FTYPES[ftype].type not in ("f32", "f16") if ftype in FTYPES else True
     kinds = np.array([kind for _, kind in tokens], np.int32)
     # fmt: off
     metadata = {

@@ -21,8 +21,9 @@ from ggmlpy.files.errors import FormatError, UsageError
 
 from .architecture import split_axis
 from .codes import repack, repackable
-from .containers import CONTAINERS, FTYPES, GGUF, Container
-from .eras import DEFAULT_ERA, ERAS, Era
+from .containers import CONTAINERS, GGUF, Container
+from .eras import eras_writing
+from .file_types import FTYPES
 from .model_file import ModelFile, Tensor
 from .multipart import part_path, split_sizes
 from .out_tensor import OutTensor
@@ -196,7 +197,7 @@ def _moves(tensor: Tensor, targets: dict[str, TensorType]) -> bool:
 def _ftype(model: ModelFile, targets: dict[str, TensorType], requantize: bool | str) -> int:
     if not isinstance(requantize, str):
         return model.hparams.ftype
-    return next((ftype.id for ftype in FTYPES.values() if requantize in (ftype.name, ftype.main)), model.hparams.ftype)
+    return next((ftype.id for ftype in FTYPES.values() if ftype.type == requantize), model.hparams.ftype)
 
 
 def _check_width(model: ModelFile) -> None:
@@ -256,15 +257,10 @@ def _convert(raw: NDArray[np.uint8], source: TensorType, target: TensorType, los
     else:
         from ggmlpy.quantizers.classic import quantize
 
-        out = quantize(before, target.name, _era_writing(target))
+        eras = eras_writing(target)
+        if not eras:
+            raise UsageError(f"no era's quantizer writes {target.layout}")
+        out = quantize(before, target.name, eras[0])
     if loss is not None:
         loss.add(before, dequantize(out.reshape(len(raw), -1).view(target.block), target))
     return out.reshape(len(raw), -1)
-
-
-def _era_writing(target: TensorType) -> Era:
-    """The era whose quantizer writes this very layout; the default era where several do."""
-    writing = [era for era in ERAS.values() if target.name in era.type_names and era.type(target.name) == target]
-    if not writing:
-        raise UsageError(f"no era's quantizer writes {target.layout}")
-    return ERAS[DEFAULT_ERA] if ERAS[DEFAULT_ERA] in writing else writing[0]

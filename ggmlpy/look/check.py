@@ -12,7 +12,8 @@ from typing import Any
 
 from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError, VocabularyError
 from ggmlpy.formats.architecture import expected_shapes
-from ggmlpy.formats.containers import FTYPES
+from ggmlpy.formats.era_of_file import era_of_file
+from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.model_file import ModelFile, Tensor
 
 __all__ = ["check_model", "problems_of"]
@@ -89,7 +90,7 @@ def _header(model: ModelFile) -> Iterator[FormatError]:
             path=model.path,
             offset=offsets["ftype"],
             field="ftype",
-            expected=", ".join(f"{ftype.id} {ftype.name}" for ftype in FTYPES.values()),
+            expected=", ".join(f"{ftype.id} {ftype.title}" for ftype in FTYPES.values()),
             found=hparams.ftype,
             cause="a corrupt header, or a file of a later version than its magic says",
         )
@@ -156,10 +157,10 @@ def _types(model: ModelFile) -> Iterator[FormatError]:
     """The header's ftype against the types that the 2-D tensors really have."""
     ftype = FTYPES.get(model.hparams.ftype)
     matrices = [tensor for tensor in model.tensors.values() if len(tensor.shape) == 2]
-    mixed = ftype is not None and (ftype.id == 4 or model.version == 3)
-    if ftype is None or (mixed and any(tensor.type.name == ftype.main for tensor in matrices)):
+    mixed = ftype is not None and (ftype.words is not None or era_of_file(model).has_k_quants)
+    if ftype is None or (mixed and any(tensor.type.name == ftype.type for tensor in matrices)):
         return
-    strangers = [tensor for tensor in matrices if tensor.type.name != ftype.main]
+    strangers = [tensor for tensor in matrices if tensor.type.name != ftype.type]
     if strangers:
         yield ShapeError(
             f"{len(strangers)} of {len(matrices)} matrices are not of the type the header names, "
@@ -167,7 +168,7 @@ def _types(model: ModelFile) -> Iterator[FormatError]:
             path=model.path,
             offset=strangers[0].pieces[0].header + 8,
             field="type",
-            expected=f"{ftype.main} (ftype {ftype.id})",
+            expected=f"{ftype.type} (ftype {ftype.id})",
             found=strangers[0].type.name,
             cause="a header patched by hand, or a corrupt type id (llama.cpp does not notice and computes nonsense)",
             next_step=AGAIN,

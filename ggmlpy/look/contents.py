@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ggmlpy.formats.containers import FTYPES
+from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.model_file import ModelFile
 
 __all__ = ["summarize", "tensor_rows", "vocabulary_sample"]
@@ -23,7 +23,7 @@ def summarize(model: ModelFile, *, tensors: bool = True, sample: int = 10) -> di
         "size": model.size,
         "format": model.format_name,
         "header": {**model.hparams.as_dict(), "n_ff": model.n_ff},
-        "ftype": ftype.name if ftype else "unknown",
+        "ftype": ftype.title if ftype else "unknown",
         "vocabulary": {"size": len(model.vocab), "sample": vocabulary_sample(model, sample)},
         "n_tensors": len(model.tensors),
     }

@@ -10,7 +10,9 @@ from typing import Any
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.architecture import expected_shapes, model_size
-from ggmlpy.formats.containers import FTYPES
+from ggmlpy.formats.era_of_file import era_of_file
+from ggmlpy.formats.eras import MARCH_31
+from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
@@ -110,7 +112,7 @@ def _implied(model: ModelFile, index: int) -> Iterator[OutTensor]:
         yield OutTensor(name, tensor_type, piece.shape, tuple)
     if len(model.parts) > 1 or model.container == "gguf" or not 0 < model.hparams.n_layer <= 10_000:
         return
-    main = FTYPES[model.hparams.ftype].main if model.hparams.ftype in FTYPES else "f16"
+    main = FTYPES[model.hparams.ftype].type if model.hparams.ftype in FTYPES else "f16"
     known = {record.name: record for record in model.types.values()}
     for name, shape in expected_shapes(model.hparams, model.attributes):
         record = known.get(main) if len(shape) == 2 else TENSOR_TYPES["f32"]
@@ -127,9 +129,9 @@ def _era(model: ModelFile) -> str:
     written = READERS[model.container, model.version][0]
     if (model.container, model.version) != ("ggjt", 1):
         return written
-    later = {"q4_2", "q4_3", "q5_0", "q5_1", "q8_0"} & {tensor.type.name for tensor in model.tensors.values()}
+    later = {tensor.type.name for tensor in model.tensors.values()} - set(MARCH_31.type_names)
     if later:
-        return f"2023-04-30 ({', '.join(sorted(later))} exist since April)"
+        return f"{era_of_file(model)} ({', '.join(sorted(later))} exist since April)"
     signs = {quantizer_signs(tensor, 8) for tensor in model.tensors.values() if tensor.type.name == "q4_0"}
     told = sorted(sign for sign in signs if sign.startswith("quantizer"))
     return written + (f"; {' and '.join(told)}" if told else "")

@@ -33,7 +33,17 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.eras import DEFAULT_ERA, Era, era_of
+from ggmlpy.formats.eras import (
+    APRIL_30,
+    AUGUST_21,
+    DEFAULT_ERA,
+    MARCH_19,
+    MARCH_30,
+    MARCH_31,
+    MAY_19,
+    Era,
+    era_of,
+)
 from ggmlpy.formats.tensor_types import TensorType
 
 from . import histogram as code_counts
@@ -85,31 +95,31 @@ class Rule:
 
 
 # fmt: off
-RULES: dict[tuple[str, str], Rule] = {
-    # pin, name         scale        steps rounding
-    ("p0", "q4_0"): Rule("magnitude",   7, "round"),
-    ("p1", "q4_0"): Rule("magnitude",   7, "round", forgets=True),
-    ("p2", "q4_0"): Rule("magnitude",   7, "round", forgets=True),
-    ("p3", "q4_0"): Rule("signed",      8, "round", clips=True),
-    ("p4", "q4_0"): Rule("signed",      8, "trunc", clips=True),
-    ("p5", "q4_0"): Rule("signed",      8, "trunc", clips=True),
+RULES: dict[tuple[Era, str], Rule] = {
+    # era       name            scale        steps rounding
+    (MARCH_19,  "q4_0"): Rule("magnitude",   7, "round"),
+    (MARCH_30,  "q4_0"): Rule("magnitude",   7, "round", forgets=True),
+    (MARCH_31,  "q4_0"): Rule("magnitude",   7, "round", forgets=True),
+    (APRIL_30,  "q4_0"): Rule("signed",      8, "round", clips=True),
+    (MAY_19,    "q4_0"): Rule("signed",      8, "trunc", clips=True),
+    (AUGUST_21, "q4_0"): Rule("signed",      8, "trunc", clips=True),
     # numeric_limits<float>::min() was meant to be the lowest float; it is the smallest positive one
-    ("p0", "q4_1"): Rule("range",      15, "round", start=FLT_MIN),
-    ("p1", "q4_1"): Rule("range",      15, "round"),
-    ("p2", "q4_1"): Rule("range",      15, "round"),
-    ("p3", "q4_1"): Rule("range",      15, "round"),
-    ("p4", "q4_1"): Rule("range",      15, "trunc", clips=True),
-    ("p5", "q4_1"): Rule("range",      15, "trunc", clips=True),
-    ("p3", "q4_2"): Rule("signed",      8, "trunc", clips=True),
-    ("p3", "q5_0"): Rule("signed",     16, "trunc", clips=True),
-    ("p4", "q5_0"): Rule("signed",     16, "trunc", clips=True),
-    ("p5", "q5_0"): Rule("signed",     16, "trunc", clips=True),
-    ("p3", "q5_1"): Rule("range",      31, "trunc"),
-    ("p4", "q5_1"): Rule("range",      31, "trunc"),
-    ("p5", "q5_1"): Rule("range",      31, "trunc"),
-    ("p3", "q8_0"): Rule("magnitude", 127, "round", forgets=True),
-    ("p4", "q8_0"): Rule("magnitude", 127, "round", forgets=True),
-    ("p5", "q8_0"): Rule("magnitude", 127, "round", forgets=True),
+    (MARCH_19,  "q4_1"): Rule("range",      15, "round", start=FLT_MIN),
+    (MARCH_30,  "q4_1"): Rule("range",      15, "round"),
+    (MARCH_31,  "q4_1"): Rule("range",      15, "round"),
+    (APRIL_30,  "q4_1"): Rule("range",      15, "round"),
+    (MAY_19,    "q4_1"): Rule("range",      15, "trunc", clips=True),
+    (AUGUST_21, "q4_1"): Rule("range",      15, "trunc", clips=True),
+    (APRIL_30,  "q4_2"): Rule("signed",      8, "trunc", clips=True),
+    (APRIL_30,  "q5_0"): Rule("signed",     16, "trunc", clips=True),
+    (MAY_19,    "q5_0"): Rule("signed",     16, "trunc", clips=True),
+    (AUGUST_21, "q5_0"): Rule("signed",     16, "trunc", clips=True),
+    (APRIL_30,  "q5_1"): Rule("range",      31, "trunc"),
+    (MAY_19,    "q5_1"): Rule("range",      31, "trunc"),
+    (AUGUST_21, "q5_1"): Rule("range",      31, "trunc"),
+    (APRIL_30,  "q8_0"): Rule("magnitude", 127, "round", forgets=True),
+    (MAY_19,    "q8_0"): Rule("magnitude", 127, "round", forgets=True),
+    (AUGUST_21, "q8_0"): Rule("magnitude", 127, "round", forgets=True),
 }
 # fmt: on
 
@@ -299,11 +309,11 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
 
 
 @cache
-def _compiled(pin: str, record: TensorType, half_precision: bool) -> Callable:
+def _compiled(era: Era, record: TensorType, half_precision: bool) -> Callable:
     """The machine code of one row of ``RULES`` for rows of one float type (from Numba's cache on disk if it can be)."""
     element = types.uint16 if half_precision else types.float32
     signature = types.void(types.Array(element, 2, "C", readonly=True), types.uint8[:, ::1], types.int64[::1])
-    return compile_kernel(block_kernel(RULES[pin, record.name], record), signature)
+    return compile_kernel(block_kernel(RULES[era, record.name], record), signature)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -370,6 +380,6 @@ def _quantize_blocks(blocks: NDArray[Any], out: NDArray[Any], record: TensorType
         return sums
     half_precision = blocks.dtype == np.float16
     with _COMPILING:
-        kernel = _compiled(moment.pin, record, half_precision)
+        kernel = _compiled(moment, record, half_precision)
     kernel(blocks.view(np.uint16) if half_precision else blocks, out, sums)
     return histogram_of(sums)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError, UsageError
 from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.containers import CONTAINERS
-from ggmlpy.formats.eras import DEFAULT_ERA, GGUF_ERA, Era, era_of
+from ggmlpy.formats.eras import APRIL_30, DEFAULT_ERA, GGUF_ERA, MARCH_19, MARCH_31, Era, era_of
 from ggmlpy.formats.file_types import FileType, TypeChooser, file_type_of
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.multipart import part_path
@@ -99,7 +99,7 @@ class QuantizeReport:
         """What llama.cpp's program of this era printed about tensor ``index``."""
         tensor = self.tensors[index]
         columns = tensor.shape[::-1]
-        if self.era.pin < "p3":
+        if self.era < APRIL_30:
             first, second = (*columns, 1)[:2]
             line = f"{tensor.name:>48} - [{first:5d}, {second:5d}], type = {tensor.source.name:>6} "
         else:
@@ -108,13 +108,13 @@ class QuantizeReport:
             line += f"type = {tensor.source.name:>6}, "
         if tensor.copied:
             return f"{line}size = {megabytes(tensor.source_bytes):8.3f} MB"
-        line += f"quantizing to {tensor.target.name} .. " if self.era.pin == "p5" else "quantizing .. "
+        line += f"quantizing to {tensor.target.name} .. " if self.era.has_k_quants else "quantizing .. "
         sizes = f"{megabytes(self._counted(tensor)):8.2f} MB -> {megabytes(tensor.target_bytes):8.2f} MB"
         return f"{line}size = {sizes} | hist: {frequencies(tensor.histogram, tensor.n_values)}"
 
     def closing_lines(self) -> list[str]:
         """The sizes and the histogram that it printed at the end."""
-        who = "llama_model_quantize" + ("_internal" if self.era.pin > "p0" else "")
+        who = "llama_model_quantize" + ("_internal" if self.era > MARCH_19 else "")
         histogram = self.histogram
         total = int(histogram.sum())
         lines = [
@@ -125,7 +125,7 @@ class QuantizeReport:
 
     def _counted(self, tensor: TensorReport) -> int:
         """Until March the original size was counted as if everything were f32."""
-        return 4 * tensor.n_values if self.era.pin < "p3" else tensor.source_bytes
+        return 4 * tensor.n_values if self.era < APRIL_30 else tensor.source_bytes
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -270,7 +270,7 @@ def _outputs(model: ModelFile, out: Path, moment: Era) -> list[tuple[Path, list[
 def _scores(model: ModelFile, moment: Era) -> list[float]:
     """The vocabulary's scores. For an unversioned file llama.cpp of April 2023 and later wrote zeros ("dummy scores");
     March's refused it, so nothing is contradicted by deriving them there."""
-    if model.declared.scored or moment.pin > "p2":
+    if model.declared.scored or moment > MARCH_31:
         return model.vocab.scores.tolist()
     from ggmlpy.formats.migrate import derived_scores
 
@@ -299,7 +299,7 @@ def _check(model: ModelFile, tensor: Tensor, target: TensorType | None, job: _Jo
     """Refuse what llama.cpp refuses, and what it should have."""
     where: dict[str, Any] = {"path": model.path, "offset": tensor.offset}
     if target is None:
-        if tensor.type not in job.era.types.values():
+        if not job.era.writes(tensor.type):
             raise UnsupportedError(
                 f"tensor {tensor.name!r} is not to be quantized, and its type does not exist in era {job.era}",
                 field="type", expected=", ".join(job.era.type_names), found=tensor.type.layout,

@@ -308,8 +308,7 @@ def explain(
     for era in ERAS.values():
         for tensor in tensors:
             source = sources.get(tensor.name)
-            known = tensor.type.name in era.type_names and era.type(tensor.type.name) == tensor.type
-            if source is None or not known or source.shape != tensor.shape:
+            if source is None or not era.writes(tensor.type) or source.shape != tensor.shape:
                 continue
             counts[era.date] = counts.get(era.date, 0) + _is_made_of(tensor, source, era, progress)
     return counts

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.codes import pack_codes, unpack_codes
-from ggmlpy.formats.containers import FTYPES
-from ggmlpy.formats.eras import DEFAULT_ERA, ERAS, GGUF_ERA, Era, era_of
-from ggmlpy.formats.file_types import FILE_TYPES, FileType, TypeChooser
+from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, ERAS, Era, era_of
+from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser
 from ggmlpy.formats.migrate import derived_scores
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
@@ -125,13 +124,12 @@ def _quantization(
 
 def _file_type(output: ModelFile) -> FileType:
     wanted = output.hparams.ftype
-    found = next((record for record in FILE_TYPES.values() if record.id == wanted), None)
-    main = FTYPES[wanted].main if wanted in FTYPES else None
+    found = FTYPES.get(wanted)
     types = [tensor.type.name for tensor in output.tensors.values() if len(tensor.shape) == 2]
-    if found is None or (main not in types and types):
-        name = max(set(types), key=types.count).upper() if types else ""
-        found = next((record for record in FILE_TYPES.values() if record.type.upper() == name), found)
-    if found is None:
+    if types and (found is None or found.first is None or found.type not in types):
+        name = max(set(types), key=types.count)
+        found = next((record for record in FTYPES.values() if record.type == name and record.first), found)
+    if found is None or found.first is None:
         raise FormatError("the output's type is not one that quantize writes", path=output.path, found=wanted)
     return found
 
@@ -140,7 +138,7 @@ def _writes(moment: Era, output: ModelFile, file_type: FileType) -> bool:
     if file_type.type not in moment.type_names:
         return False
     if output.container == "gguf":
-        return moment.date == GGUF_ERA
+        return moment == AUGUST_21
     return (moment.container, moment.version) == (output.container, output.version)
 
 

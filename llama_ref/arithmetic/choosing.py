@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.era_of_file import natural_era
+from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.model_file import ModelFile
 
 from .transformer import Backend
@@ -26,7 +26,7 @@ def create_backend(
     """
     from ggmlpy.formats.eras import era_of
 
-    date = natural_era(file) if era is None else era_of(era).date
+    date = (era_of_file(file) if era is None else era_of(era)).date
     make: Any = backend_class(numerics)
     if numerics == "reference":
         return make(file)

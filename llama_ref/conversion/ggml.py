@@ -33,7 +33,7 @@ from ggmlpy.files.atomic import require_space
 from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
 from ggmlpy.formats.architecture import n_parts_of
 from ggmlpy.formats.containers import Attributes, Container, Hparams, container_named
-from ggmlpy.formats.eras import DEFAULT_ERA, Era, era_of
+from ggmlpy.formats.eras import APRIL_30, AUGUST_21, DEFAULT_ERA, Era, era_of
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import ggml_names, original_names, shard_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named
@@ -55,7 +55,6 @@ __all__ = [
 
 OUTTYPES = {"f32": 0, "f16": 1}
 CHUNK_BYTES = 16 << 20
-GUESSING_ERAS = ("2023-04-30", "2023-05-19")  # convert.py read params.json only from June 2023
 PUBLISHED_WIDTHS = (4096, 5120, 6656, 8192)
 
 Progress = Callable[[int], object]
@@ -177,7 +176,7 @@ def plan_conversion(
         vocab = load_vocabulary(find_tokenizer(checkpoint.path, tokenizer))
         vocab = check_vocabulary(checkpoint, vocab, pad=pad_vocab, notes=notes)
         params = _header_params(checkpoint, era, guess_params)
-        if not guess_params and era.date in GUESSING_ERAS and _guessed(params) != params:
+        if not guess_params and _guesses_params(era) and _guessed(params) != params:
             notes.append(
                 f"the header has n_mult {params.n_mult} and {params.n_head} heads, from {checkpoint.params_path.name}; "
                 f"the converter of {era} guessed 256 and {_guessed(params).n_head} (--guess-params does the same)"
@@ -237,7 +236,7 @@ def plan_vocabulary(
     era, declared, version = _target(outtype, era, container)
     directory = directory_of(source)
     vocab = load_vocabulary(find_tokenizer(directory, tokenizer))
-    if era.date >= "2023-04-30":  # convert.py: nothing but the size, and one head to divide by
+    if era.has_convert_py:  # it writes nothing but the size, and one head to divide by
         hparams = Hparams(len(vocab), 0, 0, 1, 0, 0, 0)
     else:
         params = model_named(model) if model else _params_beside(directory)
@@ -370,10 +369,15 @@ def _header_params(checkpoint: Checkpoint, era: Era, guess: bool) -> Params:
     params = checkpoint.params
     if guess:
         return _guessed(params)
-    if era.date >= "2023-08-21" and checkpoint.layout == "huggingface":
+    if era >= AUGUST_21 and checkpoint.layout == "huggingface":
         largest = next((m for m in range(8192, 1, -1) if replace(params, n_mult=m).n_ff == params.n_ff), params.n_mult)
         return replace(params, n_mult=largest)
     return params
+
+
+def _guesses_params(era: Era) -> bool:
+    """convert.py read params.json only from June 2023."""
+    return APRIL_30 <= era < AUGUST_21
 
 
 def _guessed(params: Params) -> Params:
@@ -422,7 +426,7 @@ def _parts(
 
 
 def _order(checkpoint: Checkpoint, era: Era) -> list[str]:
-    if era.date >= "2023-04-30":
+    if era.has_convert_py:
         return ggml_names(checkpoint.params.n_layer)
     return list(checkpoint.tensors) if checkpoint.layout == "meta" else original_names(checkpoint.params.n_layer)
 

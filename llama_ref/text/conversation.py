@@ -32,14 +32,15 @@ import numpy as np
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
-from ggmlpy.formats.eras import DEFAULT_ERA, Era, era_of
+from ggmlpy.formats.era_of_file import era_of_file
+from ggmlpy.formats.eras import Era, era_of
 from llama_ref.arithmetic.evaluator import Evaluator
 from llama_ref.vocabulary.tokenizer import EOS, GreedyTokenizer, ScoreTokenizer, tokenizer_for
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
 from .sampling import Sample, Sampler, SamplingOptions, log_softmax_of
 
-__all__ = ["Conversation", "Timings", "Token", "era_of_model"]
+__all__ = ["Conversation", "Timings", "Token"]
 
 FORMAT = "ggmlpy conversation 1"
 LARGEST_BATCH = 512
@@ -82,23 +83,15 @@ class Timings:
             self.generation_seconds += seconds
 
 
-def era_of_model(model: Evaluator) -> Era:
-    """The era that the container of a model's file implies, 2023-03-31 where there is no file."""
-    from ggmlpy.formats.era_of_file import natural_era
-
-    file = getattr(model, "file", None)
-    return era_of(natural_era(file) if file is not None else DEFAULT_ERA)
-
-
-_TOKENIZERS: WeakKeyDictionary[Evaluator, dict[str, ScoreTokenizer | GreedyTokenizer]] = WeakKeyDictionary()
+_TOKENIZERS: WeakKeyDictionary[Evaluator, dict[Era, ScoreTokenizer | GreedyTokenizer]] = WeakKeyDictionary()
 
 
 def _tokenizer_of(model: Evaluator, era: Era) -> ScoreTokenizer | GreedyTokenizer:
     """Made once a model: fifty thousand pieces take a moment."""
     known = _TOKENIZERS.setdefault(model, {})
-    if era.pin not in known:
-        known[era.pin] = tokenizer_for(list(model.vocab), model.vocab.scores.tolist(), era)
-    return known[era.pin]
+    if era not in known:
+        known[era] = tokenizer_for(list(model.vocab), model.vocab.scores.tolist(), era)
+    return known[era]
 
 
 @dataclass
@@ -127,7 +120,7 @@ class Conversation:
         if self.n_batch < 1:
             raise UsageError(f"n_batch must be at least 1, not {self.n_batch}")
         self.n_batch = min(self.n_batch, LARGEST_BATCH)
-        self.era = era_of_model(self.model) if self.era is None else era_of(self.era)
+        self.era = era_of_file(getattr(self.model, "file", None)) if self.era is None else era_of(self.era)
         self.tokenizer = _tokenizer_of(self.model, self.era)
         self.sampler = Sampler(self.sampling, self.era)
         self.n_past = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ggmlpy.files.errors import MissingFileError, UsageError
-from ggmlpy.formats.eras import era_of
+from ggmlpy.formats.eras import MARCH_19, era_of
 
 from .sampling import Mt19937
 
@@ -54,7 +54,7 @@ def real_seed(seed: int, era: str) -> int:
     """
     if not -(2**31) <= seed < 2**31:
         raise UsageError(f"the seed must be between {-(2**31)} and {2**31 - 1}, not {seed}")
-    means_time = seed < 0 if era_of(era).pin == "p0" else seed <= 0
+    means_time = seed < 0 if era_of(era) == MARCH_19 else seed <= 0
     return int(time.time()) if means_time else seed
 
 

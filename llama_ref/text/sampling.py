@@ -29,7 +29,17 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.files.errors import FormatError, UsageError
-from ggmlpy.formats.eras import DEFAULT_ERA, Era, era_of
+from ggmlpy.formats.eras import (
+    APRIL_30,
+    AUGUST_21,
+    DEFAULT_ERA,
+    MARCH_19,
+    MARCH_30,
+    MARCH_31,
+    MAY_19,
+    Era,
+    era_of,
+)
 from llama_ref.arithmetic.exact.expf import expf
 
 __all__ = ["Mt19937", "Sample", "Sampler", "SamplingOptions", "log_softmax_of"]
@@ -153,7 +163,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         self.era = era_of(self.era)
-        self._rule = _RULES[self.era.pin]
+        self._rule = _RULES[self.era]
         if self.rng is None:
             self.rng = Mt19937(self.options.seed)
 
@@ -285,13 +295,13 @@ def _float_softmax(scores: np.ndarray) -> np.ndarray:
     return exps / np.cumsum(exps, dtype=np.float32)[-1]
 
 
-_RULES: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
-    "p0": _march_19,
-    "p1": _march_31,
-    "p2": _march_31,
-    "p3": _chain(keep_crossing=False),
-    "p4": _chain(keep_crossing=False),
-    "p5": _chain(keep_crossing=True),
+_RULES: dict[Era, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    MARCH_19: _march_19,
+    MARCH_30: _march_31,
+    MARCH_31: _march_31,
+    APRIL_30: _chain(keep_crossing=False),
+    MAY_19: _chain(keep_crossing=False),
+    AUGUST_21: _chain(keep_crossing=True),
 }
 
 

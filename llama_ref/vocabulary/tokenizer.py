@@ -28,7 +28,7 @@ from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 from ggmlpy.files.errors import VocabularyError
-from ggmlpy.formats.eras import DEFAULT_ERA, Era, era_of
+from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, MARCH_19, Era, era_of
 
 __all__ = [
     "BOS",
@@ -326,10 +326,10 @@ def tokenizer_for(
     pieces: Sequence[bytes], scores: Sequence[float], era: str | Era = DEFAULT_ERA
 ) -> ScoreTokenizer | GreedyTokenizer:
     """The tokenizer that llama.cpp of ``era`` applies to a file's vocabulary."""
-    pin = era_of(era).pin
-    if pin == "p0":
+    moment = era_of(era)
+    if moment == MARCH_19:
         return GreedyTokenizer(pieces)
-    return ScoreTokenizer(pieces, scores, bytes_by_lookup=pin == "p5")
+    return ScoreTokenizer(pieces, scores, bytes_by_lookup=moment >= AUGUST_21)
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ class GgmlTarget(Target):
     def tensors(self) -> list[OutTensor]:
         """In the order of the era's converter."""
         n_layer = self.plan.base.params.n_layer
-        names = ggml_names(n_layer) if self.era.date >= "2023-04-30" else meta_names(n_layer)
+        names = ggml_names(n_layer) if self.era.has_convert_py else meta_names(n_layer)
         choose = TypeChooser(self.file_type, self.era, names) if self.file_type else None
         return [self._tensor(self.plan.model.tensor(name), choose) for name in names]
 

@@ -8,7 +8,7 @@ import pytest
 import ggmlpy
 from ggmlpy import out_tensor, write_model
 from ggmlpy.files.errors import ShapeError, UsageError
-from ggmlpy.formats.era_of_file import natural_era
+from ggmlpy.formats.era_of_file import era_of_file
 from llama_ref.text.model import Model
 from tests.llama_ref.random_models import Shape, write_random_model
 
@@ -102,4 +102,4 @@ def test_a_missing_tensor_is_named(path, tmp_path):
 def test_the_era_of_a_file_is_found(era, tmp_path):
     kind = "q8_0" if era == "2023-04-30" else "q4_0"
     with ggmlpy.open_model(write_random_model(tmp_path / "m.bin", Shape(), kind, era)) as file:
-        assert natural_era(file) == era
+        assert era_of_file(file).date == era

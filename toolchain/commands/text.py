@@ -259,12 +259,12 @@ def _open_file(args: argparse.Namespace) -> None:
 
 def _settle(args: argparse.Namespace) -> None:
     """Fill in what depends on the model's era: seed, repeat penalty and cache precision."""
-    from ggmlpy.formats.era_of_file import natural_era
-    from ggmlpy.formats.eras import era_of
+    from ggmlpy.formats.era_of_file import era_of_file
+    from ggmlpy.formats.eras import MARCH_19, era_of
     from llama_ref.text.main_inputs import real_seed
 
-    args.era = era_of(args.era or natural_era(args.opened)).date
-    first = era_of(args.era).pin == "p0"
+    era = era_of(args.era) if args.era else era_of_file(args.opened)
+    args.era, first = era.date, era == MARCH_19
     args.seed = real_seed(args.seed, args.era)
     args.repeat_penalty = (1.30 if first else 1.10) if args.repeat_penalty is None else args.repeat_penalty
     args.memory_f32 = args.memory_f32 or (first and not args.memory_f16)

@@ -77,10 +77,10 @@ def open_tokenizers(
 
 def _ggml_vocabulary(path: str | os.PathLike[str], era: str | None) -> tuple[list[bytes], list[float], str]:
     import ggmlpy
-    from ggmlpy.formats.era_of_file import natural_era
+    from ggmlpy.formats.era_of_file import era_of_file
 
     with ggmlpy.open_model(path) as file:
-        return list(file.vocab), file.vocab.scores.tolist(), era or natural_era(file)
+        return list(file.vocab), file.vocab.scores.tolist(), era or era_of_file(file).date
 
 
 def encode_text(tokenizer: Tokenizer, text: bytes, *, bos: bool = False, space: bool = True) -> list[int]:

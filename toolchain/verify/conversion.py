@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.mapping import map_file
-from ggmlpy.formats.eras import DEFAULT_ERA, ERAS, GGUF_ERA, Era, era_of
+from ggmlpy.formats.era_of_file import era_of_file
+from ggmlpy.formats.eras import Era, era_of
 from ggmlpy.formats.file_types import TypeChooser, file_type_of
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
@@ -51,7 +52,6 @@ from llama_ref.conversion.ggml import plan_conversion
 __all__ = [
     "Mistake",
     "deviations_of",
-    "era_that_wrote",
     "mistakes",
     "stored",
     "verify_conversion",
@@ -254,7 +254,7 @@ def verify_conversion(
         FormatError: a file can't be read, or source and tokenizer do not fit together.
     """
     with open_model(output) as theirs:
-        moment = era_of(era) if era is not None else era_that_wrote(theirs)
+        moment = era_of(era) if era is not None else era_of_file(theirs)
         outtype = "f32" if theirs.hparams.ftype == 0 else "f16"
         options: dict[str, Any] = {"outtype": outtype, "era": moment, "tokenizer": tokenizer}
         container = "ggjt1" if theirs.container != "gguf" else "gguf"  # one file, whatever the output's parts
@@ -265,16 +265,6 @@ def verify_conversion(
             expected = _expected(theirs, plan.hparams, list(plan.vocab), plan.parts[0], moment)
             deviations = deviations_of(theirs, checkpoint, mistakes(checkpoint), moment)
             return verify_model(theirs, replace(expected, deviations=deviations), str(source), progress)
-
-
-def era_that_wrote(output: ModelFile) -> Era:
-    """The era whose tools write such a file; the default era where several do."""
-    if output.container == "gguf":
-        return ERAS[GGUF_ERA]
-    matching = [e for e in ERAS.values() if (e.container, e.version) == (output.container, output.version)]
-    names = {tensor.type.name for tensor in output.tensors.values()}
-    able = [moment for moment in matching if names <= set(moment.type_names)]
-    return next((moment for moment in able if moment.date == DEFAULT_ERA), (able or matching)[0])
 
 
 def _expected(
@@ -309,7 +299,7 @@ def deviations_of(output: ModelFile, checkpoint: Checkpoint, known: Iterable[Mis
                 return None
             if not found.type.quantized:
                 return stored(wrong, found.type)
-            if not (found.type.name in era.type_names and era.type(found.type.name) == found.type):
+            if not era.writes(found.type):
                 return None
             return quantized(stored(wrong, TENSOR_TYPES["f16"]), found.type, era)
 

@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.npy import MAGIC, parse_npy
-from ggmlpy.formats.era_of_file import natural_era
-from ggmlpy.formats.eras import ERAS, era_of
+from ggmlpy.formats.era_of_file import era_of_file
+from ggmlpy.formats.eras import AUGUST_21, ERAS, MARCH_19, era_of
 from ggmlpy.verify.compare import ulp_distance
 from llama_ref.arithmetic.choosing import create_backend
 from llama_ref.arithmetic.evaluator import LLAMA_EPS
@@ -307,10 +307,10 @@ def ways_of(
     Raises:
         UsageError: there is none.
     """
-    natural = natural_era(file)
+    natural = era_of_file(file).date
     dates = [era_of(era).date] if era else sorted(ERAS, key=lambda date: (date != natural, date))
     layouts = {tensor.type.layout for tensor in file.tensors.values()}
-    able = [date for date in dates if layouts <= {record.layout for record in ERAS[date].types.values()}]
+    able = [date for date in dates if all(ERAS[date].reads(tensor.type) for tensor in file.tensors.values())]
     pairs = [(date, name) for date in able for name in SUPPORTED[date] if build in (None, name)]
     if not pairs:
         asked = " of ".join(word for word in (build, era) if word)
@@ -320,8 +320,8 @@ def ways_of(
     known = file.attributes.norm_eps
     for date, name in pairs:
         batches = [None] if name == "scalar" else list(dict.fromkeys(_shortened(size, n_tokens) for size in sizes))
-        epsilons = [known or LLAMA_EPS, *([EPS_OF_AUGUST] if date == "2023-08-21" and not known else [])]
-        threads = THREADS_OF_MARCH_19 if date == "2023-03-19" else (None,)
+        epsilons = [known or LLAMA_EPS, *([EPS_OF_AUGUST] if ERAS[date] >= AUGUST_21 and not known else [])]
+        threads = THREADS_OF_MARCH_19 if ERAS[date] == MARCH_19 else (None,)
         for cache in caches:
             for size in batches:
                 for eps in epsilons:

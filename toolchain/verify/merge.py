@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.ordered import Workers
-from ggmlpy.formats.file_types import FILE_TYPES
+from ggmlpy.formats.era_of_file import era_of_file
+from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
@@ -31,7 +32,7 @@ from lora.merging.merge import MergePlan, plan_merge
 from lora.merging.stream import MergedModel
 from lora.merging.targets import GgmlTarget, HuggingFaceTarget, PthTarget
 
-from .conversion import Mistake, deviations_of, era_that_wrote, mistakes, verify_weights
+from .conversion import Mistake, deviations_of, mistakes, verify_weights
 
 __all__ = ["merge_mistakes", "verify_merge"]
 
@@ -71,7 +72,7 @@ def verify_merge(
             files = {output / n: t for n, t in HuggingFaceTarget(plan).tensors().items()}
             return _checkpoint(plan, output, name, files, progress)
     with open_model(output) as model:
-        options["era"] = era or era_that_wrote(model).date
+        options["era"] = era or era_of_file(model).date
         with plan_merge(base, adapters, nowhere, output_type=_output_type(model), **options) as plan:
             return _ggml(plan, model, name, progress)
 
@@ -106,9 +107,7 @@ def _other_eras(plan: MergePlan, target: GgmlTarget) -> list[Deviation]:
         return []
     found = []
     for era in ERAS.values():
-        if era == target.era or target.file_type.type not in era.type_names:
-            continue
-        if era.type(target.file_type.type) != target.era.type(target.file_type.type):
+        if era == target.era or not era.writes(target.era.type(target.file_type.type)):
             continue
         options = replace(plan.options, era=era.date)
         other = {t.name: t for t in GgmlTarget(replace(plan, options=options)).tensors()}
@@ -122,8 +121,8 @@ def _getter(tensors: dict[str, OutTensor]) -> Callable[[str], OutTensor | None]:
 
 def _output_type(model: ModelFile) -> str:
     family = "gguf" if model.container == "gguf" else "ggml"
-    wanted = next((record for record in FILE_TYPES.values() if record.id == model.hparams.ftype), None)
-    if wanted is None or wanted.name == "F32":
+    wanted = FTYPES.get(model.hparams.ftype)
+    if wanted is None or wanted.first is None or wanted.name == "F32":
         raise UsageError(f"{model.path}: merges are verified as f16 or quantized GGML files, not as ftype "
                          f"{model.hparams.ftype}")  # fmt: skip
     return f"{family}-{wanted.name.lower()}"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.eras import era_of
+from ggmlpy.formats.eras import MARCH_19, era_of
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.main_loop import MainLoop, MainOptions
 from llama_ref.text.model import Model
@@ -230,7 +230,7 @@ class _Comparing(io.RawIOBase):
 
 def _outcome(text: bytes, path: str | os.PathLike[str], way: Way, request: TextRequest) -> TextOutcome:
     sampling = request.sampling
-    first = era_of(way.era).pin == "p0"
+    first = era_of(way.era) == MARCH_19
     penalty = (1.30 if first else 1.10) if request.repeat_penalty is None else request.repeat_penalty
     out, trace = _Comparing(text), _Trace()
     how: dict[str, Any] = {"era": way.era, "build": way.build, "memory_f32": way.memory_f32, "norm_eps": way.norm_eps}

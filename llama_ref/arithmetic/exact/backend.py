@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.processors import available_processors
+from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_30, Era, era_of
 from llama_ref.arithmetic.transformer import Backend
 
 from . import attention as attention_kernels
@@ -57,7 +58,7 @@ class Rules:
         reduction: how the four accumulators of f32 and f16 dots meet.
     """
 
-    era: str
+    era: Era
     build: str
     simd: bool
     contracted: bool
@@ -96,21 +97,22 @@ def rules_of(era: str, build: str) -> Rules:
         raise UsageError(
             f"exact arithmetic of era {era} is not offered for build {build}, only for {', '.join(SUPPORTED[era])}"
         )
-    april = era >= "2023-04-30"
+    moment = era_of(era)
+    april = moment >= APRIL_30
     return Rules(
-        era=era,
+        era=moment,
         build=build,
         simd=build != "scalar",
         contracted=build == "cmake-avx2",
         wide=build == "avx512",
         activations="q8" if april else "q4",
-        split_lanes=era == "2023-03-30",
-        double_sum=era == "2023-03-30",
-        values_by_column=era == "2023-03-19",
+        split_lanes=moment == MARCH_30,
+        double_sum=moment == MARCH_30,
+        values_by_column=moment == MARCH_19,
         rope_in_cache=not april,
         running_angle=april,
-        half_scales=era == "2023-08-21",
-        reduction=dots.HALVES if era == "2023-08-21" else dots.NEIGHBOURS,
+        half_scales=moment >= AUGUST_21,
+        reduction=dots.HALVES if moment >= AUGUST_21 else dots.NEIGHBOURS,
     )
 
 
@@ -229,10 +231,8 @@ def check_type(rules: Rules, tensor: Tensor) -> None:
     Raises:
         UsageError: with the type's and the tensor's name.
     """
-    from ggmlpy.formats.eras import era_of
-
-    known = {record.layout for record in era_of(rules.era).types.values()}
-    if tensor.type.layout not in known:
+    if not rules.era.reads(tensor.type):
+        known = {record.layout for record in rules.era.types.values()}
         raise UsageError(
             f"llama.cpp of {rules.era} could not read {tensor.name}: its blocks are {tensor.type.layout}, and that era "
             f"knew {', '.join(sorted(known))}; leave --era out to use the era that wrote the file"
@@ -309,7 +309,7 @@ def integers_avx2(layout: int, n_tokens: int) -> Any:
 
 def _q8_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
     codes, d, s = _blocks(x)
-    april, layout = rules.era == "2023-04-30", dots.LAYOUTS[w.type.layout]
+    april, layout = rules.era == APRIL_30, dots.LAYOUTS[w.type.layout]
     minimum = w.type.name in ("q4_1", "q5_1")
     sums = (dots.HALF_SUMS if april else dots.ONE_SUM) if minimum else dots.NO_SUM
     by_simd = rules.simd and not (april and not minimum)
