@@ -17,8 +17,8 @@ import os
 from .formats.eras import Era
 from .formats.opening import open_model
 from .verify.compare import compare
-from .verify.files import verify_files
-from .verify.judge import Report
+from .verify.judge import OutputReport
+from .verify.quantization import verify_files
 
 __all__ = ["assert_quantized_from", "assert_right", "assert_same_model"]
 
@@ -29,7 +29,7 @@ SHOWN = 8  # tensors named in a message
 def assert_same_model(a: Path, b: Path, *, tolerance: float = 0.0, same_container: bool = False) -> None:
     """Two GGML or GGUF files hold the same model: header, vocabulary and tensors.
 
-    Arguments:
+    Args:
         tolerance: absolute differences of values up to this are let pass.
         same_container: insist on the same container, too.
 
@@ -54,7 +54,7 @@ def assert_same_model(a: Path, b: Path, *, tolerance: float = 0.0, same_containe
 def assert_quantized_from(output: Path, source: Path, *, era: str | Era | None = None) -> None:
     """``output`` is what an era's ``quantize`` makes of ``source`` (or a migration of it).
 
-    Arguments:
+    Args:
         era: whose; by default any whose container it is.
 
     Raises:
@@ -65,7 +65,7 @@ def assert_quantized_from(output: Path, source: Path, *, era: str | Era | None =
     assert_right(verify_files(output, source, era=era))
 
 
-def assert_right(report: Report) -> None:
+def assert_right(report: OutputReport) -> None:
     """A verdict of ``verify`` is that the output is right.
 
     Raises:

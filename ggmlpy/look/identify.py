@@ -18,7 +18,7 @@ from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TENSOR_TYPES
 from ggmlpy.formats.writer import file_size
-from ggmlpy.verify.compare import quantizer_signs
+from ggmlpy.verify.whose_quantizer import quantizer_signs
 
 from .check import VOCABULARY_SIZES, problems_of
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from ggmlpy import Hparams, open_model
 from ggmlpy.look.identify import expected_size, identify
-from ggmlpy.verify.compare import compare, explain, quantizer_signs, ulp_distance
+from ggmlpy.verify.compare import compare
+from ggmlpy.verify.tensors import ulp_distance
+from ggmlpy.verify.whose_quantizer import explain, quantizer_signs
 from tests.ggmlpy.models import write_tiny
 
 

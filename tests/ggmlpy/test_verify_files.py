@@ -13,7 +13,7 @@ from ggmlpy.formats.codes import pack_codes, unpack_codes
 from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.tensor_types import TENSOR_TYPES
 from ggmlpy.quantizers.whole_file import quantize_file
-from ggmlpy.verify.files import simd_rounded, verify_files
+from ggmlpy.verify.quantization import simd_rounded, verify_files
 from tests.ggmlpy.models import write_tiny
 
 HPARAMS = Hparams(40, 64, 32, 2, 1, 32, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ggmlpy import open_model
 from ggmlpy.formats.eras import DEFAULT_ERA, ERAS
 from ggmlpy.formats.row_reader import RowFiles
-from ggmlpy.verify.files import quantization_deviations
+from ggmlpy.verify.quantization import quantization_deviations
 from llama_ref.checkpoint import open_checkpoint
 from lora.merging.merge import plan_merge
 from tests.lora.test_verify import inputs

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from toolchain.terminal.program import spoken, spoken_within
-from toolchain.terminal.talk import print_json, progress_bar, say
+from toolchain.terminal.reports import show
+from toolchain.terminal.talk import progress_bar, say
 
 from .options import Commands, command, group
-from .verifying import _advance, _write_junit
+from .verifying import _advance
 
 
 def add_vectors(commands: Commands) -> None:
@@ -68,12 +68,4 @@ def run_vectors_check(args: argparse.Namespace) -> int:
             shell=args.shell,
             progress=lambda done, total: _advance(bar, done, total),
         )
-    _write_junit(args, report.junit)
-    if args.json:
-        print_json(spoken_within(report.as_dict()))
-    else:
-        for result in report.results:
-            if args.verbose or not result.right:
-                print(spoken(result))
-        print(report.sentence())
-    return int(report.exit_code)
+    return show(args, report)

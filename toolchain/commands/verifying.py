@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
-from toolchain.terminal.program import spoken, spoken_within
-from toolchain.terminal.talk import print_json, progress_bar, say, searching
+from toolchain.terminal.reports import show
+from toolchain.terminal.talk import progress_bar, say, searching
 
 from .inspecting import _bytes_of
 from .options import Commands, command
@@ -42,8 +41,6 @@ def add_verify(commands: Commands) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
     if args.logits:
         return _verify_logits(args)
     if args.text:
@@ -59,16 +56,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
     with progress_bar(args, bytes_to_read(args.paths), "verify") as bar:
         report = verify(args.paths, bar.update)
-    if args.json:
-        verdicts = [asdict(verdict) for verdict in report.verdicts]
-        print_json(spoken_within({"files": verdicts, "notes": report.notes}))
-    else:
-        for verdict in report.verdicts:
-            print(f"{verdict.status:<13} {verdict.path}\n{'':<13} {spoken(verdict.words)}")
-            if args.verbose or verdict.status in ("unknown", "differs", "no reference"):
-                print(f"{'':<13} sha256 {verdict.sha256}, {verdict.size:,} bytes")
-        for note in report.notes:
-            print(spoken(note))
+    show(args, report)
     if not report.verdicts:
         say(args, "nothing to verify here: no weights, adapters, tokenizers, archives or checklists")
     return report.exit_code
@@ -90,23 +78,7 @@ def _verify_step(args: argparse.Namespace) -> int:
             tokenizer=args.tokenizer,
             progress=searching(bar, "looking for the cause"),
         )
-    _write_junit(args, report.junit)
-    if args.json:
-        print_json(spoken_within(report.as_dict()))
-    elif args.markdown:
-        print(spoken(report.markdown()), end="")
-    else:
-        _print_report(args, report)
-    return report.exit_code
-
-
-def _write_junit(args: argparse.Namespace, text: Callable[[], str]) -> None:
-    """``--junit``."""
-    if args.junit:
-        from ggmlpy.files.atomic import atomic_write
-
-        with atomic_write(args.junit) as stream:
-            stream.write(spoken(text()).encode())
+    return show(args, report)
 
 
 def _needs(args: argparse.Namespace, what: str, *names: str) -> None:
@@ -135,7 +107,7 @@ def _verify_logits(args: argparse.Namespace) -> int:
             batch=args.batch,
             progress=lambda done, total: _advance(bar, done, total),
         )
-    return _show_finding(args, "logits", report)
+    return show(args, report)
 
 
 def _verify_text(args: argparse.Namespace) -> int:
@@ -181,52 +153,9 @@ def _verify_text(args: argparse.Namespace) -> int:
             build=args.build,
             progress=lambda done, total: _advance(bar, done, total),
         )
-    return _show_finding(args, "text", report)
+    return show(args, report)
 
 
 def _advance(bar: Any, done: int, total: int) -> None:
     bar.total = total
     bar.update(done - bar.n)
-
-
-def _show_finding(args: argparse.Namespace, step: str, report: Any) -> int:
-    from ggmlpy.verify.judge import junit
-
-    _write_junit(args, lambda: junit(f"{step} of {report.model}", {report.path: _problem(report)}))
-    if args.json:
-        print_json(spoken_within(report.as_dict()))
-    else:
-        for line in report.lines():
-            print(spoken(line))
-        print(f"{step}: {spoken(report.sentence())}")
-    return int(report.exit_code)
-
-
-def _problem(report: Any) -> str:
-    return "" if report.exit_code == 0 else "\n".join([report.sentence(), *report.lines()])
-
-
-def _print_report(args: argparse.Namespace, report: Any) -> None:
-    if report.differing:
-        print(f"{'tensor':<44} {'different':>12} {'of':>12} {'median ulp':>11} {'max ulp':>14} {'max error':>11}")
-    for item in report.tensors if args.verbose else report.differing:
-        figures = f"{item.n_different:>12,} {item.n_values:>12,} {item.median_ulp:>11g} {item.max_ulp:>14,}"
-        print(f"{item.name:<44} {figures} {item.max_error:>11.3g}" + _odd_status(item.status))
-    first = next((item for item in report.differing if item.a and item.b), None)
-    if first:
-        print(f"first difference: {first.name} row {first.row} column {first.column}")
-        for side, view in (("expected", first.a), ("found", first.b)):
-            place = f" at offset {view.offset}" if view.offset is not None else ""
-            print(f"  {side} {view.layout}{place}  " + "  ".join(f"{n} {v!r}" for n, v in view.fields.items()))
-            if view.codes:
-                print(f"    codes  {' '.join(map(str, view.codes))}")
-            print(f"    values {' '.join(f'{value:.6g}' for value in view.values)}")
-    for cause in report.causes:
-        print(f"likely cause: {spoken(cause)}")
-    if report.unexplained:
-        print(f"unexplained: {len(report.unexplained)} tensors, {report.unexplained[0]} among them")
-    print(f"{report.step}: {spoken(report.sentence())}")
-
-
-def _odd_status(status: str) -> str:
-    return "" if status in ("same", "differs") else f"  {status}"

@@ -39,7 +39,7 @@ from ggmlpy.formats.file_types import file_type_of, file_types
 from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.opening import open_model
 from ggmlpy.quantizers.whole_file import quantize_file
-from ggmlpy.verify.judge import junit
+from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.arithmetic.exact.backend import SUPPORTED
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
@@ -356,8 +356,8 @@ class CaseResult:
         return "\n".join(lines + [f"{'':<17} likely cause: {cause}" for cause in self.causes])
 
 
-@dataclass
-class CheckReport:
+@dataclass(repr=False)
+class CheckReport(Verdict):
     """The results of :func:`check_vectors`."""
 
     directory: str
@@ -375,10 +375,21 @@ class CheckReport:
         identical = sum(result.status == "identical bytes" for result in self.results)
         return f"{right} of {len(self.results)} right, {identical} of them byte for byte"
 
-    def junit(self) -> str:
-        """JUnit XML: a test case a case."""
-        wrong = {result.case.output: "" if result.right else str(result) for result in self.results}
-        return junit(self.command, wrong)
+    def lines(self, *, verbose: bool = False) -> Iterator[str]:
+        """The cases that are not right."""
+        yield from (str(result) for result in self.results if verbose or not result.right)
+
+    def suite(self) -> str:
+        """The command that was run."""
+        return self.command
+
+    def cases(self) -> dict[str, str]:
+        """One test case per case."""
+        return {result.case.output: "" if result.right else str(result) for result in self.results}
+
+    def table(self) -> Table:
+        """Each case."""
+        return ["case", "status", "verdict"], [[r.case.output, r.status, r.words] for r in self.results]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

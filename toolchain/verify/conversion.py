@@ -27,20 +27,17 @@ from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import find, is_known, rename
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
-from ggmlpy.verify.compare import TensorDifference
 from ggmlpy.verify.judge import (
     Deviation,
     Expected,
-    Found,
+    OutputReport,
     Progress,
-    Report,
     compare_tensor,
     explain,
-    row_chunks,
-    same_bytes,
     settle,
     verify_model,
 )
+from ggmlpy.verify.tensors import Found, TensorDifference, row_chunks, same_bytes
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.layout import in_layout, shard_of
 from llama_ref.checkpoint.pth_writer import TORCH_FORMATS, stream_pth
@@ -241,7 +238,7 @@ def verify_conversion(
     era: str | Era | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> OutputReport:
     """Is a GGML file what converting (and, if it is quantized, quantizing) a checkpoint gives?
 
     Arguments:
@@ -264,7 +261,7 @@ def verify_conversion(
                 raise UsageError(f"{source} has no weights to compare with")
             expected = _expected(theirs, plan.hparams, list(plan.vocab), plan.parts[0], moment)
             deviations = deviations_of(theirs, checkpoint, mistakes(checkpoint), moment)
-            return verify_model(theirs, replace(expected, deviations=deviations), str(source), progress)
+            return verify_model(theirs, replace(expected, explainers=deviations), str(source), progress)
 
 
 def _expected(
@@ -313,7 +310,7 @@ def deviations_of(output: ModelFile, checkpoint: Checkpoint, known: Iterable[Mis
 
 def verify_export(
     output: str | os.PathLike[str], source: str | os.PathLike[str], *, progress: Progress | None = None
-) -> Report:
+) -> OutputReport:
     """Is a checkpoint directory what ``to-hf`` or ``from-hf`` makes of another?
 
     Raises:
@@ -344,14 +341,14 @@ def verify_weights(
     checkpoint: Checkpoint,
     known: Iterable[Mistake],
     progress: Progress | None = None,
-) -> Report:
+) -> OutputReport:
     """Weight files against the tensors they should hold.
 
     Arguments:
         files: path of each expected file and its tensors in order, by the names they have there.
         checkpoint: what the mistakes are applied to.
     """
-    report = Report(str(output), source, step)
+    report = OutputReport(str(output), source, step)
     there: dict[str, Found] = {}
     opened: list[WeightFile] = []
     for path, tensors in files.items():
@@ -413,7 +410,7 @@ def _found(key: str, weights: WeightFile, name: str) -> Found | None:
         rows = tensor.stored(start, stop) if len(tensor.shape) == 2 else tensor.stored()[None]
         return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
-    return Found(key, record, tensor.shape, row_of, None, str(weights.path))
+    return Found.at(key, record, tensor.shape, row_of, None, str(weights.path))
 
 
 @dataclass(frozen=True)

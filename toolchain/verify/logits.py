@@ -25,7 +25,8 @@ from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.npy import MAGIC, parse_npy
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import AUGUST_21, ERAS, MARCH_19, era_of
-from ggmlpy.verify.compare import ulp_distance
+from ggmlpy.verify.tensors import ulp_distance
+from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.arithmetic.choosing import create_backend
 from llama_ref.arithmetic.evaluator import LLAMA_EPS
 from llama_ref.arithmetic.exact.backend import SUPPORTED
@@ -128,8 +129,8 @@ class Distance:
         return f"{self.way}" + (f", but {self.changed}" if self.changed else "")
 
 
-@dataclass
-class LogitsReport:
+@dataclass(repr=False)
+class LogitsReport(Verdict):
     """What was found.
 
     Attributes:
@@ -174,8 +175,8 @@ class LogitsReport:
         )
         return f"differs; the closest is {near}: {figures}, at most {near.max_ulp:,} ulp"
 
-    def lines(self) -> Iterator[str]:
-        """The report as text, without the verdict."""
+    def lines(self, *, verbose: bool = False) -> Iterator[str]:
+        """The causes, and how far each token's logits are from the closest way."""
         yield from (f"likely cause: {cause}" for cause in self.causes)
         if self.closest is not None:
             yield "token  different  median ulp       max ulp"
@@ -188,6 +189,24 @@ class LogitsReport:
                 f"{self.reference_rms:.2g} standard deviations from plain float32 arithmetic; "
                 f"llama.cpp's own results for this model are up to {self.usual_rms:.2g} away"
             )
+
+    def closing(self) -> str:
+        """The verdict on these logits."""
+        return f"logits: {self.sentence()}"
+
+    def suite(self) -> str:
+        """The model that they were computed with."""
+        return f"logits of {self.model}"
+
+    def cases(self) -> dict[str, str]:
+        """One test case: the file."""
+        return {self.path: self.problem()}
+
+    def table(self) -> Table:
+        """The tokens whose logits differ from the closest way's."""
+        tokens = [] if self.closest is None else [(i, t) for i, t in enumerate(self.closest.tokens) if t.different]
+        rows = [[str(i), f"{t.different:,}", f"{t.median_ulp:g}", f"{t.max_ulp:,}"] for i, t in tokens]
+        return ["token", "different", "median ulp", "max ulp"], rows
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

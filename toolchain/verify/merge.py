@@ -24,7 +24,7 @@ from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import find
-from ggmlpy.verify.judge import Deviation, Expected, Progress, Report, verify_model
+from ggmlpy.verify.judge import Deviation, Expected, OutputReport, Progress, verify_model
 from llama_ref.checkpoint import LazyTensor, open_checkpoint
 from llama_ref.checkpoint.weights import weights_kind
 from lora.merging.adapter import Adapter, LoraPair
@@ -48,7 +48,7 @@ def verify_merge(
     era: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> OutputReport:
     """Is ``output`` what merging the adapters, in this order, into the base gives?
 
     Arguments:
@@ -79,14 +79,14 @@ def verify_merge(
 
 def _checkpoint(
     plan: MergePlan, output: Path, name: str, files: dict[Path, list[LazyTensor]], progress: Progress | None
-) -> Report:
+) -> OutputReport:
     merged = plan.model.checkpoint
     layout = "huggingface" if plan.options.output_type == "huggingface" else "meta"
     known = [*merge_mistakes(plan), *mistakes(merged, layout)]
     return _worded(verify_weights("merge", output, name, files, merged, known, progress), plan)
 
 
-def _ggml(plan: MergePlan, output: ModelFile, name: str, progress: Progress | None) -> Report:
+def _ggml(plan: MergePlan, output: ModelFile, name: str, progress: Progress | None) -> OutputReport:
     target = GgmlTarget(plan)
     merged = plan.model.checkpoint
     known = [*merge_mistakes(plan), *mistakes(merged)]
@@ -235,7 +235,7 @@ def _unrounded_sum(plan: MergePlan) -> Callable[[LazyTensor], LazyTensor | None]
 # ---- words
 
 
-def _worded(report: Report, plan: MergePlan) -> Report:
+def _worded(report: OutputReport, plan: MergePlan) -> OutputReport:
     """Say which modules an adapter was applied to, where it was to some only; and whose rows stayed untrained."""
     same = {_module(tensor.name) for tensor in report.tensors if tensor.status == "same"}
     paired = {_module(name) for adapter in plan.adapters for name in adapter.pairs}
@@ -257,7 +257,7 @@ def _module(name: str) -> str:
     return name.rsplit(": ", 1)[-1].removesuffix(".weight").rsplit(".", 1)[-1]
 
 
-def _untrained_rows(report: Report, plan: MergePlan) -> list[Any]:
+def _untrained_rows(report: OutputReport, plan: MergePlan) -> list[Any]:
     """Vocabulary matrices whose first rows are the base's and whose others are nobody's."""
     from ggmlpy.verify.judge import Cause
 
@@ -275,7 +275,7 @@ def _untrained_rows(report: Report, plan: MergePlan) -> list[Any]:
     return found
 
 
-def _head_is_base(report: Report, plan: MergePlan, name: str, rows: int) -> bool:
+def _head_is_base(report: OutputReport, plan: MergePlan, name: str, rows: int) -> bool:
     output = Path(report.output)
     base = plan.base.tensors[name].f16()
     if output.is_dir():

@@ -18,21 +18,23 @@ import hashlib
 import itertools
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ggmlpy.files.checksums import LIST_NAMES, Listed, digests, read_list, same_json_meaning
 from ggmlpy.files.errors import FormatError, IntegrityError, MissingFileError
 from ggmlpy.files.npy import ZIP_TROUBLE
+from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.checkpoint import known_files, open_checkpoint
 from llama_ref.checkpoint.known_files import KnownFile, files_of
 from llama_ref.checkpoint.params import MODELS, read_params_json
 
 from .published_tensors import content_fingerprint, published_model_of, published_shard_of, structure_of, weight_files
 
-__all__ = ["Report", "Verdict", "bytes_to_read", "verify"]
+__all__ = ["FileVerdict", "PublishedReport", "bytes_to_read", "verify"]
 
 Status = Literal[
     "published", "listed", "same content", "same meaning", "no reference", "unknown", "differs", "missing", "bad"
@@ -46,7 +48,7 @@ Progress = Callable[[int], object]
 
 
 @dataclass
-class Verdict:
+class FileVerdict:
     """What is known about one file.
 
     Attributes:
@@ -66,16 +68,16 @@ class Verdict:
     known: KnownFile | None = None
 
 
-@dataclass
-class Report:
+@dataclass(repr=False)
+class PublishedReport(Verdict):
     """All verdicts, and what they say together.
 
     Attributes:
-        verdicts: one a file.
+        verdicts: one per file.
         notes: complete and incomplete models, pairs with the same content.
     """
 
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[FileVerdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -86,13 +88,43 @@ class Report:
             return 3
         return 1 if statuses & {"unknown", "differs"} else 0
 
+    def sentence(self) -> str:
+        """How many files have which status."""
+        counts = Counter(verdict.status for verdict in self.verdicts)
+        return ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing to verify"
+
+    def lines(self, *, verbose: bool = False) -> Iterator[str]:
+        """Each file's verdict, with its digest where somebody will want to look for it; the notes."""
+        for verdict in self.verdicts:
+            yield f"{verdict.status:<13} {verdict.path}"
+            yield f"{'':<13} {verdict.words}"
+            if verbose or verdict.status in ("unknown", "differs", "no reference"):
+                yield f"{'':<13} sha256 {verdict.sha256}, {verdict.size:,} bytes"
+        yield from self.notes
+
+    def closing(self) -> str:
+        """Nothing: each file has its own verdict."""
+        return ""
+
+    def cases(self) -> dict[str, str]:
+        """One test case per file."""
+        return {str(v.path): "" if v.status in GOOD else f"{v.status}: {v.words}" for v in self.verdicts}
+
+    def table(self) -> Table:
+        """Each file's verdict."""
+        return ["file", "status", "verdict"], [[str(v.path), v.status, v.words] for v in self.verdicts]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"files": [asdict(verdict) for verdict in self.verdicts], "notes": self.notes}
+
 
 def bytes_to_read(paths: Iterable[str | os.PathLike[str]]) -> int:
     """How much the first pass of :func:`verify` will read: the total of its progress."""
     return sum(path.stat().st_size for path in _files(paths) if path.is_file())
 
 
-def verify(paths: Sequence[str | os.PathLike[str]], progress: Progress | None = None) -> Report:
+def verify(paths: Sequence[str | os.PathLike[str]], progress: Progress | None = None) -> PublishedReport:
     """Verify files, directories (three levels deep) and zip archives.
 
     Arguments:
@@ -105,7 +137,7 @@ def verify(paths: Sequence[str | os.PathLike[str]], progress: Progress | None = 
     files = _files(paths)
     listed, problems = _promises(files, paths)
     files += _only_listed(files, listed)
-    report = Report(problems)
+    report = PublishedReport(problems)
     for path in files:
         if not LIST_NAMES.fullmatch(path.name):
             report.verdicts += _verdicts(path, listed.get(_key(path), []), progress, named=_is_named(path, paths))
@@ -155,7 +187,7 @@ def _is_named(path: Path, paths: Iterable[str | os.PathLike[str]]) -> bool:
 
 def _promises(
     files: Iterable[Path], paths: Iterable[str | os.PathLike[str]]
-) -> tuple[dict[str, list[Listed]], list[Verdict]]:
+) -> tuple[dict[str, list[Listed]], list[FileVerdict]]:
     """The digests that lists promise, by file; lists beside a named file count too."""
     lists = {_key(path): path for path in files if LIST_NAMES.fullmatch(path.name)}
     for given in map(Path, paths):
@@ -170,7 +202,7 @@ def _promises(
                 if _key(promise.path) in wanted or _covers(path, paths):
                     promised.setdefault(_key(promise.path), []).append(promise)
         except FormatError as error:
-            bad.append(Verdict(path, path.stat().st_size, "", "bad", str(error)))
+            bad.append(FileVerdict(path, path.stat().st_size, "", "bad", str(error)))
     return promised, bad
 
 
@@ -192,18 +224,18 @@ def _is_inside(path: Path, directory: Path) -> bool:
 # --------------------------------------------------------------------------------------------------- by the digest
 
 
-def _verdicts(path: Path, promises: list[Listed], progress: Progress | None, *, named: bool) -> list[Verdict]:
+def _verdicts(path: Path, promises: list[Listed], progress: Progress | None, *, named: bool) -> list[FileVerdict]:
     """The verdict on a file; on the members of a zip too, where the archive itself is not a published one."""
     algorithms = tuple({"sha256", *(promise.algorithm for promise in promises)})
     size = path.stat().st_size
     try:
         found = digests(path, algorithms, progress)
     except FormatError as error:
-        return [Verdict(path, size, "", "bad", str(error))]
+        return [FileVerdict(path, size, "", "bad", str(error))]
     sha256 = found["sha256"]
     known = known_files.BY_SHA256.get(sha256)
     if known:
-        return [Verdict(path, size, sha256, "published", _published(known), known)]
+        return [FileVerdict(path, size, sha256, "published", _published(known), known)]
     if promises:
         return [_by_list(path, size, found, promise) for promise in promises]
     if path.name == "params.json":
@@ -220,41 +252,41 @@ def _published(known: KnownFile) -> str:
     return f"{known.model}, file {[k.sha256 for k in shards].index(known.sha256) + 1} of {len(shards)}"
 
 
-def _by_list(path: Path, size: int, found: dict[str, str], promise: Listed) -> Verdict:
+def _by_list(path: Path, size: int, found: dict[str, str], promise: Listed) -> FileVerdict:
     sha256 = found["sha256"]
     if found[promise.algorithm] == promise.digest:
-        return Verdict(path, size, sha256, "listed", f"as {promise.source.name} says ({promise.algorithm})")
+        return FileVerdict(path, size, sha256, "listed", f"as {promise.source.name} says ({promise.algorithm})")
     if path.suffix == ".json" and same_json_meaning(path, promise.algorithm, promise.digest):
         words = f"the same values as {promise.source.name} promises, formatted otherwise"
-        return Verdict(path, size, sha256, "same meaning", words)
+        return FileVerdict(path, size, sha256, "same meaning", words)
     words = (
         f"{promise.source.name} promises {promise.algorithm} {promise.digest}, found {found[promise.algorithm]}: "
         "the file was changed or the download is broken; fetch it again"
     )
-    return Verdict(path, size, sha256, "differs", words)
+    return FileVerdict(path, size, sha256, "differs", words)
 
 
-def _params_verdict(path: Path, size: int, sha256: str, named: bool) -> list[Verdict]:
+def _params_verdict(path: Path, size: int, sha256: str, named: bool) -> list[FileVerdict]:
     """params.json by its meaning; nothing is published of its bytes."""
     try:
         params = read_params_json(path)
     except FormatError as error:
-        return [Verdict(path, size, sha256, "bad", str(error))]
+        return [FileVerdict(path, size, sha256, "bad", str(error))]
     same = params.model is not None and params.norm_eps == MODELS[params.model].norm_eps
     if same and params.vocab_size == -1:
-        return [Verdict(path, size, sha256, "same meaning", f"the values of LLaMA-{params.model}")]
-    return [Verdict(path, size, sha256, "no reference", "not the values of a published model")] if named else []
+        return [FileVerdict(path, size, sha256, "same meaning", f"the values of LLaMA-{params.model}")]
+    return [FileVerdict(path, size, sha256, "no reference", "not the values of a published model")] if named else []
 
 
-def _absent(promise: Listed) -> Verdict:
-    return Verdict(promise.path, 0, "", "missing", f"{promise.source.name} lists it, and it is not there; fetch it")
+def _absent(promise: Listed) -> FileVerdict:
+    return FileVerdict(promise.path, 0, "", "missing", f"{promise.source.name} lists it, and it is not there; fetch it")
 
 
-def _unknown(path: Path, size: int, sha256: str) -> Verdict:
-    return Verdict(path, size, sha256, "unknown", "no published file has this SHA256")
+def _unknown(path: Path, size: int, sha256: str) -> FileVerdict:
+    return FileVerdict(path, size, sha256, "unknown", "no published file has this SHA256")
 
 
-def _members(path: Path) -> list[Verdict]:
+def _members(path: Path) -> list[FileVerdict]:
     """The members of an archive that could be published files."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -263,12 +295,12 @@ def _members(path: Path) -> list[Verdict]:
                 raise IntegrityError("the archive claims to hold more than 128 GiB", path=path)
             return [_member(path, archive, info) for info in members]
     except FormatError as error:
-        return [Verdict(path, path.stat().st_size, "", "bad", str(error))]
+        return [FileVerdict(path, path.stat().st_size, "", "bad", str(error))]
     except ZIP_TROUBLE as error:
-        return [Verdict(path, path.stat().st_size, "", "bad", f"the zip archive is damaged: {error}")]
+        return [FileVerdict(path, path.stat().st_size, "", "bad", f"the zip archive is damaged: {error}")]
 
 
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Verdict:
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> FileVerdict:
     sha = hashlib.sha256()
     left = info.file_size
     with archive.open(info) as stream:
@@ -280,14 +312,14 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Verd
     inside = path / info.filename
     known = known_files.BY_SHA256.get(sha.hexdigest())
     if known:
-        return Verdict(inside, info.file_size, sha.hexdigest(), "published", _published(known), known)
+        return FileVerdict(inside, info.file_size, sha.hexdigest(), "published", _published(known), known)
     return _unknown(inside, info.file_size, sha.hexdigest())
 
 
 # -------------------------------------------------------------------------------------------------- by the content
 
 
-def _look_at_content(report: Report, progress: Progress | None) -> None:
+def _look_at_content(report: PublishedReport, progress: Progress | None) -> None:
     """For weights that the table does not have: whole or damaged, and are the tensors those of a published model?"""
     candidates = [verdict for verdict in report.verdicts if verdict.status == "unknown" and verdict.path.is_file()]
     for directory in sorted({verdict.path.parent for verdict in candidates}):
@@ -301,7 +333,7 @@ def _look_at_content(report: Report, progress: Progress | None) -> None:
                 _judge_file(verdict, progress)
 
 
-def _judge_huggingface(directory: Path, verdicts: list[Verdict], progress: Progress | None) -> None:
+def _judge_huggingface(directory: Path, verdicts: list[FileVerdict], progress: Progress | None) -> None:
     """A model in Hugging Face's layout: nothing is published of its files, but perhaps of its tensors."""
     try:
         with open_checkpoint(directory) as checkpoint:
@@ -324,7 +356,7 @@ def _judge_huggingface(directory: Path, verdicts: list[Verdict], progress: Progr
             verdict.status, verdict.words = "no reference", f"{words}: the published SHA256 are those of Meta's .pth"
 
 
-def _judge_file(verdict: Verdict, progress: Progress | None) -> None:
+def _judge_file(verdict: FileVerdict, progress: Progress | None) -> None:
     """One file: the tensors of a published one, or at least whole?"""
     try:
         known = published_shard_of(verdict.path, progress)
@@ -342,7 +374,9 @@ def _judge_file(verdict: Verdict, progress: Progress | None) -> None:
 # ------------------------------------------------------------------------------------------------- with each other
 
 
-def _compare_each_other(report: Report, paths: Sequence[str | os.PathLike[str]], progress: Progress | None) -> None:
+def _compare_each_other(
+    report: PublishedReport, paths: Sequence[str | os.PathLike[str]], progress: Progress | None
+) -> None:
     """Two or more things given, some of them not verified: which have the same content?"""
     given = [Path(path) for path in paths]
     if len(given) < 2 or all(verdict.status in GOOD[:2] for verdict in report.verdicts):
@@ -362,7 +396,7 @@ def _compare_each_other(report: Report, paths: Sequence[str | os.PathLike[str]],
         report.notes.append(f"different tensors: {' and '.join(one_of_each)} (`compare` shows where)")
 
 
-def _mark_same(report: Report, same: Sequence[Path]) -> None:
+def _mark_same(report: PublishedReport, same: Sequence[Path]) -> None:
     """Unpublished weights get the words, and a good status only if one of their like is published."""
     for verdict in report.verdicts:
         home = next((path for path in same if _belongs(verdict.path, path)), None)
@@ -378,13 +412,13 @@ def _belongs(path: Path, given: Path) -> bool:
     return _key(path) == _key(given) or (given.is_dir() and _is_inside(path, given))
 
 
-def _has_reference(report: Report, same: Sequence[Path]) -> bool:
+def _has_reference(report: PublishedReport, same: Sequence[Path]) -> bool:
     """Whether the weights of one of those with the same content are published ones."""
     weights = [v for v in report.verdicts if v.known and v.known.kind != "tokenizer"]
     return any(_belongs(verdict.path, path) for verdict in weights for path in same)
 
 
-def _completeness(verdicts: Sequence[Verdict]) -> list[str]:
+def _completeness(verdicts: Sequence[FileVerdict]) -> list[str]:
     """One line a published model of several files: all there, or which are missing."""
     notes = []
     present: dict[str, set[str]] = {}

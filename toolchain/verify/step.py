@@ -1,6 +1,6 @@
 """Finding out which step lies between two files, and verifying it.
 
-:func:`verify_output` looks at an output and its source and calls who knows the step: :mod:`ggmlpy.verify.files`
+:func:`verify_output` looks at an output and its source and calls who knows the step: :mod:`ggmlpy.verify.quantization`
 (quantize, migrate), :mod:`toolchain.verify.conversion` (convert, to-hf, from-hf), or :mod:`toolchain.verify.merge`.
 Each is imported only when it is asked, since a quantized file needs nothing of the others.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ggmlpy.files.errors import FormatError
-from ggmlpy.verify.judge import Progress, Report
+from ggmlpy.verify.judge import OutputReport, Progress
 
 __all__ = ["verify_output"]
 
@@ -25,7 +25,7 @@ def verify_output(
     era: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> OutputReport:
     """Is ``output`` what should come out of ``source`` (and ``adapters``), and if not, what was done instead?
 
     Arguments:
@@ -55,6 +55,6 @@ def verify_output(
         from .conversion import verify_conversion
 
         return verify_conversion(output, source, era=era, tokenizer=tokenizer, progress=progress)
-    from ggmlpy.verify.files import verify_files
+    from ggmlpy.verify.quantization import verify_files
 
     return verify_files(output, source, era=era, progress=progress)

@@ -18,6 +18,7 @@ import numpy as np
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.eras import MARCH_19, era_of
+from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.main_loop import MainLoop, MainOptions
 from llama_ref.text.model import Model
@@ -107,8 +108,8 @@ class TextOutcome:
         return words
 
 
-@dataclass
-class TextReport:
+@dataclass(repr=False)
+class TextReport(Verdict):
     """What was found.
 
     Attributes:
@@ -137,7 +138,7 @@ class TextReport:
         ties = [outcome for outcome in self.outcomes if outcome.matching == best.matching]
         return f"differs; {'; '.join(map(str, ties))} follow{'s' if len(ties) == 1 else ''} it farthest: {best.words()}"
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, *, verbose: bool = False) -> Iterator[str]:
         """The candidates where the nearest way parts, and where the other ways do."""
         best = self.outcomes[0]
         if best.status == "parts" and best.candidates:
@@ -146,6 +147,22 @@ class TextReport:
             yield from (f"  {c.id:6}  {c.probability:.6f}  {c.text!r}" for c in best.candidates)
         if not self.identical:
             yield from (f"{outcome}: {outcome.words()}" for outcome in self.outcomes[1:])
+
+    def closing(self) -> str:
+        """The verdict on this text."""
+        return f"text: {self.sentence()}"
+
+    def suite(self) -> str:
+        """The model that it was generated with."""
+        return f"text of {self.model}"
+
+    def cases(self) -> dict[str, str]:
+        """One test case: the file."""
+        return {self.path: self.problem()}
+
+    def table(self) -> Table:
+        """Each way of running ``main``, and how it compares."""
+        return ["way", "verdict"], [[str(outcome), outcome.words()] for outcome in self.outcomes]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

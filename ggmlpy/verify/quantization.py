@@ -1,6 +1,6 @@
 """Verifying what another program made of a GGML file: a quantization or a migration.
 
->>> from ggmlpy.verify.files import verify_files                                        # doctest: +SKIP
+>>> from ggmlpy.verify.quantization import verify_files                                 # doctest: +SKIP
 >>> report = verify_files("theirs-q4_0.bin", "model-f16.bin")                           # doctest: +SKIP
 >>> report.verdict, [str(cause) for cause in report.causes]                             # doctest: +SKIP
 ('differs', ['q/k …'])
@@ -29,7 +29,8 @@ from ggmlpy.formats.row_reader import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 from ggmlpy.quantizers.whole_file import quantized_rows
 
-from .judge import Deviation, Expected, Progress, Report, row_chunks, verify_model
+from .judge import Deviation, Expected, OutputReport, Progress, verify_model
+from .tensors import row_chunks
 
 __all__ = ["quantization_deviations", "quantized_tensor", "verify_files"]
 
@@ -45,10 +46,10 @@ def verify_files(
     era: str | Era | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> OutputReport:
     """Is ``output`` what quantizing (or migrating) ``source`` gives?
 
-    Arguments:
+    Args:
         output, source: GGML files of any container. Which step lies between them follows from their tensor types.
         era: whose quantizer it should be; by default the earliest that writes the output's container.
         threads: workers; by default one per processor.
