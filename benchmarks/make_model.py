@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ggmlpy.formats.containers import Hparams
+from ggmlpy.formats.file_types import FILE_TYPES
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.writer import write_model
 
 CHUNK = 1 << 24  # bytes made at a time
-FTYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q4_2": 5, "q4_3": 6, "q8_0": 7, "q5_0": 8, "q5_1": 9,
-          "q2_K": 10, "q3_K": 11, "q4_K": 14, "q5_K": 16, "q6_K": 18}  # fmt: skip
+FTYPES = {record.type: record.id for record in reversed(FILE_TYPES.values())}  # of a tensor type the first
 
 
 def random_rows(type: TensorType, rows: int, cols: int, seed: list[int]) -> Iterator[NDArray[np.uint8]]:

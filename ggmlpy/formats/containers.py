@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from ggmlpy.files.errors import UsageError
 
@@ -34,6 +35,7 @@ __all__ = [
     "GGMF",
     "GGML",
     "GGUF",
+    "HISTORY",
     "Attributes",
     "Container",
     "Hparams",
@@ -114,6 +116,28 @@ GGUF = Container("gguf", 0x46554747, (1, 2, 3), (MAGIC, VERSION), (), (), multip
 
 CONTAINERS: dict[str, Container] = {container.name: container for container in (GGML, GGMF, GGJT)}
 BY_MAGIC: dict[int, Container] = {container.magic: container for container in CONTAINERS.values()}
+
+
+class Use(NamedTuple):
+    """When a version of a container was written, and what reads it."""
+
+    written: str
+    readers: str
+
+
+# fmt: off
+HISTORY: dict[tuple[str, int], Use] = {
+    ("ggml", 0): Use("until 2023-03-20",        "llama.cpp until 2023-03-20, alpaca.cpp, this program"),
+    ("ggmf", 1): Use("2023-03-20 – 2023-03-30", "llama.cpp 2023-03-20 to 2023-03-30, this program"),
+    ("ggjt", 1): Use("2023-03-31 – 2023-05-11", "llama.cpp 2023-03-31 to 2023-05-11, this program"),
+    ("ggjt", 2): Use("2023-05-12 – 2023-05-18", "llama.cpp 2023-05-12 to 2023-05-18, this program"),
+    ("ggjt", 3): Use("2023-05-19 – 2023-08-20",
+                     "llama.cpp 2023-05-19 to 2023-08-21, llama-cpp-python 0.1, this program"),
+    ("gguf", 1): Use("2023-08",           "llama.cpp since 2023-08-21 (today's refuses version 1), this program"),
+    ("gguf", 2): Use("2023-08 – 2023-10", "llama.cpp, Ollama, LM Studio and others of today, this program"),
+    ("gguf", 3): Use("since 2023-10",     "llama.cpp, Ollama, LM Studio and others of today, this program"),
+}
+# fmt: on
 
 
 @dataclass(frozen=True)

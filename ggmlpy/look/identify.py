@@ -10,6 +10,7 @@ from typing import Any
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.architecture import expected_shapes, model_size
+from ggmlpy.formats.containers import HISTORY
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import MARCH_31
 from ggmlpy.formats.file_types import FTYPES
@@ -23,20 +24,6 @@ from ggmlpy.verify.whose_quantizer import quantizer_signs
 from .check import VOCABULARY_SIZES, problems_of
 
 __all__ = ["Identification", "expected_size", "identify"]
-
-
-# fmt: off
-READERS: dict[tuple[str, int], tuple[str, str]] = {  # container, version: when it was written, who reads it
-    ("ggml", 0): ("until 2023-03-20",        "llama.cpp until 2023-03-20, alpaca.cpp, this program"),
-    ("ggmf", 1): ("2023-03-20 – 2023-03-30", "llama.cpp 2023-03-20 to 2023-03-30, this program"),
-    ("ggjt", 1): ("2023-03-31 – 2023-05-11", "llama.cpp 2023-03-31 to 2023-05-11, this program"),
-    ("ggjt", 2): ("2023-05-12 – 2023-05-18", "llama.cpp 2023-05-12 to 2023-05-18, this program"),
-    ("ggjt", 3): ("2023-05-19 – 2023-08-20", "llama.cpp 2023-05-19 to 2023-08-21, llama-cpp-python 0.1, this program"),
-    ("gguf", 1): ("2023-08",                 "llama.cpp since 2023-08-21 (today's refuses version 1), this program"),
-    ("gguf", 2): ("2023-08 – 2023-10",       "llama.cpp, Ollama, LM Studio and others of today, this program"),
-    ("gguf", 3): ("since 2023-10",           "llama.cpp, Ollama, LM Studio and others of today, this program"),
-}
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ def identify(path: str | os.PathLike[str]) -> Identification:
             vocabulary=_vocabulary(len(model.vocab)),
             size=model.size,
             expected_size=expected_size(model),
-            readers=READERS[model.container, model.version][1],
+            readers=HISTORY[model.container, model.version].readers,
             problems=[str(problem) for problem in problems],
             next_step=_next_step(model, problems),
         )
@@ -126,7 +113,7 @@ def _possible(shape: tuple[int, ...]) -> bool:
 
 
 def _era(model: ModelFile) -> str:
-    written = READERS[model.container, model.version][0]
+    written = HISTORY[model.container, model.version].written
     if (model.container, model.version) != ("ggjt", 1):
         return written
     later = {tensor.type.name for tensor in model.tensors.values()} - set(MARCH_31.type_names)

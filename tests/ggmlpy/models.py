@@ -8,8 +8,9 @@ import numpy as np
 
 from ggmlpy import Hparams, OutTensor, types_of, write_model
 from ggmlpy.formats.architecture import expected_shapes
+from ggmlpy.formats.file_types import FILE_TYPES
 
-FTYPE_OF = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q4_2": 5, "q8_0": 7, "q5_0": 8, "q5_1": 9}
+FTYPE_OF = {record.type: record.id for record in reversed(FILE_TYPES.values())}  # of a tensor type the first
 
 
 def random_bytes(rng: np.random.Generator, size: int) -> bytes:

@@ -34,7 +34,7 @@ from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, IntegrityError, MissingFileError, UsageError
 from ggmlpy.files.paths import stays_inside
 from ggmlpy.formats.containers import container_named
-from ggmlpy.formats.eras import DEFAULT_ERA, ERAS
+from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, ERAS, GGUF_ERA
 from ggmlpy.formats.file_types import file_type_of, file_types
 from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.opening import open_model
@@ -167,8 +167,8 @@ def _conversions() -> Iterator[Case]:
     for era in ERAS.values():
         container = {"ggml": "ggml", "ggmf": "ggmf1"}.get(era.container, "ggjt1")  # convert.py never wrote ggjt v2, v3
         yield _conversion(f"convert/{era.date}/f16.bin", "base/f16", era.date, container)
-    yield _conversion("convert/gguf/f16.gguf", "base/f16", "2023-08-21", "gguf")
-    yield _conversion("convert/2023-08-21/wide-f16.bin", "base/wide", "2023-08-21", "ggjt1")
+    yield _conversion("convert/gguf/f16.gguf", "base/f16", GGUF_ERA, "gguf")
+    yield _conversion("convert/2023-08-21/wide-f16.bin", "base/wide", AUGUST_21.date, "ggjt1")
     for name in ("f32", "bf16", "two-shards"):
         yield _conversion(f"convert/{DEFAULT_ERA}/from-{name}.bin", f"base/{name}", DEFAULT_ERA, "ggjt1")
     yield _conversion(f"convert/{DEFAULT_ERA}/from-hf.bin", "to-hf/f16", DEFAULT_ERA, "ggjt1")
@@ -187,7 +187,7 @@ def _quantizations() -> Iterator[Case]:
                 name = record.name.lower()
                 yield Case("quantize", f"quantize/{era}/{name}.bin", source, {"era": era, "type": name})
     for name in ("q4_0", "q5_1", "q8_0"):
-        asked = {"era": "2023-08-21", "type": name}
+        asked = {"era": AUGUST_21.date, "type": name}
         yield Case("quantize", f"quantize/gguf/{name}.gguf", "convert/gguf/f16.gguf", asked)
 
 

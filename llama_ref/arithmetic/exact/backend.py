@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.processors import available_processors
-from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_30, Era, era_of
+from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_30, MARCH_31, MAY_19, Era, era_of
 from llama_ref.arithmetic.transformer import Backend
 
 from . import attention as attention_kernels
@@ -75,12 +75,12 @@ class Rules:
 
 # fmt: off
 SUPPORTED = {
-    "2023-03-19": ("scalar",),
-    "2023-03-30": ("scalar", "avx2", "avx512"),
-    "2023-03-31": ("scalar", "avx2", "avx512", "cmake-avx2"),
-    "2023-04-30": ("scalar", "avx2"),
-    "2023-05-19": ("scalar", "avx2"),
-    "2023-08-21": ("scalar", "avx2"),
+    MARCH_19.date: ("scalar",),
+    MARCH_30.date: ("scalar", "avx2", "avx512"),
+    MARCH_31.date: ("scalar", "avx2", "avx512", "cmake-avx2"),
+    APRIL_30.date: ("scalar", "avx2"),
+    MAY_19.date: ("scalar", "avx2"),
+    AUGUST_21.date: ("scalar", "avx2"),
 }
 # fmt: on
 
