@@ -27,7 +27,7 @@ _CHUNK = 16 << 20
 def fingerprint_checkpoint(checkpoint: Checkpoint, progress: Callable[[int], object] | None = None) -> str:
     """The fingerprint of an open model, as 64 hexadecimal digits.
 
-    Arguments:
+    Args:
         progress: called with the number of bytes after each piece.
     """
     return fingerprint_tensors(checkpoint.tensors.values(), checkpoint.release, progress)

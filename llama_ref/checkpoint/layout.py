@@ -100,7 +100,7 @@ class Checkpoint:
 def in_layout(tensor: LazyTensor, layout: Layout, n_head: int) -> LazyTensor:
     """The tensor under the same name with its rows in another layout: wq and wk are permuted, others only relabelled.
 
-    Arguments:
+    Args:
         tensor: with the layout that it has now.
         layout: the one wanted; must be the other one.
         n_head: heads of the model.

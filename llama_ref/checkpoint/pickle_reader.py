@@ -22,7 +22,6 @@ A tensor is *proven* to lie within its storage here, in Python integers, before 
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +29,21 @@ from typing import Any, NoReturn
 
 from ggmlpy.files.errors import FormatError, IntegrityError, TruncatedError, UnsupportedError
 
+from .pickle_values import (
+    ATTACK,
+    BOMB,
+    FOREIGN,
+    GLOBALS,
+    LEAVE_ALONE,
+    REDUCERS,
+    SAVE_PLAINLY,
+    Global,
+    StateDict,
+    Storage,
+    TensorView,
+    kind_of_value,
+    short,
+)
 from .tensor import DTYPES
 
 __all__ = ["LEGACY_MAGIC", "MAX_PICKLE", "Loaded", "StateDict", "Storage", "TensorView", "load_pickle", "walk"]
@@ -39,56 +53,7 @@ MAX_OPCODES = 2_000_000
 MAX_FRAME = 4_096
 MAX_MARKS = 64
 MAX_DEPTH = 32
-MAX_AXES = 32  # numpy's own limit before 2.0
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the only integer above 64 bits that torch itself writes
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A run of elements in the file that tensors are views of."""
-
-    key: str  # names the record data/<key>, or the place in the list of a legacy file
-    dtype: str | None  # None: bytes without a type (torch.storage.UntypedStorage)
-    size: int  # in elements; in bytes if untyped
-    location: str  # the device it was saved from: "cpu", "cuda:0"
-
-    def __str__(self) -> str:
-        return f"{self.size:,} x {self.dtype or 'byte'}"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the storage takes in the file."""
-        return self.size * (DTYPES[self.dtype].size if self.dtype else 1)
-
-
-@dataclass(frozen=True)
-class TensorView:
-    """A tensor: the elements ``offset + sum(index * stride)`` of its storage."""
-
-    storage: Storage
-    dtype: str
-    offset: int  # in elements
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in elements
-
-
-class StateDict(dict[Any, Any]):
-    """An OrderedDict of the file; ``state`` holds its attributes, such as ``_metadata``."""
-
-    state: dict[str, Any]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.state = {}
-
-
-@dataclass(frozen=True)
-class _Global:
-    """A name that the pickle may mention. It stands for itself; nothing is looked up."""
-
-    role: str  # rebuild, parameter, ordered, size, device, storage, dtype
-    name: str
-    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,33 +66,12 @@ class Loaded:
     storages: dict[str, Storage]  # every storage mentioned, by key
 
 
-def _globals() -> dict[tuple[str, str], _Global]:
-    table = {
-        ("collections", "OrderedDict"): _Global("ordered", "OrderedDict"),
-        ("torch._utils", "_rebuild_tensor"): _Global("rebuild", "_rebuild_tensor"),
-        ("torch._utils", "_rebuild_tensor_v2"): _Global("rebuild", "_rebuild_tensor_v2"),
-        ("torch._utils", "_rebuild_tensor_v3"): _Global("rebuild", "_rebuild_tensor_v3"),
-        ("torch._utils", "_rebuild_parameter"): _Global("parameter", "_rebuild_parameter"),
-        ("torch", "Size"): _Global("size", "Size"),
-        ("torch", "device"): _Global("device", "device"),
-        ("torch.storage", "UntypedStorage"): _Global("storage", "UntypedStorage"),
-    }
-    for entry in DTYPES.values():
-        table["torch", entry.name] = _Global("dtype", entry.name, entry.name)
-        if entry.storage:
-            table["torch", entry.storage] = _Global("storage", entry.storage, entry.name)
-    return table
-
-
-_GLOBALS = _globals()
-
-
 def load_pickle(
     data: bytes | memoryview, *, path: str, record: str, base: int | None = 0, exact: bool = True
 ) -> Loaded:
     """Interpret one pickle.
 
-    Arguments:
+    Args:
         data: the bytes, from the first opcode on.
         path, record: the file and the part of it, for messages.
         base: offset of ``data`` in the file, for messages; None where the record was compressed.
@@ -181,9 +125,9 @@ class _Machine:
                 self._unknown_opcode(code)
             handler(self)
             if len(self.frame) > MAX_FRAME:
-                self.refuse("values pile up on the stack", expected=f"at most {MAX_FRAME}", cause=_BOMB)
+                self.refuse("values pile up on the stack", expected=f"at most {MAX_FRAME}", cause=BOMB)
             if self.n_opcodes >= MAX_OPCODES:
-                self.refuse("too many opcodes", expected=f"fewer than {MAX_OPCODES:,}", cause=_BOMB)
+                self.refuse("too many opcodes", expected=f"fewer than {MAX_OPCODES:,}", cause=BOMB)
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -205,15 +149,15 @@ class _Machine:
             field=self.record,
             expected=expected,
             found=found,
-            cause=cause or _FOREIGN,
-            next_step=next_step or (_SAVE_PLAINLY if error is UnsupportedError else _LEAVE_ALONE),
+            cause=cause or FOREIGN,
+            next_step=next_step or (SAVE_PLAINLY if error is UnsupportedError else LEAVE_ALONE),
         )
 
     def _unknown_opcode(self, code: int) -> NoReturn:
         name = _REFUSED.get(code)
         if name is None:
             self.refuse(f"byte 0x{code:02x} is no opcode of protocol 2", cause="the file is damaged")
-        self.refuse(f"opcode {name} (0x{code:02x}) is not part of a checkpoint of tensors", cause=_ATTACK)
+        self.refuse(f"opcode {name} (0x{code:02x}) is not part of a checkpoint of tensors", cause=ATTACK)
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
@@ -238,7 +182,7 @@ class _Machine:
         window = bytes(self.data[self.position : self.position + 129])
         end = window.find(b"\n")
         if end < 0:
-            self.refuse("a name of more than 128 characters", cause=_ATTACK)
+            self.refuse("a name of more than 128 characters", cause=ATTACK)
         self.position += end + 1
         return window[:end].decode("ascii", "backslashreplace")
 
@@ -282,7 +226,7 @@ class _Machine:
 
     def _mark(self) -> None:
         if len(self.frames) >= MAX_MARKS:
-            self.refuse("marks are nested too deeply", expected=f"at most {MAX_MARKS}", cause=_BOMB)
+            self.refuse("marks are nested too deeply", expected=f"at most {MAX_MARKS}", cause=BOMB)
         self.frames.append(self.frame)
         self.frame = []
 
@@ -327,9 +271,9 @@ class _Machine:
             self.refuse("a key without a value")
         for key, value in zip(values[::2], values[1::2]):
             if type(key) not in (str, int):
-                self.refuse(f"a dict key of type {_kind(key)}", expected="a string or an integer")
+                self.refuse(f"a dict key of type {kind_of_value(key)}", expected="a string or an integer")
             if key in target:
-                self.refuse(f"key {_short(key)} twice", cause="the pickle was edited: a dict has each key once")
+                self.refuse(f"key {short(key)} twice", cause="the pickle was edited: a dict has each key once")
             target[key] = value
 
     def _long1(self) -> None:
@@ -340,54 +284,54 @@ class _Machine:
 
     def _global(self) -> None:
         module, name = self._line(), self._line()
-        known = _GLOBALS.get((module, name)) or (_GLOBALS.get(("torch", name)) if module == "torch.cuda" else None)
+        known = GLOBALS.get((module, name)) or (GLOBALS.get(("torch", name)) if module == "torch.cuda" else None)
         if known is not None:
             self.frame.append(known)
         elif module in ("torch", "torch.cuda") and name.endswith("Storage"):
             supported = ", ".join(entry.storage for entry in DTYPES.values() if entry.storage)
             self.refuse(
-                f"unsupported storage {name} in tensor {self._tensor_name()!r}; supported: {supported}",
+                f"unsupported storage {name} in tensor {self.tensor_name()!r}; supported: {supported}",
                 UnsupportedError,
                 cause="a quantized or experimental tensor type",
             )
         elif module.partition(".")[0] == "torch":
             self.refuse(
-                f"unsupported global '{module}.{name}' in tensor {self._tensor_name()!r}",
+                f"unsupported global '{module}.{name}' in tensor {self.tensor_name()!r}",
                 UnsupportedError,
                 cause="a whole module, a sparse or quantized tensor, an experimental dtype, or an attempt to run code",
             )
         else:
-            self.refuse(f"global '{module}.{name}' is not part of a checkpoint of tensors", cause=_ATTACK)
+            self.refuse(f"global '{module}.{name}' is not part of a checkpoint of tensors", cause=ATTACK)
 
     def _reduce(self) -> None:
         arguments = self._pop()
         function = self._pop()
-        if not isinstance(function, _Global) or type(arguments) is not tuple:
-            self.refuse(f"REDUCE calls a {_kind(function)}", cause=_ATTACK)
-        maker = _REDUCERS.get(function.role)
+        if not isinstance(function, Global) or type(arguments) is not tuple:
+            self.refuse(f"REDUCE calls a {kind_of_value(function)}", cause=ATTACK)
+        maker = REDUCERS.get(function.role)
         if maker is None:
-            self.refuse(f"REDUCE calls {function.name}, which is not a function", cause=_ATTACK)
+            self.refuse(f"REDUCE calls {function.name}, which is not a function", cause=ATTACK)
         self.frame.append(maker(self, function, arguments))
 
     def _build(self) -> None:
         state = self._pop()
         target = self._top(StateDict)
         if type(state) is not dict or any(type(key) is not str for key in state) or target.state:
-            self.refuse("BUILD sets attributes in a way that torch.save does not", cause=_ATTACK)
+            self.refuse("BUILD sets attributes in a way that torch.save does not", cause=ATTACK)
         target.state = state
 
     def _persistent(self) -> None:
         """A storage: ('storage', class, key, location, number of elements[, None])."""
         pid = self._pop()
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
-            self.refuse("a persistent id that is not a storage", cause=_ATTACK)
+            self.refuse("a persistent id that is not a storage", cause=ATTACK)
         _, kind, key, location, size = pid[:5]
-        if not isinstance(kind, _Global) or kind.role != "storage":
+        if not isinstance(kind, Global) or kind.role != "storage":
             self.refuse("a storage without a storage class")
         if type(key) is not str or not (key.isascii() and key.isdigit() and len(key) <= 20):
-            self.refuse(f"storage key {_short(key)} is not a number", cause="a path in place of a record's number")
+            self.refuse(f"storage key {short(key)} is not a number", cause="a path in place of a record's number")
         if type(location) is not str or type(size) is not int or not 0 <= size < 1 << 63:
-            self.refuse(f"storage {key} has size {_short(size)} at {_short(location)}")
+            self.refuse(f"storage {key} has size {short(size)} at {short(location)}")
         if location == "meta" or (len(pid) == 6 and pid[5] is not None):
             self.refuse(f"storage {key} has no data of its own (meta device or view)", UnsupportedError)
         storage = Storage(key, kind.dtype, size, location)
@@ -395,79 +339,10 @@ class _Machine:
             self.refuse(f"storage {key} is used with two sizes or types", expected=self.storages[key], found=storage)
         self.frame.append(self.storages[key])
 
-    # -- what REDUCE may make ----------------------------------------------------------------------------------------
-
-    def _make_ordered(self, function: _Global, arguments: tuple[Any, ...]) -> StateDict:
-        if arguments:
-            self.refuse("OrderedDict with arguments", cause="saved by Python 2, or edited")
-        return StateDict()
-
-    def _make_size(self, function: _Global, arguments: tuple[Any, ...]) -> tuple[int, ...]:
-        if len(arguments) != 1 or not _is_integers(arguments[0]):
-            self.refuse("torch.Size of something else than integers")
-        return arguments[0]
-
-    def _make_device(self, function: _Global, arguments: tuple[Any, ...]) -> str:
-        if len(arguments) not in (1, 2) or type(arguments[0]) is not str or not _is_integers(arguments[1:]):
-            self.refuse("torch.device of something else than a name and a number")
-        return ":".join(str(part) for part in arguments)
-
-    def _make_parameter(self, function: _Global, arguments: tuple[Any, ...]) -> TensorView:
-        if len(arguments) != 3 or not isinstance(arguments[0], TensorView):
-            self.refuse("_rebuild_parameter of something else than a tensor")
-        self._no_hooks(arguments[1], arguments[2])
-        return arguments[0]
-
-    def _make_tensor(self, function: _Global, arguments: tuple[Any, ...]) -> TensorView:
-        """(storage, offset, size, stride[, requires_grad, hooks[, dtype][, metadata]]), by version."""
-        typed = function.name == "_rebuild_tensor_v3"
-        least, most = {"_rebuild_tensor": (4, 4), "_rebuild_tensor_v2": (6, 7), "_rebuild_tensor_v3": (7, 8)}[
-            function.name
-        ]
-        if not least <= len(arguments) <= most or not isinstance(arguments[0], Storage):
-            self.refuse(f"{function.name} with other arguments than a tensor's")
-        if len(arguments) > 4:
-            self._no_hooks(arguments[4], arguments[5])
-        metadata = arguments[6 + typed :]
-        if metadata not in ((), (None,), ({},)):
-            self.refuse("a tensor with metadata", UnsupportedError, cause="a conjugated or negated view")
-        dtype = arguments[6].dtype if typed and isinstance(arguments[6], _Global) else arguments[0].dtype
-        if dtype is None:
-            self.refuse("a tensor without an element type")
-        return self._proven(TensorView(arguments[0], dtype, *arguments[1:4]))
-
-    def _no_hooks(self, requires_grad: Any, hooks: Any) -> None:
-        if type(requires_grad) is not bool or not isinstance(hooks, StateDict) or hooks or hooks.state:
-            self.refuse("a tensor with backward hooks", cause=_ATTACK)
-
-    def _proven(self, view: TensorView) -> TensorView:
-        """``view``, once it is certain that each of its elements lies within its storage."""
-        name = self._tensor_name()
-        if type(view.offset) is not int or not _is_integers(view.shape) or not _is_integers(view.strides):
-            self.refuse(f"tensor {name!r} has an offset, shape or strides that are not integers")
-        if len(view.shape) != len(view.strides) or len(view.shape) > MAX_AXES:
-            self.refuse(f"tensor {name!r} has {len(view.shape)} axes and {len(view.strides)} strides")
-        if view.offset < 0 or min(view.shape, default=0) < 0 or min(view.strides, default=0) < 0:
-            found = f"offset {view.offset}, shape {list(view.shape)}, strides {list(view.strides)}"
-            self.refuse(f"tensor {name!r} has a negative offset, shape or stride", found=found)
-        if math.prod(max(n, 1) for n in view.shape) * DTYPES[view.dtype].size >= 1 << 62:
-            self.refuse(f"tensor {name!r} has an impossible shape", found=list(view.shape))
-        available = view.storage.nbytes // DTYPES[view.dtype].size
-        size = math.prod(view.shape)
-        last = sum((n - 1) * stride for n, stride in zip(view.shape, view.strides)) if size else -1
-        if view.offset + last >= available or size > available or view.offset > available:
-            self.refuse(
-                f"tensor {name!r} is larger than its storage {view.storage.key}",
-                expected=f"at most {available:,} elements",
-                found=f"shape {list(view.shape)}, strides {list(view.strides)}, offset {view.offset}",
-                cause="the file was edited, or an expanded tensor was saved (use .contiguous() before saving)",
-            )
-        return view
-
-    def _tensor_name(self) -> str:
+    def tensor_name(self) -> str:
         """The key that the tensor at work will be stored under, as far as the stack shows."""
         for frame in [self.frame, *reversed(self.frames)]:
-            values = [value for value in frame[-4:] if not isinstance(value, _Global)]
+            values = [value for value in frame[-4:] if not isinstance(value, Global)]
             if values and type(values[-1]) is str and frame[0] != "storage":
                 return values[-1][:200]
         return "?"
@@ -498,42 +373,12 @@ def walk(value: Any, n_opcodes: int, *, path: str, record: str) -> Iterator[tupl
                 path=path,
                 field=record,
                 expected=f"depth up to {MAX_DEPTH}, up to {n_opcodes:,} values",
-                cause=_BOMB,
-                next_step=_LEAVE_ALONE,
+                cause=BOMB,
+                next_step=LEAVE_ALONE,
             )
         if not node:
             yield keys, node
         pending.extend(((*keys, str(key)), child) for key, child in reversed(list(children)))
-
-
-def _is_integers(values: Any) -> bool:
-    return type(values) is tuple and all(type(value) is int for value in values)
-
-
-def _kind(value: Any) -> str:
-    return f"{value.role} {value.name}" if isinstance(value, _Global) else type(value).__name__
-
-
-def _short(value: Any) -> str:
-    """``value`` for a message: at most 60 characters, and of a container only its kind."""
-    if type(value) is str:
-        return repr(value[:60])
-    return repr(value) if type(value) in (int, float, bool, type(None)) else _kind(value)
-
-
-_ATTACK = "the file tries to run code, or holds Python objects besides tensors"
-_BOMB = "the file is built to exhaust memory or time"
-_SAVE_PLAINLY = "save it again with torch.save: plain tensors in a dict, contiguous, default protocol"
-_LEAVE_ALONE = "do not load this file with anything; get it again from its publisher"
-_FOREIGN = "the file is damaged, was edited, or was not written by torch.save"
-
-_REDUCERS: dict[str, Callable[[_Machine, _Global, tuple[Any, ...]], Any]] = {
-    "ordered": _Machine._make_ordered,
-    "size": _Machine._make_size,
-    "device": _Machine._make_device,
-    "rebuild": _Machine._make_tensor,
-    "parameter": _Machine._make_parameter,
-}
 
 
 def _push(make: Callable[[], Any]) -> Callable[[_Machine], None]:

@@ -64,7 +64,7 @@ _SIDE_RECORDS = {
 def open_pth(path: str | os.PathLike[str], *, check_crc: bool = True) -> PthFile:
     """Open a checkpoint of ``torch.save``, zip or legacy. See :class:`PthFile`.
 
-    Arguments:
+    Args:
         path: the file.
         check_crc: check a record's CRC-32 before its first value is handed out.
 

@@ -309,7 +309,7 @@ def write_safetensors(
 ) -> int:
     """Write tensors to one file, a few megabytes at a time, and return its size.
 
-    Arguments:
+    Args:
         path: the target; it appears when complete.
         tensors: in any order; the file's is the reference implementation's.
         metadata: texts for ``__metadata__``; transformers insists on ``{"format": "pt"}``.

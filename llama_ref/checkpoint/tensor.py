@@ -72,7 +72,7 @@ def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
 class LazyTensor:
     """A tensor that is read on demand.
 
-    Arguments:
+    Args:
         name: its name in the checkpoint.
         shape: numbers of elements an axis, numpy order; ``()`` for a scalar.
         dtype: a key of :data:`DTYPES`.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from ggmlpy.files.errors import BadMagicError, FormatError, IntegrityError, TruncatedError, UnsupportedError
@@ -258,8 +258,8 @@ def _read_entry(archive: _Zip, offset: int, directory: int, directory_end: int) 
         archive.refuse(
             f"record {name!r} would expand {compressed:,} bytes to {size:,}", offset, field=name, cause="a zip bomb"
         )
-    data, end = _read_local(archive, name, flags, method, crc, compressed, size, header, directory)
-    return Record(name, method, crc, compressed, size, header, data, end), after
+    record = Record(name, method, crc, compressed, size, header, data=0, end=0)
+    return _read_local(archive, record, flags, directory), after
 
 
 def _check_kind(archive: _Zip, offset: int, name: str, flags: int, method: int, attributes: int) -> None:
@@ -278,24 +278,15 @@ def _check_kind(archive: _Zip, offset: int, name: str, flags: int, method: int, 
         archive.refuse(f"record {name!r} is a symbolic link or no regular file", offset, field=name, found=found)
 
 
-def _read_local(
-    archive: _Zip,
-    name: str,
-    flags: int,
-    method: int,
-    crc: int,
-    compressed: int,
-    size: int,
-    header: int,
-    directory: int,
-) -> tuple[int, int]:
-    """Offsets of the data and of what follows the record, once its local header agrees with the directory."""
+def _read_local(archive: _Zip, record: Record, flags: int, directory: int) -> Record:
+    """The record with the offsets of its data and of its end, once its local header agrees with the directory."""
+    name, header = record.name, record.header
     found = archive.unpack(_LOCAL, header, f"the local header of {name!r}")
-    magic, _, local_flags, local_method, _, _, local_crc, local_compressed, local_size, n_name, n_extra = found
-    if magic != b"PK\3\4" or (local_flags, local_method) != (flags, method):
+    magic, _, local_flags, local_method, _, _, crc, compressed, size, n_name, n_extra = found
+    if magic != b"PK\3\4" or (local_flags, local_method) != (flags, record.method):
         archive.refuse(f"record {name!r}: its local header differs from the directory", header, field=name)
     data = header + _LOCAL.size + n_name + n_extra
-    end = data + compressed
+    end = data + record.compressed
     if end > directory:
         archive.refuse(
             f"record {name!r} reaches into the directory or beyond the file",
@@ -308,26 +299,37 @@ def _read_local(
         archive.refuse(f"record {name!r} has another name in its local header", header, field=name)
     wide = _zip64_extra(archive, data - n_extra, n_extra, name)
     if wide is not None:
-        wide = wide + bytes(max(0, 24 - len(wide)))
-        wide_size, wide_compressed = struct.unpack_from("<QQ", wide)
-        local_size = wide_size if local_size == _LIMIT32 else local_size
-        local_compressed = wide_compressed if local_compressed == _LIMIT32 else local_compressed
+        wide_size, wide_compressed = struct.unpack_from("<QQ", wide + bytes(max(0, 24 - len(wide))))
+        size = wide_size if size == _LIMIT32 else size
+        compressed = wide_compressed if compressed == _LIMIT32 else compressed
     late = bool(flags & 8)
-    allowed = [(crc, compressed, size)] + late * [(0, 0, 0), (0, 0, size)]
-    if (local_crc, local_compressed, local_size) not in allowed:
-        archive.refuse(
-            f"record {name!r}: sizes or CRC differ between local header and directory",
-            header,
-            field=name,
-            expected=(crc, compressed, size),
-            found=(local_crc, local_compressed, local_size),
-        )
+    _check_sizes(archive, record, (crc, compressed, size), late)
     if late:
-        form = struct.Struct("<4sIQQ" if wide is not None else "<4sIII")
-        if archive.unpack(form, end, f"the descriptor of {name!r}") != (b"PK\7\x08", crc, compressed, size):
-            archive.refuse(f"record {name!r}: the descriptor behind its data differs", end, field=name)
-        end += form.size
-    return data, end
+        end = _end_of_descriptor(archive, record, end, wide is not None)
+    return replace(record, data=data, end=end)
+
+
+def _check_sizes(archive: _Zip, record: Record, local: tuple[int, int, int], late: bool) -> None:
+    """CRC and sizes in the local header: the directory's, or zeros where they follow ``late``, in a descriptor."""
+    stated = (record.crc, record.compressed, record.size)
+    allowed = [stated] + late * [(0, 0, 0), (0, 0, record.size)]
+    if local not in allowed:
+        archive.refuse(
+            f"record {record.name!r}: sizes or CRC differ between local header and directory",
+            record.header,
+            field=record.name,
+            expected=stated,
+            found=local,
+        )
+
+
+def _end_of_descriptor(archive: _Zip, record: Record, offset: int, wide: bool) -> int:
+    """The offset behind the descriptor that follows the data at ``offset``, once it agrees with the directory."""
+    form = struct.Struct("<4sIQQ" if wide else "<4sIII")
+    found = archive.unpack(form, offset, f"the descriptor of {record.name!r}")
+    if found != (b"PK\7\x08", record.crc, record.compressed, record.size):
+        archive.refuse(f"record {record.name!r}: the descriptor behind its data differs", offset, field=record.name)
+    return offset + form.size
 
 
 def _zip64_extra(archive: _Zip, offset: int, length: int, name: str) -> bytes | None:

@@ -695,8 +695,9 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "pth", 100, scenes.torch_files(), read_torch, torch_damage,
-            ("llama_ref/checkpoint/pth.py", "llama_ref/checkpoint/pickle_reader.py", "llama_ref/checkpoint/legacy.py",
-             "llama_ref/checkpoint/torch_zip.py", "llama_ref/checkpoint/tensor.py"),
+            ("llama_ref/checkpoint/pth.py", "llama_ref/checkpoint/pickle_reader.py",
+             "llama_ref/checkpoint/pickle_values.py",
+             "llama_ref/checkpoint/legacy.py", "llama_ref/checkpoint/torch_zip.py", "llama_ref/checkpoint/tensor.py"),
         ),
         Target(
             "zip", 65,

@@ -21,7 +21,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggmlpy.files.errors import DiskSpaceError, OutputError, ShapeError, UsageError
-from llama_ref.checkpoint import DTYPES, TORCH_FORMATS, LazyTensor, open_pth, pth_size, pth_writer, write_pth
+from llama_ref.checkpoint import (
+    DTYPES,
+    TORCH_FORMATS,
+    LazyTensor,
+    open_pth,
+    pth_archive,
+    pth_pickle,
+    pth_size,
+    torch_formats,
+    write_pth,
+)
 from llama_ref.checkpoint.torch_zip import read_directory
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -166,7 +176,7 @@ def places_of(*sizes, start=0):
     places = []
     for i, size in enumerate(sizes):
         header = places[-1].end if places else start
-        places.append(pth_writer._Place(f"data/{i}", f"x/data/{i}".encode(), size, header))
+        places.append(pth_archive.Place(f"data/{i}", f"x/data/{i}".encode(), size, header))
     return places
 
 
@@ -187,7 +197,7 @@ LIMIT = 0xFFFFFFFF
 )
 def test_zip64_fields_of_large_records_and_offsets(size, header, field):
     """A field where size or offset reach 2^32-1; in the local header the second size of it is 0."""
-    place = pth_writer._Place("data/0", b"x/data/0", size, header)
+    place = pth_archive.Place("data/0", b"x/data/0", size, header)
     local = place.local_header()
     assert local[30 + 8 :].startswith(field + b"FB")
     assert (header + len(local)) % 64 == 0
@@ -237,9 +247,9 @@ def write_holes(path, tensors, content=CONTENT):
     import zlib
 
     layout = TORCH_FORMATS["1.13"]
-    wanted = [pth_writer._Tensor.of((*tensor, ()), layout) for tensor in tensors]
-    pickle = pth_writer._pickle(wanted, False)
-    places = pth_writer._plan("sparse", layout, len(pickle), wanted)
+    wanted = [pth_pickle.Tensor.of((*tensor, ()), layout) for tensor in tensors]
+    pickle = pth_pickle.pickle_of(wanted, False)
+    places = pth_archive.plan_archive("sparse", layout, len(pickle), wanted)
     known = {"data.pkl": pickle, "version": b"3\n", **content}
     crcs = [zlib.crc32(known.get(place.name, b"")) for place in places]
     with open(path, "wb") as stream:
@@ -249,7 +259,7 @@ def write_holes(path, tensors, content=CONTENT):
             stream.seek(place.data + place.size)
             stream.write(place.descriptor(crc))
         directory = b"".join(place.directory_entry(crc) for place, crc in zip(places, crcs))
-        stream.write(directory + pth_writer._end(len(places), len(directory), places[-1].end))
+        stream.write(directory + pth_archive.end_records(len(places), len(directory), places[-1].end))
 
 
 @pytest.mark.slow
@@ -290,8 +300,8 @@ def test_unknown_formats_are_refused():
 def test_versions_stand_for_their_layout():
     same = [("1.13", "1.13.1"), ("1.13", "2.0.1+cpu"), ("2.1", "2.5.1+cu124"), ("2.6", "2.13.0"), ("2.1", "2.4")]
     for first, second in same:
-        assert pth_writer._layout(first) is pth_writer._layout(second)
-    assert pth_writer._layout("2.6") is not pth_writer._layout("2.6.0")
+        assert torch_formats.layout_of(first) is torch_formats.layout_of(second)
+    assert torch_formats.layout_of("2.6") is not torch_formats.layout_of("2.6.0")
 
 
 @pytest.mark.parametrize("chunks", [[], [b"abc"], [b"abcd", b"e"]])
@@ -429,7 +439,7 @@ def test_the_pickle_is_that_of_cpythons_pickler(n, ordered, pickled_like_torch):
     shapes = [(), (0,), (7,), (300, 2), (70_000,), (1, 2, 3), (1, 2, 3, 4), (1 << 31, 2), (1 << 40,)]
     layout = TORCH_FORMATS["1.13"]
     tensors = [
-        pth_writer._Tensor.of((f"t{i}.é", dtypes[i % len(dtypes)], shapes[i % len(shapes)], ()), layout)
+        pth_pickle.Tensor.of((f"t{i}.é", dtypes[i % len(dtypes)], shapes[i % len(shapes)], ()), layout)
         for i in range(n)
     ]
-    assert pth_writer._pickle(tensors, ordered) == pickled_like_torch(tensors, ordered)
+    assert pth_pickle.pickle_of(tensors, ordered) == pickled_like_torch(tensors, ordered)

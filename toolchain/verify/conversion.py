@@ -40,8 +40,9 @@ from ggmlpy.verify.judge import (
 from ggmlpy.verify.tensors import Found, TensorDifference, row_chunks, same_bytes
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.layout import in_layout, shard_of
-from llama_ref.checkpoint.pth_writer import TORCH_FORMATS, stream_pth
+from llama_ref.checkpoint.pth_writer import stream_pth
 from llama_ref.checkpoint.safetensors_file import safetensors_header
+from llama_ref.checkpoint.torch_formats import TORCH_FORMATS
 from llama_ref.checkpoint.weights import METADATA, WeightFile, is_safetensors, open_weights, weights_kind
 from llama_ref.conversion.checkpoints import plan_from_hf, plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
