@@ -11,15 +11,20 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggmlpy.files.errors import UsageError
 
-__all__ = ["Measurement", "bench", "measure"]
+if TYPE_CHECKING:
+    from llama_ref.arithmetic.fast.backend import FastBackend
+
+    from .model import Model
+
+__all__ = ["Measurement", "bench", "measure", "table"]
 
 
 @dataclass(frozen=True)
@@ -83,44 +88,66 @@ def measure(
     n_tokens: int,
     progress: Callable[[], object] = lambda: None,
 ) -> Measurement:
-    """One number of threads; see `bench`."""
-    from llama_ref.arithmetic.fast.backend import FastBackend
-
+    """Measure with one number of threads; see :func:`bench`."""
     from .model import Model
 
     n_ctx = max(n_prompt, 1 + (rounds + 1) * n_tokens)
     with Model.from_file(path, numerics="fast", n_threads=threads, n_ctx=n_ctx) as model:
-        backend = model.backend
-        assert isinstance(backend, FastBackend)
-        matrices = backend.matrices(model.weights)
-        size, n_weights = sum(m.blocks.nbytes for m in matrices), sum(m.rows * m.cols for m in matrices)
-        some = np.random.default_rng(0).integers(0, model.n_vocab, n_ctx).tolist()
-        model.evaluate(some[:1], 0)  # the first touch of the file's pages isn't measured
-
-        def generate() -> None:
-            for i in range(n_tokens):
-                model.evaluate(some[i : i + 1], model.cache.length, last_only=True)
-
-        reading, generating = [], []
-        for _ in range(rounds):
-            reading.append(size / seconds(lambda: backend.read(model.weights)))
-            generating.append(n_tokens / seconds(generate))
-            progress()
-        prompts = []
-        for _ in range(min(rounds, 3) if n_prompt else 0):
-            prompts.append(n_prompt / seconds(lambda: model.evaluate(some[:n_prompt], 0, last_only=True)))
-            progress()
-    prompt = statistics.median(prompts) if prompts else 0.0
+        size, n_weights = _matrices_of(model)
+        tokens = np.random.default_rng(0).integers(0, model.n_vocab, n_ctx).tolist()
+        model.evaluate(tokens[:1], 0)  # touch the pages of the file first, so that reading them is not measured
+        reading, generating = _measure_generation(model, tokens[:n_tokens], rounds, progress)
+        prompts = _measure_prompt(model, tokens[:n_prompt], min(rounds, 3), progress) if n_prompt else [0.0]
+    generate, prompt = statistics.median(generating), statistics.median(prompts)
     return Measurement(
         threads=threads,
-        generate=statistics.median(generating),
-        bandwidth=statistics.median(generating) * size,
-        limit=statistics.median(reading),
-        share=statistics.median(g * size / r for g, r in zip(generating, reading, strict=True)),
+        generate=generate,
+        bandwidth=generate * size,
+        limit=statistics.median(reading) * size,
+        share=statistics.median(made / read for made, read in zip(generating, reading, strict=True)),
         prompt=prompt,
         multiplications=prompt * n_weights,
         n_prompt=n_prompt,
     )
+
+
+def _matrices_of(model: Model) -> tuple[int, int]:
+    """Bytes and weights of all matrices: what generating one token reads and multiplies."""
+    matrices = _fast(model).matrices(model.weights)
+    return sum(m.blocks.nbytes for m in matrices), sum(m.rows * m.cols for m in matrices)
+
+
+def _fast(model: Model) -> FastBackend:
+    from llama_ref.arithmetic.fast.backend import FastBackend
+
+    assert isinstance(model.backend, FastBackend)
+    return model.backend
+
+
+def _measure_generation(
+    model: Model, tokens: Sequence[int], rounds: int, progress: Callable[[], object]
+) -> tuple[list[float], list[float]]:
+    """How often per second all matrices can be read, and how many tokens are generated, in turns."""
+
+    def generate() -> None:
+        for token in tokens:
+            model.evaluate([token], model.cache.length, last_only=True)
+
+    reading, generating = [], []
+    for _ in range(rounds):
+        reading.append(1 / seconds(lambda: _fast(model).read(model.weights)))
+        generating.append(len(tokens) / seconds(generate))
+        progress()
+    return reading, generating
+
+
+def _measure_prompt(model: Model, tokens: Sequence[int], rounds: int, progress: Callable[[], object]) -> list[float]:
+    """Tokens per second of a prompt that is given at once."""
+    rates = []
+    for _ in range(rounds):
+        rates.append(len(tokens) / seconds(lambda: model.evaluate(tokens, 0, last_only=True)))
+        progress()
+    return rates
 
 
 def seconds(work: Callable[[], object]) -> float:

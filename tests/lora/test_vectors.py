@@ -18,7 +18,9 @@ from ggmlpy.files.errors import FormatError, IntegrityError, UsageError
 from ggmlpy.formats.eras import ERAS
 from ggmlpy.formats.opening import open_model
 from tests.llama_ref.test_main_p2 import Stdio
-from toolchain.makers.vectors import KINDS, MANIFEST, cases, check_vectors, make_vectors, read_manifest
+from toolchain.makers.vector_cases import KINDS, cases
+from toolchain.makers.vector_checks import check_vectors
+from toolchain.makers.vectors import MANIFEST, make_vectors, read_manifest
 
 PYTHON = f'"{sys.executable}"'
 COPY = f'{PYTHON} -c "import shutil, sys; shutil.copy(*sys.argv[1:])"'

@@ -55,7 +55,7 @@ def run_vectors_make(args: argparse.Namespace) -> int:
 
 
 def run_vectors_check(args: argparse.Namespace) -> int:
-    from toolchain.makers.vectors import check_vectors
+    from toolchain.makers.vector_checks import check_vectors
 
     with progress_bar(args, 0, "check", "case") as bar:
         report = check_vectors(
