@@ -9,34 +9,54 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ggmlpy.formats.model_file import ModelFile
 
-__all__ = ["digest_lines", "fingerprint"]
+__all__ = ["Content", "fingerprint", "fingerprint_of"]
+
+
+class Content(NamedTuple):
+    """A tensor as a stream of bytes.
+
+    Attributes:
+        layout: what the bytes mean: "f32", "q4_0-2023-03" …
+        chunks: arrays of any type and shape, whose bytes follow each other.
+    """
+
+    name: str
+    layout: str
+    shape: tuple[int, ...]
+    chunks: Iterable[NDArray[np.generic]]
 
 
 def fingerprint(model: ModelFile, progress: Callable[[int], object] | None = None) -> str:
     """The fingerprint of an open model, as 64 hexadecimal digits.
 
-    Arguments:
+    Args:
         progress: called with the number of bytes after each chunk.
     """
+    return fingerprint_of(
+        (Content(t.name, t.type.layout, t.shape, t.chunks()) for t in model.tensors.values()), progress
+    )
+
+
+def fingerprint_of(tensors: Iterable[Content], progress: Callable[[int], object] | None = None) -> str:
+    """The fingerprint of tensors in any order, each read once and in pieces.
+
+    >>> fingerprint_of([Content("norm.weight", "f32", (2,), [np.zeros(2, "<f4")])])[:16]
+    'c619ad9ee53aeeed'
+    """
     lines = []
-    for tensor in model.tensors.values():
+    for name, layout, shape, chunks in tensors:
         sha = hashlib.sha256()
-        for chunk in tensor.chunks():
-            sha.update(chunk.tobytes() if not chunk.flags.c_contiguous else chunk.data)
+        for chunk in chunks:
+            sha.update(np.ascontiguousarray(chunk).data)
             if progress:
                 progress(chunk.nbytes)
-        lines.append((tensor.name, tensor.type.layout, tensor.shape, sha.hexdigest()))
-    return digest_lines(lines)
-
-
-def digest_lines(lines: Iterable[tuple[str, str, tuple[int, ...], str]]) -> str:
-    """The digest of (name, layout, shape, sha256 of the bytes) lines, in the order of the names.
-
-    >>> digest_lines([("norm.weight", "f32", (64,), "00")])[:16]
-    '5d5c69fa8e6b18a5'
-    """
+        lines.append((name, layout, shape, sha.hexdigest()))
     text = "".join(f"{name} {layout} {'x'.join(map(str, shape))} {sha}\n" for name, layout, shape, sha in sorted(lines))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -49,9 +49,9 @@ from tests.llama_ref.attacks import forge, test_pth_pickle_attacks
 from toolchain.look.doctor import examine
 from toolchain.look.identify import identify_other
 from toolchain.makers.vectors import read_manifest
+from toolchain.verify.fingerprint import content_fingerprint
 from toolchain.verify.logits import read_logits
 from toolchain.verify.published import verify
-from toolchain.verify.published_tensors import content_fingerprint
 
 __all__ = ["TARGETS", "Target"]
 
@@ -690,7 +690,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "look", 55, GGML_SCENES | GGUF_SCENES, look_at_model, model_damage,
             ("ggmlpy/look/identify.py", "ggmlpy/look/hexdump.py", "ggmlpy/look/report.py", "ggmlpy/verify/compare.py",
-                "ggmlpy/formats/codes.py",
+             "ggmlpy/verify/tensors.py", "ggmlpy/verify/headers.py", "ggmlpy/formats/codes.py",
              "toolchain/verify/published_tensors.py"), model_spans,
         ),
         Target(

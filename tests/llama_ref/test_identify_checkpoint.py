@@ -12,7 +12,7 @@ import cli
 from ggmlpy.files.errors import FormatError, IntegrityError, MissingFileError
 from llama_ref.checkpoint import LazyTensor, write_pth
 from toolchain.look.identify import identify_other
-from toolchain.verify.published_tensors import content_fingerprint
+from toolchain.verify.fingerprint import content_fingerprint
 
 
 @pytest.mark.parametrize(

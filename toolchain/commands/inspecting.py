@@ -182,7 +182,7 @@ def add_fingerprint(commands: Commands) -> None:
 
 
 def run_fingerprint(args: argparse.Namespace) -> int:
-    from toolchain.verify.published_tensors import content_fingerprint
+    from toolchain.verify.fingerprint import content_fingerprint
 
     digests = {}
     for file in args.files:

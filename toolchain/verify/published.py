@@ -32,7 +32,8 @@ from llama_ref.checkpoint import known_files, open_checkpoint
 from llama_ref.checkpoint.known_files import KnownFile, files_of
 from llama_ref.checkpoint.params import MODELS, read_params_json
 
-from .published_tensors import content_fingerprint, published_model_of, published_shard_of, structure_of, weight_files
+from .fingerprint import content_fingerprint
+from .published_tensors import published_model_of, published_shard_of, structure_of, weight_files
 
 __all__ = ["FileVerdict", "PublishedReport", "bytes_to_read", "verify"]
 

@@ -7,7 +7,6 @@ would have written it in Meta's layout. If that digest is in the table of publis
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,15 @@ from typing import Any
 from ggmlpy.files.errors import FormatError, MissingFileError
 from ggmlpy.files.kinds import first_bytes, is_ggml
 from ggmlpy.formats.tensor_names import meta_names
-from llama_ref.checkpoint import Checkpoint, LazyTensor, known_files, open_checkpoint, open_pth
-from llama_ref.checkpoint.fingerprint import fingerprint_checkpoint, fingerprint_tensors
+from llama_ref.checkpoint import Checkpoint, LazyTensor, known_files, open_pth
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.known_files import KnownFile
 from llama_ref.checkpoint.layout import shard_of
 from llama_ref.checkpoint.pth_writer import stream_pth
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
-from llama_ref.checkpoint.weights import is_safetensors, open_weights
+from llama_ref.checkpoint.weights import is_safetensors
 
-__all__ = ["content_fingerprint", "published_model_of", "published_shard_of", "structure_of", "weight_files"]
+__all__ = ["is_ggml_file", "published_model_of", "published_shard_of", "structure_of", "weight_files"]
 
 Progress = Callable[[int], object]
 
@@ -120,7 +118,7 @@ def structure_of(path: Path) -> str:
         FormatError: it is damaged.
     """
     if path.suffix in (".pth", ".pt", ".bin"):
-        if _is_ggml(path):
+        if is_ggml_file(path):
             from ggmlpy import open_model
 
             with open_model(path) as model:
@@ -134,34 +132,13 @@ def structure_of(path: Path) -> str:
     return ""
 
 
-def _is_ggml(path: Path) -> bool:
+def is_ggml_file(path: Path) -> bool:
+    """Whether a file begins as a GGML or GGUF file does.
+
+    Raises:
+        MissingFileError: it cannot be opened.
+    """
     try:
         return is_ggml(first_bytes(path))
     except OSError as error:
         raise MissingFileError(f"cannot be opened: {error.strerror}", path=path) from error
-
-
-def content_fingerprint(path: str | os.PathLike[str], progress: Progress | None = None) -> str:
-    """The fingerprint of a model directory, a GGML file, or a file of tensors.
-
-    Raises:
-        FormatError: there is nothing there that has one.
-    """
-    path = Path(path)
-    if path.is_dir():
-        with open_checkpoint(path) as checkpoint:
-            return fingerprint_checkpoint(checkpoint, progress)
-    if _is_ggml(path):
-        from ggmlpy import open_model
-        from ggmlpy.verify.fingerprint import fingerprint
-
-        with open_model(path) as model:
-            return fingerprint(model, progress)
-    if weight_files(path.parent) == [path]:
-        try:
-            with open_checkpoint(path.parent) as checkpoint:
-                return fingerprint_checkpoint(checkpoint, progress)
-        except FormatError:
-            pass  # weights without their params.json: the file by itself
-    with open_weights(path) as file:
-        return fingerprint_tensors(file.state_dict.values(), file.release, progress)
