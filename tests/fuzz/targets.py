@@ -704,7 +704,7 @@ TARGETS: dict[str, Target] = {
             {"stored": scenes.adapter_zip(0), "deflated": scenes.adapter_zip(8), **scenes.torch_files()},
             read_archive, zip_damage,
             ("llama_ref/checkpoint/torch_zip.py", "lora/merging/adapter.py", "toolchain/verify/published.py",
-             "toolchain.look.identify.py"), lambda path: zip_spans(path.read_bytes()), TEMPORARY,
+             "toolchain/look/identify.py"), lambda path: zip_spans(path.read_bytes()), TEMPORARY,
         ),
         Target(
             "safetensors", 85, {"types": scenes.safetensors_of_all_types, "model": scenes.safetensors_model},
