@@ -170,7 +170,7 @@ def test_follows_no_redirect(server: Server, tmp_path: Path) -> None:
 
 
 def test_refuses_what_is_no_endpoint(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no endpoint"):
+    with pytest.raises(UsageError, match="not an endpoint"):
         crawl(tmp_path / "data.json", CrawlOptions("file:///etc/passwd", "tiny"))
     with pytest.raises(UsageError, match="n_requests"):
         crawl(tmp_path / "data.json", CrawlOptions("http://127.0.0.1:9", "tiny", n_requests=0))
