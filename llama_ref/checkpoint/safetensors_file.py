@@ -8,7 +8,9 @@ Offsets count from the end of the header; the tensors MUST lie one after the oth
 A header is at most 100 MB (the reference implementation's limit). Writers put wide types first and sort by name within
 a type, so that data is aligned; this writer's bytes equal those of safetensors 0.8.0.
 
-Own code rather than the library's, because numpy has no bfloat16 and the library then cannot hand such a tensor out.
+Own code rather than the library's, because numpy has no bfloat16, so that the library cannot hand out such a tensor,
+and because its writer wants all bytes in memory at once. The library is the judge: it opens every file that is written
+here before the file takes its name, and the tests hold reader and writer against it.
 Source: github.com/huggingface/safetensors, README and safetensors/src/tensor.rs (0.8.0).
 """
 
@@ -31,6 +33,7 @@ from ggmlpy.files.errors import (
     BadMagicError,
     IntegrityError,
     MissingFileError,
+    OutputError,
     TruncatedError,
     UnsupportedError,
     UsageError,
@@ -317,7 +320,7 @@ def write_safetensors(
 
     Raises:
         UsageError: a type that safetensors lacks, or a name given twice.
-        OutputError: the file could not be written.
+        OutputError: the file could not be written, or the safetensors library cannot open it.
     """
     ordered = _in_file_order(path, tensors)
     header = _header_bytes(ordered, metadata or {})
@@ -328,4 +331,22 @@ def write_safetensors(
                 stream.write(chunk.data)
                 if progress:
                     progress(chunk.nbytes)
+        stream.flush()
+        _check_with_library(stream.name, path, {tensor.name for tensor in ordered})
         return stream.tell()
+
+
+def _check_with_library(written: str, path: str | os.PathLike[str], names: set[str]) -> None:
+    """Have the reference implementation open what was written, before the file takes its name."""
+    if not os.path.isfile(written):
+        return  # a device
+    from safetensors import SafetensorError, safe_open  # here, because few commands write such files
+
+    try:
+        with safe_open(written, framework="numpy") as file:
+            found = set(file.keys())
+        cause = None if found == names else f"it sees other tensors: {sorted(found ^ names)[:5]}"
+    except SafetensorError as error:
+        cause = str(error)
+    if cause is not None:
+        raise OutputError("the safetensors library cannot read what was written", path=path, cause=cause)

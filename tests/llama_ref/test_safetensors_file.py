@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from ggmlpy.files.errors import (
@@ -15,6 +16,7 @@ from ggmlpy.files.errors import (
     FormatError,
     IntegrityError,
     MissingFileError,
+    OutputError,
     TruncatedError,
     UnsupportedError,
 )
@@ -38,11 +40,15 @@ def test_our_bytes_are_the_librarys(tmp_path_factory, arrays):
     size = write_safetensors(path, tensors, {"format": "pt"})
     assert path.read_bytes() == expected
     assert size == safetensors_size(tensors, {"format": "pt"}) == len(expected)
-    with SafetensorsFile(path) as file:
-        assert file.metadata == {"format": "pt"}
+    with SafetensorsFile(path) as file, safe_open(path, framework="numpy") as librarys:
+        assert file.metadata == librarys.metadata() == {"format": "pt"}
+        assert set(file) == set(librarys.keys()) == set(arrays)
         for name, array in arrays.items():
-            assert file[name].numpy().tobytes() == array.tobytes()
+            assert file[name].numpy().tobytes() == librarys.get_tensor(name).tobytes() == array.tobytes()
             assert file[name].shape == array.shape
+            if array.shape and array.size:  # of nothing the library cuts no slice
+                half = array.shape[0] // 2
+                assert file[name].rows(half, len(array)).tobytes() == librarys.get_slice(name)[half:].tobytes()
 
 
 def test_golden_file_survives_reading_and_writing(data, tmp_path):
@@ -125,10 +131,26 @@ def test_mutations_end_in_our_errors_or_a_read(tmp_path_factory, position, value
     path.write_bytes(content)
     try:
         with SafetensorsFile(path) as file:
-            for tensor in file.values():
-                assert tensor.numpy().nbytes <= len(content) * 2
+            ours = {name: tensor.numpy() for name, tensor in file.items()}
     except FormatError:
-        pass
+        return
+    assert all(array.nbytes <= len(content) * 2 for array in ours.values())
+    assert {name: array.tobytes() for name, array in load_file(path).items()} == {
+        name: array.tobytes() for name, array in ours.items()
+    }  # what we accept, the library accepts and reads alike
+
+
+def test_the_library_opens_what_is_written_before_it_takes_its_name(tmp_path, monkeypatch):
+    path, tensors = tmp_path / "x.safetensors", [LazyTensor.of_array("a", np.zeros(2, "f4"))]
+    monkeypatch.setattr("llama_ref.checkpoint.safetensors_file._header_bytes", lambda *_: raw({"b": entry()}))
+    with pytest.raises(OutputError, match="cannot read what was written") as caught:
+        write_safetensors(path, tensors)
+    assert "['a', 'b']" in str(caught.value)
+    monkeypatch.setattr("llama_ref.checkpoint.safetensors_file._header_bytes", lambda *_: raw({"a": entry("F16")}))
+    with pytest.raises(OutputError, match="cannot read what was written"):
+        write_safetensors(path, tensors)
+    assert not any(tmp_path.iterdir())
+    write_safetensors("/dev/null", tensors)
 
 
 def test_a_file_cut_after_opening(tmp_path):
