@@ -1,19 +1,20 @@
-"""What llama.cpp's ``main`` starts from: a prompt from options, files or stdin, and the seed of its random numbers."""
+"""What llama.cpp's ``main`` starts from: a prompt from options, files or stdin, the seed, and what each era assumes."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ggmlpy.files.errors import MissingFileError, UsageError
-from ggmlpy.formats.eras import MARCH_19, era_of
+from ggmlpy.formats.eras import MARCH_19, Era, era_of
 
 from .sampling import Mt19937
 
-__all__ = ["random_prompt", "read_prompt", "real_seed"]
+__all__ = ["EraDefaults", "era_defaults", "prompt_batch", "random_prompt", "read_prompt", "real_seed"]
 
 RANDOM_PROMPTS = ("So", "Once upon a time", "When", "The", "After", "If", "import", "He", "She", "They")
 
@@ -46,15 +47,45 @@ def _read(path: str, stdin: BinaryIO) -> bytes:
         ) from error
 
 
-def real_seed(seed: int, era: str) -> int:
+@dataclass(frozen=True)
+class EraDefaults:
+    """What ``main`` of an era does unless it is told otherwise.
+
+    Attributes:
+        repeat_penalty: makes the last tokens less likely.
+        memory_f32: keys and values are kept in float32, not in float16.
+        zero_is_a_seed: the seed 0 is a number like any other, not the clock.
+    """
+
+    repeat_penalty: float
+    memory_f32: bool
+    zero_is_a_seed: bool
+
+
+def era_defaults(era: str | Era) -> EraDefaults:
+    """The defaults that differ from era to era (utils.h of da5303c1e, examples/common.h later).
+
+    >>> era_defaults("2023-03-19").repeat_penalty, era_defaults("2023-03-31").repeat_penalty
+    (1.3, 1.1)
+    """
+    first = era_of(era) == MARCH_19
+    return EraDefaults(1.30 if first else 1.10, memory_f32=first, zero_is_a_seed=first)
+
+
+def prompt_batch(numerics: str) -> int:
+    """How many tokens of a prompt are evaluated together: 8, as ``main`` does, or more where the result is the same."""
+    return 128 if numerics == "fast" else 8
+
+
+def real_seed(seed: int, era: str | Era) -> int:
     """The seed that is used: the time instead of 0 (not at 2023-03-19) and of negative numbers.
 
     Raises:
-        UsageError: it is not a 32-bit number.
+        UsageError: it is no 32-bit number.
     """
     if not -(2**31) <= seed < 2**31:
         raise UsageError(f"the seed must be between {-(2**31)} and {2**31 - 1}, not {seed}")
-    means_time = seed < 0 if era_of(era) == MARCH_19 else seed <= 0
+    means_time = seed < 0 or (seed == 0 and not era_defaults(era).zero_is_a_seed)
     return int(time.time()) if means_time else seed
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import cli
 from toolchain.commands.main import build_parser
-from toolchain.commands.options import _dashed
+from toolchain.commands.options import dashed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,7 +78,7 @@ def commands_of(text: str) -> Iterator[list[str]]:
 
 def parse(arguments: list[str]) -> None:
     """Parse a command as the command line does; SystemExit(2) if it is wrong."""
-    build_parser().parse_args([_dashed(argument) for argument in arguments])
+    build_parser().parse_args([dashed(argument) for argument in arguments])
 
 
 def run(arguments: list[str]) -> tuple[int, str]:

@@ -6,10 +6,19 @@ import argparse
 import os
 from typing import Any
 
+from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.program import spoken, spoken_within
-from toolchain.terminal.talk import print_json, progress_bar, say
+from toolchain.terminal.talk import print_json, say
 
-from .options import Commands, command
+from .options import (
+    Commands,
+    command,
+    dry_run_option,
+    era_option,
+    json_option,
+    tokenizer_option,
+    torch_format_option,
+)
 
 
 def add_convert(commands: Commands) -> None:
@@ -25,16 +34,16 @@ def add_convert(commands: Commands) -> None:
     parser.add_argument("--outtype", default="f16", metavar="TYPE", help="f16 (default) or f32")
     parser.add_argument("--outfile", metavar="FILE", help="default: ggml-model-TYPE.bin in MODEL_DIR")
     parser.add_argument("--container", metavar="C", help="ggml, ggmf1, ggjt1, ggjt2, ggjt3, gguf (default: the era's)")
-    parser.add_argument("--era", default="2023-03-31", help="whose container and order of tensors (default 2023-03-31)")
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if not in MODEL_DIR or its parent")
+    era_option(parser, "whose container and order of tensors (default 2023-03-31)", "2023-03-31")
+    tokenizer_option(parser)
     parser.add_argument("--vocab-only", action="store_true", help="header and vocabulary only; needs no weights")
     parser.add_argument("--params", metavar="7B", help="with --vocab-only: the model's size, in place of params.json")
     parser.add_argument("--pad-vocab", action="store_true", help="fill missing pieces with <dummy00001> and so on")
     parser.add_argument(
         "--guess-params", action="store_true", help="n_mult and n_head as converters of spring 2023 guessed them"
     )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be written, stop")
-    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    dry_run_option(parser)
+    json_option(parser)
 
 
 def run_convert(args: argparse.Namespace) -> int:
@@ -81,7 +90,9 @@ def add_to_hf(commands: Commands) -> None:
     parser.add_argument("source", metavar="META_DIR")
     parser.add_argument("output", metavar="OUT", help="a directory of its own")
     parser.add_argument("--bin", action="store_true", help="pytorch_model.bin rather than model.safetensors")
-    parser.add_argument("--shard-size", default="10GB", metavar="SIZE", help="largest weight file (default 10GB)")
+    parser.add_argument(
+        "--shard-size", default="10GB", metavar="SIZE", help="the largest size of a weight file (default 10GB)"
+    )
     parser.add_argument(
         "--inv-freq", action=argparse.BooleanOptionalAction, help="rotary frequencies (default: with --bin only)"
     )
@@ -98,18 +109,25 @@ def add_from_hf(commands: Commands) -> None:
     )
     parser.add_argument("source", metavar="HF_DIR")
     parser.add_argument("output", metavar="OUT", help="a directory of its own")
-    parser.add_argument("--shards", type=int, metavar="N", help="weight files (default: as Meta had for the width)")
+    parser.add_argument(
+        "--shards", type=int, metavar="N", help="number of weight files (default: as Meta had for this width)"
+    )
     parser.add_argument("--params", metavar="7B", help="a model's size or a params.json (default: derived)")
     _add_export_options(parser)
 
 
 def _add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float16", "float32"), help="round the weights (default: keep)")
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if not with the model or in its parent")
+    tokenizer_option(parser)
     parser.add_argument("--weights-only", action="store_true", help="leave the tokenizer out")
-    parser.add_argument("--torch-format", default="1.13", metavar="V", help="whose torch.save (default 1.13)")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be written, stop")
-    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    torch_format_option(parser)
+    dry_run_option(parser)
+    json_option(parser)
+
+
+def _export_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`_add_export_options` says, as both plans take it."""
+    return {name: getattr(args, name) for name in ("dtype", "tokenizer", "weights_only", "torch_format")}
 
 
 def run_to_hf(args: argparse.Namespace) -> int:
@@ -121,10 +139,7 @@ def run_to_hf(args: argparse.Namespace) -> int:
         weights="bin" if args.bin else "safetensors",
         shard_size=args.shard_size,
         inv_freq=args.inv_freq,
-        dtype=args.dtype,
-        tokenizer=args.tokenizer,
-        weights_only=args.weights_only,
-        torch_format=args.torch_format,
+        **_export_options(args),
     )
     return _run_export(args, plan)
 
@@ -140,11 +155,8 @@ def run_from_hf(args: argparse.Namespace) -> int:
         args.source,
         args.output,
         shards=args.shards,
-        dtype=args.dtype,
         params=params,
-        tokenizer=args.tokenizer,
-        weights_only=args.weights_only,
-        torch_format=args.torch_format,
+        **_export_options(args),
     )
     return _run_export(args, plan)
 

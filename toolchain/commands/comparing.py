@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from toolchain.terminal.bars import progress_bar, searching
 from toolchain.terminal.reports import show
-from toolchain.terminal.talk import progress_bar, searching
 
-from .options import Commands, command
+from .options import Commands, command, json_option
 
 
 def add_compare(commands: Commands) -> None:
@@ -23,7 +23,7 @@ def add_compare(commands: Commands) -> None:
     parser.add_argument("b", metavar="B")
     parser.add_argument("--tolerance", type=float, default=0.0, metavar="X", help="differences up to X are equal")
     parser.add_argument("--source", metavar="F16", help="the unquantized model: say which era's quantizer explains B")
-    parser.add_argument("--json", action="store_true", help="everything as JSON on stdout")
+    json_option(parser, "everything")
 
 
 def run_compare(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import argparse
 from toolchain.terminal import program
 from toolchain.terminal.talk import print_json, say
 
-from .options import Commands, command
+from .options import Commands, command, json_option
 
 
 def add_demo(commands: Commands) -> None:
@@ -19,21 +19,21 @@ def add_demo(commands: Commands) -> None:
         "demo\ndemo --output files",
     )
     parser.add_argument("-o", "--output", metavar="DIR", help="keep what is made (default: a temporary folder)")
-    parser.add_argument("--all", action="store_true", help="all ten prompts")
-    parser.add_argument("--json", action="store_true", help="the figures and answers as JSON on stdout")
+    parser.add_argument("--all", action="store_true", help="answer all ten prompts")
+    json_option(parser, "the figures and answers")
 
 
 def run_demo(args: argparse.Namespace) -> int:
     import tempfile
     from contextlib import nullcontext
 
-    from toolchain.demo.story import copy_inputs, tell_story
+    from toolchain.demo.story import copy_inputs, tell
     from toolchain.demo.teller import Teller
 
     folder = nullcontext(args.output) if args.output else tempfile.TemporaryDirectory(prefix="ggmlpy-demo-")
     teller = Teller(silent=args.json)
     with folder as name:
-        story = tell_story(name, teller, every_prompt=args.all)
+        story = tell(name, teller, every_prompt=args.all)
         if args.output:
             copy_inputs(args.output)
             say(

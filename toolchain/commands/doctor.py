@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from toolchain.terminal.program import name, spoken, spoken_within
 from toolchain.terminal.talk import print_json
 
-from .options import Commands, command
+from .options import Commands, command, json_option
+
+if TYPE_CHECKING:
+    from toolchain.look.doctor import Diagnosis
 
 
 def add_doctor(commands: Commands) -> None:
@@ -19,24 +24,34 @@ def add_doctor(commands: Commands) -> None:
         "doctor files",
     )
     parser.add_argument("directory", metavar="DIR")
-    parser.add_argument("--json", action="store_true", help="the diagnosis as JSON on stdout")
+    json_option(parser, "the diagnosis")
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from toolchain.look.doctor import examine, in_words
+    from toolchain.look.doctor import examine
 
     diagnosis = examine(args.directory)
     if args.json:
-        document = asdict(diagnosis)
-        document["steps"] = [{**step, "command": f"{name()} {step['command']}"} for step in document["steps"]]
-        print_json(spoken_within(document))
-        return diagnosis.exit_code
+        _print_as_json(diagnosis)
+    else:
+        _print_diagnosis(args.directory, diagnosis)
+    return diagnosis.exit_code
+
+
+def _print_as_json(diagnosis: Diagnosis) -> None:
+    document = asdict(diagnosis)
+    for step in document["steps"]:
+        step["command"] = f"{name()} {step['command']}"
+    print_json(spoken_within(document))
+
+
+def _print_diagnosis(directory: str, diagnosis: Diagnosis) -> None:
+    from toolchain.look.doctor import in_words
+
     for finding in diagnosis.found:
         print(f"{finding.kind:<10} {finding.path}\n{'':<10} {finding.words}")
     if not diagnosis.found:
-        print(f"no model, adapter, tokenizer or GGML file in {args.directory}")
+        print(f"no model, adapter, tokenizer or GGML file in {directory}")
     for title, lines in (("fits", diagnosis.fits), ("does not fit", diagnosis.misfits), ("bad", diagnosis.bad)):
         if lines:
             print(f"\n{title}\n" + "\n".join(f"  {spoken(line)}" for line in lines))
@@ -48,4 +63,3 @@ def run_doctor(args: argparse.Namespace) -> int:
         print(f"  {name()} {step.command}\n      {step.why}: {needs}")
         if step.obstacle:
             print(f"      but {step.obstacle}")
-    return diagnosis.exit_code

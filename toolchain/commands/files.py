@@ -6,9 +6,10 @@ import argparse
 import time
 from typing import Any
 
-from toolchain.terminal.talk import print_json, progress_bar, say
+from toolchain.terminal.bars import progress_bar
+from toolchain.terminal.talk import print_json, say
 
-from .options import Commands, command
+from .options import Commands, command, era_option, json_option, threads_option, tokenizer_option
 
 
 def add_migrate(commands: Commands) -> None:
@@ -35,9 +36,9 @@ def add_migrate(commands: Commands) -> None:
         metavar="TYPE",
         help="let quantized bytes change where the layouts differ; with TYPE, quantize anew to it",
     )
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model with the scores an unversioned file lacks")
+    tokenizer_option(parser, "tokenizer.model with the scores that an unversioned file lacks")
     parser.add_argument("--parts", type=int, default=1, metavar="N", help="spread over N files (ggml and ggmf only)")
-    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+    json_option(parser, "the report")
 
 
 def run_migrate(args: argparse.Namespace) -> int:
@@ -95,13 +96,11 @@ def add_quantize(commands: Commands) -> None:
     parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
     parser.add_argument("output", metavar="OUT", help="the file to write; it may be IN")
     parser.add_argument("type", metavar="TYPE", help="as llama.cpp takes it (2, 3) or by name (q4_0, q4_k_m)")
-    parser.add_argument(
-        "--era", default=None, help="whose: 2023-03-19 … 2023-08-21 (default 2023-03-31; GGUF the last)"
-    )
-    parser.add_argument("-t", "--threads", type=int, metavar="N", help="workers (default: one a processor)")
-    parser.add_argument("--allow-requantize", action="store_true", help="accept a model that is quantized already")
+    era_option(parser, "whose quantizer: 2023-03-19 … 2023-08-21 (default 2023-03-31; for GGUF, the last)")
+    threads_option(parser)
+    parser.add_argument("--allow-requantize", action="store_true", help="accept a model that is already quantized")
     parser.add_argument("--leave-output-tensor", action="store_true", help="keep output.weight as it is")
-    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+    json_option(parser, "the report")
 
 
 def run_quantize(args: argparse.Namespace) -> int:

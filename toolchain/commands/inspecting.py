@@ -1,17 +1,17 @@
-"""identify, inspect, hexdump, report, doctor, fingerprint, compare: what a file is and what is in it."""
+"""identify, inspect, hexdump, report, fingerprint: what a file is and what is in it."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import Any
 
+from toolchain.terminal.bars import bytes_of, progress_bar
 from toolchain.terminal.colors import BOLD, DIM, GREEN, painted, wants_color
 from toolchain.terminal.program import spoken, spoken_within
-from toolchain.terminal.talk import print_json, progress_bar, say
+from toolchain.terminal.talk import print_json, say
 
-from .options import Commands, command
+from .options import Commands, command, json_option
 
 
 def add_identify(commands: Commands) -> None:
@@ -23,7 +23,7 @@ def add_identify(commands: Commands) -> None:
         "identify files/ggml-model-q4_0.bin\nidentify --json models/*.bin",
     )
     parser.add_argument("files", metavar="FILE", nargs="+")
-    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+    json_option(parser)
 
 
 def run_identify(args: argparse.Namespace) -> int:
@@ -75,9 +75,11 @@ def add_inspect(commands: Commands) -> None:
         "inspect files/ggml-model-q4_0.bin --tensors",
     )
     parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--tensors", action="store_true", help="the table of tensors too")
-    parser.add_argument("--vocab", type=int, default=5, metavar="N", help="entries from each end (default 5)")
-    parser.add_argument("--json", action="store_true", help="everything as JSON on stdout")
+    parser.add_argument("--tensors", action="store_true", help="also show the table of tensors")
+    parser.add_argument(
+        "--vocab", type=int, default=5, metavar="N", help="entries to show from each end of the vocabulary (default 5)"
+    )
+    json_option(parser, "everything")
 
 
 def run_inspect(args: argparse.Namespace) -> int:
@@ -88,7 +90,12 @@ def run_inspect(args: argparse.Namespace) -> int:
         summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab)
     if args.json:
         print_json(summary)
-        return 0
+    else:
+        _print_summary(summary)
+    return 0
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
     print(f"{', '.join(summary['files'])}: {summary['format']}, {summary['size']:,} bytes")
     print("header      " + "  ".join(f"{name} {value}" for name, value in summary["header"].items()))
     print(f"ftype       {summary['ftype']}")
@@ -99,7 +106,6 @@ def run_inspect(args: argparse.Namespace) -> int:
     for row in summary.get("tensors", ()):
         shape = " x ".join(map(str, row["shape"]))
         print(f"  {row['name']:<40} {row['type']:<5} {shape:>15} at {row['offset']:>13,} {row['bytes']:>13,} bytes")
-    return 0
 
 
 def add_hexdump(commands: Commands) -> None:
@@ -111,9 +117,11 @@ def add_hexdump(commands: Commands) -> None:
         "hexdump files/ggml-model-q4_0.bin\nhexdump files/ggml-model-q4_0.bin --field n_vocab",
     )
     parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--field", metavar="NAME", help="only this: n_vocab, vocabulary[278], tensor[norm.weight]")
-    parser.add_argument("--all", action="store_true", help="fold nothing")
-    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+    parser.add_argument(
+        "--field", metavar="NAME", help="show only this field: n_vocab, vocabulary[278], tensor[norm.weight]"
+    )
+    parser.add_argument("--all", action="store_true", help="show every field; fold nothing")
+    json_option(parser)
 
 
 def run_hexdump(args: argparse.Namespace) -> int:
@@ -130,7 +138,7 @@ def run_hexdump(args: argparse.Namespace) -> int:
         print(_hexdump_line(line, color))
         found = True
     if not found:
-        raise UsageError(f"{args.file} has no field {args.field!r}; the names stand in the last column of the dump")
+        raise UsageError(f"{args.file} has no field {args.field!r}; field names are in the last column of the dump")
     return 0
 
 
@@ -178,7 +186,7 @@ def add_fingerprint(commands: Commands) -> None:
         "fingerprint files/ggml-model-q4_0.bin\nfingerprint files/merged files/ggml-model-f16.bin",
     )
     parser.add_argument("files", metavar="FILE|DIR", nargs="+")
-    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+    json_option(parser)
 
 
 def run_fingerprint(args: argparse.Namespace) -> int:
@@ -186,7 +194,7 @@ def run_fingerprint(args: argparse.Namespace) -> int:
 
     digests = {}
     for file in args.files:
-        with progress_bar(args, _bytes_of(file), "fingerprint") as bar:
+        with progress_bar(args, bytes_of(file), "fingerprint") as bar:
             digests[file] = content_fingerprint(file, bar.update)
     if args.json:
         print_json(digests)
@@ -194,11 +202,3 @@ def run_fingerprint(args: argparse.Namespace) -> int:
         for file, digest in digests.items():
             print(f"{digest}  {file}")
     return 0
-
-
-def _bytes_of(path: str) -> int:
-    """What there is to read in a file, or about so in a directory of weights."""
-    if not os.path.isdir(path):
-        return os.path.getsize(path) if os.path.exists(path) else 0
-    entries = [entry for entry in os.scandir(path) if entry.is_file() and not entry.name.startswith("ggml")]
-    return sum(entry.stat().st_size for entry in entries)

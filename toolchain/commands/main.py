@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from toolchain.terminal import program
-from toolchain.terminal.talk import _memory_used, _say_compiling, _speak_utf8
+from toolchain.terminal.talk import memory_used, say_compiling, speak_utf8
 
 from .checkpoints import add_convert, add_from_hf, add_to_hf
 from .comparing import add_compare
@@ -18,10 +18,11 @@ from .demo import add_demo
 from .doctor import add_doctor
 from .files import add_migrate, add_quantize
 from .inspecting import add_fingerprint, add_hexdump, add_identify, add_inspect, add_report
-from .merging import add_merge, add_tokenizer
+from .merging import add_merge
 from .numbers import add_bench, add_logits, add_perplexity
-from .options import Commands, Parser, _dashed
-from .text import add_chat, add_generate, add_tokenize
+from .options import Commands, Parser, dashed
+from .text import add_chat, add_generate
+from .tokenizers import add_tokenize, add_tokenizer
 from .training import add_crawl, add_instructions, add_train
 from .vectors import add_vectors
 from .verifying import add_verify
@@ -55,23 +56,23 @@ def main(argv: list[str] | None = None, door: str = "ggmlpy") -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    _speak_utf8()
+    speak_utf8()
     if not arguments:
         build_parser().print_help(sys.stderr)
         return 2
-    args = build_parser(arguments[0]).parse_args([_dashed(argument) for argument in arguments])
+    args = build_parser(arguments[0]).parse_args([dashed(argument) for argument in arguments])
     for name, value in getattr(args, "environment", {}).items():
         os.environ.setdefault(name, value)  # numpy's BLAS looks at it when it is first imported, below
     from ggmlpy.files.errors import FormatError, UsageError
     from ggmlpy.machine.compiling import announce_with
 
     if sys.stderr.isatty() and not getattr(args, "quiet", False):
-        announce_with(_say_compiling)
+        announce_with(say_compiling)
     began = time.perf_counter()
     try:
         code: int = args.run(args)
         if getattr(args, "verbose", False):
-            print(f"{time.perf_counter() - began:.2f} s{_memory_used()}", file=sys.stderr)
+            print(f"{time.perf_counter() - began:.2f} s{memory_used()}", file=sys.stderr)
         return code
     except UsageError as error:
         print(f"error: {program.spoken(error)}\nsee: {program.name()} {args.command} --help", file=sys.stderr)

@@ -6,37 +6,16 @@ import argparse
 import sys
 from typing import Any
 
-from toolchain.terminal.talk import print_json, progress_bar, say
+from toolchain.terminal.bars import progress_bar
+from toolchain.terminal.talk import print_json, say
 
-from .options import Commands, command
-
-
-def _add_arithmetic(parser: argparse.ArgumentParser) -> None:
-    """The model and how to compute with it."""
-    parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="a GGML or GGUF file")
-    parser.add_argument("--numerics", default="fast", metavar="HOW", help="fast (default), reference or exact")
-    parser.add_argument(
-        "--era", metavar="DATE", help="exact: whose arithmetic (default: of the era that wrote the file)"
-    )
-    parser.add_argument("--build", metavar="B", help="exact: scalar (default), avx2, avx512 or cmake-avx2")
-    parser.add_argument("--memory-f32", action="store_true", help="keep keys and values in f32, not f16")
-    parser.add_argument("--norm-eps", type=float, default=1e-6, metavar="E", help="added in every norm (default 1e-6)")
-    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: one a processor)")
+from .options import Commands, arithmetic_of, arithmetic_options, command, json_option, model_option, threads_option
 
 
 def _open_for_arithmetic(args: argparse.Namespace, n_ctx: int) -> Any:
     from llama_ref.text.model import Model
 
-    return Model.from_file(
-        args.model,
-        numerics=args.numerics,
-        era=args.era,
-        build=args.build,
-        n_ctx=n_ctx,
-        memory_f32=args.memory_f32,
-        n_threads=args.threads,
-        norm_eps=args.norm_eps,
-    )
+    return Model.from_file(args.model, n_ctx=n_ctx, **arithmetic_of(args))
 
 
 def add_logits(commands: Commands) -> None:
@@ -48,7 +27,8 @@ def add_logits(commands: Commands) -> None:
         "logits -m files/ggml-model-q4_0.bin --tokens 1,300,400 --out logits.npy\n"
         "logits -m model.bin --tokens 1,15043,3186 --out logits.npy --numerics exact --build avx2 --batch 8",
     )
-    _add_arithmetic(parser)
+    model_option(parser)
+    arithmetic_options(parser)
     parser.add_argument("--tokens", required=True, metavar="IDS", help="token ids, separated by commas")
     parser.add_argument("--out", required=True, metavar="F.npy", help="the file to write")
     parser.add_argument("--batch", type=int, metavar="N", help="tokens evaluated at a time (default: all at once)")
@@ -74,10 +54,11 @@ def add_perplexity(commands: Commands) -> None:
         "perplexity -m files/ggml-model-q4_0.bin -f files/held-out/chinese.txt\n"
         "perplexity -m model.bin -f text.txt -c 256 --numerics exact",
     )
-    _add_arithmetic(parser)
+    model_option(parser)
+    arithmetic_options(parser)
     parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="the text (- is standard input)")
-    parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens a chunk (default 512)")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of the running figures")
+    parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens per chunk (default 512)")
+    json_option(parser, "one document", instead_of="the running figures")
 
 
 def run_perplexity(args: argparse.Namespace) -> int:
@@ -111,14 +92,16 @@ def add_bench(commands: Commands) -> None:
         commands,
         "bench",
         run_bench,
-        "Tokens a second, for prompts and generation, and what share of the machine's read bandwidth that uses.",
+        "Tokens per second, for prompts and generation, and what share of the machine's read bandwidth that uses.",
         "bench -m files/ggml-model-q4_0.bin\nbench -m files/ggml-model-q4_0.bin -t 1 --json",
     )
-    parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="the model file")
-    parser.add_argument("-t", "--threads", type=int, metavar="N", help="only this many (default: 1, 2, 4 … all)")
-    parser.add_argument("-n", "--prompt-tokens", type=int, default=128, metavar="N", help="of the prompt (default 128)")
+    model_option(parser)
+    threads_option(parser, "measure with this number of threads only (default: 1, 2, 4 … all)")
+    parser.add_argument(
+        "-n", "--prompt-tokens", type=int, default=128, metavar="N", help="length of the prompt (default 128)"
+    )
     parser.add_argument("-r", "--rounds", type=int, default=5, metavar="N", help="repetitions (default 5)")
-    parser.add_argument("--json", action="store_true", help="one JSON document")
+    json_option(parser)
 
 
 def run_bench(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What all commands share: the parser, its help, and how a command is declared."""
+"""What all commands share: the parser, its help, how a command is declared, and the options that many have."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from toolchain.terminal import program
 
 Commands = Any  # argparse's sub-parser action has no public name
+Arguments = Any  # a parser or a group of its options
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -49,10 +50,25 @@ def _meant(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def dashed(argument: str) -> str:
+    """``--top_k`` is ``--top-k``; values after ``=`` stay as they are."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+# ── declaring a command ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str, **more: Any
 ) -> argparse.ArgumentParser:
-    """A sub-parser with what all commands share: ``-q``, ``-v`` and an example in its help."""
+    """A sub-parser with what all commands share: ``-q``, ``-v`` and examples in its help.
+
+    Args:
+        example: commands without the program's name, one per line.
+    """
     parser = commands.add_parser(
         name,
         help=summary,
@@ -62,8 +78,8 @@ def command(
         **more,
     )
     volume = parser.add_mutually_exclusive_group()
-    volume.add_argument("-q", "--quiet", action="store_true", help="no talk, no progress bar")
-    volume.add_argument("-v", "--verbose", action="store_true", help="more talk; at the end time and memory")
+    volume.add_argument("-q", "--quiet", action="store_true", help="no messages, no progress bar")
+    volume.add_argument("-v", "--verbose", action="store_true", help="more messages; at the end, time and memory")
     parser.set_defaults(run=run, parser=parser)
     return parser
 
@@ -75,9 +91,66 @@ def group(commands: Commands, name: str, summary: str, action: str) -> argparse.
     return parser
 
 
-def _dashed(argument: str) -> str:
-    """``--top_k`` is ``--top-k``; values after ``=`` stay as they are."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value
+# ── options that many commands have ──────────────────────────────────────────────────────────────────────────────────
+
+
+def json_option(parser: Arguments, what: str = "the result", instead_of: str = "") -> None:
+    """``--json``."""
+    instead = f" instead of {instead_of}" if instead_of else ""
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON on stdout{instead}")
+
+
+def model_option(parser: Arguments, what: str = "a GGML or GGUF file", *, required: bool = True) -> None:
+    """``-m``."""
+    parser.add_argument("-m", "--model", required=required, metavar="MODEL", help=what)
+
+
+def threads_option(parser: Arguments, what: str = "number of threads (default: one per processor)") -> None:
+    """``-t``."""
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help=what)
+
+
+def era_option(parser: Arguments, what: str, default: str | None = None) -> None:
+    """``--era``."""
+    parser.add_argument("--era", default=default, metavar="DATE", help=what)
+
+
+def tokenizer_option(
+    parser: Arguments, what: str = "tokenizer.model, if not in the model's folder or its parent"
+) -> None:
+    """``--tokenizer``."""
+    parser.add_argument("--tokenizer", metavar="FILE", help=what)
+
+
+def dry_run_option(parser: Arguments) -> None:
+    """``--dry-run``."""
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, and stop")
+
+
+def torch_format_option(parser: Arguments) -> None:
+    """``--torch-format``."""
+    what = "the version of torch whose torch.save bytes to write: 1.13 (default), 2.0, 2.6, …"
+    parser.add_argument("--torch-format", default="1.13", metavar="V", help=what)
+
+
+def junit_option(parser: Arguments, what: str = "the verdict") -> None:
+    """``--junit``."""
+    parser.add_argument("--junit", metavar="FILE", help=f"also write {what} as JUnit XML, for a CI server")
+
+
+def arithmetic_options(
+    parser: Arguments, era: str = "exact: whose arithmetic (default: that of the file's era)"
+) -> None:
+    """How to compute: ``--numerics``, ``--era``, ``--build``, ``--norm-eps``, ``--memory-f32``, ``-t``."""
+    parser.add_argument("--numerics", default="fast", metavar="HOW", help="fast (default), reference or exact")
+    era_option(parser, era)
+    parser.add_argument("--build", metavar="B", help="exact: scalar (default), avx2, avx512 or cmake-avx2")
+    parser.add_argument("--norm-eps", type=float, default=1e-6, metavar="E", help="added in every norm (default 1e-6)")
+    parser.add_argument("--memory-f32", action="store_true", help="keep keys and values in f32, not f16")
+    threads_option(parser)
+
+
+def arithmetic_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`arithmetic_options` says, as ``Model.from_file`` takes it."""
+    names = ("numerics", "era", "build", "norm_eps", "memory_f32")
+    return {**{name: getattr(args, name) for name in names}, "n_threads": args.threads}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from typing import Any
 
-from toolchain.terminal.talk import print_json, progress_bar, say
+from toolchain.terminal.bars import progress_bar
+from toolchain.terminal.talk import print_json, say
 
-from .options import Commands, command, group
+from .options import Arguments, Commands, command, group, json_option
 
 ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -59,44 +61,46 @@ def _add_stage(inner: Commands, name: str, summary: str) -> None:
     example = f"train {name} {STAGE_EXAMPLES[name]} --output {'base' if name == 'pretrain' else name + '-lora'}"
     stage = command(inner, name, run_train_stage, summary, example)
     stage.add_argument("data", nargs="+", metavar="FILE", help="texts between empty lines; records for instruct")
-    stage.add_argument(
-        "--tokenizer", required=True, metavar="FILE", help="tokenizer.model, the grown one after pretrain"
-    )
-    stage.add_argument("-o", "--output", required=True, metavar="DIR")
+    grown = "tokenizer.model; after pretrain, the grown one"
+    stage.add_argument("--tokenizer", required=True, metavar="FILE", help=grown)
+    stage.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write")
     if name == "pretrain":
-        shape = stage.add_argument_group("shape (default: 1 million parameters and the vocabulary)")
-        for option, default in (("n-embd", 128), ("n-mult", 32), ("n-head", 4), ("n-layer", 4)):
-            shape.add_argument(f"--{option}", type=int, default=default, metavar="N", help=f"default {default}")
+        _add_shape_options(stage.add_argument_group("shape (default: 1 million parameters and the vocabulary)"))
     else:
         stage.add_argument("--base", required=True, metavar="DIR", help="the model to start from")
     if name == "stage2":
-        stage.add_argument(
-            "--adapter", metavar="DIR", help="what stage1 published: its embeddings take the base's place"
-        )
+        adapter = "what stage1 published: its embeddings replace the base's"
+        stage.add_argument("--adapter", metavar="DIR", help=adapter)
     if name in ("stage2", "instruct"):
-        stage.add_argument("--r", type=int, default=8, metavar="N", help="rank (default 8)")
-        stage.add_argument("--alpha", type=float, default=32, metavar="X", help="default 32")
-        stage.add_argument("--dropout", type=float, default=0.05, metavar="P", help="default 0.05")
+        _add_lora_options(stage)
+    _add_optimizer_options(stage)
+    stage.set_defaults(environment=ONE_BLAS_THREAD)
+
+
+def _add_shape_options(group: Arguments) -> None:
+    for option, default in (("n-embd", 128), ("n-mult", 32), ("n-head", 4), ("n-layer", 4)):
+        group.add_argument(f"--{option}", type=int, default=default, metavar="N", help=f"default {default}")
+
+
+def _add_lora_options(stage: Arguments) -> None:
+    stage.add_argument("--r", type=int, default=8, metavar="N", help="rank (default 8)")
+    stage.add_argument("--alpha", type=float, default=32, metavar="X", help="default 32")
+    stage.add_argument("--dropout", type=float, default=0.05, metavar="P", help="default 0.05")
+
+
+def _add_optimizer_options(stage: Arguments) -> None:
     stage.add_argument("--learning-rate", type=float, metavar="X", help="default: as Chinese-LLaMA-Alpaca")
     stage.add_argument("--steps", type=int, metavar="N", help="default: as Chinese-LLaMA-Alpaca")
-    stage.add_argument(
-        "--warmup", type=float, metavar="PART", help="part of the steps in which the rate rises (default: likewise)"
-    )
+    warmup = "part of the steps in which the rate rises (default: likewise)"
+    stage.add_argument("--warmup", type=float, metavar="PART", help=warmup)
     stage.add_argument("--weight-decay", type=float, metavar="X", help="default: likewise")
-    stage.add_argument(
-        "--accumulation",
-        type=int,
-        default=1,
-        metavar="N",
-        help="batches an update (default 1; Chinese-LLaMA-Alpaca: 8)",
-    )
-    stage.add_argument(
-        "--rows", type=int, default=8, metavar="N", help="of a batch (default 8; Chinese-LLaMA-Alpaca: 1)"
-    )
-    stage.add_argument("--length", type=int, default=512, metavar="N", help="positions a row (default 512)")
+    batches = "batches per update (default 1; Chinese-LLaMA-Alpaca: 8)"
+    stage.add_argument("--accumulation", type=int, default=1, metavar="N", help=batches)
+    rows = "rows per batch (default 8; Chinese-LLaMA-Alpaca: 1)"
+    stage.add_argument("--rows", type=int, default=8, metavar="N", help=rows)
+    stage.add_argument("--length", type=int, default=512, metavar="N", help="positions per row (default 512)")
     stage.add_argument("--seed", type=int, default=0, help="default 0")
-    stage.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR/work")
-    stage.set_defaults(environment=ONE_BLAS_THREAD)
+    stage.add_argument("--resume", action="store_true", help="continue from the checkpoint in DIR/work")
 
 
 class _TrainingBar:
@@ -134,14 +138,8 @@ def run_train_demo(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_train_stage(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
-    from llama_ref.checkpoint.params import Params
-    from lora.training.model import Lora
-    from lora.training.run_stage import StageInput, train
-    from lora.training.stages import STAGES
-
+def _settings(args: argparse.Namespace, usual: Any) -> Any:
+    """The stage's settings, with those replaced that were given."""
     chosen = {
         "learning_rate": args.learning_rate,
         "n_steps": args.steps,
@@ -150,7 +148,16 @@ def run_train_stage(args: argparse.Namespace) -> int:
         "accumulation": args.accumulation,
         "seed": args.seed,
     }
-    settings = replace(STAGES[args.action].settings, **{name: v for name, v in chosen.items() if v is not None})
+    return replace(usual, **{name: value for name, value in chosen.items() if value is not None})
+
+
+def run_train_stage(args: argparse.Namespace) -> int:
+    from llama_ref.checkpoint.params import Params
+    from lora.training.model import Lora
+    from lora.training.run_stage import StageInput, train
+    from lora.training.stages import STAGES
+
+    settings = _settings(args, STAGES[args.action].settings)
     shape = Params(args.n_embd, args.n_mult, args.n_head, args.n_layer) if args.action == "pretrain" else None
     base, adapter = getattr(args, "base", None), getattr(args, "adapter", None)
     given = StageInput(args.data, args.tokenizer, base, adapter, shape, args.rows, args.length)
@@ -181,7 +188,7 @@ def add_instructions(commands: Commands) -> None:
     )
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("-o", "--output", metavar="OUT", help="default: stdout")
-    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout (needs --output)")
+    json_option(parser, "the report (needs --output)")
 
 
 def run_instructions(args: argparse.Namespace) -> int:

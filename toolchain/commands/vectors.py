@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from toolchain.terminal.bars import advancing, progress_bar
 from toolchain.terminal.reports import show
-from toolchain.terminal.talk import progress_bar, say
+from toolchain.terminal.talk import say
 
-from .options import Commands, command, group
-from .verifying import _advance
+from .options import Commands, command, era_option, group, json_option, junit_option
 
 
 def add_vectors(commands: Commands) -> None:
@@ -37,19 +37,19 @@ def add_vectors(commands: Commands) -> None:
     check.add_argument(
         "--kind", default="quantize", help="quantize (default), convert, migrate, merge, to-hf, logits …"
     )
-    check.add_argument("--era", metavar="DATE", help="only this era's cases")
+    era_option(check, "only the cases of this era")
     check.add_argument("--match", default="*", metavar="PATTERN", help="only these outputs: 'quantize/*/q4_0.bin'")
     check.add_argument("--timeout", type=float, default=600, metavar="S", help="seconds for each (default 600)")
     check.add_argument("--shell", action="store_true", help="the command is a shell's")
-    check.add_argument("--junit", metavar="FILE", help="write the verdicts as JUnit XML too")
-    check.add_argument("--json", action="store_true", help="the verdicts as JSON on stdout")
+    junit_option(check, "the verdicts")
+    json_option(check, "the verdicts")
 
 
 def run_vectors_make(args: argparse.Namespace) -> int:
     from toolchain.makers.vectors import make_vectors
 
     with progress_bar(args, 0, "make", "case") as bar:
-        manifest = make_vectors(args.directory, args.seed, progress=lambda done, total: _advance(bar, done, total))
+        manifest = make_vectors(args.directory, args.seed, progress=advancing(bar))
     say(args, f"{args.directory}: {len(manifest['inputs'])} inputs, {len(manifest['cases'])} cases, manifest.json")
     return 0
 
@@ -66,6 +66,6 @@ def run_vectors_check(args: argparse.Namespace) -> int:
             match=args.match,
             timeout=args.timeout,
             shell=args.shell,
-            progress=lambda done, total: _advance(bar, done, total),
+            progress=advancing(bar),
         )
     return show(args, report)

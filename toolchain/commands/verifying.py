@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
+from toolchain.terminal.bars import advancing, bytes_of, progress_bar, searching
 from toolchain.terminal.reports import show
-from toolchain.terminal.talk import progress_bar, say, searching
+from toolchain.terminal.talk import say
 
-from .inspecting import _bytes_of
-from .options import Commands, command
-from .text import _add_main_options, _main_options
+from .main_options import add_main_options, is_interactive, main_options, sampling_options, settled
+from .options import Commands, command, junit_option, tokenizer_option
+
+if TYPE_CHECKING:
+    from toolchain.verify.text import TextRequest
 
 
 def add_verify(commands: Commands) -> None:
@@ -29,15 +32,15 @@ def add_verify(commands: Commands) -> None:
     parser.add_argument("paths", metavar="DIR|ZIP|FILE", nargs="*")
     parser.add_argument("--source", metavar="DIR|FILE", help="recompute what should come out of this, and compare")
     parser.add_argument("--lora", action="append", default=[], metavar="DIR|ZIP[,…]", help="the adapters of a merge")
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.model, if it is not beside the source")
-    parser.add_argument("--markdown", action="store_true", help="with --source: a summary as Markdown")
-    parser.add_argument("--junit", metavar="FILE", help="write the verdict as JUnit XML too, for a CI server")
+    tokenizer_option(parser, "tokenizer.model, if it is not beside the source")
+    parser.add_argument("--markdown", action="store_true", help="with --source: print a summary as Markdown")
+    junit_option(parser)
     parser.add_argument("--logits", metavar="F.npy|F.bin", help="whose float32 [n_tokens, n_vocab] are these?")
     parser.add_argument("--tokens", metavar="IDS", help="with --logits: what was evaluated, separated by commas")
     parser.add_argument("--batch", type=int, metavar="N", help="with --logits: only N tokens at a time (default: any)")
     parser.add_argument("--text", metavar="FILE", help="whose text is this? With the options of generate, below")
     parser.add_argument("--stdin", metavar="FILE", help="with --text: what was typed")
-    _add_main_options(parser)  # --era, --build, --memory-f32 and --json among them
+    add_main_options(parser)  # --era, --build, --memory-f32 and --json among them
 
 
 def run_verify(args: argparse.Namespace) -> int:
@@ -69,7 +72,7 @@ def _verify_step(args: argparse.Namespace) -> int:
     if len(args.paths) != 1:
         raise UsageError("--source goes with one output")
     adapters = [path for paths in args.lora for path in paths.split(",")]
-    with progress_bar(args, _bytes_of(args.paths[0]), "verify") as bar:
+    with progress_bar(args, bytes_of(args.paths[0]), "verify") as bar:
         report = verify_output(
             args.paths[0],
             args.source,
@@ -105,37 +108,38 @@ def _verify_logits(args: argparse.Namespace) -> int:
             build=args.build,
             memory_f32=args.memory_f32 or None,
             batch=args.batch,
-            progress=lambda done, total: _advance(bar, done, total),
+            progress=advancing(bar),
         )
     return show(args, report)
 
 
 def _verify_text(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from ggmlpy import open_model
     from ggmlpy.files.errors import UsageError
-    from llama_ref.text.main_inputs import real_seed
-    from llama_ref.text.sampling import SamplingOptions
-    from toolchain.verify.text import TextRequest, verify_text
+    from toolchain.verify.text import verify_text
 
     _needs(args, "--text", "model")
     if args.seed <= 0 and args.temp != 0:
         raise UsageError("--text needs the --seed that it was made with (main prints it)")
-    interactive = args.interactive or args.interactive_first or args.instruct or bool(args.reverse_prompt)
-    given = argparse.Namespace(**vars(args))
-    given.json = False
-    with open_model(args.model) as given.opened:
-        options = _main_options(given, interactive or not args.prompt_parts)  # settles what depends on the file's era
-    request = TextRequest(
-        options,
-        SamplingOptions(
-            top_k=args.top_k,
-            top_p=args.top_p,
-            temp=args.temp,
-            repeat_last_n=args.repeat_last_n,
-            seed=real_seed(args.seed, given.era),
-        ),
+    request = _text_request(args)
+    with progress_bar(args, 0, "verify", "way") as bar:
+        report = verify_text(args.text, args.model, request, era=args.era, build=args.build, progress=advancing(bar))
+    return show(args, report)
+
+
+def _text_request(args: argparse.Namespace) -> TextRequest:
+    """What the other program was asked to do."""
+    from pathlib import Path
+
+    from ggmlpy import open_model
+    from toolchain.verify.text import TextRequest
+
+    with open_model(args.model) as file:
+        given = settled(args, file)
+    if not given.prompt_parts and not given.random_prompt and not is_interactive(given):
+        given.prompt_parts = [("PROMPT", "")]  # stdin is not read: --stdin names what was typed
+    return TextRequest(
+        main_options(given),
+        sampling_options(given),
         args.repeat_penalty,
         stdin=Path(args.stdin).read_bytes() if args.stdin else b"",
         color=args.color,
@@ -144,18 +148,3 @@ def _verify_text(args: argparse.Namespace) -> int:
         ignore_eos=args.ignore_eos,
         memory_f32=True if args.memory_f32 else False if args.memory_f16 else None,
     )
-    with progress_bar(args, 0, "verify", "way") as bar:
-        report = verify_text(
-            args.text,
-            args.model,
-            request,
-            era=args.era,
-            build=args.build,
-            progress=lambda done, total: _advance(bar, done, total),
-        )
-    return show(args, report)
-
-
-def _advance(bar: Any, done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)

@@ -10,9 +10,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ggmlpy.files.errors import UsageError
 from llama_ref.text.conversation import Conversation
@@ -20,7 +22,7 @@ from llama_ref.vocabulary.prompts import TURN_TEMPLATE, alpaca_prompt
 from toolchain.terminal.foreign import escape
 from toolchain.terminal.widths import padded, wrapped
 
-__all__ = ["Answer", "Row", "answers", "as_markdown", "as_text", "prompts_of"]
+__all__ = ["Answer", "Row", "answers", "as_markdown", "as_records", "as_text", "names_of", "prompts_of", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,26 @@ def answers(
         result.append(Answer(answer, len(tokens), time.perf_counter() - began))
         on_answer()
     return result
+
+
+def rows_of(prompts: Iterable[str], columns: Iterable[Iterable[Answer]]) -> list[Row]:
+    """The prompts, each with its answers; a column holds those of one model."""
+    return [Row(prompt, list(given)) for prompt, given in zip(prompts, zip(*columns, strict=True), strict=True)]
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """The files' names, or their whole paths where the names are the same.
+
+    >>> names_of(["a/x.bin", "b/y.bin"]), names_of(["a/x.bin", "b/x.bin"])
+    (['x.bin', 'y.bin'], ['a/x.bin', 'b/x.bin'])
+    """
+    names = [os.path.basename(path) for path in paths]
+    return names if len(set(names)) == len(names) else list(paths)
+
+
+def as_records(rows: Sequence[Row], names: Sequence[str]) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [{"prompt": row.prompt, "answers": dict(zip(names, map(vars, row.answers), strict=True))} for row in rows]
 
 
 def as_markdown(rows: Sequence[Row], names: Sequence[str]) -> str:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.eras import MARCH_19, era_of
 from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.text.conversation import Conversation
+from llama_ref.text.main_inputs import era_defaults
 from llama_ref.text.main_loop import MainLoop, MainOptions
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import Sample, SamplingOptions
@@ -247,8 +247,8 @@ class _Comparing(io.RawIOBase):
 
 def _outcome(text: bytes, path: str | os.PathLike[str], way: Way, request: TextRequest) -> TextOutcome:
     sampling = request.sampling
-    first = era_of(way.era) == MARCH_19
-    penalty = (1.30 if first else 1.10) if request.repeat_penalty is None else request.repeat_penalty
+    usual = era_defaults(way.era).repeat_penalty
+    penalty = usual if request.repeat_penalty is None else request.repeat_penalty
     out, trace = _Comparing(text), _Trace()
     how: dict[str, Any] = {"era": way.era, "build": way.build, "memory_f32": way.memory_f32, "norm_eps": way.norm_eps}
     with Model.from_file(path, numerics="exact", n_ctx=request.n_ctx, **how) as model:

@@ -19,6 +19,7 @@ kernels are compiled at each start.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
 import threading
@@ -32,7 +33,8 @@ import llvmlite.binding as llvm
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.caches import cache_directory
 from ggmlpy.files.errors import OutputError
-from ggmlpy.machine.compiling import compiling, source_digest
+from ggmlpy.machine import features
+from ggmlpy.machine.compiling import compiling
 from ggmlpy.machine.features import MACHINE
 
 from .threads import futex_number, offer_processor_address
@@ -40,6 +42,7 @@ from .threads import futex_number, offer_processor_address
 __all__ = ["Kernels", "load_kernels"]
 
 MAGIC = b"ggmlpyk1"
+SOURCES = (Path(features.__file__).parent, Path(__file__).parent)  # of what the kernels are made of
 MODEL = "model"  # the part that is the same for all kinds of matrices
 _LOCK = threading.Lock()
 _LOADED: dict[str, Part] = {}
@@ -55,7 +58,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions that evaluate a model; see `evaluate`.
+    """The functions that evaluate a model; see `fast_kernels`.
 
     Attributes:
         token, batch: (address of the plan, number of the thread), without Python's lock.
@@ -70,7 +73,7 @@ class Kernels:
 
 
 def load_kernels(kinds: Iterable[str]) -> Kernels:
-    """The kernels for matrices of these kinds (`layouts.LAYOUTS` and "f16", "f32"), compiled if need be."""
+    """The kernels for matrices of these kinds (`fast_layouts.LAYOUTS` and "f16", "f32"), compiled if need be."""
     with _LOCK:
         token, batch, read = (_callable(at) for at in _load(MODEL).addresses)
         return Kernels(token, batch, read, {kind: _load(kind).addresses for kind in kinds})
@@ -96,10 +99,16 @@ def _place(name: str) -> Path | None:
         return None
 
 
+@functools.cache
+def _sources() -> bytes:
+    return b"".join(path.read_bytes() for folder in SOURCES for path in sorted(folder.glob("*.py")))
+
+
 def _digest(name: str) -> str:
+    digest = hashlib.sha256(_sources())
     target = (MACHINE.triple, MACHINE.cpu, MACHINE.feature_string, llvm.llvm_version_info, futex_number())
-    everything = (name, source_digest(Path(__file__).parent), target)
-    return hashlib.sha256(repr(everything).encode()).hexdigest()[:24]
+    digest.update(repr((name, target)).encode())
+    return digest.hexdigest()[:24]
 
 
 def _read(path: Path) -> bytes | None:
@@ -124,10 +133,16 @@ def _write(path: Path, code: bytes) -> None:
 def _compile(name: str) -> bytes:
     """A line that names the functions, then object code."""
     compiling()
-    from . import evaluate, products
+    import numba
+
+    if MACHINE.override:
+        settings: Any = numba.config
+        settings.CPU_NAME, settings.CPU_FEATURES = MACHINE.cpu, MACHINE.feature_string
+    from . import evaluate as fast_kernels
+    from . import products
 
     if name == MODEL:
-        entries = [(f, evaluate.SIGNATURE) for f in (*evaluate.make_evaluators(), evaluate.read_memory)]
+        entries = [(f, fast_kernels.SIGNATURE) for f in (*fast_kernels.make_evaluators(), fast_kernels.read_memory)]
     else:
         product = products.make_product(name)
         entries = [(product.rows, products.ROWS_SIGNATURE), (product.panel, products.PANEL_SIGNATURE)]

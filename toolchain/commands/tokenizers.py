@@ -1,0 +1,183 @@
+"""tokenize, tokenizer: texts and vocabularies."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from toolchain.terminal.colors import wants_color
+from toolchain.terminal.talk import print_json, say
+
+from .options import Commands, command, era_option, group, json_option, model_option, tokenizer_option
+
+
+def add_tokenize(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "tokenize",
+        run_tokenize,
+        "Split a text into tokens: pieces, ids and bytes. One space is put in front, as main and SentencePiece do.",
+        'tokenize -m files/ggml-model-q4_0.bin "你好，世界"\n'
+        'tokenize -m files/base/tokenizer.model --compare "1234567 apples"',
+    )
+    model_option(parser, "a GGML file or a tokenizer.model", required=False)
+    parser.add_argument("words", nargs="+", metavar="[tokenizer.model] TEXT", help="the text; - is stdin")
+    era_option(parser, "2023-03-19 splits greedily (default: the file's)")
+    tokenizer_option(parser, "with --compare: the SentencePiece model of a GGML file")
+    parser.add_argument("--bos", action="store_true", help="begin with the beginning-of-sequence token")
+    parser.add_argument("--no-space", action="store_true", help="put no space in front (GGML tokenizers)")
+    parser.add_argument("--compare", action="store_true", help="show where greedy, score and SentencePiece disagree")
+    json_option(parser, "the tokens")
+
+
+def run_tokenize(args: argparse.Namespace) -> int:
+    from toolchain.look.tokens import comparison_lines, encode_text, open_tokenizers, token_records
+
+    path, words = (args.model, args.words) if args.model else (args.words[0], args.words[1:])
+    if not words:
+        from ggmlpy.files.errors import UsageError
+
+        raise UsageError("no text to tokenize")
+    text = sys.stdin.buffer.read() if words == ["-"] else os.fsencode(" ".join(words))
+    name, tokenizers = open_tokenizers(path, args.era, args.tokenizer)
+    chosen = tokenizers if args.compare else {name: tokenizers[name]}
+    space = not args.no_space
+    results = {name: (each, encode_text(each, text, bos=args.bos, space=space)) for name, each in chosen.items()}
+    if args.json:
+        print_json({name: token_records(*result) for name, result in results.items()})
+        return 0
+    _print_tokens(args, results)
+    if args.compare:
+        print(*comparison_lines(b" " + text if space else text, results), sep="\n")
+    return 0
+
+
+def _print_tokens(args: argparse.Namespace, results: dict[str, Any]) -> None:
+    from toolchain.look.tokens import token_lines
+
+    color = wants_color()
+    for name, (tokenizer, ids) in results.items():
+        say(args, f"{name}: {len(ids)} tokens")
+        for line in token_lines(tokenizer, ids, color=color):
+            print(line)
+
+
+def add_tokenizer(commands: Commands) -> None:
+    parser = group(commands, "tokenizer", "Merge, train and compare SentencePiece vocabularies.", "stats")
+    inner = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_tokenizer_merge(inner)
+    _add_tokenizer_train(inner)
+    _add_tokenizer_stats(inner)
+
+
+def _add_tokenizer_merge(inner: Commands) -> None:
+    merge = command(
+        inner,
+        "merge",
+        run_tokenizer_merge,
+        "Append to BASE the pieces of EXTRA that it lacks: LLaMA + Chinese gives the published tokenizer to the byte.",
+        "tokenizer merge files/base/tokenizer.model files/chinese-llama-lora/tokenizer.model grown.model\n"
+        "tokenizer merge llama/tokenizer.model chinese_sp.model merged/tokenizer.model\n"
+        "tokenizer merge llama/tokenizer.model chinese_sp.model alpaca_tokenizer_dir --pad-token '[PAD]'",
+    )
+    merge.add_argument("base", metavar="BASE")
+    merge.add_argument("extra", metavar="EXTRA")
+    merge.add_argument("out", metavar="OUT", help="a .model file, or a directory for all of a LlamaTokenizer's files")
+    merge.add_argument("--pad-token", metavar="PIECE", help="one more piece at the end, as Chinese-Alpaca has [PAD]")
+
+
+def _add_tokenizer_train(inner: Commands) -> None:
+    train = command(
+        inner,
+        "train",
+        run_tokenizer_train,
+        "Train a SentencePiece model by the recipe of the published 20,000 Chinese pieces.",
+        "tokenizer train files/held-out/chinese.txt --output sp.model --vocab-size 1200\n"
+        "tokenizer train corpus.txt --output chinese_sp.model",
+    )
+    train.add_argument("corpus", nargs="+", metavar="TEXT_FILE", help="UTF-8, one sentence per line")
+    train.add_argument("-o", "--output", required=True, metavar="OUT", help="as for tokenizer merge")
+    train.add_argument("--vocab-size", type=int, default=20000, metavar="N", help="at most N pieces (default 20000)")
+    train.add_argument("--character-coverage", type=float, default=0.9995, metavar="X", help="default 0.9995")
+    sample = "sample a larger corpus (default 10,000,000)"
+    train.add_argument("--max-sentences", type=int, default=10_000_000, metavar="N", help=sample)
+    train.add_argument("--no-byte-fallback", action="store_true", help="leave the 256 byte pieces out")
+
+
+def _add_tokenizer_stats(inner: Commands) -> None:
+    stats = command(
+        inner,
+        "stats",
+        run_tokenizer_stats,
+        "Cut the same text with several tokenizers: tokens per character, and the tokens side by side.",
+        "tokenizer stats files/base/tokenizer.model files/merged/tokenizer.model 北京是中国的首都。\n"
+        "tokenizer stats llama/tokenizer.model merged/tokenizer.model -f text.txt --json",
+    )
+    stats.add_argument("first", metavar="A")
+    stats.add_argument("second", metavar="B")
+    stats.add_argument("text", nargs="*", metavar="TEXT", help="words, the name of a file, or - for stdin")
+    stats.add_argument("-f", "--file", metavar="FILE", help="read the text from a file")
+    stats.add_argument("--no-color", "--no-colour", action="store_true", help="bars between tokens instead of colors")
+    json_option(stats)
+
+
+def run_tokenizer_merge(args: argparse.Namespace) -> int:
+    from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece, write_sentencepiece
+    from lora.vocabulary import merge_vocabularies
+
+    merged, growth = merge_vocabularies(read_sentencepiece(args.base), read_sentencepiece(args.extra), args.pad_token)
+    for path in write_sentencepiece(args.out, merged, args.pad_token):
+        say(args, path)
+    padded = f" + {args.pad_token}" if growth.padded else ""
+    say(args, f"{growth.base} + {growth.added}{padded} = {growth.total} pieces; {growth.skipped} were there already")
+    return 0
+
+
+def run_tokenizer_train(args: argparse.Namespace) -> int:
+    from llama_ref.vocabulary.sentencepiece_model import write_sentencepiece
+    from lora.vocabulary import train_vocabulary
+
+    say(args, "training" if args.verbose else "training; with -v SentencePiece shows how far it is")
+    model = train_vocabulary(
+        args.corpus,
+        minloglevel=0 if args.verbose else 2,
+        vocab_size=args.vocab_size,
+        byte_fallback=not args.no_byte_fallback,
+        max_sentences=args.max_sentences,
+        character_coverage=args.character_coverage,
+    )
+    for path in write_sentencepiece(args.output, model):
+        say(args, path)
+    say(args, f"{len(model)} pieces")
+    return 0
+
+
+def run_tokenizer_stats(args: argparse.Namespace) -> int:
+    from toolchain.look.tokens import compare_tokenizers, side_by_side
+
+    results = compare_tokenizers([args.first, args.second], _text_argument(args.file, args.text))
+    if args.json:
+        print_json([item.as_dict() for item in results])
+        return 0
+    print(side_by_side(results, color=wants_color() and not args.no_color))
+    return 0
+
+
+def _text_argument(file: str | None, words: list[str]) -> str:
+    """The text of ``-f FILE``, of a single word that names a file, of stdin for ``-``, or the words themselves."""
+    from ggmlpy.files.errors import MissingFileError, UsageError
+
+    if file is None and not words:
+        raise UsageError("give a text, the name of a file, or - for stdin")
+    name = file or (words[0] if len(words) == 1 else "")
+    if name == "-":
+        return sys.stdin.read()
+    if file is None and not os.path.isfile(name):
+        return " ".join(words)
+    try:
+        with open(name, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError as error:
+        raise MissingFileError(f"cannot be read: {error.strerror}", path=name) from error
