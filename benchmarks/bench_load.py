@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.make_model import FTYPES, random_model
 from ggmlpy import open_model
-from ggmlpy.formats.containers import Hparams
+from ggmlpy.formats.model_params import ModelParams
 from llama_ref.text.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ def path(tmp_path_factory) -> Path:
     if "MODEL" in os.environ:
         return Path(os.environ["MODEL"])
     small = tmp_path_factory.mktemp("m") / "small.bin"
-    random_model(small, Hparams(32000, 512, 256, 8, 4, 64, FTYPES["q4_0"]))
+    random_model(small, ModelParams.from_header(32000, 512, 256, 8, 4, 64, FTYPES["q4_0"]))
     return small
 
 

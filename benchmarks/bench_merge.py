@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,17 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from ggmlpy.formats.model_params import ModelParams  # noqa: E402
 from ggmlpy.formats.tensor_names import expected_shapes, meta_names, rename  # noqa: E402
 from llama_ref.checkpoint import write_pth  # noqa: E402
-from llama_ref.checkpoint.params import Params  # noqa: E402
+from llama_ref.checkpoint.params import params_json  # noqa: E402
 from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, parse_sentencepiece, write_sentencepiece  # noqa: E402
 from lora.merging.kernels import Delta  # noqa: E402
 
 SIZES = {
-    "tiny": Params(n_embd=512, n_mult=256, n_head=8, n_layer=4),
-    "1b": Params(n_embd=2048, n_mult=256, n_head=16, n_layer=16),
-    "7b": Params(n_embd=4096, n_mult=256, n_head=32, n_layer=32),
+    "tiny": ModelParams(n_embd=512, n_mult=256, n_head=8, n_layer=4),
+    "1b": ModelParams(n_embd=2048, n_mult=256, n_head=16, n_layer=16),
+    "7b": ModelParams(n_embd=4096, n_mult=256, n_head=32, n_layer=32),
 }
 N_BASE, N_MERGED, RANK = 32000, 49953, 8
 CHUNK = 1 << 24
@@ -81,19 +83,19 @@ def _torch_runs(weights: np.ndarray, b: np.ndarray, a: np.ndarray) -> dict[str, 
     return {"torch": lambda: w.add_((left.float() @ right.float()) * 4.0)}
 
 
-def make_model(folder: Path, params: Params) -> tuple[Path, Path]:
+def make_model(folder: Path, params: ModelParams) -> tuple[Path, Path]:
     """A random base of 32000 pieces and an adapter on every matrix that grows it to 49953; made once."""
     base, adapter = folder / "base", folder / "lora"
     if (adapter / "adapter_config.json").exists():
         return base, adapter
     base.mkdir(parents=True, exist_ok=True)
     adapter.mkdir(exist_ok=True)
-    shapes = expected_shapes({"n_vocab": N_BASE, "n_embd": params.n_embd, "n_ff": params.n_ff}, params.n_layer)
+    shapes = expected_shapes(replace(params, n_vocab=N_BASE), meta_names(params.n_layer))
     rng = np.random.default_rng(1)
     noise = (rng.standard_normal(CHUNK // 2, np.float32) * 0.02).astype(np.float16)
     names = meta_names(params.n_layer)
     write_pth(base / "consolidated.00.pth", [(n, "float16", shapes[n], _random(shapes[n], noise, rng)) for n in names])
-    (base / "params.json").write_text(params.to_json())
+    (base / "params.json").write_text(params_json(params))
     write_sentencepiece(base / "tokenizer.model", _pieces(N_BASE))
     tensors = []
     for name in names:

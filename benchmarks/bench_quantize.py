@@ -24,8 +24,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ggmlpy import ERAS, TENSOR_TYPES, Hparams, OutTensor, write_model  # noqa: E402
-from ggmlpy.formats.architecture import expected_shapes  # noqa: E402
+from ggmlpy import ERAS, TENSOR_TYPES, ModelParams, OutTensor, write_model  # noqa: E402
+from ggmlpy.formats.tensor_names import expected_shapes  # noqa: E402
 from ggmlpy.quantizers.classic import quantizable, quantize_rows  # noqa: E402
 
 
@@ -99,7 +99,7 @@ def measured(command: list[str]) -> tuple[float, float, float]:
 def random_model(path: Path, gigabytes: float) -> Path:
     """An f16 model of 7B's width with as many layers as fit."""
     n_layer = max(1, round((gigabytes * 1e9 / 2 - 2 * 32000 * 4096) / 202e6))
-    hparams = Hparams(32000, 4096, 256, 32, n_layer, 128, 1)
+    hparams = ModelParams.from_header(32000, 4096, 256, 32, n_layer, 128, 1)
     noise = (np.random.default_rng(0).standard_normal(1 << 24) * 0.02).astype(np.float16)
 
     def chunks(size: int):
@@ -107,7 +107,7 @@ def random_model(path: Path, gigabytes: float) -> Path:
             yield noise[: min(len(noise), size - start)]
 
     tensors = []
-    for name, shape in expected_shapes(hparams):
+    for name, shape in expected_shapes(hparams).items():
         size = int(np.prod(shape))
         record = TENSOR_TYPES["f16" if len(shape) == 2 else "f32"]
         ones = np.ones(shape, np.float32)

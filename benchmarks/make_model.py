@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ggmlpy.formats.containers import Hparams
 from ggmlpy.formats.file_types import FILE_TYPES
+from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.writer import write_model
@@ -48,7 +48,7 @@ def random_rows(type: TensorType, rows: int, cols: int, seed: list[int]) -> Iter
         yield blocks.view(np.uint8)
 
 
-def matrices(h: Hparams) -> Iterator[tuple[str, int, int]]:
+def matrices(h: ModelParams) -> Iterator[tuple[str, int, int]]:
     """Names and shapes of all matrices, in the order of the file."""
     yield "tok_embeddings.weight", h.n_vocab, h.n_embd
     yield "output.weight", h.n_vocab, h.n_embd
@@ -62,7 +62,7 @@ def matrices(h: Hparams) -> Iterator[tuple[str, int, int]]:
 
 def random_model(
     path: Path,
-    h: Hparams,
+    h: ModelParams,
     version: int = 1,
     type_name: str = "q4_0",
     output_type: str | None = None,
@@ -102,7 +102,9 @@ def main() -> None:
     parser.add_argument("--version", type=int, default=1, help="of the ggjt container: 1, 2 or 3")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    h = Hparams(a.n_vocab, a.n_embd, a.n_mult, a.n_head, a.n_layer, a.n_embd // a.n_head, FTYPES[a.type])
+    h = ModelParams.from_header(
+        a.n_vocab, a.n_embd, a.n_mult, a.n_head, a.n_layer, a.n_embd // a.n_head, FTYPES[a.type]
+    )
     size = random_model(a.path, h, a.version, a.type, seed=a.seed)
     print(f"{a.path}: {size:,} bytes")
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .files.errors import FormatError, UsageError
-from .formats.containers import CONTAINERS, Container, Hparams
+from .formats.containers import CONTAINERS, Container
 from .formats.dequantize import dequantize
 from .formats.eras import DEFAULT_ERA, ERAS, Era, era_of
 from .formats.model_file import ModelFile, Tensor, Vocabulary
+from .formats.model_params import ModelParams
 from .formats.opening import open_model
 from .formats.out_tensor import OutTensor, out_tensor
 from .formats.tensor_types import TENSOR_TYPES, TensorType, types_of
@@ -35,8 +36,8 @@ __all__ = [
     "Container",
     "Era",
     "FormatError",
-    "Hparams",
     "ModelFile",
+    "ModelParams",
     "OutTensor",
     "Tensor",
     "TensorType",

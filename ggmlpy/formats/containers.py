@@ -21,7 +21,7 @@ Sources: llama.cpp at da5303c1e (ggml), ed3c680bc (ggmf), 352589927, 6986c7835 a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -36,9 +36,7 @@ __all__ = [
     "GGML",
     "GGUF",
     "HISTORY",
-    "Attributes",
     "Container",
-    "Hparams",
     "container_named",
 ]
 
@@ -138,53 +136,6 @@ HISTORY: dict[tuple[str, int], Use] = {
     ("gguf", 3): Use("since 2023-10",     "llama.cpp, Ollama, LM Studio and others of today, this program"),
 }
 # fmt: on
-
-
-@dataclass(frozen=True)
-class Hparams:
-    """The seven hyper-parameters of a file's header, as they stand there.
-
-    >>> Hparams(32000, 4096, 256, 32, 32, 128, 1).n_ff
-    11008
-    """
-
-    n_vocab: int
-    n_embd: int
-    n_mult: int
-    n_head: int
-    n_layer: int
-    n_rot: int
-    ftype: int
-
-    @property
-    def n_ff(self) -> int:
-        """Width of the feed-forward layer (llama.cpp's integer arithmetic); 0 if n_mult is none."""
-        if self.n_mult <= 0:
-            return 0
-        return ((2 * (4 * self.n_embd) // 3 + self.n_mult - 1) // self.n_mult) * self.n_mult
-
-    def as_dict(self) -> dict[str, int]:
-        """The values by field name."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """What a header before GGUF does not say, because every LLaMA model of the time agreed on it.
-
-    Attributes:
-        n_ff: width of the feed-forward layer.
-        n_head_kv: heads of keys and values; fewer than n_head where several queries share them.
-        rope_freq_base: base of the rotary frequencies.
-        norm_eps: epsilon of the norms; None where the file does not say, and the program's own counts.
-        n_ctx_train: the longest context that the model was trained with.
-    """
-
-    n_ff: int
-    n_head_kv: int
-    rope_freq_base: float = 10000.0
-    norm_eps: float | None = None
-    n_ctx_train: int = 2048
 
 
 def container_named(name: str) -> tuple[Container, int]:

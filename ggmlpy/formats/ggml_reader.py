@@ -18,9 +18,10 @@ from ggmlpy.files.errors import BadMagicError, FormatError, IntegrityError, Shap
 from ggmlpy.files.kinds import FIRST_BYTES, guess_by_magic
 from ggmlpy.files.mapping import map_file
 
-from .containers import BY_MAGIC, CONTAINERS, GGUF, HPARAMS, MAGIC, Container, Hparams
+from .containers import BY_MAGIC, CONTAINERS, GGUF, HPARAMS, MAGIC, Container
 from .fields import Cursor, Number, read
 from .model_file import Part, Piece, Vocabulary
+from .model_params import ModelParams
 from .tensor_types import TensorType, types_of
 
 __all__ = ["read_part"]
@@ -43,7 +44,7 @@ def read_part(path: Path, index: int, strict: bool, problems: list[FormatError])
     container, version = _read_magic(cursor)
     cursor.offset = 0
     header = read(cursor, container.header)
-    hparams = Hparams(**{field.name: header[field.name] for field in HPARAMS})
+    hparams = ModelParams.from_header(**{field.name: header[field.name] for field in HPARAMS})
     vocab_offset = cursor.offset
     vocab = _read_vocabulary(cursor, container, hparams)
     tensors_offset = cursor.offset
@@ -88,7 +89,7 @@ def _bad_magic(cursor: Cursor, magic: int) -> BadMagicError:
     )
 
 
-def _read_vocabulary(cursor: Cursor, container: Container, hparams: Hparams) -> Vocabulary:
+def _read_vocabulary(cursor: Cursor, container: Container, hparams: ModelParams) -> Vocabulary:
     """Walk the lengths only; texts and scores stay in the map."""
     head = next(field.size for field in container.token if isinstance(field, Number))
     tail = sum(field.size for field in container.token[2:] if isinstance(field, Number))

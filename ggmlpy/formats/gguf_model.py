@@ -12,20 +12,21 @@ Source: convert-llama-ggmlv3-to-gguf.py at llama.cpp dadbed99e, llama-vocab.cpp 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ggmlpy.files.errors import UnsupportedError, UsageError, VocabularyError
 
-from .architecture import meta_name, model_size
-from .containers import GGUF, Attributes, Hparams
+from .containers import GGUF
 from .file_types import FTYPES
 from .gguf import GgufFile, GgufTensor, open_gguf, split_paths
 from .gguf_values import Value
 from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
+from .model_params import LLAMA_EPS, ModelParams, RopeScaling, find_n_mult
+from .tensor_names import meta_name
 
 __all__ = ["from_gguf_token", "gguf_metadata", "open_gguf_model", "to_gguf_token"]
 
@@ -35,7 +36,8 @@ SPACE, UNDERLINE = b" ", "▁".encode()
 CONTROL_NAMES = (b"<unk>", b"<s>", b"</s>")
 BYTES_BEGIN, BYTES_END = 3, 259
 QUANTIZATION_VERSION = 2
-DEFAULT_EPS = 1e-6
+N = TypeVar("N", int, float)
+
 LARGEST_F32 = float(np.finfo(np.float32).max)
 
 
@@ -49,7 +51,7 @@ def open_gguf_model(path: Path) -> ModelFile:
     first = open_gguf(path)
     files = [first if other == path else open_gguf(other) for other in split_paths(first)]
     _check_architecture(files[0])
-    hparams, attributes = _hparams(files[0])
+    hparams = _params(files[0], {name for file in files for name in file.tensors})
     vocab = _vocabulary(files[0])
     tensors: dict[str, Tensor] = {}
     parts = []
@@ -58,7 +60,7 @@ def open_gguf_model(path: Path) -> ModelFile:
         own = {name: (file.tensors[key].type, pieces[name]) for key, name in zip(file.tensors, pieces, strict=True)}
         tensors |= {name: Tensor(name, kind, piece.shape, (piece,)) for name, (kind, piece) in own.items()}
         structure = (file.path, file.cursor, GGUF, file.version, hparams, vocab, own, 0, file.data_offset, file.end)
-        parts.append(Part(*structure, attributes=attributes))
+        parts.append(Part(*structure))
     if "output.weight" not in tensors and "tok_embeddings.weight" in tensors:
         tied = tensors["tok_embeddings.weight"]  # the output layer is the embedding
         tensors["output.weight"] = Tensor("output.weight", tied.type, tied.shape, tied.pieces)
@@ -79,37 +81,78 @@ def _check_architecture(file: GgufFile) -> None:
         )
 
 
-def _hparams(file: GgufFile) -> tuple[Hparams, Attributes]:
+def _params(file: GgufFile, names: Set[str]) -> ModelParams:
+    """What the metadata and the tensors' names say of the model; what nothing here reads is kept under its key."""
     n_embd, n_head = file.integer("llama.embedding_length"), file.integer("llama.attention.head_count")
     n_ff = file.integer("llama.feed_forward_length")
-    hparams = Hparams(
+    eos = _said(file, "tokenizer.ggml.eos_token_id", int)
+    head_dim = _said(file, "llama.attention.key_length", int)
+    return ModelParams(
         n_vocab=len(_array(file, "tokenizer.ggml.tokens", "string")),
         n_embd=n_embd,
-        n_mult=file.integer("ggmlpy.n_mult", 0) or _n_mult(n_embd, n_ff),
-        n_head=n_head,
         n_layer=file.integer("llama.block_count"),
-        n_rot=file.integer("llama.rope.dimension_count", n_embd // n_head if n_head > 0 else 0),
-        ftype=file.integer("general.file_type", 1),
-    )
-    attributes = Attributes(
-        n_ff=n_ff,
+        n_head=n_head,
         n_head_kv=file.integer("llama.attention.head_count_kv", n_head),
-        rope_freq_base=float(file.number("llama.rope.freq_base", 10000.0)),
-        norm_eps=float(file.number("llama.attention.layer_norm_rms_epsilon", DEFAULT_EPS)),
+        head_dim=head_dim or (n_embd // n_head if n_head > 0 else 0),
+        n_ff=n_ff,
+        n_mult=file.integer("ggmlpy.n_mult", 0) or find_n_mult(n_embd, n_ff, (256, 32, n_ff)) or 1,
+        n_rot=file.integer("llama.rope.dimension_count", n_embd // n_head if n_head > 0 else 0),
+        norm_eps=float(file.number("llama.attention.layer_norm_rms_epsilon", LLAMA_EPS)),
+        rope_theta=float(file.number("llama.rope.freq_base", 10000.0)),
+        rope_scaling=_rope_scaling(file),
         n_ctx_train=file.integer("llama.context_length", 2048),
+        sliding_window=_said(file, "llama.attention.sliding_window", int),
+        attention_bias="blk.0.attn_q.bias" in names,
+        mlp_bias="blk.0.ffn_gate.bias" in names,
+        tied_embeddings=bool(names) and "output.weight" not in names,
+        bos_id=_said(file, "tokenizer.ggml.bos_token_id", int),
+        eos_ids=() if eos is None else (eos,),
+        unk_id=_said(file, "tokenizer.ggml.unknown_token_id", int),
+        pad_id=_said(file, "tokenizer.ggml.padding_token_id", int),
+        ftype=file.integer("general.file_type", 1),
+        other={key: value for key, value in file.metadata.items() if key not in _UNDERSTOOD},
     )
-    return hparams, attributes
 
 
-def _n_mult(n_embd: int, n_ff: int) -> int:
-    """A multiple from which :attr:`Hparams.n_ff` follows; the published models' 256 first.
+# fmt: off
+_ROPE_SCALING = {
+    "factor":               ("llama.rope.scaling.factor",                  float),
+    "original_context":     ("llama.rope.scaling.original_context_length", int),
+    "attention_factor":     ("llama.rope.scaling.yarn_attn_factor",        float),
+    "beta_fast":            ("llama.rope.scaling.yarn_beta_fast",          float),
+    "beta_slow":            ("llama.rope.scaling.yarn_beta_slow",          float),
+    "extrapolation_factor": ("llama.rope.scaling.yarn_ext_factor",         float),
+}
+# fmt: on
+_ROPE_SCALING_TYPE = "llama.rope.scaling.type"
+_UNDERSTOOD = {
+    *(key for key, _ in _ROPE_SCALING.values()),
+    *(f"llama.{key}" for key in ("embedding_length", "block_count", "feed_forward_length", "context_length")),
+    *(f"llama.attention.{key}" for key in ("head_count", "head_count_kv", "key_length", "sliding_window")),
+    *("llama.attention.layer_norm_rms_epsilon", "llama.rope.dimension_count", "llama.rope.freq_base"),
+    *(_ROPE_SCALING_TYPE, "general.architecture", "general.file_type", "general.quantization_version"),
+    *(f"tokenizer.ggml.{key}" for key in ("model", "tokens", "scores", "token_type")),
+    *(f"tokenizer.ggml.{key}_token_id" for key in ("bos", "eos", "unknown", "padding")),
+    *("ggmlpy.n_mult", "ggmlpy.vocabulary"),
+}
 
-    Where none of them does it, the width itself does, unless it is narrower than any multiple gives.
-    """
-    for n_mult in (256, 32, n_ff) if n_ff > 0 else ():
-        if Hparams(0, n_embd, n_mult, 1, 0, 0, 0).n_ff == n_ff:
-            return n_mult
-    return 1
+
+def _rope_scaling(file: GgufFile) -> RopeScaling | None:
+    """How the rotary frequencies are stretched; a factor without a type is linear, as in llama.cpp."""
+    said: dict[str, Any] = {name: _said(file, key, kind) for name, (key, kind) in _ROPE_SCALING.items()}
+    kind = file.metadata.get(_ROPE_SCALING_TYPE)
+    if kind is not None and kind.type == "string":
+        return RopeScaling(type=kind.text(), **said)
+    return RopeScaling(type="linear", **said) if any(value is not None for value in said.values()) else None
+
+
+def _said(file: GgufFile, key: str, kind: type[N]) -> N | None:
+    """A number that no result here depends on yet: None where it is missing or of another type."""
+    value = file.metadata.get(key)
+    found = value.value if value is not None and value.type not in ("array", "string", "bool") else None
+    if found is None or (kind is int and not isinstance(found, int)):
+        return None
+    return kind(found)
 
 
 def _piece(file: GgufFile, index: int, tensor: GgufTensor) -> Piece:
@@ -209,9 +252,7 @@ def to_gguf_token(index: int, piece: bytes) -> tuple[bytes, int]:
     return piece.replace(SPACE, UNDERLINE), NORMAL
 
 
-def gguf_metadata(
-    hparams: Hparams, attributes: Attributes, vocab: Sequence[tuple[bytes, float]], name: str = "LLaMA"
-) -> dict[str, Value]:
+def gguf_metadata(params: ModelParams, vocab: Sequence[tuple[bytes, float]], name: str = "LLaMA") -> dict[str, Value]:
     """The metadata that a LLaMA model needs, in the order in which they are written.
 
     Arguments:
@@ -220,25 +261,25 @@ def gguf_metadata(
     Raises:
         UsageError: a number does not fit into GGUF's types.
     """
-    ftype = hparams.ftype
+    ftype = params.ftype
     pieces = [piece for piece, _ in vocab]
     scores = np.array([score for _, score in vocab], np.float32)
     tokens = [to_gguf_token(index, piece) for index, piece in enumerate(pieces)]
-    eps = attributes.norm_eps or (1e-5 if model_size(hparams) == "65B" else DEFAULT_EPS)
+    eps = params.norm_eps or (params.size.norm_eps if params.size else LLAMA_EPS)
     quantized = FTYPES[ftype].type not in ("f32", "f16") if ftype in FTYPES else True
     kinds = np.array([kind for _, kind in tokens], np.int32)
     # fmt: off
     metadata = {
         "general.architecture":                    Value("string", b"llama"),
         "general.name":                            Value("string", name.encode()),
-        "llama.context_length":                    Value("u32", attributes.n_ctx_train),
-        "llama.embedding_length":                  Value("u32", hparams.n_embd),
-        "llama.block_count":                       Value("u32", hparams.n_layer),
-        "llama.feed_forward_length":               Value("u32", attributes.n_ff),
-        "llama.rope.dimension_count":              Value("u32", hparams.n_rot),
-        "llama.rope.freq_base":                    Value("f32", attributes.rope_freq_base),
-        "llama.attention.head_count":              Value("u32", hparams.n_head),
-        "llama.attention.head_count_kv":           Value("u32", attributes.n_head_kv),
+        "llama.context_length":                    Value("u32", params.context_length),
+        "llama.embedding_length":                  Value("u32", params.n_embd),
+        "llama.block_count":                       Value("u32", params.n_layer),
+        "llama.feed_forward_length":               Value("u32", params.n_ff),
+        "llama.rope.dimension_count":              Value("u32", params.n_rot),
+        "llama.rope.freq_base":                    Value("f32", params.rope_freq_base),
+        "llama.attention.head_count":              Value("u32", params.n_head),
+        "llama.attention.head_count_kv":           Value("u32", params.n_head_kv),
         "llama.attention.layer_norm_rms_epsilon":  Value("f32", eps),
         "general.file_type":                       Value("u32", ftype),
         "tokenizer.ggml.model":                    Value("string", b"llama"),
@@ -248,7 +289,7 @@ def gguf_metadata(
         "tokenizer.ggml.unknown_token_id":         Value("u32", 0),
         "tokenizer.ggml.bos_token_id":             Value("u32", 1),
         "tokenizer.ggml.eos_token_id":             Value("u32", 2),
-        "ggmlpy.n_mult":                           Value("u32", hparams.n_mult),
+        "ggmlpy.n_mult":                           Value("u32", params.n_mult),
     }
     # fmt: on
     if quantized:

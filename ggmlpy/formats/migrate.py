@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, UsageError
 
-from .architecture import split_axis
 from .codes import repack, repackable
 from .containers import CONTAINERS, GGUF, Container
 from .eras import eras_writing
@@ -27,6 +26,7 @@ from .file_types import FTYPES
 from .model_file import ModelFile, Tensor
 from .multipart import part_path, split_sizes
 from .out_tensor import OutTensor
+from .tensor_names import split_axis
 from .tensor_types import TensorType, type_named, types_of
 from .writer import write_model
 
@@ -120,7 +120,7 @@ def migrate(
     size = 0
     for index, out in enumerate(paths):
         tensors = [_out(t, targets[t.name], by_name.get(t.name), index, n_parts) for t in model.tensors.values()]
-        size += write_model(out, container, version, hparams, pairs, tensors, progress, model.attributes)
+        size += write_model(out, container, version, hparams, pairs, tensors, progress)
     return MigrationReport(paths, size, tuple(losses), derived)
 
 

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.mapping import Touching
 
-from .containers import Attributes, Container, Hparams
+from .containers import Container
 from .fields import Cursor
+from .model_params import ModelParams
 from .tensor_types import TensorType, types_of
 
 __all__ = ["ModelFile", "Part", "Piece", "Tensor", "Vocabulary"]
@@ -217,13 +218,12 @@ class Part:
     cursor: Cursor
     container: Container
     version: int
-    hparams: Hparams
+    hparams: ModelParams
     vocab: Vocabulary
     tensors: Mapping[str, tuple[TensorType, Piece]]
     vocab_offset: int
     tensors_offset: int
     end: int
-    attributes: Attributes | None = None
 
 
 class ModelFile:
@@ -233,8 +233,7 @@ class ModelFile:
         paths: its file, or its files in order of their parts.
         parts: the same, as they were read.
         container, version: "ggml", "ggmf", "ggjt" or "gguf", and 0 to 3.
-        hparams: the header.
-        attributes: what a GGUF file says beyond it, or what was understood before.
+        hparams: the shape and the numbers of the model, as far as the file says them.
         vocab: the vocabulary.
         tensors: the tensors by name, in the order of the file, parts joined.
         problems: what ``strict=False`` let pass.
@@ -248,7 +247,6 @@ class ModelFile:
         self.container = first.container.name
         self.version = first.version
         self.hparams = first.hparams
-        self.attributes = first.attributes or Attributes(n_ff=first.hparams.n_ff, n_head_kv=first.hparams.n_head)
         self.vocab = first.vocab
         self.tensors = dict(tensors)
         self.problems = list(problems)
@@ -277,7 +275,7 @@ class ModelFile:
     @property
     def n_ff(self) -> int:
         """Width of the feed-forward layer."""
-        return self.attributes.n_ff
+        return self.hparams.n_ff
 
     def touch_ahead(self) -> None:
         """Have the whole file mapped in the background, for whoever is going to read all of it: see `Touching`."""

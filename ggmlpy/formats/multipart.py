@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError
 
-from .architecture import split_axis
 from .model_file import Part, Piece, Tensor
+from .tensor_names import split_axis
 from .tensor_types import TensorType
 
 __all__ = ["find_parts", "join_parts", "part_path", "split_sizes"]

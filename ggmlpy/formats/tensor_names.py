@@ -14,11 +14,13 @@ Chinese-LLaMA-Alpaca v1.1, convert-pth-to-ggml.py (352589927) and convert.py (3e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from ggmlpy.files.errors import ShapeError, UsageError
+
+from .model_params import ModelParams
 
 __all__ = [
     "TABLE",
@@ -27,13 +29,16 @@ __all__ = [
     "expected_shapes",
     "find",
     "ggml_names",
+    "gguf_name",
     "is_derived",
     "is_known",
+    "meta_name",
     "meta_names",
     "original_names",
     "rename",
     "shard_axis",
     "spelling_of",
+    "split_axis",
 ]
 
 Spelling = Literal["meta", "huggingface", "gguf"]
@@ -47,7 +52,7 @@ class TensorName:
     huggingface: str
     gguf: str
     shape: tuple[str, ...]
-    """Symbols of its dimensions, rows first."""
+    """Its dimensions, rows first, as attributes of :class:`~ggmlpy.formats.model_params.ModelParams`."""
     shard_axis: int | None
     rotary: bool = False
 
@@ -74,10 +79,10 @@ _IN_LAYERS = {
 TABLE: tuple[TensorName, ...] = (
     #    Meta               Hugging Face                GGUF           rows, columns    axis  rotary
     _row("tok_embeddings",  "model.embed_tokens",       "token_embd",  "n_vocab n_embd", 1),
-    _row("attention.wq",    "self_attn.q_proj",         "attn_q",      "n_embd n_embd",  0,   True),
-    _row("attention.wk",    "self_attn.k_proj",         "attn_k",      "n_embd n_embd",  0,   True),
-    _row("attention.wv",    "self_attn.v_proj",         "attn_v",      "n_embd n_embd",  0),
-    _row("attention.wo",    "self_attn.o_proj",         "attn_output", "n_embd n_embd",  1),
+    _row("attention.wq",    "self_attn.q_proj",         "attn_q",      "n_q n_embd",     0,   True),
+    _row("attention.wk",    "self_attn.k_proj",         "attn_k",      "n_kv n_embd",    0,   True),
+    _row("attention.wv",    "self_attn.v_proj",         "attn_v",      "n_kv n_embd",    0),
+    _row("attention.wo",    "self_attn.o_proj",         "attn_output", "n_embd n_q",     1),
     _row("feed_forward.w1", "mlp.gate_proj",            "ffn_gate",    "n_ff n_embd",    0),
     _row("feed_forward.w2", "mlp.down_proj",            "ffn_down",    "n_embd n_ff",    1),
     _row("feed_forward.w3", "mlp.up_proj",              "ffn_up",      "n_ff n_embd",    0),
@@ -179,9 +184,49 @@ def rename(name: str, spelling: Spelling) -> str:
     return pattern if layer is None else pattern.format(layer)
 
 
+def gguf_name(meta: str) -> str:
+    """GGUF's spelling of a Meta name; a name that is not LLaMA's stays as it is.
+
+    >>> gguf_name("layers.3.attention.wq.weight"), gguf_name("rope_freqs.weight")
+    ('blk.3.attn_q.weight', 'rope_freqs.weight')
+    """
+    found = _lookup(meta)
+    return rename(meta, "gguf") if found and found[1] == "meta" else meta
+
+
+def meta_name(gguf: str) -> str:
+    """Meta's spelling of a GGUF name; the inverse of :func:`gguf_name`.
+
+    >>> meta_name("token_embd.weight"), meta_name("rope_freqs.weight")
+    ('tok_embeddings.weight', 'rope_freqs.weight')
+    """
+    found = _lookup(gguf)
+    return rename(gguf, "meta") if found and found[1] == "gguf" else gguf
+
+
 def shard_axis(name: str) -> int | None:
-    """Along which axis Meta's shards cut this tensor; None for the norms, which every shard holds whole."""
+    """Along which axis Meta's shards cut this tensor; None for the norms, which every shard holds whole.
+
+    Raises:
+        ShapeError: no LLaMA model has a tensor of that name.
+    """
     return find(name)[0].shard_axis
+
+
+def split_axis(name: str, n_dims: int) -> int | None:
+    """The axis along which the parts of a GGML model split a tensor of any name; None if each part holds it whole.
+
+    The parts are cut as Meta's shards are; a matrix that no LLaMA model has is cut by rows.
+
+    Source: llama_model_load at llama.cpp ed3c680bc.
+
+    >>> split_axis("layers.0.attention.wo.weight", 2), split_axis("output.weight", 2), split_axis("norm.weight", 1)
+    (1, 0, None)
+    """
+    if n_dims == 1:
+        return None
+    found = _lookup(name)
+    return (found[0].shard_axis if found else 0) or 0
 
 
 def meta_names(n_layer: int) -> list[str]:
@@ -223,10 +268,16 @@ def _expand(patterns: list[str], n_layer: int) -> Iterator[str]:
     yield from patterns[last + 1 :]
 
 
-def expected_shapes(sizes: Mapping[str, int], n_layer: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a model, by Meta name; ``sizes`` holds n_vocab, n_embd and n_ff.
+def expected_shapes(params: ModelParams, names: Iterable[str] | None = None) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a model, [rows, columns] or [n], by Meta name.
 
-    >>> expected_shapes({"n_vocab": 8, "n_embd": 4, "n_ff": 16}, 1)["layers.0.feed_forward.w1.weight"]
-    (16, 4)
+    Args:
+        names: the tensors wanted, in the order wanted; by default all, in the order of the files that Meta published.
+
+    >>> small = ModelParams(n_vocab=8, n_embd=4, n_layer=1, n_head=2, n_head_kv=1, n_ff=16)
+    >>> shapes = expected_shapes(small)
+    >>> shapes["layers.0.feed_forward.w1.weight"], shapes["layers.0.attention.wk.weight"]
+    ((16, 4), (2, 4))
     """
-    return {name: tuple(sizes[symbol] for symbol in find(name)[0].shape) for name in meta_names(n_layer)}
+    wanted = original_names(params.n_layer) if names is None else names
+    return {name: tuple(getattr(params, symbol) for symbol in find(name)[0].shape) for name in wanted}

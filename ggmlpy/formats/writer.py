@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import UsageError
 
-from .architecture import gguf_name
-from .containers import CONTAINERS, Attributes, Container, Hparams
+from .containers import CONTAINERS, Container
 from .fields import Number, write
+from .model_params import ModelParams
 from .out_tensor import OutTensor, write_chunks
+from .tensor_names import gguf_name
 
 if TYPE_CHECKING:
     from .gguf_values import Value
@@ -26,11 +27,10 @@ def write_model(
     path: str | os.PathLike[str],
     container: str,
     version: int,
-    hparams: Hparams,
+    hparams: ModelParams,
     vocab: Iterable[tuple[bytes, float]],
     tensors: Iterable[OutTensor],
     progress: Callable[[int], object] | None = None,
-    attributes: Attributes | None = None,
 ) -> int:
     """Write one file and return its size in bytes.
 
@@ -39,7 +39,6 @@ def write_model(
         vocab: text and score of each piece (unversioned files drop the score), ``hparams.n_vocab`` of them.
         tensors: in the order of the file; each one's bytes are asked for once.
         progress: called with the number of bytes after each chunk.
-        attributes: what only GGUF says; what LLaMA models agree on if not given.
 
     Raises:
         UsageError: the vocabulary or a tensor does not have the promised size, or a type does not exist there.
@@ -48,7 +47,7 @@ def write_model(
     if container == "gguf":
         from .gguf_writer import write_gguf
 
-        return write_gguf(path, *_as_gguf(version, hparams, vocab, tensors, attributes), progress)
+        return write_gguf(path, *_as_gguf(version, hparams, vocab, tensors), progress)
     declared = CONTAINERS[container]
     tensors = list(tensors)
     prefix = header_bytes(declared, version, hparams, vocab)
@@ -63,41 +62,40 @@ def write_model(
 def written_size(
     container: str,
     version: int,
-    hparams: Hparams,
+    hparams: ModelParams,
     vocab: Iterable[tuple[bytes, float]],
     tensors: Iterable[OutTensor],
-    attributes: Attributes | None = None,
 ) -> int:
     """Bytes of the file that :func:`write_model` would write from the same arguments."""
     if container == "gguf":
         from .gguf_writer import gguf_size
 
-        return gguf_size(*_as_gguf(version, hparams, vocab, tensors, attributes))
+        return gguf_size(*_as_gguf(version, hparams, vocab, tensors))
     declared = CONTAINERS[container]
     return file_size(declared, len(header_bytes(declared, version, hparams, vocab)), tensors)
 
 
 def _as_gguf(
     version: int,
-    hparams: Hparams,
+    hparams: ModelParams,
     vocab: Iterable[tuple[bytes, float]],
     tensors: Iterable[OutTensor],
-    attributes: Attributes | None,
 ) -> tuple[dict[str, Value], list[OutTensor]]:
     """The metadata and the tensors under GGUF's names."""
     from .gguf_model import gguf_metadata
 
     if version != 3:
         raise UsageError("GGUF is written as version 3")
-    attributes = attributes or Attributes(n_ff=hparams.n_ff, n_head_kv=hparams.n_head)
     renamed = [replace(tensor, name=gguf_name(tensor.name)) for tensor in tensors]
-    return gguf_metadata(hparams, attributes, list(vocab)), renamed
+    return gguf_metadata(hparams, list(vocab)), renamed
 
 
-def header_bytes(container: Container, version: int, hparams: Hparams, vocab: Iterable[tuple[bytes, float]]) -> bytes:
+def header_bytes(
+    container: Container, version: int, hparams: ModelParams, vocab: Iterable[tuple[bytes, float]]
+) -> bytes:
     """Everything before the first tensor."""
-    values: Mapping[str, int] = {"magic": container.magic, "version": version, **hparams.as_dict()}
-    for name, number in hparams.as_dict().items():
+    values: Mapping[str, int] = {"magic": container.magic, "version": version, **hparams.header()}
+    for name, number in hparams.header().items():
         if not -(1 << 31) <= number < 1 << 31:
             raise UsageError(f"{name} is {number}, which {container.name} can't hold")
     entries = list(_tokens(container, vocab))

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError, VocabularyError
-from ggmlpy.formats.architecture import expected_shapes
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.model_file import ModelFile, Tensor
+from ggmlpy.formats.tensor_names import expected_shapes
+from ggmlpy.formats.vocabulary_names import known_vocabulary
 
 __all__ = ["check_model", "problems_of"]
 
-VOCABULARY_SIZES = {32000: "LLaMA", 49953: "Chinese-LLaMA", 49954: "Chinese-Alpaca"}
 CUT = "the conversion was interrupted, or the file is cut off exactly between two tensors"
 AGAIN = "convert the checkpoint again, or fetch the file again"
 
@@ -56,14 +56,14 @@ def problems_of(model: ModelFile) -> Iterator[FormatError]:
 def _expected(model: ModelFile) -> dict[str, tuple[int, ...]]:
     if not 0 < model.hparams.n_layer <= 10_000:
         return {}
-    return dict(expected_shapes(model.hparams, model.attributes))
+    return expected_shapes(model.hparams)
 
 
 def _header(model: ModelFile) -> Iterator[FormatError]:
     hparams = model.hparams
-    offsets: dict[str, int | None] = dict.fromkeys(hparams.as_dict())  # GGUF keeps them as metadata
+    offsets: dict[str, int | None] = dict.fromkeys(hparams.header())  # GGUF keeps them as metadata
     offsets |= {field.name: 4 * index for index, field in enumerate(model.declared.header)}
-    for name, value in hparams.as_dict().items():
+    for name, value in hparams.header().items():
         if name != "ftype" and value <= 0:
             yield ShapeError(
                 f"{name} must be positive",
@@ -150,7 +150,8 @@ def _wrong_shape(model: ModelFile, tensor: Tensor, expected: tuple[int, ...]) ->
 
 
 def _named(count: int) -> str:
-    return f"{count} ({VOCABULARY_SIZES[count]})" if count in VOCABULARY_SIZES else str(count)
+    known = known_vocabulary(count)
+    return f"{count} ({known.name})" if known else str(count)
 
 
 def _types(model: ModelFile) -> Iterator[FormatError]:

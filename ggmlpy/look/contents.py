@@ -22,7 +22,7 @@ def summarize(model: ModelFile, *, tensors: bool = True, sample: int = 10) -> di
         "files": [str(path) for path in model.paths],
         "size": model.size,
         "format": model.format_name,
-        "header": {**model.hparams.as_dict(), "n_ff": model.n_ff},
+        "header": {**model.hparams.header(), "n_ff": model.n_ff},
         "ftype": ftype.title if ftype else "unknown",
         "vocabulary": {"size": len(model.vocab), "sample": vocabulary_sample(model, sample)},
         "n_tensors": len(model.tensors),

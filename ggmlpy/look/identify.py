@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ggmlpy.files.errors import FormatError
-from ggmlpy.formats.architecture import expected_shapes, model_size
 from ggmlpy.formats.containers import HISTORY
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import MARCH_31
@@ -17,11 +16,13 @@ from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.tensor_names import expected_shapes
 from ggmlpy.formats.tensor_types import TENSOR_TYPES
+from ggmlpy.formats.vocabulary_names import vocabulary_name
 from ggmlpy.formats.writer import file_size
 from ggmlpy.verify.whose_quantizer import quantizer_signs
 
-from .check import VOCABULARY_SIZES, problems_of
+from .check import problems_of
 
 __all__ = ["Identification", "expected_size", "identify"]
 
@@ -73,8 +74,8 @@ def identify(path: str | os.PathLike[str]) -> Identification:
             what=model.format_name + parts,
             era=_era(model),
             types=dict(Counter(tensor.type.name for tensor in model.tensors.values())),
-            model=model_size(model.hparams),
-            vocabulary=_vocabulary(len(model.vocab)),
+            model=model.hparams.name,
+            vocabulary=vocabulary_name(len(model.vocab)),
             size=model.size,
             expected_size=expected_size(model),
             readers=HISTORY[model.container, model.version].readers,
@@ -101,7 +102,7 @@ def _implied(model: ModelFile, index: int) -> Iterator[OutTensor]:
         return
     main = FTYPES[model.hparams.ftype].type if model.hparams.ftype in FTYPES else "f16"
     known = {record.name: record for record in model.types.values()}
-    for name, shape in expected_shapes(model.hparams, model.attributes):
+    for name, shape in expected_shapes(model.hparams).items():
         record = known.get(main) if len(shape) == 2 else TENSOR_TYPES["f32"]
         if name not in present and record and _possible(shape) and shape[-1] % record.blck_size == 0:
             yield OutTensor(name, record, shape, tuple)
@@ -122,10 +123,6 @@ def _era(model: ModelFile) -> str:
     signs = {quantizer_signs(tensor, 8) for tensor in model.tensors.values() if tensor.type.name == "q4_0"}
     told = sorted(sign for sign in signs if sign.startswith("quantizer"))
     return written + (f"; {' and '.join(told)}" if told else "")
-
-
-def _vocabulary(size: int) -> str:
-    return f"{size:,} ({VOCABULARY_SIZES[size]})" if size in VOCABULARY_SIZES else f"{size:,}"
 
 
 def _next_step(model: ModelFile, problems: list[FormatError]) -> str:

@@ -223,7 +223,7 @@ def quantize_file(
         advance = None if progress is None else lambda size: progress(size, total)
         for path, plan in planned:
             streams = _streams(plan, job, report, workers, files, on_tensor)
-            write_model(path, *container, hparams, vocab, streams, advance, model.attributes)
+            write_model(path, *container, hparams, vocab, streams, advance)
     return report
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlpy.formats.containers import Hparams
+from ggmlpy.formats.model_params import ModelParams
 
 from .terms import Terms
 
@@ -23,9 +23,9 @@ SCORE_CAUSES: tuple[tuple[str, Callable[[NDArray[np.float32]], bool]], ...] = (
 )
 
 
-def header_differences(a: Hparams, b: Hparams, terms: Terms) -> Iterator[str]:
+def header_differences(a: ModelParams, b: ModelParams, terms: Terms) -> Iterator[str]:
     """One phrase for each number of the header that differs."""
-    ours, theirs = a.as_dict(), b.as_dict()
+    ours, theirs = a.header(), b.header()
     yield from (terms.header.format(key=k, a=ours[k], b=theirs[k]) for k in ours if ours[k] != theirs[k])
 
 

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ggmlpy.formats.containers import CONTAINERS, Hparams
+from ggmlpy.formats.containers import CONTAINERS
 from ggmlpy.formats.fields import write
 from ggmlpy.formats.model_file import ModelFile
+from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.row_reader import RowFiles
 
@@ -106,7 +107,7 @@ class Expected:
     step: str
     container: str
     version: int
-    hparams: Hparams
+    hparams: ModelParams
     vocab: Sequence[tuple[bytes, float]]
     tensors: Sequence[OutTensor]
     explainers: Sequence[Explainer] = ()

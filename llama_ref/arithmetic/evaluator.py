@@ -15,19 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.model_params import LLAMA_EPS
 
 from .transformer import F32
 from .weights import load_weights
 
 if TYPE_CHECKING:
-    from ggmlpy.formats.containers import Hparams
     from ggmlpy.formats.model_file import ModelFile, Vocabulary
+    from ggmlpy.formats.model_params import ModelParams
 
     from .transformer import Backend
 
-__all__ = ["LLAMA_EPS", "Evaluator"]
-
-LLAMA_EPS = 1e-6
+__all__ = ["Evaluator"]
 
 E = TypeVar("E", bound="Evaluator")
 
@@ -44,7 +43,7 @@ class Evaluator:
 
     def __init__(self, file: ModelFile, backend: Backend, *, n_ctx: int = 512, memory_f32: bool = False) -> None:
         self.file = file
-        self.hparams: Hparams = file.hparams
+        self.hparams: ModelParams = file.hparams
         self.vocab: Vocabulary = file.vocab
         self.backend = backend
         self.n_ctx = n_ctx
@@ -93,8 +92,8 @@ class Evaluator:
         file = path if isinstance(path, ggmlpy.ModelFile) else ggmlpy.open_model(path)
         try:
             backend = create_backend(numerics, file, era=era, build=build, n_threads=n_threads)
-            backend.norm_eps = norm_eps or file.attributes.norm_eps or LLAMA_EPS
-            backend.rope_freq_base = file.attributes.rope_freq_base
+            backend.norm_eps = norm_eps or file.hparams.norm_eps or LLAMA_EPS
+            backend.rope_freq_base = file.hparams.rope_freq_base
             model = cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
             backend.prepare(model.weights, model.cache)
             return model

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.model_file import Hparams, Tensor
+from ggmlpy.formats.model_file import Tensor
+from ggmlpy.formats.model_params import LLAMA_EPS, ModelParams
 
 F32 = npt.NDArray[np.float32]
 
@@ -125,7 +126,7 @@ class Backend(ABC):
     name: str
     #: added to the mean square in `rms_norm`: LLaMA's 1e-6. llama.cpp had it fixed until mid-2023; at 2023-08-21 it was
     #: the option --rms-norm-eps, which started at 5e-6 for the sake of LLaMA 2
-    norm_eps: float = 1e-6
+    norm_eps: float = LLAMA_EPS
     #: base of the rotary frequencies; GGUF files may name another
     rope_freq_base: float = 10000.0
     #: called while a batch is evaluated, with the part of it that is done, 0 to 1
@@ -141,7 +142,7 @@ class Backend(ABC):
         """Prepare a one-dimensional tensor: float32 [n]."""
         return np.ascontiguousarray(tensor.numpy(), dtype=np.float32)
 
-    def new_cache(self, hparams: Hparams, n_ctx: int, memory_f32: bool) -> KVCache:
+    def new_cache(self, hparams: ModelParams, n_ctx: int, memory_f32: bool) -> KVCache:
         """Return an empty key/value cache for `n_ctx` positions."""
 
         head_dim = hparams.n_embd // hparams.n_head

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggmlpy.files.errors import ShapeError
+from ggmlpy.files.errors import ShapeError, UnsupportedError
+from ggmlpy.formats.tensor_names import expected_shapes
 
 from .transformer import F32, LayerWeights, Weights
 
@@ -24,8 +25,47 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
 
     Raises:
         ShapeError: a tensor is missing or of another shape.
+        UnsupportedError: the heads have a width of their own.
     """
-    h, n_ff = file.hparams, file.n_ff
+    h = file.hparams
+    _check_heads(file)
+    shapes = expected_shapes(h)
+
+    def matrix(name: str) -> Any:
+        return backend.matrix(_tensor(file, name, shapes[name]))
+
+    def shared(name: str) -> Any:
+        """Keys or values: where several queries share a head, its rows are repeated for each of them."""
+        tensor = _tensor(file, name, shapes[name])
+        return backend.matrix(tensor if h.n_kv == h.n_embd else _repeated(tensor, h.n_head, h.n_head_kv))
+
+    def norm(name: str) -> F32:
+        return backend.vector(_tensor(file, name, shapes[name]))
+
+    def one_layer(at: str) -> LayerWeights:
+        return LayerWeights(
+            attention_norm=norm(f"{at}.attention_norm.weight"),
+            wq=matrix(f"{at}.attention.wq.weight"),
+            wk=shared(f"{at}.attention.wk.weight"),
+            wv=shared(f"{at}.attention.wv.weight"),
+            wo=matrix(f"{at}.attention.wo.weight"),
+            ffn_norm=norm(f"{at}.ffn_norm.weight"),
+            w1=matrix(f"{at}.feed_forward.w1.weight"),
+            w2=matrix(f"{at}.feed_forward.w2.weight"),
+            w3=matrix(f"{at}.feed_forward.w3.weight"),
+        )
+
+    return Weights(
+        tok_embeddings=matrix("tok_embeddings.weight"),
+        layers=tuple(one_layer(f"layers.{i}") for i in range(h.n_layer)),
+        norm=norm("norm.weight"),
+        output=matrix("output.weight"),
+    )
+
+
+def _check_heads(file: ModelFile) -> None:
+    """The heads must divide the width into even parts, for the rotary embedding turns pairs."""
+    h = file.hparams
     if min(h.n_head, h.n_embd) < 1 or h.n_layer < 0 or h.n_embd % (2 * h.n_head):
         raise ShapeError(
             "width and heads do not fit together",
@@ -35,38 +75,15 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
             found=f"n_embd {h.n_embd}, n_head {h.n_head}, n_layer {h.n_layer}",
             cause="a corrupt header",
         )
-    n_kv = h.n_embd // h.n_head * file.attributes.n_head_kv
-
-    def shared(name: str) -> Any:
-        """Keys or values: where several queries share a head, its rows are repeated for each of them."""
-        tensor = _tensor(file, name, (n_kv, h.n_embd))
-        return backend.matrix(tensor if n_kv == h.n_embd else _repeated(tensor, h.n_head, file.attributes.n_head_kv))
-
-    def matrix(name: str, rows: int, cols: int) -> Any:
-        return backend.matrix(_tensor(file, name, (rows, cols)))
-
-    def norm(name: str) -> F32:
-        return backend.vector(_tensor(file, name, (h.n_embd,)))
-
-    def one_layer(at: str) -> LayerWeights:
-        return LayerWeights(
-            attention_norm=norm(f"{at}.attention_norm.weight"),
-            wq=matrix(f"{at}.attention.wq.weight", h.n_embd, h.n_embd),
-            wk=shared(f"{at}.attention.wk.weight"),
-            wv=shared(f"{at}.attention.wv.weight"),
-            wo=matrix(f"{at}.attention.wo.weight", h.n_embd, h.n_embd),
-            ffn_norm=norm(f"{at}.ffn_norm.weight"),
-            w1=matrix(f"{at}.feed_forward.w1.weight", n_ff, h.n_embd),
-            w2=matrix(f"{at}.feed_forward.w2.weight", h.n_embd, n_ff),
-            w3=matrix(f"{at}.feed_forward.w3.weight", n_ff, h.n_embd),
+    if h.head_dim * h.n_head != h.n_embd:
+        raise UnsupportedError(
+            "heads that are not n_embd / n_head wide",
+            path=file.path,
+            field="llama.attention.key_length",
+            expected=h.n_embd // h.n_head,
+            found=h.head_dim,
+            cause="a model of a later family (Mistral Nemo)",
         )
-
-    return Weights(
-        tok_embeddings=matrix("tok_embeddings.weight", h.n_vocab, h.n_embd),
-        layers=tuple(one_layer(f"layers.{i}") for i in range(h.n_layer)),
-        norm=norm("norm.weight"),
-        output=matrix("output.weight", h.n_vocab, h.n_embd),
-    )
 
 
 def _repeated(tensor: Tensor, n_head: int, n_head_kv: int) -> Tensor:

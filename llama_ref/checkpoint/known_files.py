@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["BY_SHA256", "KNOWN_FILES", "PUBLISHED_VOCABULARIES", "KnownFile", "files_of"]
+__all__ = ["BY_SHA256", "KNOWN_FILES", "KnownFile", "files_of"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,6 @@ def _rows() -> Iterator[KnownFile]:
 
 KNOWN_FILES: tuple[KnownFile, ...] = tuple(_rows())
 BY_SHA256: dict[str, KnownFile] = {known.sha256: known for known in KNOWN_FILES}
-PUBLISHED_VOCABULARIES = (49953, 49954)
-"""Rows of the embedding of the merged models."""
 
 
 def files_of(model: str) -> list[KnownFile]:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError, UsageError
-from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, shard_axis
+from ggmlpy.formats.model_params import ModelParams
+from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, meta_names, shard_axis
 
 from .folder import Layout
-from .params import Params
 from .tensor import LazyTensor
 from .weights import WeightFile
 
@@ -45,7 +45,7 @@ class Checkpoint:
 
     path: Path
     layout: Layout
-    params: Params
+    params: ModelParams
     params_path: Path
     tensors: dict[str, LazyTensor]
     files: list[Path]
@@ -150,7 +150,11 @@ def shard_of(tensor: LazyTensor, i: int, count: int) -> LazyTensor:
 
 
 def check_model(
-    path: Path, params: Params, params_path: Path, tensors: Mapping[str, LazyTensor], missing_cause: str | None = None
+    path: Path,
+    params: ModelParams,
+    params_path: Path,
+    tensors: Mapping[str, LazyTensor],
+    missing_cause: str | None = None,
 ) -> None:
     """All tensors of a LLaMA and no others, each of the shape that the parameters imply and of a floating type.
 
@@ -163,8 +167,7 @@ def check_model(
     if embedding is None or len(embedding.shape) != 2:
         found = list(embedding.shape) if embedding else f"{len(tensors)} tensors, none of that name"
         raise ShapeError("no token embedding", path=path, field="tok_embeddings.weight", found=found)
-    sizes = {"n_embd": params.n_embd, "n_ff": params.n_ff, "n_vocab": embedding.shape[0]}
-    expected = expected_shapes(sizes, params.n_layer)
+    expected = expected_shapes(replace(params, n_vocab=embedding.shape[0]), meta_names(params.n_layer))
     _check_names(path, params_path, expected, tensors, missing_cause)
     for name, shape in expected.items():
         _check_tensor(path, params_path, tensors[name], shape)

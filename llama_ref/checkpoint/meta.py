@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from ggmlpy.files.errors import MissingFileError, ShapeError
+from ggmlpy.formats.model_params import ModelParams, model_named
+from ggmlpy.formats.model_sizes import PUBLISHED_SIZES
 from ggmlpy.formats.tensor_names import shard_axis
 
 from .folder import Folder
 from .layout import Checkpoint, check_model, known_tensors
-from .params import MODELS, Params, params_of_meta
+from .params import params_json, params_of_meta
 from .pth import open_pth
 from .tensor import LazyTensor
 
@@ -133,20 +135,21 @@ def _common_names(files: Sequence[Path], shards: Sequence[Mapping[str, LazyTenso
     return kept[0]
 
 
-def _params(folder: Folder, tensors: Mapping[str, LazyTensor]) -> tuple[Params, Path]:
+def _params(folder: Folder, tensors: Mapping[str, LazyTensor]) -> tuple[ModelParams, Path]:
     path = folder.path / "params.json"
     try:
         return params_of_meta(folder.json("params.json"), path), path
     except MissingFileError as error:
         embedding = tensors.get("tok_embeddings.weight")
         width = embedding.shape[-1] if embedding and embedding.shape else 0
-        for name, params in MODELS.items():
-            if params.n_embd == width:
-                error.next_step = f"the weights look like {name}: write {params.to_json()} into {path}"
+        for size in PUBLISHED_SIZES:
+            if size.n_embd == width:
+                content = params_json(model_named(size.name))
+                error.next_step = f"the weights look like {size.name}: write {content} into {path}"
         raise
 
 
-def _missing_shards(params: Params, files: Sequence[Path]) -> str | None:
+def _missing_shards(params: ModelParams, files: Sequence[Path]) -> str | None:
     if len(files) < params.n_shards:
-        return f"{params.model or 'this width'} has {params.n_shards} shards, here are {len(files)}"
+        return f"{params.published or 'this width'} has {params.n_shards} shards, here are {len(files)}"
     return None

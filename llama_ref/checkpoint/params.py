@@ -1,4 +1,6 @@
-"""The hyper-parameters of a checkpoint: Meta's ``params.json`` and Hugging Face's ``config.json``.
+"""How a checkpoint states its numbers: Meta's ``params.json`` and Hugging Face's ``config.json``.
+
+Both are read into :class:`~ggmlpy.formats.model_params.ModelParams` and written from it.
 
 ``params.json`` is what ``json.dump`` writes, without a newline, and its ``vocab_size`` is -1: the size of the
 vocabulary is the tokenizer's. ``config.json`` states the width of the feed-forward layer itself; Meta and GGML state
@@ -14,18 +16,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
+from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError
+from ggmlpy.formats.model_params import ModelParams, RopeScaling, find_n_mult
 
 __all__ = [
-    "MODELS",
-    "Params",
-    "find_n_mult",
-    "model_named",
+    "config_json",
+    "params_json",
     "params_of_huggingface",
     "params_of_meta",
     "read_config_json",
@@ -33,126 +33,54 @@ __all__ = [
     "read_params_json",
 ]
 
+N = TypeVar("N", int, float)
+
 LARGEST_JSON = 1 << 24  # an honest config has a few hundred bytes, an index of 65B about 60 kB
 LARGEST_SIZE = 1 << 20  # of n_embd, n_mult, n_head, n_layer: far above any model, far below an overflow
 
 
-@dataclass(frozen=True)
-class Params:
-    """The shape of a LLaMA model.
+def params_json(params: ModelParams) -> str:
+    """``params.json`` exactly as the original tools write it: what it has keys for.
 
-    Attributes:
-        n_embd: width of the residual stream (Meta ``dim``).
-        n_mult: ``multiple_of``, from which the feed-forward width follows.
-        n_head: attention heads.
-        n_layer: transformer layers.
-        norm_eps: added to the mean square in each norm.
-        vocab_size: as the file has it; -1 leaves it to the tokenizer.
-
-    >>> Params(4096, 256, 32, 32).n_ff
-    11008
+    >>> params_json(ModelParams(n_embd=4096, n_mult=256, n_head=32, n_layer=32))
+    '{"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-06, "vocab_size": -1}'
     """
-
-    n_embd: int
-    n_mult: int
-    n_head: int
-    n_layer: int
-    norm_eps: float = 1e-6
-    vocab_size: int = -1
-
-    @property
-    def n_ff(self) -> int:
-        """Width of the feed-forward layer (``intermediate_size``)."""
-        return (8 * self.n_embd // 3 + self.n_mult - 1) // self.n_mult * self.n_mult
-
-    @property
-    def n_rot(self) -> int:
-        """Dimensions of one head."""
-        return self.n_embd // self.n_head
-
-    @property
-    def model(self) -> str | None:
-        """ "7B", "13B", "33B" or "65B" where the shape is one of the published ones."""
-        shape = (self.n_embd, self.n_mult, self.n_head, self.n_layer)
-        return next((name for name, p in MODELS.items() if (p.n_embd, p.n_mult, p.n_head, p.n_layer) == shape), None)
-
-    @property
-    def n_shards(self) -> int:
-        """How many files Meta spread a model of this width over; 1 for an unpublished width."""
-        return {5120: 2, 6656: 4, 8192: 8}.get(self.n_embd, 1)
-
-    def to_json(self) -> str:
-        """``params.json`` exactly as the original tools write it.
-
-        >>> Params(4096, 256, 32, 32).to_json()
-        '{"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-06, "vocab_size": -1}'
-        """
-        return json.dumps(
-            {
-                "dim": self.n_embd,
-                "multiple_of": self.n_mult,
-                "n_heads": self.n_head,
-                "n_layers": self.n_layer,
-                "norm_eps": self.norm_eps,
-                "vocab_size": -1,
-            }
-        )
-
-    def to_config(self, n_vocab: int, *, dtype: str = "float16", pad_token_id: int | None = 0) -> dict[str, Any]:
-        """``config.json`` of the same model, as transformers 4.28.1 writes it."""
-        return {
-            "architectures": ["LlamaForCausalLM"],
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "hidden_act": "silu",
-            "hidden_size": self.n_embd,
-            "initializer_range": 0.02,
-            "intermediate_size": self.n_ff,
-            "max_position_embeddings": 2048,
-            "model_type": "llama",
-            "num_attention_heads": self.n_head,
-            "num_hidden_layers": self.n_layer,
-            "pad_token_id": pad_token_id,
-            "rms_norm_eps": self.norm_eps,
-            "tie_word_embeddings": False,
-            "torch_dtype": dtype,
-            "transformers_version": "4.28.1",
-            "use_cache": True,
-            "vocab_size": n_vocab,
+    return json.dumps(
+        {
+            "dim": params.n_embd,
+            "multiple_of": params.n_mult,
+            "n_heads": params.n_head,
+            "n_layers": params.n_layer,
+            "norm_eps": params.eps,
+            "vocab_size": -1,
         }
-
-
-# fmt: off
-MODELS: dict[str, Params] = {
-    #             n_embd n_mult n_head n_layer norm_eps
-    "7B":  Params(4096,  256,   32,    32,     1e-6),
-    "13B": Params(5120,  256,   40,    40,     1e-6),
-    "33B": Params(6656,  256,   52,    60,     1e-6),
-    "65B": Params(8192,  256,   64,    80,     1e-5),
-}
-# fmt: on
-
-
-def find_n_mult(n_embd: int, n_ff: int) -> int:
-    """A ``multiple_of`` from which GGML and Meta compute this feed-forward width: a usual one, else the width itself.
-
-    Raises:
-        UnsupportedError: there is none (the width is below 8/3 of ``n_embd``, as in models that are not LLaMA).
-
-    >>> find_n_mult(4096, 11008), find_n_mult(64, 192), find_n_mult(64, 171)
-    (256, 64, 171)
-    """
-    low = 8 * n_embd // 3
-    for n_mult in (256, 128, 64, 32, n_ff) if low <= n_ff else ():
-        if (low + n_mult - 1) // n_mult * n_mult == n_ff:
-            return n_mult
-    raise UnsupportedError(
-        "the feed-forward width cannot be written as a multiple_of",
-        field="intermediate_size",
-        expected=f"at least {low} (8/3 of hidden_size {n_embd})",
-        found=n_ff,
-        cause="the model is not an original LLaMA: params.json and GGML headers hold no feed-forward width",
     )
+
+
+def config_json(
+    params: ModelParams, n_vocab: int, *, dtype: str = "float16", pad_token_id: int | None = 0
+) -> dict[str, Any]:
+    """``config.json`` of the same model, as transformers 4.28.1 writes that of a first LLaMA."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": params.n_embd,
+        "initializer_range": 0.02,
+        "intermediate_size": params.n_ff,
+        "max_position_embeddings": 2048,
+        "model_type": "llama",
+        "num_attention_heads": params.n_head,
+        "num_hidden_layers": params.n_layer,
+        "pad_token_id": pad_token_id,
+        "rms_norm_eps": params.eps,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "transformers_version": "4.28.1",
+        "use_cache": True,
+        "vocab_size": n_vocab,
+    }
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -183,7 +111,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return value
 
 
-def read_params_json(path: str | os.PathLike[str]) -> Params:
+def read_params_json(path: str | os.PathLike[str]) -> ModelParams:
     """Meta's ``params.json``; ``norm_eps`` and ``vocab_size`` may be absent (1e-6 and -1 then).
 
     Raises:
@@ -193,26 +121,26 @@ def read_params_json(path: str | os.PathLike[str]) -> Params:
     return params_of_meta(read_json(path), path)
 
 
-def params_of_meta(record: Mapping[str, Any], path: str | os.PathLike[str]) -> Params:
+def params_of_meta(record: Mapping[str, Any], path: str | os.PathLike[str]) -> ModelParams:
     """What ``params.json`` says, once it is read; ``path`` serves the messages. Raises as the reader does."""
     _refuse_grouped(path, record.get("n_kv_heads"), record.get("n_heads"), "n_kv_heads")
     if record.get("ffn_dim_multiplier") not in (None, 1, 1.0):
         raise _unsupported(path, "ffn_dim_multiplier", record["ffn_dim_multiplier"])
-    return _checked(
-        path,
-        Params(
-            n_embd=_size(path, record, "dim"),
-            n_mult=_size(path, record, "multiple_of"),
-            n_head=_size(path, record, "n_heads"),
-            n_layer=_size(path, record, "n_layers"),
-            norm_eps=_epsilon(path, record, "norm_eps"),
-            vocab_size=_vocab_size(path, record),
-        ),
-        ("dim", "n_heads"),
+    params = ModelParams(
+        n_embd=_size(path, record, "dim"),
+        n_mult=_size(path, record, "multiple_of"),
+        n_head=_size(path, record, "n_heads"),
+        n_layer=_size(path, record, "n_layers"),
+        norm_eps=_epsilon(path, record, "norm_eps"),
+        n_vocab=_vocab_size(path, record),
+        rope_theta=_number(record, "rope_theta", float),
+        rope_scaling=RopeScaling(type="llama3") if record.get("use_scaled_rope") is True else None,
+        other=_others(record, _PARAMS_KEYS),
     )
+    return _checked(path, params, ("dim", "n_heads"))
 
 
-def read_config_json(path: str | os.PathLike[str]) -> Params:
+def read_config_json(path: str | os.PathLike[str]) -> ModelParams:
     """Hugging Face's ``config.json`` of a LLaMA.
 
     Raises:
@@ -222,7 +150,7 @@ def read_config_json(path: str | os.PathLike[str]) -> Params:
     return params_of_huggingface(read_json(path), path)
 
 
-def params_of_huggingface(record: Mapping[str, Any], path: str | os.PathLike[str]) -> Params:
+def params_of_huggingface(record: Mapping[str, Any], path: str | os.PathLike[str]) -> ModelParams:
     """What ``config.json`` says, once it is read; ``path`` serves the messages. Raises as the reader does."""
     model_type = record.get("model_type", "llama")
     if model_type != "llama":
@@ -230,24 +158,115 @@ def params_of_huggingface(record: Mapping[str, Any], path: str | os.PathLike[str
     _refuse_grouped(path, record.get("num_key_value_heads"), record.get("num_attention_heads"), "num_key_value_heads")
     if record.get("hidden_act", "silu") != "silu":
         raise _unsupported(path, "hidden_act", record["hidden_act"])
-    n_embd = _size(path, record, "hidden_size")
-    try:
-        n_mult = find_n_mult(n_embd, _size(path, record, "intermediate_size"))
-    except UnsupportedError as error:
-        error.path = os.fspath(path)
-        raise
-    return _checked(
-        path,
-        Params(
-            n_embd=n_embd,
-            n_mult=n_mult,
-            n_head=_size(path, record, "num_attention_heads"),
-            n_layer=_size(path, record, "num_hidden_layers"),
-            norm_eps=_epsilon(path, record, "rms_norm_eps"),
-            vocab_size=_vocab_size(path, record),
-        ),
-        ("hidden_size", "num_attention_heads"),
+    n_embd, n_ff = _size(path, record, "hidden_size"), _size(path, record, "intermediate_size")
+    params = ModelParams(
+        n_embd=n_embd,
+        n_ff=n_ff,
+        n_mult=_n_mult(path, n_embd, n_ff),
+        n_head=_size(path, record, "num_attention_heads"),
+        n_layer=_size(path, record, "num_hidden_layers"),
+        norm_eps=_epsilon(path, record, "rms_norm_eps"),
+        n_vocab=_vocab_size(path, record),
+        **_carried(record),
     )
+    return _checked(path, params, ("hidden_size", "num_attention_heads"))
+
+
+_PARAMS_KEYS = {
+    *("dim", "multiple_of", "n_heads", "n_kv_heads", "n_layers", "norm_eps", "vocab_size"),
+    *("ffn_dim_multiplier", "rope_theta", "use_scaled_rope"),
+}
+_CONFIG_KEYS = {
+    *("model_type", "hidden_act", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
+    *("num_key_value_heads", "rms_norm_eps", "vocab_size", "rope_theta", "rope_scaling", "rope_parameters"),
+    *("max_position_embeddings", "sliding_window", "attention_bias", "mlp_bias", "tie_word_embeddings"),
+    *("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id", "torch_dtype", "dtype"),
+}
+# fmt: off
+_ROPE_KEYS = {  # in rope_scaling (to transformers 4) and rope_parameters (since 5)
+    "factor":               ("factor",                           float),
+    "original_context":     ("original_max_position_embeddings", int),
+    "low_freq_factor":      ("low_freq_factor",                  float),
+    "high_freq_factor":     ("high_freq_factor",                 float),
+    "attention_factor":     ("attention_factor",                 float),
+    "beta_fast":            ("beta_fast",                        float),
+    "beta_slow":            ("beta_slow",                        float),
+    "mscale":               ("mscale",                           float),
+    "mscale_all_dim":       ("mscale_all_dim",                   float),
+    "extrapolation_factor": ("extrapolation_factor",             float),
+}
+# fmt: on
+
+
+def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``config.json`` says that no result here depends on yet: None where it is missing or of another type."""
+    rope = record.get("rope_scaling") or record.get("rope_parameters")
+    rope = rope if isinstance(rope, dict) else {}
+    theta = _number(record, "rope_theta", float)
+    eos = record.get("eos_token_id")
+    dtype = record.get("dtype", record.get("torch_dtype"))
+    return {
+        "rope_theta": _number(rope, "rope_theta", float) if theta is None else theta,
+        "rope_scaling": _rope_scaling(rope, _number(record, "original_max_position_embeddings", int)),
+        "n_ctx_train": _number(record, "max_position_embeddings", int),
+        "sliding_window": _number(record, "sliding_window", int),
+        "attention_bias": record.get("attention_bias") is True,
+        "mlp_bias": record.get("mlp_bias") is True,
+        "tied_embeddings": record.get("tie_word_embeddings") is True,
+        "bos_id": _number(record, "bos_token_id", int),
+        "eos_ids": tuple(i for i in (eos if isinstance(eos, list) else [eos]) if type(i) is int),
+        "unk_id": _number(record, "unk_token_id", int),
+        "pad_id": _number(record, "pad_token_id", int),
+        "dtype": dtype if isinstance(dtype, str) else None,
+        "other": _others(record, _CONFIG_KEYS),
+    }
+
+
+def _rope_scaling(rope: Mapping[str, Any], original_context: int | None) -> RopeScaling | None:
+    """``rope_scaling`` or ``rope_parameters``; "default" and nothing at all mean the plain frequencies."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if not isinstance(kind, str) or kind == "default":
+        return None
+    said: dict[str, Any] = {name: _number(rope, key, number) for name, (key, number) in _ROPE_KEYS.items()}
+    if original_context is not None:
+        said["original_context"] = original_context  # the outer one wins, as in transformers
+    truncate = rope.get("truncate")
+    understood = {key for key, _ in _ROPE_KEYS.values()} | {"type", "rope_type", "rope_theta", "truncate"}
+    said |= {"truncate": truncate if isinstance(truncate, bool) else None, "other": _others(rope, understood)}
+    return RopeScaling(type=kind, **said)
+
+
+def _number(record: Mapping[str, Any], key: str, kind: type[N]) -> N | None:
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+        return None
+    try:
+        return kind(value)
+    except OverflowError:  # an integer beyond the floats
+        return None
+
+
+def _others(record: Mapping[str, Any], understood: Set[str]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in understood}
+
+
+def _n_mult(path: str | os.PathLike[str], n_embd: int, n_ff: int) -> int:
+    """A ``multiple_of`` from which GGML and Meta compute this feed-forward width: a usual one, else the width itself.
+
+    Raises:
+        UnsupportedError: there is none (the width is below 8/3 of ``n_embd``, as in models that are not LLaMA).
+    """
+    n_mult = find_n_mult(n_embd, n_ff, (256, 128, 64, 32, n_ff))
+    if n_mult is None:
+        raise UnsupportedError(
+            "the feed-forward width cannot be written as a multiple_of",
+            path=path,
+            field="intermediate_size",
+            expected=f"at least {8 * n_embd // 3} (8/3 of hidden_size {n_embd})",
+            found=n_ff,
+            cause="the model is not an original LLaMA: params.json and GGML headers hold no feed-forward width",
+        )
+    return n_mult
 
 
 def _size(path: str | os.PathLike[str], record: Mapping[str, Any], key: str) -> int:
@@ -306,7 +325,7 @@ def _unsupported(path: str | os.PathLike[str], field: str, found: Any) -> Unsupp
     )
 
 
-def _checked(path: str | os.PathLike[str], params: Params, names: tuple[str, str]) -> Params:
+def _checked(path: str | os.PathLike[str], params: ModelParams, names: tuple[str, str]) -> ModelParams:
     """The heads must divide the width into even parts, for the rotary embedding turns pairs."""
     if params.n_embd % params.n_head or params.n_rot % 2:
         raise ShapeError(
@@ -317,18 +336,3 @@ def _checked(path: str | os.PathLike[str], params: Params, names: tuple[str, str
             found=params.n_head,
         )
     return params
-
-
-def model_named(name: str) -> Params:
-    """The published model of that name ("7B", "13B", "33B" or "30B", "65B").
-
-    Raises:
-        UsageError: there is none.
-
-    >>> model_named("30b").n_layer
-    60
-    """
-    wanted = {"30B": "33B"}.get(name.upper(), name.upper())
-    if wanted not in MODELS:
-        raise UsageError(f"unknown model {name!r}; the published ones are {', '.join(MODELS)}")
-    return MODELS[wanted]

@@ -24,11 +24,12 @@ import numpy as np
 
 from ggmlpy.files.atomic import atomic_write, require_space
 from ggmlpy.files.errors import MissingFileError, OutputError, UsageError
+from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.tensor_names import meta_names, original_names, rename
 from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout, open_checkpoint
 from llama_ref.checkpoint.folder import Folder, is_weight_file, weight_file_names
 from llama_ref.checkpoint.layout import shard_of
-from llama_ref.checkpoint.params import Params
+from llama_ref.checkpoint.params import config_json, params_json
 from llama_ref.checkpoint.tensor import DTYPES
 from llama_ref.checkpoint.weights import weights_size, write_weights
 from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
@@ -226,7 +227,7 @@ def plan_from_hf(
     *,
     shards: int | None = None,
     dtype: str | None = None,
-    params: Params | None = None,
+    params: ModelParams | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     weights_only: bool = False,
     torch_format: str = "1.13",
@@ -257,7 +258,7 @@ def plan_from_hf(
         files = {f"consolidated.{i:02}.pth": [shard_of(tensor, i, count) for tensor in tensors] for i in range(count)}
         plan = ExportPlan(checkpoint, Path(directory), files, {}, {}, [], torch_format, notes)
         plan.sizes = {name: weights_size(plan.directory / name, part, torch_format) for name, part in files.items()}
-        plan.texts = {"params.json": params.to_json()}
+        plan.texts = {"params.json": params_json(params)}
         if vocab:
             plan.copies = [path for path in (vocab.path, vocab.added_path) if path]
         _refuse_same_directory(plan)
@@ -342,7 +343,7 @@ def _config_files(checkpoint: Checkpoint, tensors: Iterable[LazyTensor]) -> dict
         "pad_token_id": 0,
         "transformers_version": "4.28.1",
     }
-    config = checkpoint.params.to_config(checkpoint.n_vocab, dtype=dtype)
+    config = config_json(checkpoint.params, checkpoint.n_vocab, dtype=dtype)
     return {"config.json": _json(config), "generation_config.json": _json(generation)}
 
 
@@ -366,11 +367,10 @@ def _add_tokenizer(plan: ExportPlan, vocab: GgmlVocabulary) -> None:
 # ---------------------------------------------------------------------------------------------------------- from-hf
 
 
-def _chosen_params(checkpoint: Checkpoint, chosen: Params | None) -> Params:
+def _chosen_params(checkpoint: Checkpoint, chosen: ModelParams | None) -> ModelParams:
     own = checkpoint.params
-    published = Params(own.n_embd, own.n_mult, own.n_head, own.n_layer, own.norm_eps)
     if chosen is None:
-        return published
+        return own
     if (chosen.n_embd, chosen.n_ff, chosen.n_head, chosen.n_layer) != (own.n_embd, own.n_ff, own.n_head, own.n_layer):
         raise UsageError(
             f"the parameters asked for ({chosen.n_embd} wide, {chosen.n_ff} feed-forward, {chosen.n_head} heads, "

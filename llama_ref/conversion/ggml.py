@@ -31,17 +31,19 @@ import numpy as np
 
 from ggmlpy.files.atomic import require_space
 from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
-from ggmlpy.formats.architecture import n_parts_of
-from ggmlpy.formats.containers import Attributes, Container, Hparams, container_named
+from ggmlpy.formats.containers import Container, container_named
 from ggmlpy.formats.eras import APRIL_30, AUGUST_21, DEFAULT_ERA, Era, era_of
+from ggmlpy.formats.model_params import ModelParams, find_n_mult, model_named
+from ggmlpy.formats.model_sizes import PUBLISHED_SIZES
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import ggml_names, original_names, shard_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named
+from ggmlpy.formats.vocabulary_names import known_vocabulary, vocabulary_name
 from ggmlpy.formats.writer import write_model, written_size
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.folder import directory_of
-from llama_ref.checkpoint.params import Params, model_named, read_config_json, read_params_json
-from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary, vocabulary_name
+from llama_ref.checkpoint.params import read_config_json, read_params_json
+from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary
 
 __all__ = [
     "Plan",
@@ -55,7 +57,6 @@ __all__ = [
 
 OUTTYPES = {"f32": 0, "f16": 1}
 CHUNK_BYTES = 16 << 20
-PUBLISHED_WIDTHS = (4096, 5120, 6656, 8192)
 
 Progress = Callable[[int], object]
 
@@ -84,7 +85,7 @@ class Plan:
     files: dict[Path, int]
     container: Container
     version: int
-    hparams: Hparams
+    hparams: ModelParams
     vocab: GgmlVocabulary
     parts: list[list[OutTensor]]
     notes: list[str] = field(default_factory=list)
@@ -97,12 +98,6 @@ class Plan:
     def __exit__(self, *_: object) -> None:
         if self.checkpoint:
             self.checkpoint.close()
-
-    @property
-    def attributes(self) -> Attributes:
-        """What only GGUF has a place for."""
-        eps = self.checkpoint.params.norm_eps if self.checkpoint else None
-        return Attributes(n_ff=self.hparams.n_ff, n_head_kv=self.hparams.n_head, norm_eps=eps)
 
     @property
     def nbytes(self) -> int:
@@ -127,7 +122,7 @@ class Plan:
         require_space(next(iter(self.files)), self.nbytes)
         for path, part in zip(self.files, self.parts):
             name, version = self.container.name, self.version
-            write_model(path, name, version, self.hparams, self.vocab, part, progress, self.attributes)
+            write_model(path, name, version, self.hparams, self.vocab, part, progress)
         self.notes += [
             f"{count} values of {name} exceed the range of f16 and became infinite: use --outtype f32"
             for name, count in self.overflows.items()
@@ -176,12 +171,12 @@ def plan_conversion(
         vocab = load_vocabulary(find_tokenizer(checkpoint.path, tokenizer))
         vocab = check_vocabulary(checkpoint, vocab, pad=pad_vocab, notes=notes)
         params = _header_params(checkpoint, era, guess_params)
-        if not guess_params and _guesses_params(era) and _guessed(params) != params:
+        if not guess_params and _guesses_params(era) and _guessed(params).header() != params.header():
             notes.append(
                 f"the header has n_mult {params.n_mult} and {params.n_head} heads, from {checkpoint.params_path.name}; "
                 f"the converter of {era} guessed 256 and {_guessed(params).n_head} (--guess-params does the same)"
             )
-        hparams = _hparams(params, len(vocab), OUTTYPES[outtype])
+        hparams = _hparams(params, len(vocab), OUTTYPES[outtype], params.norm_eps)
         plan = Plan({}, declared, version, hparams, vocab, [], notes, checkpoint)
         plan.parts = _parts(checkpoint, era, declared, type_named(outtype, declared.name, version), plan)
         plan.files = _files(outfile, checkpoint.path / f"ggml-model-{outtype}.{_suffix(declared)}", plan)
@@ -237,7 +232,7 @@ def plan_vocabulary(
     directory = directory_of(source)
     vocab = load_vocabulary(find_tokenizer(directory, tokenizer))
     if era.has_convert_py:  # it writes nothing but the size, and one head to divide by
-        hparams = Hparams(len(vocab), 0, 0, 1, 0, 0, 0)
+        hparams = ModelParams(n_vocab=len(vocab), n_embd=0, n_mult=0, n_head=1, n_layer=0, ftype=0)
     else:
         params = model_named(model) if model else _params_beside(directory)
         hparams = _hparams(params, len(vocab), OUTTYPES[outtype])
@@ -257,9 +252,9 @@ def vocabulary_counts(checkpoint: Checkpoint, vocab: GgmlVocabulary) -> list[Voc
     ]
     if vocab.added_path:
         counts.insert(1, VocabularyCount("added tokens", vocab.added_path, len(vocab.added)))
-    if checkpoint.params.vocab_size != -1:
+    if checkpoint.params.n_vocab != -1:
         name = checkpoint.params_path.name
-        counts.append(VocabularyCount(name, checkpoint.params_path, checkpoint.params.vocab_size))
+        counts.append(VocabularyCount(name, checkpoint.params_path, checkpoint.params.n_vocab))
     return counts
 
 
@@ -290,9 +285,9 @@ def check_vocabulary(
         raise _differing(
             checkpoint, vocab, f"the tokenizer has {len(vocab)} pieces, the weights {rows} rows", cause, next_step
         )
-    if checkpoint.params.vocab_size not in (-1, rows):
+    if checkpoint.params.n_vocab not in (-1, rows):
         notes.append(
-            f"{checkpoint.params_path} says vocab_size {checkpoint.params.vocab_size}; weights and tokenizer agree on "
+            f"{checkpoint.params_path} says vocab_size {checkpoint.params.n_vocab}; weights and tokenizer agree on "
             f"{rows}, which was taken. The file to fix is {checkpoint.params_path.name}"
         )
     return vocab
@@ -307,7 +302,7 @@ _HALF_GROWN = (
 def _which_vocabulary(checkpoint: Checkpoint, vocab: GgmlVocabulary, rows: int) -> tuple[str, str]:
     """The likely cause of a tokenizer that does not fit, and what to do."""
     where = checkpoint.path / "tokenizer.model"
-    if vocabulary_name(rows) != f"{rows} pieces":
+    if known_vocabulary(rows):
         name = vocabulary_name(rows)
         return (
             f"{vocab.path} is that of {vocabulary_name(len(vocab))}, the weights are {name}'s",
@@ -350,7 +345,7 @@ def _target(outtype: str, era: str | Era, container: str | None) -> tuple[Era, C
     return era, *container_named("ggjt1" if era.container == "ggjt" else era.container)
 
 
-def _params_beside(directory: Path) -> Params:
+def _params_beside(directory: Path) -> ModelParams:
     """The parameters in a directory that need not hold any weights."""
     for name, read in (("params.json", read_params_json), ("config.json", read_config_json)):
         if (directory / name).is_file():
@@ -364,14 +359,14 @@ def _params_beside(directory: Path) -> Params:
     )
 
 
-def _header_params(checkpoint: Checkpoint, era: Era, guess: bool) -> Params:
+def _header_params(checkpoint: Checkpoint, era: Era, guess: bool) -> ModelParams:
     """The parameters as the era's converter put them into the header."""
     params = checkpoint.params
     if guess:
         return _guessed(params)
     if era >= AUGUST_21 and checkpoint.layout == "huggingface":
-        largest = next((m for m in range(8192, 1, -1) if replace(params, n_mult=m).n_ff == params.n_ff), params.n_mult)
-        return replace(params, n_mult=largest)
+        largest = find_n_mult(params.n_embd, params.n_ff, range(8192, 1, -1))
+        return replace(params, n_mult=largest or params.n_mult)
     return params
 
 
@@ -380,12 +375,14 @@ def _guesses_params(era: Era) -> bool:
     return APRIL_30 <= era < AUGUST_21
 
 
-def _guessed(params: Params) -> Params:
-    return replace(params, n_mult=256, n_head=max(1, params.n_embd // 128))
+def _guessed(params: ModelParams) -> ModelParams:
+    return params.changed(n_mult=256, n_head=max(1, params.n_embd // 128))
 
 
-def _hparams(params: Params, n_vocab: int, ftype: int) -> Hparams:
-    return Hparams(n_vocab, params.n_embd, params.n_mult, params.n_head, params.n_layer, params.n_rot, ftype)
+def _hparams(params: ModelParams, n_vocab: int, ftype: int, norm_eps: float | None = None) -> ModelParams:
+    """What the converters of 2023 take from a checkpoint: the header's numbers, and eps where GGUF has a key for it."""
+    header = params.header() | {"n_vocab": n_vocab, "ftype": ftype}
+    return replace(ModelParams.from_header(**header), norm_eps=norm_eps)
 
 
 def _files(outfile: str | os.PathLike[str] | None, default: Path, plan: Plan) -> dict[Path, int]:
@@ -394,7 +391,7 @@ def _files(outfile: str | os.PathLike[str] | None, default: Path, plan: Plan) ->
     if path.is_dir():
         path = path / default.name
     name, version = plan.container.name, plan.version
-    sizes = [written_size(name, version, plan.hparams, plan.vocab, part, plan.attributes) for part in plan.parts]
+    sizes = [written_size(name, version, plan.hparams, plan.vocab, part) for part in plan.parts]
     stale = path.with_name(f"{path.name}.{len(sizes)}")
     if stale.exists():
         plan.notes.append(f"{stale} is left from another conversion and no part of this model: remove it")
@@ -434,8 +431,8 @@ def _order(checkpoint: Checkpoint, era: Era) -> list[str]:
 def _n_parts(checkpoint: Checkpoint) -> int:
     """As many files as the loader of the time expects for this width; for an unpublished width, one a shard."""
     width = checkpoint.params.n_embd
-    if width in PUBLISHED_WIDTHS or checkpoint.layout == "huggingface":
-        return n_parts_of(width)
+    if checkpoint.layout == "huggingface" or any(size.n_embd == width for size in PUBLISHED_SIZES):
+        return checkpoint.params.n_shards
     return len(checkpoint.files)
 
 

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["instruction_warning"]
+from ggmlpy.formats.vocabulary_names import known_vocabulary, size_of_vocabulary
 
-# fmt: off
-NOT_FOR_INSTRUCTIONS = {
-    32000: "32000 tokens are the vocabulary of the original LLaMA: unless this is an English Alpaca, it completes text "
-           "and does not follow instructions",
-    49953: "49953 tokens are the vocabulary of Chinese-LLaMA, which completes text and does not follow instructions; "
-           "Chinese-Alpaca has 49954",
-}
-# fmt: on
+__all__ = ["instruction_warning"]
 
 
 def instruction_warning(n_vocab: int) -> str | None:
@@ -20,4 +13,15 @@ def instruction_warning(n_vocab: int) -> str | None:
     >>> instruction_warning(49954) is None
     True
     """
-    return NOT_FOR_INSTRUCTIONS.get(n_vocab)
+    known = known_vocabulary(n_vocab)
+    if known is None or known.instructions is not False:
+        return None
+    if known.name == "LLaMA":
+        return (
+            f"{n_vocab} tokens are the vocabulary of the original LLaMA: unless this is an English Alpaca, it "
+            "completes text and does not follow instructions"
+        )
+    return (
+        f"{n_vocab} tokens are the vocabulary of {known.name}, which completes text and does not follow instructions; "
+        f"Chinese-Alpaca has {size_of_vocabulary('Chinese-Alpaca')}"
+    )

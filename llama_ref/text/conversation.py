@@ -328,7 +328,7 @@ def _identity(model: Evaluator) -> dict[str, Any]:
     vocabulary = 0
     for piece in model.vocab:
         vocabulary = zlib.crc32(piece + b"\0", vocabulary)
-    return {**asdict(model.hparams), "vocabulary": vocabulary, "n_ctx": model.n_ctx}
+    return {**model.hparams.header(), "vocabulary": vocabulary, "n_ctx": model.n_ctx}
 
 
 def _read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -28,29 +28,10 @@ __all__ = [
     "piece_text",
     "pieces_of",
     "read_tokenizer",
-    "vocabulary_name",
 ]
 
 UNKNOWN = " \u2047 ".encode()
 ADDED_SCORE = -1000.0
-
-# fmt: off
-KNOWN_SIZES = {
-    32000: "LLaMA",
-    49953: "Chinese-LLaMA",
-    49954: "Chinese-Alpaca",
-    55296: "Chinese-LLaMA-2",
-}
-# fmt: on
-
-
-def vocabulary_name(size: int) -> str:
-    """What people call a vocabulary of that size.
-
-    >>> vocabulary_name(49953), vocabulary_name(1000)
-    ('Chinese-LLaMA (49953)', '1000 pieces')
-    """
-    return f"{KNOWN_SIZES[size]} ({size})" if size in KNOWN_SIZES else f"{size} pieces"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UsageError, VocabularyError
+from ggmlpy.formats.vocabulary_names import vocabulary_name
 from llama_ref.checkpoint.layout import Checkpoint
-from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary, vocabulary_name
+from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary
 
 from .adapter import Adapter, LoraPair
 
@@ -224,7 +225,7 @@ def _wrong_base(base: Checkpoint, adapter: Adapter, name: str, shape: Sequence[i
         field=name,
         expected=f"{list(base.tensors[name].shape)} ({base.path})",
         found=list(shape),
-        cause=f"the adapter was trained on a model of another size than {base.params.model or 'this'}",
+        cause=f"the adapter was trained on a model of another size than {base.params.published or 'this'}",
         next_step="name the base that the adapter was trained on"
         + (f" ({adapter.config.base_model})" if adapter.config.base_model else ""),
     )

@@ -110,7 +110,7 @@ class MergePlan(CheckedMerge):
         target = self.target()
         shape = self.base.params
         words = [
-            f"base: {shape.model or 'LLaMA'} ({shape.n_layer} layers of {shape.n_embd}), {self.base.layout} layout",
+            f"base: {shape.published or 'LLaMA'} ({shape.n_layer} layers of {shape.n_embd}), {self.base.layout} layout",
             *table,
             f"tokenizer: {self.chain.tokenizer.path} ({len(self.chain.tokenizer)} pieces)",
             f"pairs: {sum(len(a.pairs) for a in self.adapters)}, whole tensors: "

@@ -49,7 +49,7 @@ def identify_inputs(
         return notes
     originals = [_known(path, progress) for path in base.files]
     models = {known.model if known else "unknown" for known in originals}
-    if models == {f"original LLaMA-{base.params.model}"}:
+    if models == {f"original LLaMA-{base.params.published}"}:
         notes.append(f"the base is the {models.pop()}")
         if result:
             notes += [

@@ -15,6 +15,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ import numpy as np
 
 from ggmlpy.files.atomic import atomic_write, require_space
 from ggmlpy.files.errors import OutputError, ShapeError, UsageError
-from ggmlpy.formats.containers import Attributes, Hparams
 from ggmlpy.formats.eras import GGUF_ERA, era_of
 from ggmlpy.formats.file_types import TypeChooser, file_type_of
+from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, rename, shard_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named
@@ -33,7 +34,7 @@ from ggmlpy.quantizers.classic import quantize_rows
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.folder import Folder, is_weight_file, weight_file_names
 from llama_ref.checkpoint.layout import in_layout
-from llama_ref.checkpoint.params import read_json
+from llama_ref.checkpoint.params import params_json, read_json
 from llama_ref.checkpoint.weights import open_weights, weights_kind, weights_size, write_weights
 from llama_ref.conversion.checkpoints import SHARD_SIZE, huggingface_files
 from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
@@ -132,7 +133,7 @@ class PthTarget(DirectoryTarget):
         return {f"consolidated.{k:02}.pth": [_shard_of(model, name, k, n) for name in names] for k in range(n)}
 
     def small_files(self) -> dict[str, bytes]:
-        return {"params.json": self.plan.base.params.to_json().encode()}
+        return {"params.json": params_json(self.plan.base.params).encode()}
 
 
 def _shard_of(model: MergedModel, name: str, k: int, n: int) -> LazyTensor:
@@ -228,11 +229,12 @@ class GgmlTarget(Target):
         self.path = output / f"ggml-model-{kind}.{suffix}" if output.is_dir() else output
 
     @property
-    def hparams(self) -> Hparams:
-        """The header's numbers."""
+    def hparams(self) -> ModelParams:
+        """What the file says of the model: the header's numbers, and eps where GGUF has a key for it."""
         p = self.plan.base.params
         file_type = 1 if self.file_type is None else self.file_type.id
-        return Hparams(self.plan.chain.n_vocab, p.n_embd, p.n_mult, p.n_head, p.n_layer, p.n_rot, file_type)
+        header = p.header() | {"n_vocab": self.plan.chain.n_vocab, "ftype": file_type}
+        return replace(ModelParams.from_header(**header), norm_eps=p.norm_eps)
 
     def tensors(self) -> list[OutTensor]:
         """In the order of the era's converter."""
@@ -257,17 +259,14 @@ class GgmlTarget(Target):
     def sizes(self) -> dict[Path, int]:
         return {self.path: written_size(*self._content())}
 
-    def _content(self) -> tuple[str, int, Hparams, Iterable[tuple[bytes, float]], list[OutTensor], Attributes]:
+    def _content(self) -> tuple[str, int, ModelParams, Iterable[tuple[bytes, float]], list[OutTensor]]:
         """What :func:`ggmlpy.write_model` and :func:`ggmlpy.formats.writer.written_size` take."""
-        p = self.plan.base.params
-        attributes = Attributes(n_ff=p.n_ff, n_head_kv=p.n_head, norm_eps=p.norm_eps)
-        return self.container, self.version, self.hparams, self.plan.chain.tokenizer, self.tensors(), attributes
+        return self.container, self.version, self.hparams, self.plan.chain.tokenizer, self.tensors()
 
     def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
         if self.path.exists() and not force:
             raise UsageError(f"{self.path} is there already; use --force to replace it, or name another file")
-        container, version, hparams, vocab, tensors, attributes = self._content()
-        write_model(self.path, container, version, hparams, vocab, tensors, attributes=attributes)
+        write_model(self.path, *self._content())
         return [self.path], []
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
 from ggmlpy.files.npy import read_npz
-from llama_ref.checkpoint.params import Params
+from ggmlpy.formats.model_params import ModelParams
 
 from .data import Packing
 from .model import Dropout, Lora, Weights, loss_and_gradients
@@ -82,7 +82,7 @@ class Run:
         self,
         weights: Weights,
         trained: list[str],
-        shape: Params,
+        shape: ModelParams,
         packing: Packing,
         settings: Settings,
         *,
@@ -230,7 +230,7 @@ def read_log(path: str | os.PathLike[str]) -> list[Progress]:
         raise FormatError("not the log of a training run", path=path, cause=str(error)[:200]) from error
 
 
-def evaluate(weights: Weights, shape: Params, packing: Packing, *, lora: Lora | None = None) -> float:
+def evaluate(weights: Weights, shape: ModelParams, packing: Packing, *, lora: Lora | None = None) -> float:
     """The mean loss in nats a target over every document, without dropout."""
     total = n_targets = 0.0
     for batch in packing.epoch():

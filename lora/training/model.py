@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.files.errors import UsageError
-from llama_ref.checkpoint.params import Params
+from ggmlpy.formats.model_params import ModelParams
 
 from .data import Batch
 
@@ -65,7 +65,7 @@ class Dropout:
 # ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def initial_weights(shape: Params, n_vocab: int, seed: int, dtype: type = np.float32) -> Weights:
+def initial_weights(shape: ModelParams, n_vocab: int, seed: int, dtype: type = np.float32) -> Weights:
     """N(0, 0.02) for matrices, narrower for those that write into the residual stream; 1 for norms."""
     rng = np.random.default_rng(seed)
     n_embd, n_ff = shape.n_embd, shape.n_ff
@@ -198,7 +198,7 @@ class Pass:
     """One forward and backward pass: what all layers share, and the gradients as they come."""
 
     weights: Mapping[str, Array]
-    shape: Params
+    shape: ModelParams
     lora: Lora
     dropout: Dropout
     rotations: Array
@@ -237,7 +237,7 @@ class Pass:
         return dx
 
     def norm(self, x: Array, name: str) -> tuple[Array, Any]:
-        return rms_norm(x, self.weights[name], self.shape.norm_eps)
+        return rms_norm(x, self.weights[name], self.shape.eps)
 
     def norm_backward(self, dy: Array, name: str, saved: Any) -> Array:
         dx, d_gain = rms_norm_backward(dy, self.weights[name], saved)
@@ -309,7 +309,7 @@ class Pass:
 
 def loss_and_gradients(
     weights: Mapping[str, Array],
-    shape: Params,
+    shape: ModelParams,
     batch: Batch,
     trained: frozenset[str] = frozenset(),
     *,

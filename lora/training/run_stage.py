@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.files.errors import UsageError
-from llama_ref.checkpoint.params import Params
+from ggmlpy.formats.model_params import ModelParams
 from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
 from llama_ref.vocabulary.tokenizer_file import load_processor
 from lora.merging.adapter import open_adapter
@@ -51,7 +51,7 @@ class StageInput:
     tokenizer: str
     base: str | None = None
     adapter: str | None = None
-    shape: Params | None = None
+    shape: ModelParams | None = None
     rows: int = 8
     length: int = 512
 
@@ -113,10 +113,10 @@ def _documents(name: str, paths: Sequence[str], processor: Any) -> list[Document
     return [text_document(processor, text) for path in paths for text in read_documents(path)]
 
 
-def _start(name: str, given: StageInput, n_vocab: int, seed: int) -> tuple[Weights, Params]:
+def _start(name: str, given: StageInput, n_vocab: int, seed: int) -> tuple[Weights, ModelParams]:
     """The weights that training begins with, one row of embeddings and output a piece."""
     if name == "pretrain":
-        shape = given.shape or Params(128, 32, 4, 4)
+        shape = given.shape or ModelParams(n_embd=128, n_mult=32, n_head=4, n_layer=4)
         return initial_weights(shape, n_vocab, seed), shape
     if given.base is None:
         raise UsageError(f"{name} starts from a model: name its directory with --base")

@@ -28,9 +28,10 @@ import numpy as np
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import ShapeError, UsageError
+from ggmlpy.formats.model_params import ModelParams
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, write_pth
 from llama_ref.checkpoint.layout import in_layout
-from llama_ref.checkpoint.params import Params
+from llama_ref.checkpoint.params import params_json
 from llama_ref.vocabulary.prompts import (
     BARE_TEMPLATE,
     CHAT_TEMPLATE,
@@ -122,7 +123,7 @@ STAGES: dict[str, Stage] = {
 # ── before ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def load_weights(directory: str | os.PathLike[str]) -> tuple[Weights, Params]:
+def load_weights(directory: str | os.PathLike[str]) -> tuple[Weights, ModelParams]:
     """The tensors of a checkpoint as float32 by Meta name, and its shape. Raises as ``open_checkpoint`` does."""
     with open_checkpoint(directory) as checkpoint:
         return {name: np.array(t.f32()) for name, t in checkpoint.tensors.items()}, checkpoint.params
@@ -184,7 +185,7 @@ ALL_TEMPLATES = (TRAINING_TEMPLATE, GENERATION_TEMPLATE, CHAT_TEMPLATE, BARE_TEM
 
 
 def publish_base(
-    directory: str | os.PathLike[str], weights: Weights, shape: Params, tokenizer: SentencePieceModel
+    directory: str | os.PathLike[str], weights: Weights, shape: ModelParams, tokenizer: SentencePieceModel
 ) -> None:
     """Write a model as Meta published LLaMA: consolidated.00.pth in half precision, params.json, tokenizer.model."""
     folder = Path(directory)
@@ -194,13 +195,13 @@ def publish_base(
         folder / "consolidated.00.pth",
         [LazyTensor.of_array(name, _half(tensor)) for name, tensor in weights.items()],
     )
-    _write(folder, {"params.json": shape.to_json().encode(), "tokenizer.model": tokenizer.to_bytes()})
+    _write(folder, {"params.json": params_json(shape).encode(), "tokenizer.model": tokenizer.to_bytes()})
 
 
 def publish_adapter(
     directory: str | os.PathLike[str],
     weights: Weights,
-    shape: Params,
+    shape: ModelParams,
     lora: Lora,
     tokenizer: SentencePieceModel,
     *,
@@ -223,7 +224,7 @@ def publish_adapter(
     )
 
 
-def _published_pair(matrix: str, weights: Weights, shape: Params) -> tuple[np.ndarray, np.ndarray]:
+def _published_pair(matrix: str, weights: Weights, shape: ModelParams) -> tuple[np.ndarray, np.ndarray]:
     """A and B of a matrix in half precision, the rows of B in Hugging Face's order."""
     left = LazyTensor.of_array(f"{matrix}.weight", _half(weights[f"{matrix}.lora_B"]), layout="meta")
     return _half(weights[f"{matrix}.lora_A"]), in_layout(left, "huggingface", shape.n_head).numpy()

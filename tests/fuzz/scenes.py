@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ggmlpy import Hparams, open_model
+from ggmlpy import ModelParams, open_model
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.gguf_values import TYPE_IDS, VALUE_TYPES, Value
@@ -22,7 +22,7 @@ from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.out_tensor import OutTensor
 from llama_ref.arithmetic.transformer import KVCache
 from llama_ref.checkpoint import LazyTensor, write_pth
-from llama_ref.checkpoint.params import Params
+from llama_ref.checkpoint.params import params_json
 from llama_ref.checkpoint.safetensors_file import CODE_OF, write_safetensors
 from llama_ref.checkpoint.tensor import DTYPES
 from llama_ref.text.conversation import Conversation
@@ -33,13 +33,13 @@ from lora.training.loop import Progress, Run, Settings
 from tests.ggmlpy.models import write_tiny
 from tests.llama_ref.attacks import forge
 from toolchain.makers import tiny_models
-from toolchain.makers.tiny_models import TinyShape
+from toolchain.makers.tiny_models import tensor_shapes, tiny_shape
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-SMALL = Hparams(12, 8, 8, 2, 1, 4, 1)
-SMALL_F32 = Hparams(12, 8, 8, 2, 1, 4, 0)
-SPEAKING = Hparams(300, 8, 8, 2, 1, 4, 0)  # with a token for every byte
-TINY = TinyShape(n_embd=8, n_head=2, n_layer=1, n_mult=8)
+SMALL = ModelParams.from_header(12, 8, 8, 2, 1, 4, 1)
+SMALL_F32 = ModelParams.from_header(12, 8, 8, 2, 1, 4, 0)
+SPEAKING = ModelParams.from_header(300, 8, 8, 2, 1, 4, 0)  # with a token for every byte
+TINY = tiny_shape(n_embd=8, n_head=2, n_layer=1, n_mult=8)
 
 Scene = Callable[[Path], Iterable[str]]  # fills a folder and names the files in it that are to be damaged
 
@@ -47,7 +47,7 @@ Scene = Callable[[Path], Iterable[str]]  # fills a folder and names the files in
 # ── GGML and GGUF ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ggml(container: str, version: int, kind: str, hparams: Hparams | None = None) -> Scene:
+def ggml(container: str, version: int, kind: str, hparams: ModelParams | None = None) -> Scene:
     def fill(at: Path) -> list[str]:
         write_tiny(at / "m.bin", container, version, kind, hparams=hparams)
         return ["m.bin"]
@@ -82,7 +82,7 @@ def _as_gguf(at: Path, container: str = "ggjt", version: int = 3, kind: str = "q
     return at / "m.gguf"
 
 
-def gguf(version: int, order: str = "<", kind: str = "q4_0", hparams: Hparams | None = None) -> Scene:
+def gguf(version: int, order: str = "<", kind: str = "q4_0", hparams: ModelParams | None = None) -> Scene:
     def fill(at: Path) -> list[str]:
         path = _as_gguf(at, kind=kind, hparams=hparams)
         if version != 3 or order != "<":
@@ -195,7 +195,7 @@ def safetensors_model(at: Path) -> list[str]:
 def _tensors(dtype: str, spelling: str = "meta") -> Iterable[LazyTensor]:
     from ggmlpy.formats.tensor_names import rename
 
-    for name, size in TINY.tensors(len(small_pieces())):
+    for name, size in tensor_shapes(TINY, len(small_pieces())).items():
         values = tiny_models.random_array(1, name, size).astype(dtype)
         yield LazyTensor.of_array(rename(name, spelling), values, layout="meta")
 
@@ -203,7 +203,7 @@ def _tensors(dtype: str, spelling: str = "meta") -> Iterable[LazyTensor]:
 def meta_model(at: Path) -> list[str]:
     """Meta's layout in a folder, with its tokenizer and added tokens."""
     write_pth(at / "consolidated.00.pth", list(_tensors("float16")))
-    (at / "params.json").write_text(TINY.params())
+    (at / "params.json").write_text(params_json(TINY))
     _tokenizer(at)
     return ["params.json", "params.json", "consolidated.00.pth", "tokenizer.model", "added_tokens.json"]
 
@@ -329,7 +329,7 @@ def instructions(at: Path) -> list[str]:
 
 def digest_lists(at: Path) -> list[str]:
     (at / "a.bin").write_bytes(b"a")
-    (at / "params.json").write_text(TINY.params())
+    (at / "params.json").write_text(params_json(TINY))
     lines = [f"{sha256(b'a').hexdigest()}  a.bin", f"{md5(b'a').hexdigest()} *a.bin", f"SHA256 (b c.bin) = {'0' * 64}"]
     (at / "SHA256SUMS").write_text("# digests\n" + "\n".join(lines) + "\n")
     (at / "checklist.chk").write_text(f"{'0' * 32}  params.json\n")
@@ -355,7 +355,7 @@ class Answerer:
 
     def __init__(self) -> None:
         self.vocab = _Pieces([b" ", b"", b"", b"a", b"b", b"c", b"ab", b" a", b"!"])
-        self.hparams = Hparams(len(self.vocab), 4, 4, 1, 1, 4, 0)
+        self.hparams = ModelParams.from_header(len(self.vocab), 4, 4, 1, 1, 4, 0)
         self.n_ctx, self.n_vocab = 12, len(self.vocab)
         self.cache = KVCache(1, self.n_ctx, 1, 4)
 
@@ -392,7 +392,9 @@ def training_run(folder: Path) -> Run:
     weights = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}
     documents = [Document(np.arange(4, dtype=np.int32), np.ones(4, np.float32))]
     packing = Packing(documents, rows=1, length=4)
-    return Run(weights, ["a"], Params(4, 4, 1, 1), packing, Settings(1e-3, 10), folder=folder)
+    return Run(
+        weights, ["a"], ModelParams(n_embd=4, n_mult=4, n_head=1, n_layer=1), packing, Settings(1e-3, 10), folder=folder
+    )
 
 
 def logits(at: Path) -> list[str]:

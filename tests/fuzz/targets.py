@@ -190,7 +190,12 @@ GGML_MODULES = (
     "ggmlpy/look/check.py",
     "ggmlpy/look/contents.py",
 )
-GGML_MODULES += ("ggmlpy/formats/dequantize.py", "ggmlpy/formats/architecture.py", "ggmlpy/formats/containers.py")
+GGML_MODULES += (
+    "ggmlpy/formats/dequantize.py",
+    "ggmlpy/formats/tensor_names.py",
+    "ggmlpy/formats/model_params.py",
+    "ggmlpy/formats/containers.py",
+)
 
 
 # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────────

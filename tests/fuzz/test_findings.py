@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("resource", reason="Windows has no limits of address space")
 
-from ggmlpy import FormatError, Hparams, open_model
+from ggmlpy import FormatError, ModelParams, open_model
 from ggmlpy.files.checksums import read_list, same_json_meaning
 from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
 from ggmlpy.formats.gguf import open_gguf
@@ -62,7 +62,7 @@ def test_a_corrupt_width_does_not_make_millions_of_parts(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("hparams", [{"n_head": 0}, {"n_head": -2}, {"n_layer": -1}, {"n_embd": 0}, {"n_head": 5}])
 def test_a_header_without_heads_is_no_model(hparams: dict[str, int], tmp_path: Path) -> None:
-    values = {**Hparams(20, 32, 32, 2, 1, 16, 2).as_dict(), **hparams}
+    values = {**ModelParams.from_header(20, 32, 32, 2, 1, 16, 2).header(), **hparams}
     path = write_tiny(tmp_path / "m.bin")
     data = path.read_bytes()
     path.write_bytes(data[:8] + struct.pack("<7i", *values.values()) + data[36:])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggmlpy import TENSOR_TYPES, Hparams, OutTensor, write_model
+from ggmlpy import TENSOR_TYPES, ModelParams, OutTensor, write_model
 
 N_LAYER = 6
 
@@ -40,6 +40,6 @@ def write_k_model(path: Path, n_vocab: int) -> Path:
     for name, shape in shapes.items():
         data = matrix(state, *shape)
         tensors.append(OutTensor(name, TENSOR_TYPES["f16"], shape, lambda data=data: [data]))
-    hparams = Hparams(n_vocab, 256, 256, 4, N_LAYER, 64, 1)
+    hparams = ModelParams.from_header(n_vocab, 256, 256, 4, N_LAYER, 64, 1)
     write_model(path, "ggjt", 3, hparams, [(b"%d" % i, 0.0) for i in range(n_vocab)], tensors)
     return path

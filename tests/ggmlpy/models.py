@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ggmlpy import Hparams, OutTensor, types_of, write_model
-from ggmlpy.formats.architecture import expected_shapes
+from ggmlpy import ModelParams, OutTensor, types_of, write_model
 from ggmlpy.formats.file_types import FILE_TYPES
+from ggmlpy.formats.tensor_names import expected_shapes
 
 FTYPE_OF = {record.type: record.id for record in reversed(FILE_TYPES.values())}  # of a tensor type the first
 
@@ -37,17 +37,17 @@ def write_tiny(
     version: int = 1,
     type_name: str = "q4_0",
     *,
-    hparams: Hparams | None = None,
+    hparams: ModelParams | None = None,
     seed: int = 0,
     change=None,
 ) -> Path:
     """A whole model of one or two layers; ``change`` may edit the list of tensors before it is written."""
     rng = np.random.default_rng(seed)
-    hparams = hparams or Hparams(20, 32, 32, 2, 1, 16, FTYPE_OF[type_name])
+    hparams = hparams or ModelParams.from_header(20, 32, 32, 2, 1, 16, FTYPE_OF[type_name])
     known = {record.name: record for record in types_of(container, version).values()}
     vocab = [(random_bytes(rng, int(rng.integers(0, 6))), float(-i)) for i in range(hparams.n_vocab)]
     tensors = []
-    for name, shape in expected_shapes(hparams):
+    for name, shape in expected_shapes(hparams).items():
         record = known[type_name if len(shape) == 2 else "f32"]
         data = finite_blocks(rng, record, shape)
         tensors.append(OutTensor(name, record, shape, lambda data=data: [data]))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy import Hparams, open_model
+from ggmlpy import ModelParams, open_model
 from ggmlpy.look.identify import expected_size, identify
 from ggmlpy.verify.compare import compare
 from ggmlpy.verify.tensors import ulp_distance
@@ -58,7 +58,7 @@ def test_a_tolerance_forgives(tmp_path):
 
 def test_other_shapes_and_tensors_are_different(tmp_path):
     a = write_tiny(tmp_path / "a.bin")
-    b = write_tiny(tmp_path / "b.bin", hparams=Hparams(20, 32, 32, 2, 2, 16, 2))
+    b = write_tiny(tmp_path / "b.bin", hparams=ModelParams.from_header(20, 32, 32, 2, 2, 16, 2))
     with open_model(a) as first, open_model(b) as second:
         result = compare(first, second)
     assert result.verdict == "different"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ggmlpy
-from ggmlpy import CONTAINERS, Hparams, OutTensor, open_model, out_tensor, types_of, write_model
+from ggmlpy import CONTAINERS, ModelParams, OutTensor, open_model, out_tensor, types_of, write_model
 from ggmlpy.files.errors import MissingFileError, UsageError
 from ggmlpy.formats import ggml_reader, model_file
 from ggmlpy.formats.containers import container_named
@@ -95,7 +95,7 @@ def model_files(draw):
     container, version = draw(st.sampled_from(VERSIONS))
     numbers = st.integers(-(2**31), 2**31 - 1)
     vocab = draw(st.lists(st.tuples(st.binary(max_size=9), st.floats(width=32, allow_nan=False)), max_size=8))
-    hparams = Hparams(len(vocab), *[draw(numbers) for _ in range(6)])
+    hparams = ModelParams.from_header(len(vocab), *[draw(numbers) for _ in range(6)])
     records = list(types_of(container, version).values())
     tensors = []
     for name in draw(st.lists(st.text("abcxyz.0123456789é", min_size=1, max_size=20), unique=True, max_size=4)):
@@ -129,7 +129,12 @@ def test_texts_of_any_length_are_walked_over(lengths, container, cut, tmp_path_f
     path = tmp_path_factory.mktemp("texts") / "m.bin"
     texts = [bytes([i + 65]) * length for i, length in enumerate(lengths)]
     write_model(
-        path, container, int(container == "ggjt"), Hparams(len(texts), *[1] * 6), [(text, -1.5) for text in texts], []
+        path,
+        container,
+        int(container == "ggjt"),
+        ModelParams.from_header(len(texts), *[1] * 6),
+        [(text, -1.5) for text in texts],
+        [],
     )
     data = path.read_bytes()
 
@@ -174,7 +179,7 @@ def test_the_q8_0_of_one_april_day_is_read_and_kept(tmp_path):
 
 
 def test_a_wrong_number_of_vocabulary_entries_is_refused(tmp_path):
-    hparams = Hparams(3, 32, 32, 2, 1, 16, 1)
+    hparams = ModelParams.from_header(3, 32, 32, 2, 1, 16, 1)
     with pytest.raises(UsageError, match="promises 3 vocabulary entries, 1 were given"):
         write_model(tmp_path / "a.bin", "ggjt", 1, hparams, [(b"a", 0.0)], [])
     assert list(tmp_path.iterdir()) == []
@@ -183,5 +188,5 @@ def test_a_wrong_number_of_vocabulary_entries_is_refused(tmp_path):
 def test_a_tensor_of_the_wrong_length_leaves_no_file(tmp_path):
     short = OutTensor("x", types_of("ggjt", 1)[0], (4,), lambda: [b"1234"])
     with pytest.raises(UsageError, match="16 bytes promised, 4 written"):
-        write_model(tmp_path / "a.bin", "ggjt", 1, Hparams(0, 32, 32, 2, 1, 16, 1), [], [short])
+        write_model(tmp_path / "a.bin", "ggjt", 1, ModelParams.from_header(0, 32, 32, 2, 1, 16, 1), [], [short])
     assert list(tmp_path.iterdir()) == []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ggmlpy import ERAS, TENSOR_TYPES, open_model
-from ggmlpy.formats.containers import Hparams
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_31, eras_writing
 from ggmlpy.formats.file_types import FILE_TYPES, FTYPES, file_types
 from ggmlpy.formats.migrate import migrate
+from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.look.check import problems_of
 from tests.ggmlpy.models import write_tiny
 
@@ -30,7 +30,7 @@ def test_most_containers_have_one_era(place, date, tmp_path):
 @pytest.mark.parametrize("kind", ["f16", "q4_0", "q4_1", "q4_2", "q4_3", "q5_0", "q5_1", "q8_0"])
 def test_the_first_ggjt_has_two_eras_which_its_types_tell_apart(kind, tmp_path):
     """q4_3 is in no pinned commit's quantizer, but nothing before 2023-04-30 reads a file that has it."""
-    header = Hparams(20, 32, 32, 2, 1, 16, 6 if kind == "q4_3" else 2)
+    header = ModelParams.from_header(20, 32, 32, 2, 1, 16, 6 if kind == "q4_3" else 2)
     with open_model(write_tiny(tmp_path / "m.bin", "ggjt", 1, kind, hparams=header)) as file:
         assert era_of_file(file) == (MARCH_31 if kind in ("f16", "q4_0", "q4_1") else APRIL_30)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggmlpy import FormatError, Hparams, OutTensor, open_model, types_of
+from ggmlpy import FormatError, ModelParams, OutTensor, open_model, types_of
 from ggmlpy.files.errors import MissingFileError, TruncatedError, UnsupportedError, UsageError
 from ggmlpy.formats.codes import unpack_codes
 from ggmlpy.formats.dequantize import dequantize
@@ -250,7 +250,9 @@ def test_the_gguf_package_dequantizes_to_the_same_numbers(record, tmp_path):
 
 @pytest.mark.parametrize("type_name", ["q4_0", "q5_1", "q8_0", "q4_k_m", "q6_k", "q2_k"])
 def test_quantizing_gguf_gives_the_bytes_of_the_last_era(type_name, tmp_path):
-    source = write_tiny(tmp_path / "a.bin", "ggjt", 1, "f16", hparams=Hparams(256, 256, 256, 2, 2, 128, 1))
+    source = write_tiny(
+        tmp_path / "a.bin", "ggjt", 1, "f16", hparams=ModelParams.from_header(256, 256, 256, 2, 2, 128, 1)
+    )
     to_gguf(source, tmp_path / "a.gguf")
     quantize_file(source, tmp_path / "q.bin", type_name, "2023-08-21")
     quantize_file(tmp_path / "a.gguf", tmp_path / "q.gguf", type_name)

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from ggmlpy import ERAS, TENSOR_TYPES, Hparams, OutTensor, UsageError, open_model, write_model
+from ggmlpy import ERAS, TENSOR_TYPES, ModelParams, OutTensor, UsageError, open_model, write_model
 from ggmlpy.files.errors import FormatError, ShapeError, TruncatedError, UnsupportedError
 from ggmlpy.formats.migrate import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
@@ -114,7 +114,7 @@ def test_a_quantized_model_is_refused_unless_insisted(golden, tmp_path):
 
 
 def test_rows_that_blocks_don_t_divide_are_refused(tmp_path):
-    hparams = Hparams(4, 48, 16, 2, 0, 24, 1)
+    hparams = ModelParams.from_header(4, 48, 16, 2, 0, 24, 1)
     matrix = OutTensor("output.weight", TENSOR_TYPES["f16"], (4, 48), lambda: [np.zeros((4, 48), np.float16)])
     write_model(tmp_path / "in.bin", "ggjt", 1, hparams, [(b"a", 0.0)] * 4, [matrix])
     match = "rows of tensor 'output.weight' can't be divided into blocks of q4_0"

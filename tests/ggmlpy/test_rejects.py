@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ggmlpy import FormatError, Hparams, open_model
+from ggmlpy import FormatError, ModelParams, open_model
 from ggmlpy.files.errors import (
     BadMagicError,
     IntegrityError,
@@ -169,7 +169,7 @@ def test_trailing_bytes(tiny, tail, words):
 
 
 def test_heads_that_do_not_divide_the_width(tmp_path):
-    path = write_tiny(tmp_path / "m.bin", hparams=Hparams(20, 32, 32, 3, 1, 16, 2))
+    path = write_tiny(tmp_path / "m.bin", hparams=ModelParams.from_header(20, 32, 32, 3, 1, 16, 2))
     rejected(path, ShapeError, "width and heads do not fit together", "32 / 3")
 
 

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from ggmlpy import FormatError, Hparams, open_model
+from ggmlpy import FormatError, ModelParams, open_model
 from ggmlpy.look.report import report_data, write_report
 from tests.ggmlpy.models import write_tiny
 
@@ -64,6 +64,6 @@ def test_nan_and_markup_in_a_file_do_not_break_the_page(tmp_path):
 
 def test_the_source_of_another_model_is_refused(tmp_path):
     a = write_tiny(tmp_path / "a.bin")
-    b = write_tiny(tmp_path / "b.bin", hparams=Hparams(24, 32, 32, 2, 1, 16, 2))
+    b = write_tiny(tmp_path / "b.bin", hparams=ModelParams.from_header(24, 32, 32, 2, 1, 16, 2))
     with pytest.raises(FormatError, match=r"the source has no tensor 'tok_embeddings\.weight' of this shape"):
         report_data(a, b)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ggmlpy import Hparams, OutTensor, open_model, out_tensor, write_model
+from ggmlpy import ModelParams, OutTensor, open_model, out_tensor, write_model
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.codes import pack_codes, unpack_codes
 from ggmlpy.formats.migrate import migrate
@@ -16,7 +16,7 @@ from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.verify.quantization import simd_rounded, verify_files
 from tests.ggmlpy.models import write_tiny
 
-HPARAMS = Hparams(40, 64, 32, 2, 1, 32, 1)
+HPARAMS = ModelParams.from_header(40, 64, 32, 2, 1, 32, 1)
 DATES = ["2023-03-19", "2023-03-30", "2023-03-31", "2023-04-30", "2023-05-19", "2023-08-21"]
 GOLDEN = [(pin, name) for pin in range(3) for name in ("q4_0", "q4_1")]
 GOLDEN += [(3, name) for name in ("q4_0", "q4_1", "q4_2", "q5_0", "q5_1", "q8_0")]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ggmlpy import Hparams
+from ggmlpy import ModelParams
 from llama_ref.arithmetic.transformer import KVCache
 
 __all__ = ["FakeModel", "Pieces"]
@@ -25,7 +25,7 @@ class FakeModel:
 
     def __init__(self, answer: Callable[[list[int]], int], words: Sequence[bytes] = (), n_ctx: int = 64) -> None:
         self.vocab = Pieces([b"?", b"", b"", *(bytes([byte]) for byte in range(256)), *words])
-        self.hparams = Hparams(len(self.vocab), 4, 4, 1, 1, 4, 0)
+        self.hparams = ModelParams.from_header(len(self.vocab), 4, 4, 1, 1, 4, 0)
         self.n_ctx, self.n_vocab = n_ctx, len(self.vocab)
         self.cache = KVCache(1, n_ctx, 1, 4)
         self.batches: list[tuple[list[int], int]] = []

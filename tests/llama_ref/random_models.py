@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import ggmlpy
-from ggmlpy import TENSOR_TYPES, Hparams, OutTensor, write_model
+from ggmlpy import TENSOR_TYPES, ModelParams, OutTensor, write_model
 from ggmlpy.formats.eras import era_of
 
 # fmt: off
@@ -42,7 +42,9 @@ def write_random_model(path: Path, shape: Shape, kind: str = "f32", era: str = "
     """Write a model whose matrices are of type `kind` as `era` knew it, and return its path."""
     record = era_of(era)
     rng, target, n = np.random.RandomState(seed), record.type(kind), shape.n_embd
-    hparams = Hparams(shape.n_vocab, n, shape.n_mult, shape.n_head, shape.n_layer, shape.head_dim, FTYPES[kind])
+    hparams = ModelParams.from_header(
+        shape.n_vocab, n, shape.n_mult, shape.n_head, shape.n_layer, shape.head_dim, FTYPES[kind]
+    )
 
     def random(*size: int) -> np.ndarray:
         return rng.randint(-1000, 1001, size) / 577.0  # standard deviation 1

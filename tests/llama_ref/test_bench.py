@@ -9,14 +9,14 @@ import pytest
 import cli
 from benchmarks.make_model import FTYPES, random_model
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.containers import Hparams
+from ggmlpy.formats.model_params import ModelParams
 from llama_ref.text.bench import bench
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("m") / "m.bin"
-    random_model(path, Hparams(100, 64, 32, 2, 1, 32, FTYPES["q4_0"]))
+    random_model(path, ModelParams.from_header(100, 64, 32, 2, 1, 32, FTYPES["q4_0"]))
     return path
 
 

@@ -127,11 +127,13 @@ MAKE = """
 import sys
 import numpy as np
 from llama_ref.checkpoint import write_pth
-from llama_ref.checkpoint.params import Params
+from ggmlpy.formats.model_params import ModelParams
+from llama_ref.checkpoint.params import params_json
+from dataclasses import replace
 from ggmlpy.formats.tensor_names import expected_shapes, meta_names
 
-params, target = Params(2048, 256, 16, 16), sys.argv[1]
-shapes = expected_shapes({"n_vocab": 49953, "n_embd": params.n_embd, "n_ff": params.n_ff}, params.n_layer)
+params, target = ModelParams(n_embd=2048, n_mult=256, n_head=16, n_layer=16), sys.argv[1]
+shapes = expected_shapes(replace(params, n_vocab=49953), meta_names(params.n_layer))
 block = (np.random.default_rng(0).standard_normal(1 << 22) * 0.02).astype(np.float16)
 
 def chunks(shape):
@@ -141,7 +143,7 @@ def chunks(shape):
         left -= min(left, block.size)
 
 write_pth(target + "/consolidated.00.pth", [(n, "float16", shapes[n], chunks(shapes[n])) for n in meta_names(16)])
-open(target + "/params.json", "w").write(params.to_json())
+open(target + "/params.json", "w").write(params_json(params))
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 import ggmlpy
 from ggmlpy.files.errors import DiskSpaceError, FormatError, MissingFileError, UsageError, VocabularyError
 from ggmlpy.formats.eras import ERAS
-from ggmlpy.formats.tensor_names import expected_shapes, original_names, shard_axis
+from ggmlpy.formats.model_params import ModelParams
+from ggmlpy.formats.tensor_names import expected_shapes, meta_names, original_names, shard_axis
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, write_pth
-from llama_ref.checkpoint.params import Params
+from llama_ref.checkpoint.params import params_json
 from llama_ref.checkpoint.safetensors_file import write_safetensors
 from llama_ref.conversion import ggml as convert_module
 from llama_ref.conversion.checkpoints import plan_to_hf
@@ -71,10 +73,10 @@ def test_equals_the_real_converter(product, data, tmp_path):
 def awkward(directory, tokenizer, bfloat16):
     """A model of 256 columns whose values come from integers alone, with two added tokens."""
     directory.mkdir()
-    params = Params(256, 256, 2, 2)
+    params = ModelParams(n_embd=256, n_mult=256, n_head=2, n_layer=2)
     tensors = []
     for i, (name, shape) in enumerate(
-        expected_shapes({"n_vocab": 402, "n_embd": 256, "n_ff": params.n_ff}, params.n_layer).items()
+        expected_shapes(replace(params, n_vocab=402), meta_names(params.n_layer)).items()
     ):
         numbers = (np.arange(np.prod(shape), dtype=np.uint64) * 2654435761 + i * 40503) % 65521
         values = ((numbers.astype(np.float64) - 32760) / 262144).astype(np.float32).reshape(shape)
@@ -83,7 +85,7 @@ def awkward(directory, tokenizer, bfloat16):
         else:
             tensors.append((name, "float16", shape, [values.astype("<f2")]))
     write_pth(directory / "consolidated.00.pth", sorted(tensors, key=lambda row: names_in_order.index(row[0])))
-    (directory / "params.json").write_text(params.to_json())
+    (directory / "params.json").write_text(params_json(params))
     (directory / "added_tokens.json").write_text('{"<a>": 401, "中": 400}')
     shutil.copy(tokenizer, directory)
     return directory
@@ -169,7 +171,7 @@ def test_vocabulary_file_by_the_name_of_the_model(model):
 
 def test_vocabulary_file_of_april_has_no_shape(model):
     with plan_vocabulary(model, model / "v.bin", era="2023-04-30") as plan:
-        assert plan.hparams.as_dict() == {**dict.fromkeys(plan.hparams.as_dict(), 0), "n_vocab": 400, "n_head": 1}
+        assert plan.hparams.header() == {**dict.fromkeys(plan.hparams.header(), 0), "n_vocab": 400, "n_head": 1}
 
 
 @pytest.mark.parametrize(("container", "title"), [("ggjt2", "ggjt v2"), ("ggjt3", "ggjt v3"), ("ggmf1", "ggmf v1")])
@@ -289,7 +291,9 @@ def test_cuts_cover_a_tensor_exactly(n_parts, rows, columns):
     ],
 )
 def test_as_many_files_as_the_loader_expects(width, layout, shards, parts):
-    checkpoint = SimpleNamespace(params=Params(width, 256, 2, 1), layout=layout, files=[None] * shards)
+    checkpoint = SimpleNamespace(
+        params=ModelParams(n_embd=width, n_mult=256, n_head=2, n_layer=1), layout=layout, files=[None] * shards
+    )
     assert convert_module._n_parts(checkpoint) == parts
 
 

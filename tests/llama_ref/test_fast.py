@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import ggmlpy
 from benchmarks.make_model import FTYPES, random_model
 from ggmlpy.files.errors import UnsupportedError, UsageError
-from ggmlpy.formats.containers import Hparams
+from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.machine.features import MACHINE, SIMD
 from llama_ref.arithmetic.fast import layouts as fast_layouts
 from llama_ref.arithmetic.fast.backend import FastBackend
@@ -75,7 +75,9 @@ def same_bits(a, b) -> bool:
 
 
 def model_of(path: Path, n_vocab=97, n_embd=96, n_mult=32, n_head=3, n_layer=2, **options) -> Path:
-    h = Hparams(n_vocab, n_embd, n_mult, n_head, n_layer, n_embd // n_head, FTYPES[options.get("type_name", "q4_0")])
+    h = ModelParams.from_header(
+        n_vocab, n_embd, n_mult, n_head, n_layer, n_embd // n_head, FTYPES[options.get("type_name", "q4_0")]
+    )
     random_model(path, h, **options)
     return path
 

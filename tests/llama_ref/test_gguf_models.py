@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from ggmlpy import Hparams, OutTensor, open_model, out_tensor, write_model
+from ggmlpy import ModelParams, OutTensor, open_model, out_tensor, write_model
 from ggmlpy.files.errors import ShapeError
-from ggmlpy.formats.containers import Attributes
 from ggmlpy.formats.migrate import migrate
 from llama_ref.text.model import Model
 from tests.ggmlpy.models import write_tiny
 
-HPARAMS = Hparams(50, 128, 32, 4, 2, 32, 1)
+HPARAMS = ModelParams.from_header(50, 128, 32, 4, 2, 32, 1)
 TOKENS = [1, 7, 33, 12, 8, 49, 3]
 
 
@@ -21,18 +22,20 @@ def logits(path, numerics="reference", **options):
         return model.evaluate(TOKENS, 0)
 
 
-def rewritten(source, target, attributes, change=None):
-    """``source`` as GGUF with other attributes; ``change`` edits a tensor's rows."""
+def rewritten(source, target, hparams, change=None):
+    """``source`` as GGUF with other numbers; ``change`` edits a tensor's rows."""
     with open_model(source) as model:
         tensors = [change(tensor) if change else out_tensor(tensor) for tensor in model.tensors.values()]
         vocab = list(zip(model.vocab, model.vocab.scores.tolist(), strict=True))
-        write_model(target, "gguf", 3, model.hparams, vocab, tensors, attributes=attributes)
+        write_model(target, "gguf", 3, hparams, vocab, tensors)
     return target
 
 
 @pytest.mark.parametrize("numerics", ["reference", "fast", "exact"])
 def test_a_gguf_file_computes_as_the_file_it_came_from(numerics, tmp_path):
-    source = write_tiny(tmp_path / "a.bin", "ggjt", 3, "q4_0", hparams=Hparams(50, 128, 32, 4, 2, 32, 2))
+    source = write_tiny(
+        tmp_path / "a.bin", "ggjt", 3, "q4_0", hparams=ModelParams.from_header(50, 128, 32, 4, 2, 32, 2)
+    )
     with open_model(source) as model:
         migrate(model, tmp_path / "a.gguf", "gguf", 3)
     np.testing.assert_array_equal(logits(source, numerics), logits(tmp_path / "a.gguf", numerics))
@@ -57,20 +60,20 @@ def test_grouped_heads_are_heads_that_happen_to_be_equal(numerics, n_head_kv, tm
         data = np.repeat(heads, 4 // n_head_kv, axis=0)
         return OutTensor(tensor.name, tensor.type, (128, 128), lambda: [data])
 
-    n_ff = HPARAMS.n_ff
-    grouped = rewritten(source, tmp_path / "g.gguf", Attributes(n_ff, n_head_kv), few)
-    spelt_out = rewritten(source, tmp_path / "s.gguf", Attributes(n_ff, 4), many)
+    grouped = rewritten(source, tmp_path / "g.gguf", HPARAMS.changed(n_head_kv=n_head_kv), few)
+    spelt_out = rewritten(source, tmp_path / "s.gguf", HPARAMS, many)
     np.testing.assert_array_equal(logits(grouped, numerics), logits(spelt_out, numerics))
 
 
 @pytest.mark.parametrize("numerics", ["reference", "fast"])
 def test_rope_base_and_epsilon_come_from_the_file(numerics, tmp_path):
     source = write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16", hparams=HPARAMS)
-    n_ff = HPARAMS.n_ff
-    usual = logits(rewritten(source, tmp_path / "u.gguf", Attributes(n_ff, 4, 10000.0, 1e-6)), numerics)
+    usual = logits(
+        rewritten(source, tmp_path / "u.gguf", replace(HPARAMS, rope_theta=10000.0, norm_eps=1e-6)), numerics
+    )
     np.testing.assert_array_equal(usual, logits(source, numerics))
-    for attributes in (Attributes(n_ff, 4, 500.0, 1e-6), Attributes(n_ff, 4, 10000.0, 0.5)):
-        other = rewritten(source, tmp_path / "o.gguf", attributes)
+    for changes in ({"rope_theta": 500.0, "norm_eps": 1e-6}, {"rope_theta": 10000.0, "norm_eps": 0.5}):
+        other = rewritten(source, tmp_path / "o.gguf", replace(HPARAMS, **changes))
         assert np.abs(logits(other, numerics) - usual).max() > 1e-2
         np.testing.assert_allclose(logits(other, numerics), logits(other), atol=0.05)
 
@@ -83,7 +86,7 @@ def test_heads_that_cannot_be_shared_are_refused(tmp_path):
             return out_tensor(tensor)
         return OutTensor(tensor.name, tensor.type, (96, 128), lambda: [tensor.raw_rows(0, 96)])
 
-    path = rewritten(source, tmp_path / "t.gguf", Attributes(HPARAMS.n_ff, 3), three)
+    path = rewritten(source, tmp_path / "t.gguf", HPARAMS.changed(n_head_kv=3), three)
     with pytest.raises(ShapeError, match=r"head_count_kv, expected a divisor of 4, found 3"):
         logits(path)
 

@@ -19,10 +19,11 @@ from ggmlpy.files.errors import (
     UsageError,
     VocabularyError,
 )
+from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.verify.fingerprint import fingerprint
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
 from llama_ref.checkpoint.folder import Folder
-from llama_ref.checkpoint.params import Params, read_params_json
+from llama_ref.checkpoint.params import read_params_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile, write_safetensors
 from llama_ref.conversion.checkpoints import parse_size, plan_from_hf, plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
@@ -68,7 +69,7 @@ def test_the_real_output_is_read_as_the_same_model(golden):
     with open_checkpoint(golden / "hf") as model:
         assert model.layout == "huggingface"
         assert model.original_names["layers.0.attention.wq.weight"] == "model.layers.0.self_attn.q_proj.weight"
-        assert model.params.vocab_size == model.n_vocab == 320
+        assert model.params.n_vocab == model.n_vocab == 320
 
 
 def test_inv_freq_is_an_option(golden, tmp_path):
@@ -156,7 +157,7 @@ def test_uneven_vocabulary_gives_the_rest_to_the_last_shard(data, tmp_path):
 
 def test_other_parameters_than_the_models_are_refused(golden, tmp_path):
     with pytest.raises(UsageError, match="are not those of"):
-        plan_from_hf(golden / "hf", tmp_path / "x", params=Params(4096, 256, 32, 32))
+        plan_from_hf(golden / "hf", tmp_path / "x", params=ModelParams(n_embd=4096, n_mult=256, n_head=32, n_layer=32))
     with pytest.raises(UsageError, match="0 shards: choose 1 to 4"):
         plan_from_hf(golden / "hf", tmp_path / "x", shards=0)
     with pytest.raises(UsageError, match="9 shards"):

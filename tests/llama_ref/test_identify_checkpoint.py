@@ -18,11 +18,11 @@ from toolchain.verify.fingerprint import content_fingerprint
 @pytest.mark.parametrize(
     ("name", "what", "model", "vocabulary", "next_step"),
     [
-        ("ggml/T3_input/consolidated.00.pth", "Meta's layout", "128 wide, 2 layers", "400 pieces", "doctor"),
+        ("ggml/T3_input/consolidated.00.pth", "Meta's layout", "128 wide, 2 layers, 4 heads", "400 pieces", "doctor"),
         (
             "merge/step1-hf-7b/hf/pytorch_model.bin",
             "Hugging Face's layout",
-            "64 wide, 2 layers",
+            "64 wide, 2 layers, 4 heads",
             "320 pieces",
             "doctor",
         ),

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
 from ggmlpy.formats import tensor_names as names
+from ggmlpy.formats.model_params import ModelParams
 from llama_ref.checkpoint import LazyTensor, in_layout, open_checkpoint, open_pth, write_pth
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.layout import shard_of
 from llama_ref.checkpoint.meta import join
-from llama_ref.checkpoint.params import Params
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_shards_join_as_numpy_concatenates(two):
         open_pth(two / "consolidated.01.pth") as b,
     ):
         assert model.layout == "meta"
-        assert model.params == Params(128, 64, 4, 2)
+        assert model.params == ModelParams(n_embd=128, n_mult=64, n_head=4, n_layer=2, norm_eps=1e-6)
         assert list(model.tensors) == [name for name in a if name != "rope.freqs"]
         for name, tensor in model.tensors.items():
             axis = names.shard_axis(name)

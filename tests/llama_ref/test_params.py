@@ -7,15 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
-from llama_ref.checkpoint.params import (
-    MODELS,
-    Params,
-    find_n_mult,
-    model_named,
-    read_config_json,
-    read_json,
-    read_params_json,
-)
+from ggmlpy.formats.model_params import ModelParams, find_n_mult, model_named
+from ggmlpy.formats.model_sizes import PUBLISHED_SIZES
+from llama_ref.checkpoint.params import config_json, params_json, read_config_json, read_json, read_params_json
 
 GOOD = {"dim": 64, "multiple_of": 32, "n_heads": 4, "n_layers": 2, "norm_eps": 1e-06, "vocab_size": -1}
 CONFIG = {
@@ -36,36 +30,41 @@ def written(tmp_path, record, name="params.json"):
 
 
 def test_published_models():
-    assert {name: (p.n_ff, p.n_shards, p.model) for name, p in MODELS.items()} == {
+    models = {size.name: model_named(size.name) for size in PUBLISHED_SIZES}
+    assert {name: (p.n_ff, p.n_shards, p.published) for name, p in models.items()} == {
         "7B": (11008, 1, "7B"),
         "13B": (13824, 2, "13B"),
         "33B": (17920, 4, "33B"),
         "65B": (22016, 8, "65B"),
     }
-    assert '"norm_eps": 1e-05' in MODELS["65B"].to_json()
-    assert model_named("30B") == MODELS["33B"]
+    assert '"norm_eps": 1e-05' in params_json(models["65B"])
+    assert model_named("30B") == models["33B"]
+    assert [size.n_ff for size in PUBLISHED_SIZES] == [model.n_ff for model in models.values()]
     with pytest.raises(UsageError, match="published ones are 7B, 13B, 33B, 65B"):
         model_named("70B")
 
 
 @given(st.integers(1, 512).map(lambda n: n * 8), st.integers(1, 512))
 def test_a_multiple_is_found_for_every_width_that_one_gives(n_embd, n_mult):
-    wanted = Params(n_embd, n_mult, 1, 1).n_ff
-    assert Params(n_embd, find_n_mult(n_embd, wanted), 1, 1).n_ff == wanted
+    wanted = ModelParams(n_embd=n_embd, n_mult=n_mult, n_head=1, n_layer=1).n_ff
+    found = find_n_mult(n_embd, wanted, (256, 128, 64, 32, wanted))
+    assert ModelParams(n_embd=n_embd, n_mult=found, n_head=1, n_layer=1).n_ff == wanted
 
 
 def test_golden_files(data):
     base = data / "merge" / "step1-hf-7b"
     params = read_params_json(base / "base" / "7B" / "params.json")
-    assert params.to_json() == (base / "base" / "7B" / "params.json").read_text()
+    assert params_json(params) == (base / "base" / "7B" / "params.json").read_text()
     config = read_config_json(base / "hf" / "config.json")
-    assert (config.n_embd, config.n_ff, config.n_head, config.n_layer, config.vocab_size) == (64, 256, 4, 2, 320)
-    assert params.to_config(320) == json.loads((base / "hf" / "config.json").read_text())
+    assert (config.n_embd, config.n_ff, config.n_head, config.n_layer, config.n_vocab) == (64, 256, 4, 2, 320)
+    assert config_json(params, 320) == json.loads((base / "hf" / "config.json").read_text())
 
 
 def test_norm_eps_and_vocab_size_may_be_absent(tmp_path):
     record = {key: GOOD[key] for key in ("dim", "multiple_of", "n_heads", "n_layers")}
-    assert read_params_json(written(tmp_path, record)) == Params(64, 32, 4, 2, 1e-6, -1)
+    assert read_params_json(written(tmp_path, record)) == ModelParams(
+        n_embd=64, n_mult=32, n_head=4, n_layer=2, norm_eps=1e-6, n_vocab=-1
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggmlpy import Hparams
+from ggmlpy import ModelParams
 from llama_ref.text.model import Model
 from tests.ggmlpy.models import write_tiny
 
@@ -28,7 +28,7 @@ def imported_by(*arguments: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    hparams = Hparams(300, 64, 32, 2, 1, 32, 2)
+    hparams = ModelParams.from_header(300, 64, 32, 2, 1, 32, 2)
     path = write_tiny(tmp_path_factory.mktemp("model") / "m.bin", hparams=hparams)
     with Model.from_file(path) as model:
         model.evaluate([1], 0)  # the kernels are compiled now, if they weren't

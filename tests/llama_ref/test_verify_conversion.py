@@ -58,13 +58,13 @@ def wrong_output(request, golden, tmp_path):
 @pytest.fixture
 def f32_checkpoint(tmp_path):
     """A checkpoint whose values need rounding, so that ways of rounding can be told apart."""
-    from ggmlpy.formats.architecture import expected_shapes
-    from ggmlpy.formats.containers import Hparams
+    from ggmlpy.formats.model_params import ModelParams
+    from ggmlpy.formats.tensor_names import expected_shapes
 
     rng = np.random.default_rng(5)
     folder = tmp_path / "f32"
     folder.mkdir()
-    shapes = expected_shapes(Hparams(400, 64, 32, 4, 2, 16, 0))
+    shapes = expected_shapes(ModelParams.from_header(400, 64, 32, 4, 2, 16, 0))
     tensors = [LazyTensor.of_array(n, rng.standard_normal(s).astype("f4")) for n, s in shapes]
     write_pth(folder / "consolidated.00.pth", tensors)
     params = {"dim": 64, "multiple_of": 32, "n_heads": 4, "n_layers": 2, "norm_eps": 1e-6, "vocab_size": -1}

@@ -12,11 +12,14 @@ import pytest
 import cli
 from ggmlpy.files.checksums import digests, read_list, same_json_meaning
 from ggmlpy.files.errors import FormatError, MissingFileError
+from ggmlpy.formats.model_params import model_named
+from ggmlpy.formats.vocabulary_names import KnownVocabulary
 from llama_ref.checkpoint import known_files
 from llama_ref.checkpoint.known_files import KNOWN_FILES, KnownFile
-from llama_ref.checkpoint.params import MODELS
+from llama_ref.checkpoint.params import params_json
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
+from toolchain.verify import published_tensors
 from toolchain.verify.published import bytes_to_read, verify
 
 
@@ -33,7 +36,8 @@ def publish(monkeypatch):
         table = (*known_files.KNOWN_FILES, *files)
         monkeypatch.setattr(known_files, "KNOWN_FILES", table)
         monkeypatch.setattr(known_files, "BY_SHA256", {known.sha256: known for known in table})
-        monkeypatch.setattr(known_files, "PUBLISHED_VOCABULARIES", vocabularies)
+        merged = tuple(KnownVocabulary(size, "", None, merged=True) for size in vocabularies)
+        monkeypatch.setattr(published_tensors, "KNOWN_VOCABULARIES", merged)
 
     return add
 
@@ -89,9 +93,9 @@ def test_a_damaged_file_is_bad(data, tmp_path):
 
 def test_params_json_by_its_meaning(tmp_path):
     path = tmp_path / "params.json"
-    path.write_text(json.dumps(json.loads(MODELS["13B"].to_json()), indent=4, sort_keys=True))
+    path.write_text(json.dumps(json.loads(params_json(model_named("13B"))), indent=4, sort_keys=True))
     assert verdicts(path)[0]["params.json"] == ("same meaning", "the values of LLaMA-13B")
-    path.write_text(MODELS["65B"].to_json().replace("1e-05", "1e-06"))
+    path.write_text(params_json(model_named("65B")).replace("1e-05", "1e-06"))
     assert verdicts(path)[0]["params.json"][0] == "no reference"
     path.write_text("{")
     assert verdicts(path)[0]["params.json"][0] == "bad"

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from ggmlpy.files.errors import OutputError, UsageError
+from ggmlpy.formats.model_params import ModelParams
 from llama_ref.checkpoint import open_pth
-from llama_ref.checkpoint.params import Params
 from lora.merging import targets
 from lora.merging.merge import merge
 from tests.lora.test_merge import assert_same_files, inputs, make_adapter, make_base
@@ -140,7 +140,7 @@ def _killed_run(command: list[str], delay: float) -> bool:
     return alive
 
 
-def _loop(tmp_path: Path, times: int, params: Params, output_type: str) -> None:
+def _loop(tmp_path: Path, times: int, params: ModelParams, output_type: str) -> None:
     rng = np.random.default_rng(0)
     weights = make_base(tmp_path / "base", params, 320)
     tokenizer = ROOT / "tests" / "data" / "merge" / "v11-llama" / "base" / "tokenizer.model"
@@ -193,11 +193,11 @@ def _assert_old_or_new(out: Path, whole: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 @pytest.mark.parametrize("output_type", ["pth", "ggml-q4_0"])
 def test_kill_9_twice(tmp_path: Path, output_type: str) -> None:
-    _loop(tmp_path, 2, Params(n_embd=512, n_mult=256, n_head=8, n_layer=4), output_type)
+    _loop(tmp_path, 2, ModelParams(n_embd=512, n_mult=256, n_head=8, n_layer=4), output_type)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 @pytest.mark.parametrize("output_type", ["pth", "huggingface", "ggml-q4_0"])
 def test_kill_9_twenty_times(tmp_path: Path, output_type: str) -> None:
-    _loop(tmp_path, 20, Params(n_embd=1024, n_mult=256, n_head=8, n_layer=16), output_type)
+    _loop(tmp_path, 20, ModelParams(n_embd=1024, n_mult=256, n_head=8, n_layer=16), output_type)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 import ggmlpy
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.eras import GGUF_ERA
-from ggmlpy.formats.tensor_names import expected_shapes, rename
+from ggmlpy.formats.model_params import ModelParams
+from ggmlpy.formats.tensor_names import expected_shapes, meta_names, rename
 from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint, open_pth, widen_bfloat16, write_pth
-from llama_ref.checkpoint.params import Params
+from llama_ref.checkpoint.params import params_json
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
 from lora.merging.merge import merge, plan_merge
@@ -183,13 +185,13 @@ def test_threads_do_not_matter(data: Path, tmp_path: Path) -> None:
 # ── a model of our own, so that everything can vary ──────────────────────────────────────────────────────────────────
 
 
-def make_base(folder: Path, params: Params, n_vocab: int, dtype: type = np.float16) -> dict[str, np.ndarray]:
+def make_base(folder: Path, params: ModelParams, n_vocab: int, dtype: type = np.float16) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(params.n_embd)
-    shapes = expected_shapes({"n_vocab": n_vocab, "n_embd": params.n_embd, "n_ff": params.n_ff}, params.n_layer)
+    shapes = expected_shapes(replace(params, n_vocab=n_vocab), meta_names(params.n_layer))
     arrays = {name: (rng.standard_normal(shape) * 0.02).astype(dtype) for name, shape in shapes.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_pth(folder / "consolidated.00.pth", [LazyTensor.of_array(*item) for item in arrays.items()])
-    (folder / "params.json").write_text(params.to_json())
+    (folder / "params.json").write_text(params_json(params))
     return arrays
 
 
@@ -228,7 +230,7 @@ def test_any_adapters_against_the_definition(
 ) -> None:
     """Merged in Hugging Face's order of rows, as the scripts do it, and permuted back at the end."""
     folder, rng = tmp_path_factory.mktemp("merge"), np.random.default_rng(seed)
-    params = Params(n_embd=24, n_mult=8, n_head=2, n_layer=1)
+    params = ModelParams(n_embd=24, n_mult=8, n_head=2, n_layer=1)
     weights = make_base(folder / "base", params, 320, dtype)
     shutil.copy(data / "merge" / "v11-llama" / "base" / "tokenizer.model", folder / "base")
     expected = {name: array.astype(np.float16) for name, array in weights.items()}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import cli
 from ggmlpy.files.errors import FormatError, ShapeError, UsageError
-from llama_ref.checkpoint.params import Params
+from ggmlpy.formats.model_params import ModelParams
 from llama_ref.conversion.ggml import plan_conversion
 from llama_ref.text.model import Model
 from llama_ref.vocabulary.prompts import TRAINING_TEMPLATE, alpaca_prompt
@@ -41,7 +41,7 @@ from lora.training.stages import (
 from lora.vocabulary import merge_vocabularies, train_vocabulary
 from toolchain.makers.corpus import make_corpus
 
-SHAPE = Params(16, 8, 2, 2)
+SHAPE = ModelParams(n_embd=16, n_mult=8, n_head=2, n_layer=2)
 LORA = Lora(r=4, alpha=8.0, dropout=0.1)
 
 
@@ -51,7 +51,7 @@ def documents(n: int, n_vocab: int = 20, seed: int = 0, longest: int = 9) -> lis
     return [Document(rng.integers(0, n_vocab, k).astype(np.int32), rng.random(k, np.float32)) for k in lengths]
 
 
-def model(dtype: type = np.float64, *, lora: bool = True, n_vocab: int = 20, shape: Params = SHAPE) -> Weights:
+def model(dtype: type = np.float64, *, lora: bool = True, n_vocab: int = 20, shape: ModelParams = SHAPE) -> Weights:
     """Weights that are far from their beginnings, so that no derivative vanishes."""
     rng = np.random.default_rng(3)
     weights = initial_weights(shape, n_vocab, 0, dtype)
@@ -258,7 +258,7 @@ def test_accumulated_batches_are_one_large_batch() -> None:
 
 @pytest.mark.parametrize("trains", ["all", "lora"])
 def test_one_batch_can_be_learnt_by_heart(trains: str) -> None:
-    shape = Params(32, 16, 2, 2)
+    shape = ModelParams(n_embd=32, n_mult=16, n_head=2, n_layer=2)
     weights = initial_weights(shape, 20, 0)
     pairs = add_lora(weights, LORA, 1) if trains == "lora" else []
     trained = [*pairs, "tok_embeddings.weight", "output.weight"] if pairs else list(weights)
@@ -349,7 +349,7 @@ def processor(tokenizer: SentencePieceModel):
 def test_published_base_is_the_model_that_was_trained(
     tmp_path: Path, tokenizers: tuple[SentencePieceModel, SentencePieceModel]
 ) -> None:
-    shape, (english, _) = Params(32, 16, 2, 2), tokenizers
+    shape, (english, _) = ModelParams(n_embd=32, n_mult=16, n_head=2, n_layer=2), tokenizers
     weights = {n: t.astype(np.float16).astype(np.float32) for n, t in initial_weights(shape, len(english), 0).items()}
     publish_base(tmp_path / "base", weights, shape, english)
     with plan_conversion(tmp_path / "base", tmp_path / "f32.bin", outtype="f32") as plan:
@@ -366,7 +366,7 @@ def test_published_base_is_the_model_that_was_trained(
 def test_merged_adapter_is_the_model_that_was_trained(
     tmp_path: Path, tokenizers: tuple[SentencePieceModel, SentencePieceModel]
 ) -> None:
-    shape, (english, grown) = Params(32, 16, 2, 2), tokenizers
+    shape, (english, grown) = ModelParams(n_embd=32, n_mult=16, n_head=2, n_layer=2), tokenizers
     base = initial_weights(shape, len(english), 0)
     publish_base(tmp_path / "base", base, shape, english)
     weights, shape = load_weights(tmp_path / "base")
@@ -401,7 +401,7 @@ def test_peft_computes_what_was_trained(
     """PEFT's model of our base with our adapter has the logits that our own forward pass has."""
     peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    shape, (_, grown) = Params(32, 16, 2, 2), tokenizers
+    shape, (_, grown) = ModelParams(n_embd=32, n_mult=16, n_head=2, n_layer=2), tokenizers
     weights = initial_weights(shape, len(grown), 0)
     publish_base(tmp_path / "base", weights, shape, grown)
     assert cli.main(["to-hf", str(tmp_path / "base"), str(tmp_path / "hf"), "-q"]) == 0

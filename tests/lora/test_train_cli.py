@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import cli
+from ggmlpy.formats.model_params import ModelParams
 from llama_ref.checkpoint import open_checkpoint
-from llama_ref.checkpoint.params import Params
 from llama_ref.vocabulary.sentencepiece_model import write_sentencepiece
 from lora.merging.adapter import open_adapter
 from lora.vocabulary import train_vocabulary
@@ -52,7 +52,7 @@ def test_demo_recipe_from_beginning_to_end(
     """One step a stage on a small corpus: what is made is complete, and a second run keeps it."""
     whole = recipe.DemoRecipe
     sizes = {"n_english": 500, "n_chinese": 1100, "n_texts": 400, "n_instructions": 400, "rows": 2}
-    small = functools.partial(whole, shape=Params(32, 16, 2, 2), **sizes)
+    small = functools.partial(whole, shape=ModelParams(n_embd=32, n_mult=16, n_head=2, n_layer=2), **sizes)
     monkeypatch.setattr(recipe, "DemoRecipe", lambda **given: small(**given) if given.get("steps") else whole(**given))
     argv = ["train", "demo", "--output", str(tmp_path / "demo"), "--steps", "1"]
     assert cli.main(argv) == 0

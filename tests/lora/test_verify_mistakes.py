@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.writer import write_model
 from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import LazyTensor, write_pth
@@ -18,12 +19,12 @@ from llama_ref.checkpoint.layout import in_layout
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
 from lora.merging.merge import merge, plan_merge
-from toolchain.makers.tiny_models import SPELLINGS, TinyShape, write_adapter, write_checkpoint
+from toolchain.makers.tiny_models import SPELLINGS, tiny_shape, write_adapter, write_checkpoint
 from toolchain.verify.conversion import mistakes, stored
 from toolchain.verify.merge import merge_mistakes
 from toolchain.verify.step import verify_output
 
-SHAPES = st.builds(TinyShape, n_embd=st.just(64), n_head=st.sampled_from([2, 4]), n_layer=st.just(1))
+SHAPES = st.builds(tiny_shape, n_embd=st.just(64), n_head=st.sampled_from([2, 4]), n_layer=st.just(1))
 SEEDS = st.integers(0, 1000)
 MERGE = [
     "the adapter was not applied",
@@ -59,7 +60,7 @@ def mistaken(tensors, *wrong) -> list[LazyTensor]:
 
 
 @functools.cache
-def files(shape: TinyShape, seed: int, spelling: str, alpha: int, grown: bool) -> Path:
+def files(shape: ModelParams, seed: int, spelling: str, alpha: int, grown: bool) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="verify-", dir=ROOT))
     write_checkpoint(folder / "base", shape, seed)
     write_adapter(folder / "lora", shape, seed + 1, spelling=spelling, alpha=alpha, grown=grown)
@@ -129,7 +130,7 @@ def test_each_mistake_of_a_conversion_is_named(shape, seed, name, kind):
     folder = Path(tempfile.mkdtemp(dir=ROOT))
     shards = {"shards were joined in the order": 11}.get(name, 2 if name in SHARDS else 1)
     if shards > 10:  # only from eleven on does the order of their names as text differ
-        shape = TinyShape(n_embd=352, n_head=11, n_layer=1)
+        shape = tiny_shape(n_embd=352, n_head=11, n_layer=1)
     write_checkpoint(folder / "base", shape, seed, "float32", shards)
     with plan_conversion(folder / "base", folder / "right.bin") as plan:
         plan.write()

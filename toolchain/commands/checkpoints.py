@@ -145,7 +145,8 @@ def run_to_hf(args: argparse.Namespace) -> int:
 
 
 def run_from_hf(args: argparse.Namespace) -> int:
-    from llama_ref.checkpoint.params import model_named, read_params_json
+    from ggmlpy.formats.model_params import model_named
+    from llama_ref.checkpoint.params import read_params_json
     from llama_ref.conversion.checkpoints import plan_from_hf
 
     params = args.params

@@ -152,13 +152,15 @@ def _settings(args: argparse.Namespace, usual: Any) -> Any:
 
 
 def run_train_stage(args: argparse.Namespace) -> int:
-    from llama_ref.checkpoint.params import Params
+    from ggmlpy.formats.model_params import ModelParams
     from lora.training.model import Lora
     from lora.training.run_stage import StageInput, train
     from lora.training.stages import STAGES
 
     settings = _settings(args, STAGES[args.action].settings)
-    shape = Params(args.n_embd, args.n_mult, args.n_head, args.n_layer) if args.action == "pretrain" else None
+    shape = None
+    if args.action == "pretrain":
+        shape = ModelParams(n_embd=args.n_embd, n_mult=args.n_mult, n_head=args.n_head, n_layer=args.n_layer)
     base, adapter = getattr(args, "base", None), getattr(args, "adapter", None)
     given = StageInput(args.data, args.tokenizer, base, adapter, shape, args.rows, args.length)
     lora = Lora(args.r, args.alpha, args.dropout) if hasattr(args, "r") else None

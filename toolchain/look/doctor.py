@@ -23,11 +23,12 @@ from ggmlpy import open_model
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
 from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.files.npy import ZIP_TROUBLE
+from ggmlpy.formats.vocabulary_names import known_vocabulary, vocabulary_name
 from ggmlpy.look.identify import Identification, identify
 from llama_ref.checkpoint import Checkpoint, open_checkpoint
 from llama_ref.checkpoint.folder import is_weight_file
 from llama_ref.conversion.ggml import plan_conversion
-from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, load_vocabulary, vocabulary_name
+from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, load_vocabulary
 from lora.merging.adapter import Adapter, open_adapter
 from lora.merging.checks import check_chain
 
@@ -187,7 +188,7 @@ def _add_model(place: Path, folder: _Folder, diagnosis: Diagnosis, stack: contex
 
 def _size_name(model: Checkpoint) -> str:
     p = model.params
-    return f"LLaMA-{p.model}" if p.model else f"a LLaMA {p.n_embd} wide, {p.n_layer} layers, {p.n_head} heads"
+    return f"LLaMA-{p.published}" if p.published else f"a LLaMA {p.name}"
 
 
 def _add_adapter(path: Path, folder: _Folder, diagnosis: Diagnosis, stack: contextlib.ExitStack) -> None:
@@ -340,8 +341,12 @@ def _ggml_steps(folder: _Folder, diagnosis: Diagnosis) -> Iterator[Step]:
                 disk = matrices * 20 // 32 + found.size // 1000
                 command = f"quantize {_quoted(path)} {_quoted(smaller)} q4_0"
                 yield _step(command, "a quarter of the size", disk, MERGE_MEMORY, diagnosis)
-        alpaca = len(model.vocab) == 49954
-        command = f"chat -m {_quoted(path)}" if alpaca else f'generate -m {_quoted(path)} -p "..." -n 128'
+        known = known_vocabulary(len(model.vocab))
+        command = (
+            f"chat -m {_quoted(path)}"
+            if known and known.instructions
+            else f'generate -m {_quoted(path)} -p "..." -n 128'
+        )
         yield _step(command, "text", 0, found.size + cache, diagnosis)
 
 

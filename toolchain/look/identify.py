@@ -5,21 +5,24 @@ Opening is lazy and without trust; a bad file raises what its reader raises.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from ggmlpy.files.errors import BadMagicError
+from ggmlpy.files.errors import BadMagicError, FormatError
 from ggmlpy.files.npy import ZIP_TROUBLE
-from ggmlpy.formats.architecture import MODEL_SIZES
-from ggmlpy.formats.tensor_names import is_known, rename, spelling_of
+from ggmlpy.formats.model_sizes import describe_shape
+from ggmlpy.formats.tensor_names import is_derived, is_known, rename, spelling_of
+from ggmlpy.formats.vocabulary_names import vocabulary_name
 from ggmlpy.look.identify import Identification, identify
 from llama_ref.checkpoint import LazyTensor, open_pth
+from llama_ref.checkpoint.params import read_config_json, read_params_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 from llama_ref.checkpoint.weights import is_safetensors
-from llama_ref.vocabulary.tokenizer_file import load_vocabulary, vocabulary_name
+from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 
 __all__ = ["identify_any", "identify_other"]
 
@@ -106,21 +109,33 @@ def _tensors(path: Path, tensors: Mapping[str, LazyTensor], container: str, writ
         f"{container}, {kind}",
         era=writer,
         types=dict(Counter(tensor.dtype for tensor in tensors.values())),
-        model=_model(known),
+        model=_model(path, known, tensors),
         vocabulary=_vocabulary(tensors),
         readers="PyTorch, transformers, `convert` and merge",
         next_step=step,
     )
 
 
-def _model(known: Mapping[str, LazyTensor]) -> str:
+def _model(path: Path, known: Mapping[str, LazyTensor], tensors: Mapping[str, LazyTensor]) -> str:
     """The size, as far as one file tells: a part of a model has only some layers."""
     norm = next((tensor for name, tensor in known.items() if name.endswith("norm.weight")), None)
     layers = len({name.split(".")[1] for name in known if name.startswith("layers.")})
     if norm is None or not norm.shape:
         return "unknown"
-    size = next((size for size in MODEL_SIZES if size.n_embd == norm.shape[0] and size.n_layer == layers), None)
-    return size.name if size else f"{norm.shape[0]} wide, {layers} layers"
+    return describe_shape(norm.shape[0], layers, _n_head(path, norm.shape[0], layers, tensors))
+
+
+def _n_head(path: Path, n_embd: int, n_layer: int, tensors: Mapping[str, LazyTensor]) -> int | None:
+    """The number of heads, which no matrix tells: from the configuration beside, else from the rotary frequencies."""
+    for name, read in (("params.json", read_params_json), ("config.json", read_config_json)):
+        with contextlib.suppress(FormatError):
+            params = read(path.parent / name)
+            if (params.n_embd, params.n_layer) == (n_embd, n_layer):
+                return params.n_head
+    for name, tensor in tensors.items():
+        if is_derived(name) and len(tensor.shape) == 1 and tensor.shape[0] and n_embd % (2 * tensor.shape[0]) == 0:
+            return n_embd // (2 * tensor.shape[0])
+    return None
 
 
 def _vocabulary(tensors: Mapping[str, LazyTensor]) -> str:

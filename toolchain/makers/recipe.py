@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ggmlpy.files.atomic import atomic_write
-from llama_ref.checkpoint.params import Params
+from ggmlpy.formats.model_params import ModelParams
 from llama_ref.vocabulary.prompts import GENERATION_TEMPLATE
 from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
 from lora.merging.merge import merge
@@ -71,7 +71,7 @@ class DemoRecipe:
     """
 
     seed: int = 2023
-    shape: Params = field(default_factory=lambda: Params(128, 32, 4, 4))
+    shape: ModelParams = field(default_factory=lambda: ModelParams(n_embd=128, n_mult=32, n_head=4, n_layer=4))
     lora: Lora = field(default_factory=Lora)
     n_english: int = 720
     n_chinese: int = 1500

@@ -9,55 +9,51 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
 from ggmlpy.files.atomic import atomic_write
-from ggmlpy.formats.tensor_names import TABLE, rename
+from ggmlpy.formats.model_params import ModelParams
+from ggmlpy.formats.tensor_names import TABLE, expected_shapes, rename
 from llama_ref.checkpoint import LazyTensor, write_pth
 from llama_ref.checkpoint.layout import shard_of
+from llama_ref.checkpoint.params import params_json
 from llama_ref.checkpoint.safetensors_file import write_safetensors
 from llama_ref.vocabulary.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, Piece, SentencePieceModel
 from lora.vocabulary import merge_vocabularies
 
-__all__ = ["SHAPES", "SPELLINGS", "TinyShape", "tiny_tokenizers", "write_adapter", "write_checkpoint", "zip_directory"]
+__all__ = [
+    "SHAPES",
+    "SPELLINGS",
+    "tensor_shapes",
+    "tiny_shape",
+    "tiny_tokenizers",
+    "write_adapter",
+    "write_checkpoint",
+    "zip_directory",
+]
 
 WORDS = ["the", "of", "and", "to", "in", "is", "that", "for", "with", "model", "hello", "world", "language", "write"]
 CHINESE = "你好世界介绍北京怎么做披萨如何保持健康讲一个故事"
 TARGETS = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 
 
-@dataclass(frozen=True)
-class TinyShape:
-    """A LLaMA, smaller. n_ff follows from n_embd and n_mult as in llama.cpp."""
-
-    n_embd: int = 64
-    n_head: int = 2
-    n_layer: int = 2
-    n_mult: int = 32
-
-    @property
-    def n_ff(self) -> int:
-        return (2 * (4 * self.n_embd) // 3 + self.n_mult - 1) // self.n_mult * self.n_mult
-
-    def params(self) -> str:
-        """params.json as Meta writes it."""
-        shape = {"dim": self.n_embd, "multiple_of": self.n_mult, "n_heads": self.n_head, "n_layers": self.n_layer}
-        return json.dumps({**shape, "norm_eps": 1e-06, "vocab_size": -1})
-
-    def tensors(self, n_vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Meta names and shapes, [rows, columns]."""
-        sizes = {"n_embd": self.n_embd, "n_ff": self.n_ff, "n_vocab": n_vocab}
-        for row in TABLE:
-            for layer in range(self.n_layer if row.per_layer else 1):
-                yield row.meta.format(layer), tuple(sizes[size] for size in row.shape)
+def tiny_shape(n_embd: int = 64, n_head: int = 2, n_layer: int = 2, n_mult: int = 32) -> ModelParams:
+    """A LLaMA, smaller."""
+    return ModelParams(n_embd=n_embd, n_head=n_head, n_layer=n_layer, n_mult=n_mult)
 
 
-SHAPES = {"tiny": TinyShape(), "wide": TinyShape(n_embd=256, n_head=2, n_layer=1, n_mult=256)}
+SHAPES = {"tiny": tiny_shape(), "wide": tiny_shape(n_embd=256, n_layer=1, n_mult=256)}
+
+
+def tensor_shapes(shape: ModelParams, n_vocab: int) -> dict[str, tuple[int, ...]]:
+    """Meta names and shapes, [rows, columns], in the order of the golden files: row by row of the table."""
+    names = [row.meta.format(i) for row in TABLE for i in range(shape.n_layer if row.per_layer else 1)]
+    return expected_shapes(replace(shape, n_vocab=n_vocab), names)
 
 
 def random_array(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -114,14 +110,16 @@ def _piece(text: str, score: float, kind: int) -> Piece:
 # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def write_checkpoint(folder: Path, shape: TinyShape, seed: int, dtype: str = "float16", shards: int = 1) -> None:
+def write_checkpoint(folder: Path, shape: ModelParams, seed: int, dtype: str = "float16", shards: int = 1) -> None:
     """A checkpoint as Meta published them, tokenizer.model beside it: consolidated.00.pth … and params.json."""
     folder.mkdir(parents=True)
     tokenizer = tiny_tokenizers()[0]
-    tensors = [_stored(n, random_array(seed, n, size), dtype) for n, size in shape.tensors(len(tokenizer))]
+    tensors = [
+        _stored(n, random_array(seed, n, size), dtype) for n, size in tensor_shapes(shape, len(tokenizer)).items()
+    ]
     for index in range(shards):
         write_pth(folder / f"consolidated.{index:02}.pth", [shard_of(tensor, index, shards) for tensor in tensors])
-    _write(folder / "params.json", shape.params().encode())
+    _write(folder / "params.json", params_json(shape).encode())
     _write(folder / "tokenizer.model", tokenizer.to_bytes())
 
 
@@ -141,7 +139,7 @@ SPELLINGS: dict[str, Callable[[str, str], str]] = {
 
 def write_adapter(
     folder: Path,
-    shape: TinyShape,
+    shape: ModelParams,
     seed: int,
     *,
     spelling: str = "peft",
@@ -161,7 +159,7 @@ def write_adapter(
     folder.mkdir(parents=True)
     tokenizer = tiny_tokenizers()[int(grown)]
     key, tensors = SPELLINGS[spelling], []
-    for name, size in shape.tensors(len(tokenizer)):
+    for name, size in tensor_shapes(shape, len(tokenizer)).items():
         module = rename(name, "huggingface").removesuffix(".weight")
         if name.rsplit(".", 2)[-2] in TARGETS:
             a = random_array(seed, f"{name} A", (rank, size[1]))

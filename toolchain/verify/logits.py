@@ -25,10 +25,10 @@ from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.npy import MAGIC, parse_npy
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import AUGUST_21, ERAS, MARCH_19, era_of
+from ggmlpy.formats.model_params import LLAMA_EPS
 from ggmlpy.verify.tensors import ulp_distance
 from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.arithmetic.choosing import create_backend
-from llama_ref.arithmetic.evaluator import LLAMA_EPS
 from llama_ref.arithmetic.exact.backend import SUPPORTED
 from llama_ref.arithmetic.transformer import Backend
 from llama_ref.text.model import Model
@@ -336,7 +336,7 @@ def ways_of(
         raise UsageError(f"no exact arithmetic{' ' + asked if asked else ''} runs {file.path} ({', '.join(layouts)})")
     caches = (False, True) if memory_f32 is None else (memory_f32,)
     sizes: tuple[int | None, ...] = (None, 1, MAIN_BATCH) if batch is None else (batch,)
-    known = file.attributes.norm_eps
+    known = file.hparams.norm_eps
     for date, name in pairs:
         batches = [None] if name == "scalar" else list(dict.fromkeys(_shortened(size, n_tokens) for size in sizes))
         epsilons = [known or LLAMA_EPS, *([EPS_OF_AUGUST] if ERAS[date] >= AUGUST_21 and not known else [])]
@@ -381,7 +381,7 @@ class _Bench:
 
     def reference(self) -> F32:
         """In plain float32 arithmetic."""
-        plain = Way("", "", memory_f32=True, norm_eps=self.file.attributes.norm_eps or LLAMA_EPS)
+        plain = Way("", "", memory_f32=True, norm_eps=self.file.hparams.norm_eps or LLAMA_EPS)
         return self._evaluated(create_backend("reference", self.file), plain)[-len(self.theirs) :]
 
     def others(self, way: Way) -> Iterator[tuple[str, Backend]]:
@@ -402,7 +402,7 @@ class _Bench:
 
     def _prepared(self, backend: Backend, way: Way) -> Backend:
         backend.norm_eps = way.norm_eps
-        backend.rope_freq_base = self.file.attributes.rope_freq_base
+        backend.rope_freq_base = self.file.hparams.rope_freq_base
         return backend
 
     def _evaluated(self, backend: Backend, way: Way) -> F32:

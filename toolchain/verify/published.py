@@ -30,7 +30,7 @@ from ggmlpy.files.npy import ZIP_TROUBLE
 from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.checkpoint import known_files, open_checkpoint
 from llama_ref.checkpoint.known_files import KnownFile, files_of
-from llama_ref.checkpoint.params import MODELS, read_params_json
+from llama_ref.checkpoint.params import read_params_json
 
 from .fingerprint import content_fingerprint
 from .published_tensors import published_model_of, published_shard_of, structure_of, weight_files
@@ -273,9 +273,9 @@ def _params_verdict(path: Path, size: int, sha256: str, named: bool) -> list[Fil
         params = read_params_json(path)
     except FormatError as error:
         return [FileVerdict(path, size, sha256, "bad", str(error))]
-    same = params.model is not None and params.norm_eps == MODELS[params.model].norm_eps
-    if same and params.vocab_size == -1:
-        return [FileVerdict(path, size, sha256, "same meaning", f"the values of LLaMA-{params.model}")]
+    published = params.size
+    if published and (params.n_mult, params.eps) == (published.n_mult, published.norm_eps) and params.n_vocab == -1:
+        return [FileVerdict(path, size, sha256, "same meaning", f"the values of LLaMA-{published.name}")]
     return [FileVerdict(path, size, sha256, "no reference", "not the values of a published model")] if named else []
 
 

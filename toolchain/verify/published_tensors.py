@@ -13,7 +13,9 @@ from typing import Any
 
 from ggmlpy.files.errors import FormatError, MissingFileError
 from ggmlpy.files.kinds import first_bytes, is_ggml
+from ggmlpy.formats.model_sizes import n_shards_of
 from ggmlpy.formats.tensor_names import meta_names
+from ggmlpy.formats.vocabulary_names import KNOWN_VOCABULARIES
 from llama_ref.checkpoint import Checkpoint, LazyTensor, known_files, open_pth
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.known_files import KnownFile
@@ -53,11 +55,16 @@ def _as_published(
     name: str, tensors: Sequence[LazyTensor], n_vocab: int, release: Callable[[], object], progress: Progress | None
 ) -> KnownFile | None:
     """The published file with these tensors: by the SHA256 that the merge script with torch 1.13 gives them."""
-    if n_vocab not in known_files.PUBLISHED_VOCABULARIES or any(tensor.dtype != "float16" for tensor in tensors):
+    if n_vocab not in _merged_vocabularies() or any(tensor.dtype != "float16" for tensor in tensors):
         return None
     sink = _Digest(release, progress)
     stream_pth(sink, name, tensors)  # type: ignore[arg-type]
     return known_files.BY_SHA256.get(sink.sha.hexdigest())
+
+
+def _merged_vocabularies() -> list[int]:
+    """Rows of the embeddings of the published merged models."""
+    return [known.size for known in KNOWN_VOCABULARIES if known.merged]
 
 
 class _Digest:
@@ -102,8 +109,8 @@ def published_shard_of(path: Path, progress: Progress | None = None) -> KnownFil
 def _candidates(path: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[tuple[str, int]]:
     """Which shard of which vocabulary a file can be, by its name and by the rows of its output matrix."""
     rows = tensors["output.weight"].shape[0]
-    count = {5120: 2, 6656: 4, 8192: 8}.get(tensors["norm.weight"].size, 1)
-    for n_vocab in known_files.PUBLISHED_VOCABULARIES:
+    count = n_shards_of(tensors["norm.weight"].size)
+    for n_vocab in _merged_vocabularies():
         for i in range(count):
             name = f"consolidated.{i:02}.pth"
             of_shard = n_vocab // count + (n_vocab % count if i == count - 1 else 0)

@@ -140,7 +140,7 @@ class ExactBackend(Backend):
         self.old_threads = n_threads or 1  # what the arithmetic of 2023-03-19 depends on
         self.n_threads = n_threads or available_processors()
         self.pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
-        self.angles = Angles(self.rules, self.head_dim, file.attributes.rope_freq_base)
+        self.angles = Angles(self.rules, self.head_dim, file.hparams.rope_freq_base)
         self.exp_table, self.silu_table = half_tables(self.rules)
         for tensor in file.tensors.values():
             check_type(self.rules, tensor)

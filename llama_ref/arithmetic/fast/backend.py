@@ -29,7 +29,8 @@ from .plan import LAYER, PLAN, TOKENS_A_CALL
 from .threads import BARRIER_BYTES, LINE, Team
 
 if TYPE_CHECKING:
-    from ggmlpy.formats.model_file import Hparams, ModelFile, Tensor
+    from ggmlpy.formats.model_file import ModelFile, Tensor
+    from ggmlpy.formats.model_params import ModelParams
     from llama_ref.arithmetic.transformer import KVCache, Weights
 
 __all__ = ["FastBackend"]
@@ -91,7 +92,7 @@ class FastBackend(ReferenceBackend):
     def matrix(self, tensor: Tensor) -> FastMatrix:
         return FastMatrix(tensor)
 
-    def new_cache(self, hparams: Hparams, n_ctx: int, memory_f32: bool) -> KVCache:
+    def new_cache(self, hparams: ModelParams, n_ctx: int, memory_f32: bool) -> KVCache:
         """The cache as [n_layer][n_head][n_ctx][head_pad] in memory, seen as `KVCache` shows it."""
         from llama_ref.arithmetic.transformer import KVCache
 
