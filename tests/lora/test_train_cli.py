@@ -84,7 +84,7 @@ def test_instructions_are_cleaned(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_crawl_refuses_what_is_no_endpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["crawl", str(tmp_path / "data.json"), "--url", "ftp://x", "--model", "m"]) == 2
-    assert "no endpoint" in capsys.readouterr().err
+    assert "not an endpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
