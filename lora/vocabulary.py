@@ -51,7 +51,7 @@ class Growth:
         return self.base + self.added + self.padded
 
 
-# ── merging ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── merging ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def merge_vocabularies(
@@ -94,7 +94,7 @@ def _encode_varint(value: int) -> bytes:
     return bytes((*out, value))
 
 
-# ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── training ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CHINESE_RECIPE: dict[str, Any] = {
     # What the trainer specification inside the published chinese_sp.model says.

@@ -1,7 +1,10 @@
 """What the processor can do, and what code is compiled for. Needs llvmlite, not Numba.
 
-`LLAMA_SIMD` names another target than the processor at hand: ``vnni`` (where there is ``amx``), ``avxvnni``, ``avx2``
-or ``portable``.
+Everything that depends on an instruction set asks `MACHINE`. Code is compiled for the processor at hand, unless one of
+two environment variables says otherwise:
+
+* ``LLAMA_SIMD`` names another target: ``vnni`` (where there is ``amx``), ``avxvnni``, ``avx2`` or ``portable``.
+* ``NUMBA_CPU_FEATURES`` and ``NUMBA_CPU_NAME`` are Numba's own, for code that another machine is to load.
 """
 
 from __future__ import annotations
@@ -41,8 +44,8 @@ class Machine:
     Attributes:
         cpu: LLVM's name of the processor.
         features: the instruction sets it has, by LLVM's names.
-        simd: which byte dot product the kernels use (see `simd.dot_bytes`).
-        override: whether it is another than the processor at hand.
+        simd: which byte dot product the kernels use (see `ggmlpy.machine.vectors.dots`).
+        override: whether ``LLAMA_SIMD`` asks for another than the processor at hand.
     """
 
     cpu: str
@@ -62,9 +65,19 @@ class Machine:
 
     @property
     def fetch_distance(self) -> int:
-        """How many bytes ahead to fetch memory in `simd.fetch_ahead`; 0: leave it to the processor."""
+        """How many bytes ahead to fetch memory in `fetch_ahead`; 0: leave it to the processor."""
         intel = self.is_x86 and not llvm.get_host_cpu_name().startswith(("znver", "bdver", "btver"))
         return 3072 if intel else 0
+
+    @property
+    def has_f16(self) -> bool:
+        """Whether float16 is converted by single instructions (F16C on x86; always on 64-bit Arm)."""
+        return self.has("f16c") or self.is_arm
+
+    @property
+    def has_fma(self) -> bool:
+        """Whether there is a fused multiply-add."""
+        return self.has("fma") or self.is_arm
 
     @property
     def is_x86(self) -> bool:
@@ -83,18 +96,24 @@ class Machine:
         return ",".join(f"+{name}" for name in sorted(self.features))
 
 
-def detect(wish: str | None = None) -> Machine:
+def detect(wish: str | None = None, named: str | None = None) -> Machine:
     """The machine at hand, or the one that `wish` (LLAMA_SIMD) names.
+
+    Args:
+        named: features to assume instead of the processor's, as LLVM takes them (NUMBA_CPU_FEATURES).
 
     Raises:
         UsageError: no such name, or the processor lacks what it needs.
     """
     triple, version = llvm.get_process_triple(), llvm.llvm_version_info[0]
-    have = frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    if named is None:
+        have = frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    else:
+        have = frozenset(word[1:] for word in named.split(",") if word.startswith("+"))
     without_tiles = frozenset(name for name in have if not name.startswith("amx"))
     if have != without_tiles and (wish == "vnni" or not tiles_allowed()):
         have = without_tiles
-    host = Machine(llvm.get_host_cpu_name(), have, False, triple, version)
+    host = Machine(os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name(), have, False, triple, version)
     if not wish or wish == host.simd:
         return host
     if wish not in TARGETS or not host.is_x86:
@@ -114,4 +133,4 @@ def tiles_allowed() -> bool:
     return ctypes.CDLL(None).syscall(158, request_permission, tile_data) == 0
 
 
-MACHINE = detect(os.environ.get("LLAMA_SIMD"))
+MACHINE = detect(os.environ.get("LLAMA_SIMD"), os.environ.get("NUMBA_CPU_FEATURES"))

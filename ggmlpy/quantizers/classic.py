@@ -10,7 +10,7 @@ One block is one scale ``d`` (and a minimum ``m``), and for every value an integ
 
 ``id`` is 1/d from the unrounded float32 d, or 0. round: halves away from zero. The search for an extreme passes a NaN
 over (or starts anew behind it, see ``Rule.forgets``), and where C would cast NaN or inf to an integer the code is what
-x86 gives (see :mod:`ggmlpy.quantizers.c_arithmetic`). One thing builds of llama.cpp differ in, and so has no right
+x86 gives (see :mod:`ggmlpy.machine.c_arithmetic`). One thing builds of llama.cpp differ in, and so has no right
 answer: the payload of a NaN that is stored as an f16 scale; here it is the scalar build's.
 
 Which rule an era used is the table ``RULES``; the kernels are compiled from it when first asked for. The k-quants,
@@ -29,7 +29,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import UsageError
@@ -45,22 +45,10 @@ from ggmlpy.formats.eras import (
     era_of,
 )
 from ggmlpy.formats.tensor_types import TensorType
+from ggmlpy.machine.c_arithmetic import ABS, narrow, order_extremes, round_half_away, truncate, value_of, widen
+from ggmlpy.machine.kernels import inlined, kernel
+from ggmlpy.machine.vectors import bits, float_of
 
-from . import histogram as code_counts
-from .c_arithmetic import (
-    ABS,
-    JIT_OPTIONS,
-    bits,
-    compile_kernel,
-    float_of,
-    narrow,
-    order_extremes,
-    round_half_away,
-    source_stamp,
-    truncate,
-    value_of,
-    widen,
-)
 from .histogram import count_codes, histogram_of
 
 __all__ = ["quantizable", "quantize", "quantize_rows"]
@@ -130,12 +118,12 @@ RULES: dict[tuple[Era, str], Rule] = {
 # equals or zeros of both signs compete, position matters; llama.cpp's loops are then followed value by value.
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def absolute(v):
     return float_of(np.int32(bits(v) & ABS))
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def greatest_magnitude(x, i, low, high, forgets):
     """max |x| of block ``i`` as C's loop finds it: a NaN is passed over, or (``forgets``) the search starts anew."""
     if low == low and high == high:
@@ -150,7 +138,7 @@ def greatest_magnitude(x, i, low, high, forgets):
     return greatest
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def greatest_signed(x, i, low, high):
     """The first value of block ``i`` that has the greatest magnitude, NaN passed over; +0.0 if all are zero."""
     if low == low and high == high and -low != high:
@@ -163,7 +151,7 @@ def greatest_signed(x, i, low, high):
     return found
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def least_and_greatest(x, i, low, high, start):
     """min x, starting from FLT_MAX, and max x, starting from ``start``, of block ``i``, NaN passed over; of several
     zeros the first is the minimum."""
@@ -180,14 +168,14 @@ def least_and_greatest(x, i, low, high, start):
 # --- codes --------------------------------------------------------------------------------------------------------
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def code_of(v, rounds, offset, limit):
     """The code of a scaled value, in the low 8 bits; after inlining all but ``v`` are constants."""
     code = round_half_away(v) + np.int32(offset) if rounds else truncate(v + np.float32(offset + 0.5))
     return code if code < np.int32(limit) else np.int32(limit)
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def store_scale(out, i, k, v, f32):
     """Store a scale at byte ``k`` of block ``i`` as f32 or f16; return where the next field starts."""
     size = 4 if f32 else 2
@@ -197,7 +185,7 @@ def store_scale(out, i, k, v, f32):
     return k + size
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def fifth_bits(codes, i, size):
     """The fifth bit of each code of block ``i``, value l in bit l."""
     qh = np.uint32(0)
@@ -206,7 +194,7 @@ def fifth_bits(codes, i, size):
     return qh
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def halved_codes(byte, qh, j, halves):
     """Two 5-bit codes, halved, in one byte, as the histogram counts them.
 
@@ -220,7 +208,7 @@ def halved_codes(byte, qh, j, halves):
     return (byte >> np.uint8(1)) & np.uint8(0x77) | np.uint8(low << np.uint32(3) | high << np.uint32(7))
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def sixteenth(code):
     """The bin of a signed 8-bit code: C's code / 16 + 8, toward zero."""
     signed = np.int32(np.int8(code))
@@ -243,11 +231,8 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
     f32 = record.block["d"] == np.dtype("<f4")
     size, half = record.blck_size, record.blck_size // 2
     low_bits = np.int32(15 if five_bits else 255)
-    stamp = source_stamp(code_counts.__file__)
 
     def quantize_blocks(x, out, sums):
-        if stamp < 0:  # never: it is here to be part of the cache's key
-            return
         d, m, inverse = np.empty(GROUP, np.float32), np.zeros(GROUP, np.float32), np.empty(GROUP, np.float32)
         codes, pairs = np.empty((GROUP, size), np.uint8), np.empty((GROUP, half), np.uint8)
         fifth = np.zeros(GROUP, np.uint32)
@@ -313,7 +298,7 @@ def _compiled(era: Era, record: TensorType, half_precision: bool) -> Callable:
     """The machine code of one row of ``RULES`` for rows of one float type (from Numba's cache on disk if it can be)."""
     element = types.uint16 if half_precision else types.float32
     signature = types.void(types.Array(element, 2, "C", readonly=True), types.uint8[:, ::1], types.int64[::1])
-    return compile_kernel(block_kernel(RULES[era, record.name], record), signature)
+    return kernel(block_kernel(RULES[era, record.name], record), signature)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------

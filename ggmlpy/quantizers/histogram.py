@@ -7,54 +7,18 @@ codes have at least these bits. From those sums the sixteen counts follow by inc
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from .c_arithmetic import JIT_OPTIONS
+from ggmlpy.machine.kernels import inlined
+from ggmlpy.machine.vectors import bit_plane, ones_in
 
 __all__ = ["count_codes", "histogram_of"]
 
 LANES = 64
-_operation: Callable[[Callable[..., Any]], Any] = intrinsic
 
 
-@_operation
-def plane(typingctx, pairs, k, mask):
-    """The word whose bit l says whether byte ``pairs[k + l]`` has a bit of ``mask``, for 64 bytes."""
-    byte, lanes = ir.IntType(8), ir.VectorType(ir.IntType(8), LANES)
-
-    def emit(context, builder, signature, args):
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        address = builder.bitcast(builder.gep(array.data, [args[1]]), lanes.as_pointer())
-        values = builder.load(address, align=1)
-        one = builder.insert_element(ir.Constant(lanes, ir.Undefined), builder.trunc(args[2], byte), ir.IntType(32)(0))
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        mask = builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), everywhere)
-        set_bits = builder.icmp_unsigned("!=", builder.and_(values, mask), ir.Constant(lanes, [0] * LANES))
-        return builder.bitcast(set_bits, ir.IntType(64))
-
-    return types.uint64(pairs, types.int64, types.int64), emit
-
-
-@_operation
-def ones(typingctx, word):
-    """How many bits of a word are set."""
-
-    def emit(context, builder, signature, args):
-        function_type = ir.FunctionType(ir.IntType(64), [ir.IntType(64)])
-        return builder.call(cgutils.get_or_insert_function(builder.module, function_type, "llvm.ctpop.i64"), args)
-
-    return types.int64(types.uint64), emit
-
-
-@njit(**JIT_OPTIONS)
+@inlined
 def count_codes(pairs, size, planes, sums):
     """Add to ``sums[set]`` (int64 [16]) how many codes in ``pairs[:size]``, two a byte, have all bits of ``set``.
 
@@ -66,27 +30,27 @@ def count_codes(pairs, size, planes, sums):
     n = 0
     for k in range(0, padded, LANES):
         for bit in range(4):
-            planes[bit, n] = plane(pairs, k, 1 << bit)
-            planes[bit, n + 1] = plane(pairs, k, 16 << bit)
+            planes[bit, n] = bit_plane(pairs.ctypes.data + k, 1 << bit)
+            planes[bit, n + 1] = bit_plane(pairs.ctypes.data + k, 16 << bit)
         n += 2
     s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = s10 = s11 = s12 = s13 = s14 = s15 = np.int64(0)
     for i in range(n):
         a, b, c, d = planes[0, i], planes[1, i], planes[2, i], planes[3, i]
-        s1 += ones(a)
-        s2 += ones(b)
-        s3 += ones(a & b)
-        s4 += ones(c)
-        s5 += ones(a & c)
-        s6 += ones(b & c)
-        s7 += ones(a & b & c)
-        s8 += ones(d)
-        s9 += ones(a & d)
-        s10 += ones(b & d)
-        s11 += ones(a & b & d)
-        s12 += ones(c & d)
-        s13 += ones(a & c & d)
-        s14 += ones(b & c & d)
-        s15 += ones(a & b & c & d)
+        s1 += ones_in(a)
+        s2 += ones_in(b)
+        s3 += ones_in(a & b)
+        s4 += ones_in(c)
+        s5 += ones_in(a & c)
+        s6 += ones_in(b & c)
+        s7 += ones_in(a & b & c)
+        s8 += ones_in(d)
+        s9 += ones_in(a & d)
+        s10 += ones_in(b & d)
+        s11 += ones_in(a & b & d)
+        s12 += ones_in(c & d)
+        s13 += ones_in(a & c & d)
+        s14 += ones_in(b & c & d)
+        s15 += ones_in(a & b & c & d)
     totals = (2 * size, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15)
     for i, total in enumerate(totals):
         sums[i] += total

@@ -30,11 +30,12 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from ggmlpy.formats.tensor_types import QK_K
-
-from .c_arithmetic import ABS, JIT_OPTIONS, bits, compile_kernel, float_of, narrow, source_stamp, widen
+from ggmlpy.machine.c_arithmetic import ABS, narrow, widen
+from ggmlpy.machine.kernels import inlined, kernel
+from ggmlpy.machine.vectors import bits, float_of
 
 __all__ = ["k_quantizer"]
 
@@ -52,13 +53,13 @@ SUM_L2, CHANGED, ACTIVE = 0, 16, 32
 # --- rounding -----------------------------------------------------------------------------------------------------
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def nearest_int(v):
     """The nearest integer, ties to even; beyond 2^22 what the bits say."""
     return np.int32((bits(v + MAGIC) & MANTISSA) - MIDDLE)
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def clipped(v, low, high):
     """``nearest_int`` kept between two integers."""
     code = nearest_int(v)
@@ -66,7 +67,7 @@ def clipped(v, low, high):
     return code if code > np.int32(low) else np.int32(low)
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def magnitude_of(v):
     return float_of(np.int32(bits(v) & ABS))
 
@@ -78,7 +79,7 @@ def magnitude_of(v):
 # Inner loops run over lanes and become vector instructions; sums still add up in the order of the values.
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def search_affine(x, codes, limit, scales, mins, work, flags):
     """Fit x = scale * code - minimum with codes 0 … ``limit``: five rounds of coding and refitting.
 
@@ -134,7 +135,7 @@ def search_affine(x, codes, limit, scales, mins, work, flags):
             break
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def sums_of(x, limit, inverse, sum_lx, sum_l2):
     """sum w x l and sum w l^2 over the codes l that ``inverse`` gives, w = x^2."""
     n, lanes = x.shape
@@ -149,7 +150,7 @@ def sums_of(x, limit, inverse, sum_lx, sum_l2):
             sum_l2[k] += w * code * code
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def code_with(x, codes, limit, inverse, active):
     """Set the codes -limit … limit - 1 that ``inverse`` gives, in active lanes."""
     n, lanes = x.shape
@@ -159,7 +160,7 @@ def code_with(x, codes, limit, inverse, active):
             codes[i, k] = code if active[k] else codes[i, k]
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def start_from_extremes(x, codes, limit, inverse, active):
     """Scale each lane so that its first value of the greatest magnitude gets the code -limit. A lane of zeros (or NaN)
     is not active; its codes are -limit."""
@@ -178,7 +179,7 @@ def start_from_extremes(x, codes, limit, inverse, active):
     code_with(x, codes, limit, inverse, active)
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def improve(x, codes, limit, sum_lx, sum_l2, active):
     """Change single codes (-limit … limit - 1) while that raises (sum w x l)^2 / sum w l^2, at most five rounds."""
     n, lanes = x.shape
@@ -208,7 +209,7 @@ def improve(x, codes, limit, sum_lx, sum_l2, active):
             break
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def search_symmetric(x, codes, limit, refits, scales, work):
     """Fit x = scale * code, codes -limit … limit - 1: refit the scale up to ``refits`` times, then improve single
     codes. Fills ``scales``."""
@@ -252,7 +253,7 @@ def search_symmetric(x, codes, limit, refits, scales, work):
 # is value n * k + i of the block.
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def store_half(out, k, v):
     """Store a scale as float16 at byte ``k`` and return it as a reader will see it."""
     half = narrow(v)
@@ -260,7 +261,7 @@ def store_half(out, k, v):
     return widen(np.uint16(half))
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def largest(values):
     """The largest of several scales, or 0."""
     most = F0
@@ -269,7 +270,7 @@ def largest(values):
     return most
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def largest_signed(values):
     """The first of the greatest magnitude, or 0."""
     most = F0
@@ -278,7 +279,7 @@ def largest_signed(values):
     return most
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def recode_affine(x, codes, limit, d, minimum):
     """Code with the decoded scales and minimums; a lane whose scale became 0 keeps the codes of its search."""
     n, lanes = x.shape
@@ -288,7 +289,7 @@ def recode_affine(x, codes, limit, d, minimum):
             codes[i, k] = code if d[k] != F0 else codes[i, k]
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def recode_symmetric(x, codes, limit, d):
     """The same without a minimum."""
     n, lanes = x.shape
@@ -298,7 +299,7 @@ def recode_symmetric(x, codes, limit, d):
             codes[i, k] = code if d[k] != F0 else codes[i, k]
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def in_order(codes, offset, flat):
     """Codes [n, lanes] as the bytes ``code + offset`` in the order of the values [256]."""
     n, lanes = codes.shape
@@ -307,7 +308,7 @@ def in_order(codes, offset, flat):
             flat[n * k + i] = np.uint8(codes[i, k] + np.int32(offset))
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def pack_crumbs(flat, shift, out, start):
     """Two bits of each code, from bit ``shift``: 64 bytes, each with values 32 apart."""
     for j in range(2):
@@ -319,7 +320,7 @@ def pack_crumbs(flat, shift, out, start):
             out[start + 32 * j + l] = byte
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def pack_nibbles(flat, distance, out, start):
     """The low four bits of each code: 128 bytes, each with values ``distance`` apart."""
     for j in range(128 // distance):
@@ -328,7 +329,7 @@ def pack_nibbles(flat, distance, out, start):
             out[start + distance * j + l] = np.uint8(low | np.uint8(high << np.uint8(4)))
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def pack_bit(flat, bit, out, start):
     """One bit of each code: 32 bytes, value 32 i + l in bit i of byte l."""
     for l in range(32):  # noqa: E741
@@ -338,7 +339,7 @@ def pack_bit(flat, bit, out, start):
         out[start + l] = byte
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def q2_k(x, codes, scales, mins, work, flags, flat, out):
     """Bytes: 16 of scale | minimum << 4, 64 of codes, f16 d, f16 dmin."""
     search_affine(x, codes, 3, scales, mins, work, flags)
@@ -356,7 +357,7 @@ def q2_k(x, codes, scales, mins, work, flags, flat, out):
     pack_crumbs(flat, 0, out, 16)
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def q3_k(x, codes, scales, work, flat, out):
     """Bytes: 32 of third bits, 64 of low bits, 12 of 6-bit scales, f16 d."""
     search_symmetric(x, codes, 4, 0, scales, work)
@@ -379,13 +380,13 @@ def q3_k(x, codes, scales, work, flat, out):
     pack_crumbs(flat, 0, out, 32)
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def six_bits(v):
     """An unsigned byte kept below 64."""
     return np.int32(min(np.int32(nearest_int(v)) & 255, 63))
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def scales_of_six_bits(x, codes, limit, scales, mins, work, flags, out):
     """The common part of q4_K and q5_K: f16 d, f16 dmin, 12 bytes of eight scales and eight minimums; then recode."""
     search_affine(x, codes, limit, scales, mins, work, flags)
@@ -405,7 +406,7 @@ def scales_of_six_bits(x, codes, limit, scales, mins, work, flags, out):
     recode_affine(x, codes, limit, scales, mins)
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def q4_k(x, codes, scales, mins, work, flags, flat, out):
     """Bytes: f16 d, f16 dmin, 12 of scales, 128 of codes."""
     scales_of_six_bits(x, codes, 15, scales, mins, work, flags, out)
@@ -413,7 +414,7 @@ def q4_k(x, codes, scales, mins, work, flags, flat, out):
     pack_nibbles(flat, 32, out, 16)
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def q5_k(x, codes, scales, mins, work, flags, flat, out):
     """Bytes: f16 d, f16 dmin, 12 of scales, 32 of fifth bits, 128 of low bits."""
     scales_of_six_bits(x, codes, 31, scales, mins, work, flags, out)
@@ -422,7 +423,7 @@ def q5_k(x, codes, scales, mins, work, flags, flat, out):
     pack_nibbles(flat, 32, out, 48)
 
 
-@njit(**JIT_OPTIONS)
+@inlined
 def q6_k(x, codes, scales, work, flat, out):
     """Bytes: 128 of low four bits, 64 of high two bits, 16 signed scales, f16 d."""
     search_symmetric(x, codes, 32, 3, scales, work)
@@ -444,11 +445,8 @@ def q6_k(x, codes, scales, work, flat, out):
 def rows_kernel(width: int) -> Callable:
     """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size] for codes of ``width`` bits."""
     lanes = 8 if width in (4, 5) else 16
-    stamp = source_stamp()
 
     def quantize_blocks(rows, out):
-        if stamp < 0:  # never: it is here to be part of the cache's key
-            return
         x, codes = np.empty((QK_K // lanes, lanes), np.float32), np.zeros((QK_K // lanes, lanes), np.int32)
         scales, mins, work = np.empty(lanes, np.float32), np.empty(lanes, np.float32), np.empty(6 * 16, np.float32)
         flags, flat = np.empty(3 * 16, np.int32), np.empty(QK_K, np.uint8)
@@ -474,4 +472,4 @@ def rows_kernel(width: int) -> Callable:
 def k_quantizer(name: str) -> Callable:
     """The compiled loop for "q2_K" … "q6_K"."""
     signature = types.void(types.Array(types.float32, 2, "C", readonly=True), types.uint8[:, ::1])
-    return compile_kernel(rows_kernel(int(name[1])), signature)
+    return kernel(rows_kernel(int(name[1])), signature)

@@ -1,8 +1,15 @@
 """CRC-32 as zip files have it, several times as fast as zlib where the processor can multiply polynomials.
 
 zlib takes about a second a gigabyte, and a merge checks every byte that it reads and sums every byte that it writes.
-Here most of the work is folding (:mod:`.crc32_fold`): what remains of a buffer are 64 bytes with the same CRC, which
-zlib finishes together with the bytes behind the last whole block.
+Here most of the work is folding 64 bytes onto the next 64: what remains of a buffer are 64 bytes with the same CRC,
+which zlib finishes together with the bytes behind the last whole block.
+
+A CRC is the remainder of a polynomial division by P. Multiplying the halves of a 128-bit lane by x^(512+64) and x^512
+modulo P, without carries, and adding them to the lane 64 bytes further on leaves the remainder as it was. Four lanes
+are independent of each other, which hides the latency of the multiplication.
+
+Source: Gopal et al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", Intel 2009; the
+constants are those of its bit-reflected CRC-32 (k1 and k2).
 """
 
 from __future__ import annotations
@@ -20,7 +27,14 @@ __all__ = ["crc32"]
 SMALL = 1 << 20  # buffers below this are zlib's
 PATIENCE = 256 << 20  # bytes that zlib sums before loading numba and the kernel (half a second) pays
 BLOCK = 64  # bytes folded at a time
+K1, K2 = 0x154442BD4, 0x1C6E41596  # x^(4*128+64), x^(4*128) modulo P, reflected
 _patience = PATIENCE
+
+# Operations of `ggmlpy.machine.vectors`, imported with Numba when they are first needed.
+fold_polynomial: Any = None
+load_i64x2: Any = None
+pair_i64: Any = None
+store_i64x2: Any = None
 
 
 def crc32(data: Any, crc: int = 0) -> int:
@@ -47,7 +61,31 @@ def crc32(data: Any, crc: int = 0) -> int:
 
 @cache
 def _kernel() -> Callable[[np.ndarray, np.ndarray, int], None] | None:
-    """The compiled fold; None where the processor cannot multiply polynomials."""
-    from .crc32_fold import fold
+    """The compiled `_fold`; None where the processor cannot multiply polynomials."""
+    global fold_polynomial, load_i64x2, pair_i64, store_i64x2
+    from ggmlpy.machine.features import MACHINE
 
-    return fold
+    if not MACHINE.has("pclmul"):
+        return None
+    from numba import types
+
+    from ggmlpy.machine.kernels import kernel
+    from ggmlpy.machine.vectors import fold_polynomial, load_i64x2, pair_i64, store_i64x2
+
+    read_only = types.Array(types.uint8, 1, "C", readonly=True)
+    return kernel(_fold, types.void(types.uint8[::1], read_only, types.int64))
+
+
+def _fold(state: Any, data: Any, n_blocks: Any) -> None:
+    """Blocks 1 … n-1 of ``data`` folded onto the 64 bytes of ``state``."""
+    s, d, k = state.ctypes.data, data.ctypes.data, pair_i64(K1, K2)
+    lane0, lane1, lane2, lane3 = load_i64x2(s), load_i64x2(s + 16), load_i64x2(s + 32), load_i64x2(s + 48)
+    for block in range(d + BLOCK, d + BLOCK * n_blocks, BLOCK):
+        lane0 = fold_polynomial(lane0, k, load_i64x2(block))
+        lane1 = fold_polynomial(lane1, k, load_i64x2(block + 16))
+        lane2 = fold_polynomial(lane2, k, load_i64x2(block + 32))
+        lane3 = fold_polynomial(lane3, k, load_i64x2(block + 48))
+    store_i64x2(s, lane0)
+    store_i64x2(s + 16, lane1)
+    store_i64x2(s + 32, lane2)
+    store_i64x2(s + 48, lane3)

@@ -1,9 +1,9 @@
-"""How fast a model runs here, and how fast it could: tokens a second beside what the memory can deliver.
+"""How fast a model runs here, and how fast it could: tokens per second beside what the memory can deliver.
 
 Generating a token reads every matrix of the model once, and does so little with each byte that reading is all that
 counts. So the yardstick is the machine's own read bandwidth, measured on the same bytes by the same number of threads,
 in turns with the tokens: other programs on the machine then slow down both alike, and the share stays meaningful.
-A prompt reads the matrices once for many tokens; there arithmetic counts, given in multiplications a second.
+A prompt reads the matrices once for many tokens; there arithmetic counts, given in multiplications per second.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Measurement:
 
     Attributes:
         threads: how many.
-        generate: tokens a second, one at a time.
-        bandwidth: bytes a second that generating reads.
-        limit: bytes a second that the machine can read, with as many threads.
+        generate: tokens per second, one at a time.
+        bandwidth: bytes per second that generating reads.
+        limit: bytes per second that the machine can read with as many threads.
         share: bandwidth / limit, the median of the rounds' own ratios.
-        prompt: tokens a second of a prompt given at once.
-        multiplications: a second, of the prompt.
+        prompt: tokens per second of a prompt given at once.
+        multiplications: per second, of the prompt.
         n_prompt: tokens of that prompt.
     """
 
@@ -68,7 +68,7 @@ def bench(
     Args:
         n_prompt: tokens of the prompt (0: don't measure one).
         rounds: how often to repeat; the medians count.
-        n_tokens: tokens generated a round.
+        n_tokens: tokens generated per round.
         progress: called after each round, and after each prompt, of which there are at most three.
 
     Raises:
@@ -151,7 +151,7 @@ def _measure_prompt(model: Model, tokens: Sequence[int], rounds: int, progress: 
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """How long ``work`` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

@@ -87,7 +87,7 @@ _TOKENIZERS: WeakKeyDictionary[Evaluator, dict[Era, ScoreTokenizer | GreedyToken
 
 
 def _tokenizer_of(model: Evaluator, era: Era) -> ScoreTokenizer | GreedyTokenizer:
-    """Made once a model: fifty thousand pieces take a moment."""
+    """Made once per model: fifty thousand pieces take a moment."""
     known = _TOKENIZERS.setdefault(model, {})
     if era not in known:
         known[era] = tokenizer_for(list(model.vocab), model.vocab.scores.tolist(), era)
@@ -129,7 +129,7 @@ class Conversation:
         self.logits: np.ndarray | None = None  # float32 [n_vocab] of the last evaluated token
         self.timings = Timings()
 
-    # ------------------------------------------------------------------------------------------- the steps of main
+    # ── the steps of main ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def take(self, tokens: Sequence[int]) -> None:
         """Append tokens: they count as said, and wait to be evaluated as one batch."""
@@ -199,7 +199,7 @@ class Conversation:
             self.model.evaluate(tokens, n_past, last_only=True)
             self.timings.evaluated(len(tokens), time.perf_counter() - began)
 
-    # ------------------------------------------------------------------------------------------- for programs
+    # ── for programs ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def say(self, prompt: str | bytes | Sequence[int] = (), *, max_tokens: int = 128) -> Iterator[Token]:
         """Append a prompt and yield the model's continuation, token by token, until its end or ``max_tokens``.
@@ -250,7 +250,7 @@ class Conversation:
         text = stream.feed(piece).decode("utf-8", "replace")
         return Token(token, piece, text, log_softmax_of(self.logits, token))
 
-    # ------------------------------------------------------------------------------------------- save and resume
+    # ── save and resume ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that is needed to go on later: cache, random state, last tokens, options."""

@@ -81,7 +81,7 @@ def real_seed(seed: int, era: str | Era) -> int:
     """The seed that is used: the time instead of 0 (not at 2023-03-19) and of negative numbers.
 
     Raises:
-        UsageError: it is no 32-bit number.
+        UsageError: it is not a 32-bit number.
     """
     if not -(2**31) <= seed < 2**31:
         raise UsageError(f"the seed must be between {-(2**31)} and {2**31 - 1}, not {seed}")

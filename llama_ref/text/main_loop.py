@@ -225,7 +225,7 @@ class MainLoop:
             if not self._queue:
                 self.console.color("default")
 
-    # ------------------------------------------------------------------------------------------- the person's turn
+    # ── the person's turn ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _interact(self) -> bool:
         """Give the person a turn if it is time; False at the end of input."""

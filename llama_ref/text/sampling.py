@@ -209,7 +209,7 @@ def log_softmax_of(logits: np.ndarray, token: int) -> float:
     return float(values[token] - top) - math.log(float(np.exp(values - top).sum()))
 
 
-# ---------------------------------------------------------------------------------------------------- the rules
+# ── the rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _greedy(logits: np.ndarray, seen: np.ndarray, options: SamplingOptions) -> Sample:
@@ -305,7 +305,7 @@ _RULES: dict[Era, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------- arithmetic
+# ── arithmetic ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _widened(value: float) -> float:
@@ -331,7 +331,7 @@ def _exp(value: float) -> float:
         return math.inf
 
 
-# ---------------------------------------------------------------------------------------------------- order
+# ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _top_k(scores: np.ndarray, k: int, *, sorts_all: bool = False) -> np.ndarray:

@@ -9,18 +9,15 @@ Compiled by Numba, which takes a moment to load: ask only where there are ties.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlpy.quantizers.c_arithmetic import compile_kernel
+from ggmlpy.machine.kernels import kernel
 
 __all__ = ["partial_sort", "sort"]
 
 SMALL = 16  # libstdc++'s _S_threshold: ranges of this size are left to the insertion sort
-
-jit = partial(compile_kernel, signature=None)
 
 
 def partial_sort(scores: Iterable[float], k: int) -> NDArray[np.int64]:
@@ -55,7 +52,7 @@ def _doubles(scores: Iterable[float]) -> NDArray[np.float64]:
     return np.array(scores if isinstance(scores, np.ndarray) else list(scores), np.float64)
 
 
-@jit
+@kernel
 def _sift(values, heap, base, hole, size, item):
     """``__adjust_heap`` of the heap at ``base``: let the hole sink to a leaf, then let ``item`` rise from there."""
     top = hole
@@ -76,7 +73,7 @@ def _sift(values, heap, base, hole, size, item):
     heap[base + hole] = item
 
 
-@jit
+@kernel
 def _heap_order(values, heap):
     k = len(heap)
     for hole in range(k // 2 - 1, -1, -1):
@@ -90,7 +87,7 @@ def _heap_order(values, heap):
         _sift(values, heap, 0, 0, size, last)
 
 
-@jit
+@kernel
 def _heap_sort(values, items, first, last):
     size = last - first
     for hole in range(size // 2 - 1, -1, -1):
@@ -101,7 +98,7 @@ def _heap_sort(values, items, first, last):
         _sift(values, items, first, 0, rest, item)
 
 
-@jit
+@kernel
 def _median_first(values, items, to, a, b, c):
     x, y, z = values[items[a]], values[items[b]], values[items[c]]
     if x > y:
@@ -111,7 +108,7 @@ def _median_first(values, items, to, a, b, c):
     items[to], items[chosen] = items[chosen], items[to]
 
 
-@jit
+@kernel
 def _partition(values, items, first, last):
     """``__unguarded_partition_pivot``: the median of three becomes the pivot, and stays in front."""
     _median_first(values, items, first, first + 1, first + (last - first) // 2, last - 1)
@@ -129,7 +126,7 @@ def _partition(values, items, first, last):
         low += 1
 
 
-@jit
+@kernel
 def _rise(values, items, at):
     """``__unguarded_linear_insert``: something before is known to be no smaller."""
     item = items[at]
@@ -139,7 +136,7 @@ def _rise(values, items, at):
     items[at] = item
 
 
-@jit
+@kernel
 def _insertion(values, items):
     n = len(items)
     for i in range(1, n):
@@ -152,7 +149,7 @@ def _insertion(values, items):
             _rise(values, items, i)
 
 
-@jit
+@kernel
 def _intro_order(values, items):
     """``__introsort_loop`` with a stack of its own, then ``__final_insertion_sort``."""
     n = len(items)

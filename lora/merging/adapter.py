@@ -169,7 +169,7 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
 
 
 def _doubts(adapter: Adapter) -> Iterator[str]:
-    """What is no error and yet rarely meant."""
+    """What is not an error, but rarely intended."""
     if not adapter.pairs:
         yield f"{adapter.weights} holds whole tensors only, no LoRA pairs: {', '.join(adapter.replaced)}"
     whole = {rename(name, "huggingface").split(".")[-2] for name in adapter.replaced}

@@ -27,7 +27,7 @@ __all__ = ["CONFIG", "AdapterConfig", "read_adapter_config"]
 
 CONFIG = "adapter_config.json"
 LARGEST_PATTERN = 200  # characters of a key of rank_pattern; real ones name a module
-_SLOW = re.compile(r"\)\s*[*+{]|(?:[*+{].*){5}")  # repeated groups, many repetitions: a match could take for ever
+_SLOW = re.compile(r"\)\s*[*+{]|(?:[*+{].*){5}")  # repeated groups, many repetitions: a match could take forever
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
 
 # What changes the arithmetic in a way that W + scale * B @ A does not cover: value of the key -> whether it is active.
 _REFUSED = {
-    "use_dora": (bool, "DoRA scales each column by a learnt magnitude"),
+    "use_dora": (bool, "DoRA scales each column by a learned magnitude"),
     "use_qalora": (bool, "QALoRA groups the input"),
     "enable_lora": (lambda value: value is not None, "MergedLinear adapts slices of one matrix"),
     "lora_bias": (bool, "biases that LLaMA does not have"),

@@ -68,7 +68,7 @@ def files_of_adapter(path: Path, stack: contextlib.ExitStack) -> dict[str, Path]
 
 
 def _other_kind(path: Path) -> tuple[str | None, str]:
-    """Why a file is no ZIP, and what to do."""
+    """Why a file is not a ZIP, and what to do."""
     try:
         with path.open("rb") as stream:
             first = stream.read(FIRST_BYTES)

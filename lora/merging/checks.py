@@ -88,7 +88,7 @@ def check_chain(
 SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
-# ── the links ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the links ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _first_link(base: Checkpoint, tokenizer: GgmlVocabulary | None) -> Link:
@@ -183,7 +183,7 @@ def _wrong_tokenizer(link: Link, adapter: Adapter) -> VocabularyError:
     )
 
 
-# ── the tensors ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the tensors ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _check_tensors(base: Checkpoint, adapter: Adapter, n_vocab: int) -> None:
@@ -231,7 +231,7 @@ def _wrong_base(base: Checkpoint, adapter: Adapter, name: str, shape: Sequence[i
     )
 
 
-# ── the tokenizers ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the tokenizers ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _base_tokenizer(base: Checkpoint) -> GgmlVocabulary | None:

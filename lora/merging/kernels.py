@@ -16,33 +16,23 @@ tile of A (16 KB at rank 8) stays in the first-level cache while rows pass by; e
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import njit, types
-from numba.extending import intrinsic
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.machine.compiling import listen_to_numba
+from ggmlpy.machine.c_arithmetic import ABS
+from ggmlpy.machine.features import MACHINE
+from ggmlpy.machine.kernels import kernel
+from ggmlpy.machine.vectors import bits as bits_of
+from ggmlpy.machine.vectors import bits_of_f16, f16_of_bits, float_of
 
 __all__ = ["Delta"]
-
-listen_to_numba()
 
 TILE = 512  # columns
 ROWS = 32  # rows that pass before the next tile: 32 KB of weights
 GROUP = 8  # products added a pass
-
-
-def _has_half_conversions() -> bool:
-    machine = platform.machine().lower()
-    return machine in ("aarch64", "arm64") or bool(binding.get_host_cpu_features().get("f16c"))
-
-
-HARDWARE_HALF = _has_half_conversions()
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ class Delta:
                 f"rows {first_row}:{stop} of a change of {len(self.b)} x {self.n_columns} do not fit "
                 f"{weights.dtype} weights of shape {weights.shape}"
             )
-        add = _add_compiled if HARDWARE_HALF else add_plainly
+        add = _add_compiled if MACHINE.has_f16 else add_plainly
         return float(add(weights.view(np.uint16), self.b[first_row:stop], self.a, self.scale))
 
 
@@ -116,50 +106,6 @@ def add_plainly(bits: np.ndarray, b: np.ndarray, a: np.ndarray, scale: np.float3
     return float(np.abs(weights.astype(np.float32) - old).max(initial=0.0))
 
 
-# ── the operations that numba lacks, each one or two machine instructions ────────────────────────────────────────────
-
-_HALF, _FLOAT, _I16, _I32 = ir.HalfType(), ir.FloatType(), ir.IntType(16), ir.IntType(32)
-
-
-def _operation(typed: Any) -> Any:
-    """An intrinsic, as far as type checkers are concerned a plain function."""
-    return intrinsic(typed)
-
-
-@_operation
-def _widen(context: Any, bits: Any) -> Any:
-    """The float32 of the bits of a half."""
-    return types.float32(types.uint16), lambda _, do, __, x: do.fpext(do.bitcast(x[0], _HALF), _FLOAT)
-
-
-@_operation
-def _narrow(context: Any, value: Any) -> Any:
-    """The bits of the half nearest to a float32, ties to even."""
-    return types.uint16(types.float32), lambda _, do, __, x: do.bitcast(do.fptrunc(x[0], _HALF), _I16)
-
-
-@_operation
-def _magnitude(context: Any, value: Any) -> Any:
-    """The bits of ``|value|``: as integers they compare like the magnitudes, with NaN above all."""
-    return types.uint32(types.float32), lambda _, do, __, x: do.and_(do.bitcast(x[0], _I32), _I32(0x7FFFFFFF))
-
-
-@_operation
-def _larger(context: Any, left: Any, right: Any) -> Any:
-    """The larger of two uint32 (numba's own max would widen them to 64 bits)."""
-
-    def emit(_: Any, do: Any, __: Any, x: Any) -> Any:
-        return do.select(do.icmp_unsigned(">", x[0], x[1]), x[0], x[1])
-
-    return types.uint32(types.uint32, types.uint32), emit
-
-
-@_operation
-def _as_float(context: Any, bits: Any) -> Any:
-    """The float32 that has these bits."""
-    return types.float32(types.uint32), lambda _, do, __, x: do.bitcast(x[0], _FLOAT)
-
-
 _ZERO = np.float32(0)
 _SIGNATURE = "float32(uint16[:, ::1], float32[:, :, ::1], float32[:, :, ::1], float32)"
 
@@ -167,7 +113,7 @@ _SIGNATURE = "float32(uint16[:, ::1], float32[:, :, ::1], float32[:, :, ::1], fl
 def _add(weights: Any, b: Any, a: Any, scale: Any) -> Any:
     n_rows, n_columns = weights.shape
     delta = np.empty(TILE, np.float32)
-    largest = np.uint32(0)
+    largest = np.int32(0)  # bits of |value|: as integers they compare like the magnitudes, NaN above all
     for first in range(0, n_rows, ROWS):
         for t in range(a.shape[0]):
             n = min(TILE, n_columns - t * TILE)
@@ -190,11 +136,12 @@ def _add(weights: Any, b: Any, a: Any, scale: Any) -> Any:
                         delta[j] = d + b7 * s[7, j]
                 row = weights[i, t * TILE : t * TILE + n]
                 for j in range(n):
-                    old = _widen(row[j])
-                    new = _narrow(old + delta[j] * scale)
+                    old = f16_of_bits(row[j])
+                    new = bits_of_f16(old + delta[j] * scale)
                     row[j] = new
-                    largest = _larger(largest, _magnitude(_widen(new) - old))
-    return _as_float(largest)
+                    change = np.int32(bits_of(f16_of_bits(new) - old) & ABS)
+                    largest = change if change > largest else largest
+    return float_of(largest)
 
 
-_add_compiled: Any = njit(_SIGNATURE, nogil=True, cache=True, error_model="numpy")(_add) if HARDWARE_HALF else None
+_add_compiled: Any = kernel(_add, _SIGNATURE) if MACHINE.has_f16 else None

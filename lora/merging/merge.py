@@ -124,8 +124,8 @@ class MergePlan(CheckedMerge):
         """Write everything.
 
         Args:
-            force: replace what stands under the final names.
-            resume: go on with what an interrupted run of the same merge left.
+            force: replace existing files of the final names.
+            resume: continue from what an interrupted run of the same merge left.
             progress: called with bytes of merged weights as they pass.
 
         Raises:

@@ -87,7 +87,7 @@ def _maker(
     if init == "normal":
         return lambda start, stop: _normal_rows(tensor.name, n_embd, seed, start, stop)
     if init == "pieces":
-        return lambda start, stop: _spelt_rows(tensor, pieces[start:stop])
+        return lambda start, stop: _spelled_rows(tensor, pieces[start:stop])
     raise UsageError(f"unknown initialization {init!r}; choose one of {', '.join(INITIALIZATIONS)}")
 
 
@@ -108,7 +108,7 @@ def _normal_rows(name: str, n_embd: int, seed: int, start: int, stop: int) -> np
     return drawn[start - first * BLOCK : stop - first * BLOCK] * np.float32(STANDARD_DEVIATION)
 
 
-def _spelt_rows(tensor: LazyTensor, pieces: Sequence[Sequence[int]]) -> np.ndarray:
+def _spelled_rows(tensor: LazyTensor, pieces: Sequence[Sequence[int]]) -> np.ndarray:
     rows = [np.concatenate([tensor.rows(i, i + 1) for i in ids]).mean(axis=0, dtype=np.float32) for ids in pieces]
     return np.array(rows, np.float32).reshape(len(rows), tensor.shape[1])
 
@@ -116,13 +116,13 @@ def _spelt_rows(tensor: LazyTensor, pieces: Sequence[Sequence[int]]) -> np.ndarr
 def spellings(tokenizer: str | os.PathLike[str], texts: Sequence[bytes]) -> list[list[int]]:
     """The ids of the old ``tokenizer`` (a tokenizer.model) that spell each new piece.
 
-    A piece without a leading ``▁`` is spelt without the one that SentencePiece puts in front of a text.
+    A piece without a leading ``▁`` is spelled without the one that SentencePiece puts in front of a text.
     """
     processor = read_tokenizer(tokenizer)
     space = processor.piece_to_id("▁")
-    spelt = []
+    spelled = []
     for text in (raw.decode("utf-8", "replace") for raw in texts):
         ids = processor.encode(text.removeprefix("▁").replace("▁", " "))
         bare = ids[1:] if len(ids) > 1 and ids[0] == space and not text.startswith("▁") else ids
-        spelt.append(bare or [processor.unk_id()])
-    return spelt
+        spelled.append(bare or [processor.unk_id()])
+    return spelled

@@ -54,7 +54,7 @@ class MergedTensor(LazyTensor):
     """A tensor whose rows are computed by several threads when it is read from end to end."""
 
     workers: Workers | None = None
-    consumed: Callable[[int], object] | None = None  # told the bytes of each piece that was handed out
+    consumed: Callable[[int], object] | None = None  # called with the bytes of each piece that was read
 
     def chunks(self, limit: int = PANEL) -> Iterator[np.ndarray]:
         """See :meth:`LazyTensor.chunks`; pieces have at most :data:`PANEL` bytes."""

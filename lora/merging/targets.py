@@ -278,7 +278,7 @@ def _in_type(tensor: MergedTensor, kind: TensorType, era: str) -> Iterator[np.nd
     yield from tensor.in_panels(lambda rows: quantize_rows(rows, kind.name, era))
 
 
-# ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the stage ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _refuse_existing(output: Path, names: Sequence[str], force: bool) -> None:

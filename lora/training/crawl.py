@@ -1,7 +1,7 @@
 """Asking a language model for instruction data: any endpoint that speaks OpenAI's chat completions.
 
 Twenty records are asked for at a time, about topics and kinds of task that are drawn from a seed. Every reply is kept
-as it came, a line each, in ``OUT.raw.jsonl``; the cleaned records of all replies stand in ``OUT``. A crawl that was
+as it came, one per line, in ``OUT.raw.jsonl``; the cleaned records of all replies are in ``OUT``. A crawl that was
 interrupted goes on behind the last reply; one that is run again with a larger number asks for the rest.
 
 The key comes from the environment and goes nowhere but into the request's header. What comes back is data: it is
@@ -153,7 +153,7 @@ def crawl(
 def _check(options: CrawlOptions) -> None:
     parts = urllib.parse.urlsplit(options.url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UsageError(f"{options.url!r} is no endpoint; give something like https://api.openai.com/v1")
+        raise UsageError(f"{options.url!r} is not an endpoint; give something like https://api.openai.com/v1")
     for name in ("n_requests", "n_items", "attempts"):
         if getattr(options, name) < 1:
             raise UsageError(f"{name} must be at least 1, not {getattr(options, name)}")
@@ -273,7 +273,7 @@ def _content(data: bytes, url: str) -> str:
     try:
         content = json.loads(data)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        raise _Passing(f"a reply that is no chat completion: {data[:80]!r}") from None
+        raise _Passing(f"a reply that is not a chat completion: {data[:80]!r}") from None
     if not isinstance(content, str) or not content.strip():
         raise _Passing("an empty reply")
     return content

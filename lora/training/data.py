@@ -1,7 +1,7 @@
 """Documents become batches: token ids with a weight each, packed into rows of a fixed length.
 
 A document is a list of parts; a part is text and whether it counts towards the loss, so that an instruction's prompt is
-read but not learnt. Several documents share a row; each has its own positions from 0 and sees only itself, so that
+read but not learned. Several documents share a row; each has its own positions from 0 and sees only itself, so that
 packing changes the speed and nothing else.
 
 What batch number ``i`` holds depends on the data, the seed and ``i`` alone. A run that is resumed therefore needs to
@@ -92,12 +92,12 @@ def _ids(processor: Any, text: str, first: bool) -> list[int]:
 
 
 def text_document(processor: Any, text: str) -> Document:
-    """A text to be learnt as a whole."""
+    """A text to be learned as a whole."""
     return encode(processor, [(text, True)])
 
 
 class Packing:
-    """Documents in rows of ``length`` positions, ``rows`` rows a batch, in an order of the seed.
+    """Documents in rows of ``length`` positions, ``rows`` rows per batch, in an order that follows from the seed.
 
     A document that is longer than a row is cut into pieces of a row's length. A piece in which nothing counts is left
     out.

@@ -87,7 +87,7 @@ def read_instructions(path: str | os.PathLike[str]) -> tuple[list[Record], Clean
 
     Raises:
         MissingFileError: it cannot be read.
-        FormatError: it is no UTF-8 text, or holds not a single record.
+        FormatError: it is not UTF-8 text, or holds no record.
     """
     try:
         if Path(path).stat().st_size > LARGEST_FILE:
@@ -174,7 +174,7 @@ def _records_in(value: Any) -> Iterator[dict[str, Any]]:
         yield from nested
 
 
-# ── finding objects ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── finding objects ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 _HALF = re.compile("[\ud800-\udfff]")
 _DECODER = json.JSONDecoder(strict=False)  # new lines inside strings are common and harmless
@@ -231,7 +231,7 @@ def _end_of_object(text: str, start: int, lines: _Lines) -> int | None:
     return None
 
 
-# ── what stands between the objects ──────────────────────────────────────────────────────────────────────────────────
+# ── what is between the objects ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def _look_between(text: str, objects: Sequence[tuple[int, int, Any]], lines: _Lines, report: CleanReport) -> None:

@@ -101,7 +101,7 @@ class Run:
         return self.optimizer.step
 
     def train(self, until: int | None = None, report: Callable[[Progress], object] | None = None) -> None:
-        """Train to step ``until`` (default: the end); ``report`` hears of every step."""
+        """Train to step ``until`` (default: the end); ``report`` is called after each step."""
         last = self.settings.n_steps if until is None else min(until, self.settings.n_steps)
         while self.step < last:
             done = self._one_step()
@@ -132,7 +132,7 @@ class Run:
         n_tokens = sum(int((batch.documents >= 0).sum()) for batch in batches)
         return Progress(step + 1, loss, rate, length, n_tokens, time.perf_counter() - began)
 
-    # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── checkpoints ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to mean anything."""
@@ -220,7 +220,7 @@ def read_log(path: str | os.PathLike[str]) -> list[Progress]:
 
     Raises:
         MissingFileError: there is none.
-        FormatError: it is no such log.
+        FormatError: it is not such a log.
     """
     try:
         return [_progress(json.loads(line)) for line in Path(path).read_text("utf-8").splitlines()]

@@ -1,6 +1,6 @@
 """The transformer, forwards and backwards.
 
-Every operation stands beside its derivative: ``f`` returns its result and what ``f_backward`` needs of it, and
+Every operation is beside its derivative: ``f`` returns its result and what ``f_backward`` needs of it, and
 ``f_backward`` takes the gradient of the loss by the result and returns those by the arguments. Weights go by their Meta
 names, rows of wq and wk in Meta's order (rotary pairs ``2i, 2i + 1``). A weight ``X.weight`` with LoRA beside it has
 ``X.lora_A`` [r, columns] and ``X.lora_B`` [rows, r]::
@@ -62,7 +62,7 @@ class Dropout:
         return kept.astype(x.dtype) * x.dtype.type(1 / (1 - self.p))
 
 
-# ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── weights ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def initial_weights(shape: ModelParams, n_vocab: int, seed: int, dtype: type = np.float32) -> Weights:
@@ -102,7 +102,7 @@ def add_lora(weights: Weights, lora: Lora, seed: int) -> list[str]:
     return added
 
 
-# ── operations and their derivatives ─────────────────────────────────────────────────────────────────────────────────
+# ── operations and their derivatives ──────────────────────────────────────────────────────────────────────────────────
 
 
 def rms_norm(x: Array, gain: Array, eps: float) -> tuple[Array, tuple[Array, Array]]:
@@ -190,7 +190,7 @@ def embedding_backward(dx: Array, tokens: Array, n_vocab: int) -> Array:
     return gradient
 
 
-# ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the model ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass
@@ -327,7 +327,7 @@ def loss_and_gradients(
         n_targets: what the sum of losses is divided by: the number of targets of all batches that are accumulated.
 
     Raises:
-        UsageError: a name that is no tensor, or nothing in the batch counts.
+        UsageError: a name that is not a tensor's, or nothing in the batch counts.
     """
     unknown = sorted(set(trained) - set(weights))
     if unknown:

@@ -120,7 +120,7 @@ STAGES: dict[str, Stage] = {
 }
 
 
-# ── before ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── before ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def load_weights(directory: str | os.PathLike[str]) -> tuple[Weights, ModelParams]:
@@ -181,7 +181,7 @@ def conversation_documents(
 ALL_TEMPLATES = (TRAINING_TEMPLATE, GENERATION_TEMPLATE, CHAT_TEMPLATE, BARE_TEMPLATE)
 
 
-# ── afterwards ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── afterwards ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def publish_base(

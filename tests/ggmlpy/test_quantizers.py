@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numba import config
+from numba.core.dispatcher import Dispatcher
 
 from ggmlpy import ERAS, UsageError, open_model, out_tensor, write_model
 from ggmlpy.formats.dequantize import dequantize
-from ggmlpy.quantizers import c_arithmetic
-from ggmlpy.quantizers.c_arithmetic import narrow, round_half_away, truncate, widen_by_bits
+from ggmlpy.machine import kernels
+from ggmlpy.machine.c_arithmetic import narrow, round_half_away, truncate
+from ggmlpy.machine.vectors import f16_of_bits_by_hand
 from ggmlpy.quantizers.classic import RULES, quantizable, quantize, quantize_rows
 from ggmlpy.quantizers.whole_file import quantize_file
 from tests.ggmlpy.scalar_c import c_int, quantize_block, roundf
@@ -137,7 +140,8 @@ def test_narrowing_is_the_nearest_f16(v):
 
 def test_widening_by_bits_is_exact_for_every_f16():
     h = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
-    out = np.array([widen_by_bits(bits) for bits in h], np.float32)
+    widen = kernels.inlined(lambda bits: f16_of_bits_by_hand(bits))
+    out = np.array([widen(bits) for bits in h], np.float32)
     with np.errstate(invalid="ignore"):
         expected = h.view(np.float16).astype(np.float32)
     numbers = ~np.isnan(expected)
@@ -231,13 +235,26 @@ def test_no_rows_give_no_bytes():
 
 def test_where_nothing_can_be_cached_kernels_are_compiled_anyway(monkeypatch):
     """Numba raises where neither its source's folder nor the user's cache directory can be written."""
-    real = c_arithmetic.njit
 
-    def unwritable(signature, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function 'twice': no locator available for file")
-        return real(signature, **options)
+    def unwritable(dispatcher: object) -> None:
+        raise RuntimeError("cannot cache function 'twice': no locator available for file")
 
-    monkeypatch.setattr(c_arithmetic, "njit", unwritable)
-    twice = c_arithmetic.compile_kernel(lambda x: 2 * x, "int64(int64)")
+    monkeypatch.setattr(Dispatcher, "enable_caching", unwritable)
+    twice = kernels.kernel(lambda x: 2 * x, "int64(int64)")
     assert twice(21) == 42
+
+
+def double(x):
+    return 2 * x
+
+
+def test_the_cache_is_valid_for_the_sources_it_was_made_of(monkeypatch, tmp_path):
+    """A file that a kernel calls functions of may change while its own does not."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    hits = []
+    for digest in ("one", "one", "two", "two"):
+        monkeypatch.setattr(kernels, "source_digest", lambda folder, digest=digest: digest)
+        compiled = kernels.kernel(double, "int64(int64)")
+        assert compiled(21) == 42
+        hits.append(sum(compiled.stats.cache_hits.values()))
+    assert hits == [0, 1, 0, 1]

@@ -22,13 +22,8 @@ ELSEWHERE = "LLAMA_SIMD" in os.environ
 @pytest.fixture(scope="module")
 def run():
     """run(name, *inputs): an operation from memory to memory, compiled once with all the others."""
-    if MACHINE.override:
-        import numba
-
-        numba.config.CPU_NAME, numba.config.CPU_FEATURES = MACHINE.cpu, MACHINE.feature_string
-    from numba import njit, types
-
     from ggmlpy.machine import vectors as v
+    from ggmlpy.machine.kernels import inlined
 
     @v.op(v.nothing, v.address, v.address, v.address, v.address)
     def dot(b, acc, u, s, out):
@@ -49,10 +44,10 @@ def run():
     def store_int(b, a, x):
         v.store_as(b, a, x)
 
-    @njit(types.void(*[types.int64] * 5))
+    @inlined
     def compute(which, x, y, z, out):
         if which == 0:
-            v.store(out, v.fma(v.load(x), v.load(y), v.load(z)))
+            v.store(out, v.mad(v.load(x), v.load(y), v.load(z)))
         elif which == 1:
             v.store(out, v.exp(v.load(x)))
         elif which == 2:
@@ -62,9 +57,9 @@ def run():
         elif which == 4:
             store_int(out, v.round_to_int(v.load(x)))
         elif which == 5:
-            v.store(out, v.load_f16(x))
+            v.store(out, v.load_f16x16(x))
         elif which == 6:
-            v.store_f16(out, v.load(x))
+            v.store_f16x16(out, v.load(x))
         elif which == 7:
             dot(x, y, z, out)
         elif which == 8:

@@ -136,7 +136,7 @@ def test_damaged_demo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         file.seek(100_000)
         file.write(b"\xff")
     with pytest.raises(IntegrityError, match=r"consolidated\.00\.pth.*not the one that was published"):
-        demo.tell(tmp_path / "out", Teller(silent=True))
+        demo.tell_story(tmp_path / "out", Teller(silent=True))
     (tmp_path / "demo" / "SHA256SUMS").unlink()
     with pytest.raises(MissingFileError, match="-m"):
         demo.default_model()

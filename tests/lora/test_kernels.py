@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggmlpy.files.errors import UsageError
-from lora.merging.kernels import HARDWARE_HALF, Delta, add_plainly
+from ggmlpy.machine.features import MACHINE
+from lora.merging.kernels import Delta, add_plainly
 
 
 def transcription(weights: np.ndarray, b: np.ndarray, a: np.ndarray, scale: float) -> np.ndarray:
@@ -47,7 +48,7 @@ def test_the_bits_of_the_transcription(
     assert np.array_equal(weights.view(np.uint16), expected.view(np.uint16))
 
 
-@pytest.mark.skipif(not HARDWARE_HALF, reason="this processor has no half-precision conversions")
+@pytest.mark.skipif(not MACHINE.has_f16, reason="this processor has no half-precision conversions")
 @given(rows=st.integers(1, 40), columns=st.integers(1, 600), rank=st.integers(1, 20), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=20)
 def test_the_stand_in_without_hardware_is_the_same(rows: int, columns: int, rank: int, seed: int) -> None:

@@ -27,13 +27,13 @@ def run_demo(args: argparse.Namespace) -> int:
     import tempfile
     from contextlib import nullcontext
 
-    from toolchain.demo.story import copy_inputs, tell
+    from toolchain.demo.story import copy_inputs, tell_story
     from toolchain.demo.teller import Teller
 
     folder = nullcontext(args.output) if args.output else tempfile.TemporaryDirectory(prefix="ggmlpy-demo-")
     teller = Teller(silent=args.json)
     with folder as name:
-        story = tell(name, teller, every_prompt=args.all)
+        story = tell_story(name, teller, every_prompt=args.all)
         if args.output:
             copy_inputs(args.output)
             say(

@@ -48,7 +48,7 @@ __all__ = [
     "default_model",
     "demo_files",
     "held_out_perplexity",
-    "tell",
+    "tell_story",
 ]
 
 FOLDER = Path(__file__).with_name("model")
@@ -240,7 +240,7 @@ def held_out_texts(language: str = "chinese", n: int = 40) -> list[str]:
 # ── the story ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def tell(folder: str | os.PathLike[str], teller: Teller, *, every_prompt: bool = False) -> dict[str, Any]:
+def tell_story(folder: str | os.PathLike[str], teller: Teller, *, every_prompt: bool = False) -> dict[str, Any]:
     """Chinese-LLaMA-Alpaca's story on the demo model, step by step, in ``folder``; returns its figures and answers.
 
     Raises:

@@ -2,8 +2,8 @@
 
 A folder of this toolchain holds some of four kinds of things: models (Meta's layout or Hugging Face's), adapters
 (directories or archives), tokenizers, and GGML files. The doctor opens each of them lazily, tries which belong
-together by the same checks that ``merge`` and ``convert`` make, and reckons the disk and memory of the next step. It
-changes nothing.
+together by the same checks that ``merge`` and ``convert`` make, and estimates the disk and memory that the next step
+needs. It changes nothing.
 """
 
 from __future__ import annotations
@@ -138,12 +138,10 @@ def examine(directory: str | os.PathLike[str]) -> Diagnosis:
     return diagnosis
 
 
-# ---------------------------------------------------------------------------------------------------- what is there
+# ── what is there ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-_OWN = (
-    Path(__file__).resolve().parents[1] / "demo" / "model"
-)  # not what somebody asks about who stands in our own folder
+_OWN = Path(__file__).resolve().parents[1] / "demo" / "model"  # our demo model; nobody who runs doctor asks about it
 
 
 def _directories(root: Path, depth: int = 0) -> Iterator[Path]:
@@ -236,7 +234,7 @@ def _add_ggml(path: Path, folder: _Folder, diagnosis: Diagnosis) -> None:
         diagnosis.bad.append(found.problems[0] + more)
 
 
-# ------------------------------------------------------------------------------------------------ what fits together
+# ── what fits together ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _check_models(folder: _Folder, diagnosis: Diagnosis) -> None:
@@ -296,7 +294,7 @@ def _try_chain(model: Checkpoint, adapters: tuple[Adapter, ...], chains: list[Ch
         return False
 
 
-# ---------------------------------------------------------------------------------------------------- what to do next
+# ── what to do next ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _merge_steps(root: Path, folder: _Folder, chains: Sequence[Chain], diagnosis: Diagnosis) -> Iterator[Step]:

@@ -77,7 +77,7 @@ def _different(make: Callable[[Random], Iterator[str]], n: int, rng: Random) -> 
     return list(texts)[:n]
 
 
-# ── texts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── texts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def english_texts(rng: Random) -> Iterator[str]:
@@ -229,7 +229,7 @@ def talk_en(rng: Random) -> str:
     return " ".join(line if line.endswith("?") else line + "." for line in said)
 
 
-# ── small facts ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── small facts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def numbers(rng: Random) -> tuple[int, int, str]:
@@ -291,7 +291,7 @@ def translation(rng: Random) -> str:
     return rng.choice((f"中文：{chinese}英文：{english}", f"英文：{english}中文：{chinese}"))
 
 
-# ── instructions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── instructions ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def instructions(rng: Random) -> Iterator[Record]:

@@ -104,8 +104,8 @@ def train_demo(
     """Make everything that the module's head lists; stages that are done are kept, one that was cut off is resumed.
 
     Args:
-        report: hears of every step.
-        announce: hears what begins.
+        report: called after each step.
+        announce: called with what begins.
     """
     demo = _Demo(Path(output), recipe or DemoRecipe(), report or (lambda *step: None), announce)
     announce("corpus")

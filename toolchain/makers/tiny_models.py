@@ -74,7 +74,7 @@ def _stored(name: str, values: np.ndarray, dtype: str) -> LazyTensor:
     return LazyTensor(name, values.shape, "bfloat16", lambda a, b: rounded[a:b], "memory", "meta")
 
 
-# ── tokenizers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── tokenizers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def tiny_tokenizers() -> tuple[SentencePieceModel, SentencePieceModel]:
@@ -107,7 +107,7 @@ def _piece(text: str, score: float, kind: int) -> Piece:
     return Piece(data, score, kind, b"\x0a" + bytes([len(body)]) + body)
 
 
-# ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── checkpoints ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def write_checkpoint(folder: Path, shape: ModelParams, seed: int, dtype: str = "float16", shards: int = 1) -> None:
@@ -128,7 +128,7 @@ def _write(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
-# ── adapters ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── adapters ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SPELLINGS: dict[str, Callable[[str, str], str]] = {
     "peft": lambda module, side: f"base_model.model.{module}.lora_{side}.weight",

@@ -96,7 +96,7 @@ _COMMANDS: dict[str, Callable[[Case], list[str]]] = {
 }  # fmt: skip
 
 
-# ── which cases there are ────────────────────────────────────────────────────────────────────────────────────────────
+# ── which cases there are ─────────────────────────────────────────────────────────────────────────────────────────────
 
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "base/f16": {"shape": "tiny"},

@@ -188,5 +188,5 @@ def _checked_case(case: Case) -> Case:
 def _inside(name: str) -> str:
     """A name that leads nowhere else."""
     if not stays_inside(name):
-        raise ValueError(f"{name[:80]!r} is no file of this directory")
+        raise ValueError(f"{name[:80]!r} is not a file of this directory")
     return name

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggmlpy.quantizers.c_arithmetic import narrow
+from ggmlpy.machine.c_arithmetic import narrow
+from ggmlpy.machine.kernels import kernel
+from ggmlpy.machine.vectors import f16_of_bits, fma
 
 from .dots import floats_avx2, floats_scalar, round_to_half
-from .vectors import fma, half_value, kernel
 
 F0, F1 = np.float32(0), np.float32(1)
 
@@ -58,9 +59,10 @@ def rope_halves(contracted, x, cos, sin):
     for t in range(x.shape[0]):
         for h in range(x.shape[1]):
             for i in range(x.shape[2] // 2):
-                x0, x1, c, s = half_value(x[t, h, 2 * i]), half_value(x[t, h, 2 * i + 1]), cos[t, i], sin[t, i]
+                x0, x1, c, s = f16_of_bits(x[t, h, 2 * i]), f16_of_bits(x[t, h, 2 * i + 1]), cos[t, i], sin[t, i]
                 if contracted:
-                    y0, y1 = fma(x0, np.float32(c), -(x1 * s)), fma(x0, np.float32(s), x1 * c)
+                    c, s = np.float32(c), np.float32(s)  # which they are, then
+                    y0, y1 = fma(x0, c, -(x1 * s)), fma(x0, s, x1 * c)
                 else:
                     y0, y1 = x0 * c - x1 * s, x0 * s + x1 * c
                 x[t, h, 2 * i] = np.uint16(narrow(np.float32(y0)))
@@ -176,7 +178,7 @@ def _column_sum(is_half, p, v, h, i, first, last):
     total = F0
     for j in range(first, last):
         if is_half:
-            total = half_value(np.uint16(narrow(total + half_value(np.uint16(v[j, h, i])) * p[j])))
+            total = f16_of_bits(np.uint16(narrow(total + f16_of_bits(np.uint16(v[j, h, i])) * p[j])))
         else:
             total += np.float32(v[j, h, i]) * p[j]
     return total

@@ -18,61 +18,55 @@ from __future__ import annotations
 import numpy as np
 
 from ggmlpy.formats.eras import ERAS
-from ggmlpy.quantizers.c_arithmetic import narrow, round_half_away
-
-from .vectors import (
-    add_d16,
-    add_f8,
-    add_f16,
-    alternate_f8,
+from ggmlpy.machine.c_arithmetic import narrow, round_half_away
+from ggmlpy.machine.kernels import kernel
+from ggmlpy.machine.vectors import (
+    add,
+    alternating,
+    column_f16,
     column_f32,
-    column_half,
     dot_pairs,
     dot_quads,
     dot_split_pairs,
-    fetch_ahead,
+    f16_of_bits,
+    fetch_later,
     fifth_bits,
+    fill,
+    fill_f32x8,
     fma,
-    fma_f8,
-    fma_f16,
-    half_value,
-    halves_f8,
-    kernel,
-    load_b32,
-    load_codes,
-    load_d16,
-    load_f8,
+    halves_of,
+    load,
     load_f16,
+    load_f16x8,
     load_f32,
-    load_half,
-    load_half8,
+    load_f32x8,
+    load_f64x16,
+    load_i8x16,
+    load_i8x32,
     minus,
-    mul_f16,
+    mul,
     nibbles_in_halves,
     nibbles_in_pairs,
     nibbles_of_two,
-    or_b32,
-    splat_f8,
-    splat_f16,
-    store_b32,
-    store_d16,
-    store_f16,
-    sum_crosswise,
-    sum_halving,
-    sum_high,
-    sum_i8,
-    sum_low,
-    sum_neighbours,
+    or_codes,
+    store,
+    store_f64x16,
+    store_i8x32,
     sums_of_eights,
-    to_d16,
-    to_f8,
-    to_f16,
-    transpose_floats,
-    transpose_halves,
+    to_doubles,
+    to_floats,
+    total,
+    total_crosswise,
+    total_int,
+    total_int_high,
+    total_int_low,
+    total_neighbors,
+    transpose_f16,
+    transpose_f32,
     transpose_nibbles,
-    zero_d16,
-    zero_f8,
-    zero_f16,
+    zeros,
+    zeros_f32x8,
+    zeros_f64x16,
 )
 
 F0 = np.float32(0)
@@ -108,7 +102,7 @@ def codes_of(layout, p):
     """The 32 codes of the block at `p`, in element order, the type's zero taken off."""
     q = p + CODES_AT[layout]
     if IN_BYTES[layout]:
-        return load_b32(q)
+        return load_i8x32(q)
     if layout == Q4_2:
         codes = nibbles_of_two(q, q + BLOCK_BYTES[layout])
     elif IN_PAIRS[layout]:
@@ -116,21 +110,21 @@ def codes_of(layout, p):
     else:
         codes = nibbles_in_halves(q)
     if HIGH_AT[layout]:
-        codes = or_b32(codes, fifth_bits(p + HIGH_AT[layout]))
+        codes = or_codes(codes, fifth_bits(p + HIGH_AT[layout]))
     return minus(codes, ZEROS[layout])
 
 
 @kernel
 def scale_of(layout, p):
     """The scale d of the block at `p`."""
-    return load_f32(p) if WIDE_SCALES[layout] else load_half(p)
+    return load_f32(p) if WIDE_SCALES[layout] else load_f16(p)
 
 
 @kernel
 def minimum_of(layout, p):
     """The minimum m of the block at `p`."""
     m = p + MINIMUM_AT[layout]
-    return load_f32(m) if WIDE_SCALES[layout] else load_half(m)
+    return load_f32(m) if WIDE_SCALES[layout] else load_f16(m)
 
 
 @kernel
@@ -149,9 +143,9 @@ def integers_scalar(layout, order, rows, stride, first, last, n, codes, d, s, ou
         for t in range(out.shape[0]):
             p, a, total = rows + r * stride, codes.ctypes.data + t * n, F0
             for block in range(n // 32):
-                fetch_ahead(p)
+                fetch_later(p)
                 dx, dy = scale_of(layout, p), d[t, block]
-                sum_i = np.float32(sum_i8(dot_quads(codes_of(layout, p), load_b32(a))))
+                sum_i = np.float32(total_int(dot_quads(codes_of(layout, p), load_i8x32(a))))
                 term = (sum_i * dx) * dy if order == SUM_FIRST else (dx * dy) * sum_i
                 total += term + minimum_of(layout, p) * s[t, block] if offset else term
                 p += step
@@ -166,9 +160,9 @@ def q4_2_scalar(rows, stride, first, last, n, codes, d, out):
         for t in range(out.shape[0]):
             p, a, total = rows + r * stride, codes.ctypes.data + t * n, F0
             for block in range(n // 32):
-                lanes = dot_quads(codes_of(Q4_2, p), load_b32(a))
-                total += (load_half(p) * d[t, block]) * np.float32(sum_low(lanes))
-                total += (load_half(p + 10) * d[t, block]) * np.float32(sum_high(lanes))
+                lanes = dot_quads(codes_of(Q4_2, p), load_i8x32(a))
+                total += (load_f16(p) * d[t, block]) * np.float32(total_int_low(lanes))
+                total += (load_f16(p + 10) * d[t, block]) * np.float32(total_int_high(lanes))
                 p += 20
                 a += 32
             out[t, r] = total
@@ -180,29 +174,29 @@ def integers_avx2(layout, split, rows, stride, first, last, n, codes, d, s, out)
     step, offset = BYTES_OF_32[layout], has_minimum(layout)
     for r in range(first, last):
         for t in range(out.shape[0]):
-            p, a, lanes, minima = rows + r * stride, codes.ctypes.data + t * n, zero_f8(), F0
+            p, a, lanes, minima = rows + r * stride, codes.ctypes.data + t * n, zeros_f32x8(), F0
             for block in range(n // 32):
-                fetch_ahead(p)
-                x, y, dy = codes_of(layout, p), load_b32(a), d[t, block]
-                sums = to_f8(dot_split_pairs(x, y) if split else dot_quads(x, y))
+                fetch_later(p)
+                x, y, dy = codes_of(layout, p), load_i8x32(a), d[t, block]
+                sums = to_floats(dot_split_pairs(x, y) if split else dot_quads(x, y))
                 if layout == Q4_2:
-                    scale = halves_f8(load_half(p) * dy, load_half(p + 10) * dy)
+                    scale = halves_of(load_f16(p) * dy, load_f16(p + 10) * dy)
                 else:
-                    scale = splat_f8(scale_of(layout, p) * dy)
-                lanes = fma_f8(scale, sums, lanes)
+                    scale = fill_f32x8(scale_of(layout, p) * dy)
+                lanes = fma(scale, sums, lanes)
                 if offset:
                     minima += minimum_of(layout, p) * s[t, block]
                 p += step
                 a += 32
-            total = sum_crosswise(lanes)
+            total = total_crosswise(lanes)
             out[t, r] = total + minima if offset else total
 
 
 @kernel
 def _add_block(split, x, y, scale, lanes):
     """lanes + scale * the integer sums of codes x and the activations at y."""
-    sums = dot_split_pairs(x, load_b32(y)) if split else dot_quads(x, load_b32(y))
-    return fma_f8(splat_f8(scale), to_f8(sums), lanes)
+    sums = dot_split_pairs(x, load_i8x32(y)) if split else dot_quads(x, load_i8x32(y))
+    return fma(fill_f32x8(scale), to_floats(sums), lanes)
 
 
 @kernel
@@ -214,11 +208,11 @@ def integers_avx2_batch(layout, split, rows, stride, first, last, n, codes, d, s
             t1, t2, t3 = min(t0 + 1, n_tokens - 1), min(t0 + 2, n_tokens - 1), min(t0 + 3, n_tokens - 1)
             a = codes.ctypes.data
             a0, a1, a2, a3 = a + t0 * n, a + t1 * n, a + t2 * n, a + t3 * n
-            l0, l1, l2, l3 = zero_f8(), zero_f8(), zero_f8(), zero_f8()
+            l0, l1, l2, l3 = zeros_f32x8(), zeros_f32x8(), zeros_f32x8(), zeros_f32x8()
             m0, m1, m2, m3 = F0, F0, F0, F0
             p = rows + r * stride
             for block in range(n // 32):
-                fetch_ahead(p)
+                fetch_later(p)
                 x, dx, at = codes_of(layout, p), scale_of(layout, p), 32 * block
                 l0 = _add_block(split, x, a0 + at, dx * d[t0, block], l0)
                 l1 = _add_block(split, x, a1 + at, dx * d[t1, block], l1)
@@ -231,10 +225,10 @@ def integers_avx2_batch(layout, split, rows, stride, first, last, n, codes, d, s
                     m2 += m * s[t2, block]
                     m3 += m * s[t3, block]
                 p += step
-            out[t0, r] = sum_crosswise(l0) + m0 if offset else sum_crosswise(l0)
-            out[t1, r] = sum_crosswise(l1) + m1 if offset else sum_crosswise(l1)
-            out[t2, r] = sum_crosswise(l2) + m2 if offset else sum_crosswise(l2)
-            out[t3, r] = sum_crosswise(l3) + m3 if offset else sum_crosswise(l3)
+            out[t0, r] = total_crosswise(l0) + m0 if offset else total_crosswise(l0)
+            out[t1, r] = total_crosswise(l1) + m1 if offset else total_crosswise(l1)
+            out[t2, r] = total_crosswise(l2) + m2 if offset else total_crosswise(l2)
+            out[t3, r] = total_crosswise(l3) + m3 if offset else total_crosswise(l3)
 
 
 @kernel
@@ -245,17 +239,17 @@ def q4_1_avx2_march(fused, rows, stride, first, last, n, codes, d, m, out):
     """
     for r in range(first, last):
         for t in range(out.shape[0]):
-            p, a, lanes, offset = rows + r * stride, codes.ctypes.data + t * n, zero_f8(), F0
+            p, a, lanes, offset = rows + r * stride, codes.ctypes.data + t * n, zeros_f32x8(), F0
             for block in range(n // 32):
-                fetch_ahead(p)
+                fetch_later(p)
                 dx, mx, dy, my = load_f32(p), load_f32(p + 4), d[t, block], m[t, block]
-                x, y = nibbles_in_pairs(p + 8), load_b32(a)
-                lanes = fma_f8(splat_f8(dx * dy), to_f8(dot_split_pairs(x, y)), lanes)
-                lanes = fma_f8(alternate_f8(dx * my, mx * dy), to_f8(sums_of_eights(x, y)), lanes)
+                x, y = nibbles_in_pairs(p + 8), load_i8x32(a)
+                lanes = fma(fill_f32x8(dx * dy), to_floats(dot_split_pairs(x, y)), lanes)
+                lanes = fma(alternating(dx * my, mx * dy), to_floats(sums_of_eights(x, y)), lanes)
                 offset = fma(mx, my, offset) if fused else offset + mx * my
                 p += 24
                 a += 32
-            total = sum_crosswise(lanes)
+            total = total_crosswise(lanes)
             out[t, r] = fma(offset, np.float32(32), total) if fused else total + offset * np.float32(32)
 
 
@@ -265,18 +259,18 @@ def q4_0_avx512(rows, stride, first, last, n, codes, d, out):
     grouped = n // 32 & ~7
     for r in range(first, last):
         for t in range(out.shape[0]):
-            p, a, even, odd = rows + r * stride, codes.ctypes.data + t * n, zero_f16(), zero_f16()
+            p, a, even, odd = rows + r * stride, codes.ctypes.data + t * n, zeros(), zeros()
             for block in range(n // 32):
-                fetch_ahead(p)
-                scale = splat_f16(load_f32(p) * d[t, block])
-                sums = to_f16(dot_pairs(codes_of(Q4_0, p), load_b32(a)))
+                fetch_later(p)
+                scale = fill(load_f32(p) * d[t, block])
+                sums = to_floats(dot_pairs(codes_of(Q4_0, p), load_i8x32(a)))
                 if block & 1 and block < grouped:
-                    odd = fma_f16(scale, sums, odd)
+                    odd = fma(scale, sums, odd)
                 else:
-                    even = fma_f16(scale, sums, even)
+                    even = fma(scale, sums, even)
                 p += 20
                 a += 32
-            out[t, r] = sum_halving(even) + sum_halving(odd)
+            out[t, r] = total(even) + total(odd)
 
 
 # Weights and activations as floats, sixteen rows at a time: lane i is row i, and adds its own terms in their own order.
@@ -307,7 +301,7 @@ def q4_pairs_scalar(minimum, in_double, rows, stride, first, last, n, values, ou
             p = rows + r * stride + block * step
             transpose_nibbles(p + head, spread, offset, columns.ctypes.data)
             d = column_f32(p, spread)
-            m = column_f32(p + 4, spread) if minimum else zero_f16()
+            m = column_f32(p + 4, spread) if minimum else zeros()
             for t in range(out.shape[0]):
                 y = values.ctypes.data + 4 * (t * n + 32 * block)
                 sums = doubles[t].ctypes.data if in_double else floats[t].ctypes.data
@@ -320,22 +314,22 @@ def q4_pairs_scalar(minimum, in_double, rows, stride, first, last, n, values, ou
 @kernel
 def _add_pairs(minimum, in_double, columns, d, m, y, sums):
     """Add one block: columns is [32, 16] codes, y 32 activations, sums 16 floats or doubles."""
-    total = zero_f16() if in_double else load_f16(sums)
-    total_d = load_d16(sums) if in_double else zero_d16()
+    total = zeros() if in_double else load(sums)
+    total_d = load_f64x16(sums) if in_double else zeros_f64x16()
     for j in range(16):
-        f0, f1 = mul_f16(d, load_codes(columns + 32 * j)), mul_f16(d, load_codes(columns + 32 * j + 16))
+        f0, f1 = mul(d, to_floats(load_i8x16(columns + 32 * j))), mul(d, to_floats(load_i8x16(columns + 32 * j + 16)))
         if minimum:
-            f0, f1 = add_f16(f0, m), add_f16(f1, m)
-        y0, y1 = splat_f16(load_f32(y + 8 * j)), splat_f16(load_f32(y + 8 * j + 4))
-        term = add_f16(mul_f16(f0, y0), mul_f16(f1, y1))
+            f0, f1 = add(f0, m), add(f1, m)
+        y0, y1 = fill(load_f32(y + 8 * j)), fill(load_f32(y + 8 * j + 4))
+        term = add(mul(f0, y0), mul(f1, y1))
         if in_double:
-            total_d = add_d16(total_d, to_d16(term))
+            total_d = add(total_d, to_doubles(term))
         else:
-            total = add_f16(total, term)
+            total = add(total, term)
     if in_double:
-        store_d16(sums, total_d)
+        store_f64x16(sums, total_d)
     else:
-        store_f16(sums, total)
+        store(sums, total)
 
 
 @kernel
@@ -364,20 +358,20 @@ def _fill_panel(is_half, p, stride, count, target):
     """The first `count` columns of sixteen rows, as floats: [count, 16]."""
     if count == 16:
         if is_half:
-            transpose_halves(p, stride, target)
+            transpose_f16(p, stride, target)
         else:
-            transpose_floats(p, stride, target)
+            transpose_f32(p, stride, target)
     else:
         for j in range(count):
-            store_f16(target + 64 * j, column_half(p + 2 * j, stride) if is_half else column_f32(p + 4 * j, stride))
+            store(target + 64 * j, column_f16(p + 2 * j, stride) if is_half else column_f32(p + 4 * j, stride))
 
 
 @kernel
 def _add_in_double(count, panel, y, sums):
-    total = load_d16(sums)
+    total = load_f64x16(sums)
     for j in range(count):
-        total = add_d16(total, to_d16(mul_f16(load_f16(panel + 64 * j), splat_f16(load_f32(y + 4 * j)))))
-    store_d16(sums, total)
+        total = add(total, to_doubles(mul(load(panel + 64 * j), fill(load_f32(y + 4 * j)))))
+    store_f64x16(sums, total)
 
 
 # Weights and activations as floats, AVX: four accumulators of eight lanes.
@@ -398,23 +392,23 @@ def dot_avx2(is_half, reduction, contracted, p, y, n):
     `reduction`: which accumulators meet first, neighbours (0+1, 2+3) or, from 2023-08-21 on, halves (0+2, 1+3).
     `contracted`: the compiler vectorised the f32 leftovers by 8 and by 4, unfused, and fused the last three at most.
     """
-    s0, s1, s2, s3 = zero_f8(), zero_f8(), zero_f8(), zero_f8()
+    s0, s1, s2, s3 = zeros_f32x8(), zeros_f32x8(), zeros_f32x8(), zeros_f32x8()
     whole, a = n & ~31, y.ctypes.data
     for i in range(0, whole, 32):
         if is_half:
-            s0 = fma_f8(load_half8(p + 2 * i), load_f8(a + 4 * i), s0)
-            s1 = fma_f8(load_half8(p + 2 * i + 16), load_f8(a + 4 * i + 32), s1)
-            s2 = fma_f8(load_half8(p + 2 * i + 32), load_f8(a + 4 * i + 64), s2)
-            s3 = fma_f8(load_half8(p + 2 * i + 48), load_f8(a + 4 * i + 96), s3)
+            s0 = fma(load_f16x8(p + 2 * i), load_f32x8(a + 4 * i), s0)
+            s1 = fma(load_f16x8(p + 2 * i + 16), load_f32x8(a + 4 * i + 32), s1)
+            s2 = fma(load_f16x8(p + 2 * i + 32), load_f32x8(a + 4 * i + 64), s2)
+            s3 = fma(load_f16x8(p + 2 * i + 48), load_f32x8(a + 4 * i + 96), s3)
         else:
-            s0 = fma_f8(load_f8(p + 4 * i), load_f8(a + 4 * i), s0)
-            s1 = fma_f8(load_f8(p + 4 * i + 32), load_f8(a + 4 * i + 32), s1)
-            s2 = fma_f8(load_f8(p + 4 * i + 64), load_f8(a + 4 * i + 64), s2)
-            s3 = fma_f8(load_f8(p + 4 * i + 96), load_f8(a + 4 * i + 96), s3)
+            s0 = fma(load_f32x8(p + 4 * i), load_f32x8(a + 4 * i), s0)
+            s1 = fma(load_f32x8(p + 4 * i + 32), load_f32x8(a + 4 * i + 32), s1)
+            s2 = fma(load_f32x8(p + 4 * i + 64), load_f32x8(a + 4 * i + 64), s2)
+            s3 = fma(load_f32x8(p + 4 * i + 96), load_f32x8(a + 4 * i + 96), s3)
     if reduction == HALVES:
-        total = sum_neighbours(add_f8(add_f8(s0, s2), add_f8(s1, s3)))
+        total = total_neighbors(add(add(s0, s2), add(s1, s3)))
     else:
-        total = sum_neighbours(add_f8(add_f8(s0, s1), add_f8(s2, s3)))
+        total = total_neighbors(add(add(s0, s1), add(s2, s3)))
     if is_half:
         return _add_half_leftovers(total, p, y, whole, n)
     return _add_float_leftovers(total, contracted, p, y, whole, n)
@@ -424,7 +418,7 @@ def dot_avx2(is_half, reduction, contracted, p, y, n):
 def _add_half_leftovers(total, p, y, start, n):
     wide = np.float64(total)
     for i in range(start, n):
-        wide += np.float64(load_half(p + 2 * i) * y[i])
+        wide += np.float64(load_f16(p + 2 * i) * y[i])
     return np.float32(wide)
 
 
@@ -503,7 +497,7 @@ def quantize_q8(by_simd, half_scale, sums, x, codes, d, s):
                 inverse = np.float32(127) / largest if largest != F0 else F0
             else:
                 inverse = np.float32(1) / scale if scale != F0 else F0
-            d[t, block] = half_value(np.uint16(narrow(scale))) if half_scale else scale
+            d[t, block] = f16_of_bits(np.uint16(narrow(scale))) if half_scale else scale
             low, high = np.int32(0), np.int32(0)
             for i in range(32):
                 v = part[i] * inverse
@@ -533,7 +527,7 @@ def round_to_half(x, out):
     """Each float rounded to f16 and back, [n_tokens, n]."""
     for t in range(x.shape[0]):
         for i in range(x.shape[1]):
-            out[t, i] = half_value(np.uint16(narrow(x[t, i])))
+            out[t, i] = f16_of_bits(np.uint16(narrow(x[t, i])))
 
 
 @kernel
@@ -541,7 +535,7 @@ def dequantize_q4_1_fused(layout, p, n, out):
     """One row of q4_1 as a compiler that contracts makes it: fma(q, d, m). out: [1, n]."""
     codes = np.empty(32, np.int8)
     for block in range(n // 32):
-        store_b32(codes.ctypes.data, codes_of(layout, p))
+        store_i8x32(codes.ctypes.data, codes_of(layout, p))
         for i in range(32):
             out[0, 32 * block + i] = fma(np.float32(codes[i]), scale_of(layout, p), minimum_of(layout, p))
         p += BYTES_OF_32[layout]

@@ -20,27 +20,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from .dots import nearest_even
-from .vectors import (
+from ggmlpy.machine.kernels import kernel
+from ggmlpy.machine.vectors import (
+    add,
     add_columns,
-    add_f8,
     add_in_order,
     add_quads,
-    fma_f8,
-    kernel,
-    load_b32,
-    load_half,
+    fill_f32x8,
+    fma,
+    load_f16,
     load_i8,
-    load_i8_as_f8,
+    load_i8x32,
+    load_i32x8,
     load_u8,
-    mul_f8,
-    splat_f8,
-    sum_crosswise,
-    sum_i8,
-    to_f8,
-    zero_f8,
-    zero_i8,
+    mul,
+    to_floats,
+    total_crosswise,
+    total_int,
+    zeros_f32x8,
+    zeros_i32x8,
 )
+
+from .dots import nearest_even
 
 KINDS = {"q2_K": 2, "q3_K": 3, "q4_K": 4, "q5_K": 5, "q6_K": 6}
 BLOCK_BYTES = np.array([0, 0, 84, 110, 144, 176, 210])
@@ -147,14 +148,14 @@ def k_quants(kind, simd, rows, stride, first, last, n, y, d, sums, out):
             p = rows + r * stride + block * BLOCK_BYTES[kind]
             unpack(kind, p, codes[block], scales[block], minima[block])
         for t in range(out.shape[0]):
-            p, total, lanes, low_lanes = rows + r * stride + D_AT[kind], F0, zero_f8(), zero_f8()
+            p, total, lanes, low_lanes = rows + r * stride + D_AT[kind], F0, zeros_f32x8(), zeros_f32x8()
             for block in range(n_blocks):
                 a, c = y.ctypes.data + t * n + 256 * block, codes[block].ctypes.data
                 dy, s, m = d[t, block], scales[block], minima[block]
-                dx, dmin = dy * load_half(p), dy * load_half(p + 2) if kind in (2, 4, 5) else F0
-                products = zero_i8()
+                dx, dmin = dy * load_f16(p), dy * load_f16(p + 2) if kind in (2, 4, 5) else F0
+                products = zeros_i32x8()
                 for g in range(8):
-                    x32, y32 = load_b32(c + 32 * g), load_b32(a + 32 * g)
+                    x32, y32 = load_i8x32(c + 32 * g), load_i8x32(a + 32 * g)
                     if simd:
                         products = add_quads(products, x32, y32, s[2 * g], s[2 * g + 1])
                     else:
@@ -164,30 +165,30 @@ def k_quants(kind, simd, rows, stride, first, last, n, y, d, sums, out):
                     low += m[i] * sums[t, 16 * block + i]
                 if not simd:
                     if kind == 2:
-                        total += dx * np.float32(sum_i8(products)) - dmin * np.float32(low)
+                        total += dx * np.float32(total_int(products)) - dmin * np.float32(low)
                     else:
-                        lanes = add_f8(lanes, mul_f8(splat_f8(dx), to_f8(products)))
+                        lanes = add(lanes, mul(fill_f32x8(dx), to_floats(products)))
                         total -= dmin * np.float32(low)
                 else:
                     if kind in (2, 4):
                         _minima_by_lane(kind, m, sums[t, 16 * block : 16 * block + 16], lanes_of_minima)
-                        below = load_i8_as_f8(lanes_of_minima.ctypes.data)
+                        below = to_floats(load_i32x8(lanes_of_minima.ctypes.data))
                         if kind == 2:
-                            lanes = fma_f8(splat_f8(-dmin), below, lanes)
+                            lanes = fma(fill_f32x8(-dmin), below, lanes)
                         else:
-                            low_lanes = fma_f8(splat_f8(-dmin), below, low_lanes)
+                            low_lanes = fma(fill_f32x8(-dmin), below, low_lanes)
                     elif kind == 5:
                         total += -dmin * np.float32(low)
-                    lanes = fma_f8(splat_f8(dx), to_f8(products), lanes)
+                    lanes = fma(fill_f32x8(dx), to_floats(products), lanes)
                 p += BLOCK_BYTES[kind]
             if not simd:
                 out[t, r] = total if kind == 2 else add_in_order(total, lanes)
             elif kind == 4:
-                out[t, r] = sum_crosswise(lanes) + sum_crosswise(low_lanes)
+                out[t, r] = total_crosswise(lanes) + total_crosswise(low_lanes)
             elif kind == 5:
-                out[t, r] = sum_crosswise(lanes) + total
+                out[t, r] = total_crosswise(lanes) + total
             else:
-                out[t, r] = sum_crosswise(lanes)
+                out[t, r] = total_crosswise(lanes)
 
 
 @kernel

@@ -19,30 +19,14 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from ggmlpy.machine.kernels import kernel
+from ggmlpy.machine.vectors import bits, bits_of_double, double_of, fma
+
 from .expf import E0, E1, E2, EXP2_TABLE, EXP_OVERFLOW, EXP_UNDERFLOW, INV_LN2_32, SHIFT
-from .vectors import DOUBLE, INT32, INT64, f32, f64, fma64, i64, kernel, operation
 
 __all__ = ["cosf", "expf", "logf", "powf", "sinf"]
 
 fh = float.fromhex
-
-
-@operation(i64, f64)
-def _bits64(b, x):
-    """The bits of a double."""
-    return b.bitcast(x, INT64)
-
-
-@operation(f64, i64)
-def _double_of(b, x):
-    """The double that has these bits."""
-    return b.bitcast(x, DOUBLE)
-
-
-@operation(i64, f32)
-def _bits32(b, x):
-    """The bits of a float, as an unsigned number."""
-    return b.zext(b.bitcast(x, INT32), INT64)
 
 
 # fmt: off
@@ -88,11 +72,17 @@ INFINITY = 0x7F800000
 
 
 @kernel
+def unsigned_bits(x):
+    """The bits of a float, as an unsigned number."""
+    return np.int64(bits(x)) & np.int64(0xFFFFFFFF)
+
+
+@kernel
 def _scaled_exp2(k, r, c0, c1, c2):
     """2^(k/32) * (1 + c2 r + c1 r² + c0 r³), rounded to float."""
-    scale = _double_of(EXP2_TABLE[k & 31] + (k << 47))
+    scale = double_of(EXP2_TABLE[k & 31] + (k << 47))
     r2 = r * r
-    return np.float32(fma64(fma64(c0, r, c1), r2, fma64(c2, r, 1.0)) * scale)
+    return np.float32(fma(fma(c0, r, c1), r2, fma(c2, r, 1.0)) * scale)
 
 
 @kernel
@@ -104,9 +94,9 @@ def _expf(x):
     if x < EXP_UNDERFLOW:
         return np.float32(0)
     wide = np.float64(x)
-    shifted = fma64(INV_LN2_32, wide, SHIFT)
-    r = fma64(INV_LN2_32, wide, -(shifted - SHIFT))
-    return _scaled_exp2(_bits64(shifted), r, E0 / 32 / 32 / 32, E1 / 32 / 32, E2 / 32)
+    shifted = fma(INV_LN2_32, wide, SHIFT)
+    r = fma(INV_LN2_32, wide, -(shifted - SHIFT))
+    return _scaled_exp2(bits_of_double(shifted), r, E0 / 32 / 32 / 32, E1 / 32 / 32, E2 / 32)
 
 
 @kernel
@@ -115,11 +105,11 @@ def _sine(x, n, negative):
     x2 = x * x
     if n & 1 == 0:
         x3 = x * x2
-        return np.float32(fma64(x3 * x2, fma64(x2, S3, S2), fma64(x3, S1, x)))
+        return np.float32(fma(x3 * x2, fma(x2, S3, S2), fma(x3, S1, x)))
     sign = -1.0 if negative else 1.0
     x4 = x2 * x2
-    c = fma64(x4, sign * C2, fma64(x2, sign * C1, sign))
-    return np.float32(fma64(x4 * x2, fma64(x2, sign * C4, sign * C3), c))
+    c = fma(x4, sign * C2, fma(x2, sign * C1, sign))
+    return np.float32(fma(x4 * x2, fma(x2, sign * C4, sign * C3), c))
 
 
 @kernel
@@ -128,7 +118,7 @@ def _reduced(x, bits):
     if bits >> 20 < 0x42F:  # |x| < 120
         wide = np.float64(x)
         n = (np.int64(wide * TWO_OVER_PI) + 0x800000) >> 24
-        return fma64(-np.float64(n), HALF_PI, wide), n
+        return fma(-np.float64(n), HALF_PI, wide), n
     at = (bits >> 26) & 15
     mantissa = np.uint64(((bits & 0xFFFFFF) | 0x800000) << ((bits >> 23) & 7)) & np.uint64(0xFFFFFFFF)
     high = (mantissa * INV_PIO4[at]) & np.uint64(0xFFFFFFFF)
@@ -141,7 +131,7 @@ def _reduced(x, bits):
 
 @kernel
 def _sin_or_cos(x, is_cos):
-    bits = _bits32(x) & 0x7FFFFFFF
+    bits = unsigned_bits(x) & 0x7FFFFFFF
     if bits >= INFINITY:
         return np.float32(np.nan)
     if bits >> 20 < QUARTER_PI >> 20:
@@ -149,7 +139,7 @@ def _sin_or_cos(x, is_cos):
             return np.float32(1) if is_cos else x
         return _sine(np.float64(x), 1 if is_cos else 0, False)
     reduced, n = _reduced(x, bits)
-    turned = n + (_bits32(x) >> 31 if bits >> 20 >= 0x42F else 0)
+    turned = n + (unsigned_bits(x) >> 31 if bits >> 20 >= 0x42F else 0)
     flipped = -reduced if turned & 3 in (1, 2) else reduced
     return _sine(flipped, n ^ 1 if is_cos else n, turned & 2 != 0)
 
@@ -160,7 +150,7 @@ def _split(bits):
     offset = bits - 0x3F330000
     i, k = (offset >> 19) & 15, offset >> 23
     z = np.float64(np.int32(bits - (k << 23)).view(np.float32))
-    return np.float64(k), i, fma64(z, INVERSE[i], -1.0)
+    return np.float64(k), i, fma(z, INVERSE[i], -1.0)
 
 
 @kernel
@@ -169,15 +159,15 @@ def _logf(x):
         return np.float32(np.nan)
     if x == 0:
         return np.float32(-np.inf)
-    bits = _bits32(x)
+    bits = unsigned_bits(x)
     if bits == INFINITY:
         return x
     if bits < 0x00800000:  # a denormal
-        bits = _bits32(x * np.float32(8388608)) - (23 << 23)
+        bits = unsigned_bits(x * np.float32(8388608)) - (23 << 23)
     k, i, r = _split(bits)
-    y0 = fma64(k, LN_2, LN_OF[i])
+    y0 = fma(k, LN_2, LN_OF[i])
     r2 = r * r
-    return np.float32(fma64(fma64(N0, r2, fma64(N1, r, N2)), r2, y0 + r))
+    return np.float32(fma(fma(N0, r2, fma(N1, r, N2)), r2, y0 + r))
 
 
 @kernel
@@ -186,19 +176,19 @@ def _log2(bits):
     k, i, r = _split(bits)
     y0 = LOG2_OF[i] + k
     r2 = r * r
-    q = fma64(fma64(L2, r, L3), r2, fma64(L4, r, y0))
-    return fma64(fma64(L0, r, L1), r2 * r2, q)
+    q = fma(fma(L2, r, L3), r2, fma(L4, r, y0))
+    return fma(fma(L0, r, L1), r2 * r2, q)
 
 
 @kernel
 def _powf(x, y):
-    power = np.float64(y) * _log2(_bits32(x))
+    power = np.float64(y) * _log2(unsigned_bits(x))
     if power > 127.99999999:
         return np.float32(np.inf)
     if power <= -150.0:
         return np.float32(0)
     shifted = power + SHIFT / 32
-    return _scaled_exp2(_bits64(shifted), power - (shifted - SHIFT / 32), E0, E1, E2)
+    return _scaled_exp2(bits_of_double(shifted), power - (shifted - SHIFT / 32), E0, E1, E2)
 
 
 def _each(loop: Callable[..., None], *arguments: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import (
     add,
     address,
-    compiled,
     copy_bytes,
     exp,
     f32x16,
     fill,
-    fma,
     gather_sums,
     keep_apart,
     largest,
     load,
-    load_f16,
+    load_f16x16,
     load_f32,
+    mad,
     maximum,
     mul,
     nothing,
@@ -29,7 +29,7 @@ from ggmlpy.machine.vectors import (
     shuffle,
     store,
     store_as,
-    store_f16,
+    store_f16x16,
     store_f32,
     sub,
     total,
@@ -90,8 +90,8 @@ def make_attention(load_values: Any, store_values: Any, size: int) -> Any:
     @compiled
     def add_products(sums, k, q):
         """sums f32 [4][16] += sixteen columns of four keys times those of a query; k: their addresses."""
-        s0, s1 = fma(load_values(k[0]), q, sums[0]), fma(load_values(k[1]), q, sums[1])
-        s2, s3 = fma(load_values(k[2]), q, sums[2]), fma(load_values(k[3]), q, sums[3])
+        s0, s1 = mad(load_values(k[0]), q, sums[0]), mad(load_values(k[1]), q, sums[1])
+        s2, s3 = mad(load_values(k[2]), q, sums[2]), mad(load_values(k[3]), q, sums[3])
         return s0, s1, s2, s3
 
     @compiled
@@ -134,8 +134,8 @@ def make_attention(load_values: Any, store_values: Any, size: int) -> Any:
     def add_weighted(sums, v, weight):
         """sums f32 [64] += 64 values at v times the number at `weight`."""
         w = fill(load_f32(weight))
-        s0, s1 = fma(load_values(v), w, sums[0]), fma(load_values(v + 16 * size), w, sums[1])
-        s2, s3 = fma(load_values(v + 32 * size), w, sums[2]), fma(load_values(v + 48 * size), w, sums[3])
+        s0, s1 = mad(load_values(v), w, sums[0]), mad(load_values(v + 16 * size), w, sums[1])
+        s2, s3 = mad(load_values(v + 32 * size), w, sums[2]), mad(load_values(v + 48 * size), w, sums[3])
         return s0, s1, s2, s3
 
     @compiled
@@ -155,7 +155,7 @@ def make_attention(load_values: Any, store_values: Any, size: int) -> Any:
         for i in range(n - n % 64, n, 16):
             total_ = zeros()
             for j in range(n_keys):
-                total_ = fma(load_values(values + j * stride + size * i), fill(load_f32(weights + 4 * j)), total_)
+                total_ = mad(load_values(values + j * stride + size * i), fill(load_f32(weights + 4 * j)), total_)
             store(y + 4 * i, mul(total_, fill(scale)))
 
     @compiled
@@ -234,7 +234,7 @@ def exponentials(scores, n, most):
     return total(weights)
 
 
-remember_f16, attend_f16, attend_four_f16 = make_attention(load_f16, store_f16, 2)
+remember_f16, attend_f16, attend_four_f16 = make_attention(load_f16x16, store_f16x16, 2)
 remember_f32, attend_f32, attend_four_f32 = make_attention(load, store, 4)
 
 

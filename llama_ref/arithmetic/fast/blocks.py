@@ -40,12 +40,12 @@ from ggmlpy.machine.vectors import (
     dot_bytes,
     f32x16,
     fetch_ahead,
-    fma,
     gather_sums,
     i32x16,
     integer,
     join,
     load_as,
+    mad,
     nothing,
     op,
     shuffle,
@@ -203,10 +203,10 @@ def make_group_dot(layout: Layout, quads: int = 4) -> Any:
                 dots = b.sub(dots, b.shl(above, constant(shift, I32X16)))
             da = load_as(b, at(b, activations, SCALE), F32X16)
             dd = b.fmul(scales_of_group(b, weights, layout, d, quads), da)
-            acc = fma.emit(b, b.sitofp(dots, F32X16), dd, acc)
+            acc = mad.emit(b, b.sitofp(dots, F32X16), dd, acc)
             if m is not None:
                 minimum = scales_of_group(b, weights, layout, m, quads)
-                acc = fma.emit(b, minimum, load_as(b, at(b, activations, at_offset), F32X16), acc)
+                acc = mad.emit(b, minimum, load_as(b, at(b, activations, at_offset), F32X16), acc)
             return acc
 
         if not layout.halves:
@@ -437,8 +437,8 @@ class RegisterTile:
     def add_dots(self, b: ir.IRBuilder, slot: Any, dots: Any, scales: tuple[Any, Any], numbers: Sequence[Any]) -> None:
         """slot += d · da · dots [+ m · da·Σa], for sixteen rows and a token."""
         (d, m), (da, offset) = scales, numbers
-        acc = fma.emit(b, b.sitofp(dots, F32X16), b.fmul(d, da), b.load(slot))
-        b.store(acc if m is None else fma.emit(b, m, offset, acc), slot)
+        acc = mad.emit(b, b.sitofp(dots, F32X16), b.fmul(d, da), b.load(slot))
+        b.store(acc if m is None else mad.emit(b, m, offset, acc), slot)
 
 
 SUMS, TOKENS, ROWS = range(3)  # the numbers of AMX's tiles

@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import (
     absolute,
     add,
-    compiled,
     copy_bytes,
     div,
     exp,
     fill,
-    fma,
     keep_apart,
     largest,
     load,
     load_f32,
+    mad,
     maximum,
     mul,
     round_to_int,
@@ -123,7 +123,7 @@ def norm_scale(x, n, eps):
     squares = zeros()
     for i in range(0, 4 * n, 64):
         v = load(x + i)
-        squares = fma(v, v, squares)
+        squares = mad(v, v, squares)
     return np.float32(1) / np.sqrt(total(squares) / np.float32(n) + eps)
 
 

@@ -19,7 +19,6 @@ kernels are compiled at each start.
 from __future__ import annotations
 
 import ctypes
-import functools
 import hashlib
 import json
 import threading
@@ -33,8 +32,7 @@ import llvmlite.binding as llvm
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.caches import cache_directory
 from ggmlpy.files.errors import OutputError
-from ggmlpy.machine import features
-from ggmlpy.machine.compiling import compiling
+from ggmlpy.machine.compiling import compiling, source_digest
 from ggmlpy.machine.features import MACHINE
 
 from .threads import futex_number, offer_processor_address
@@ -42,7 +40,6 @@ from .threads import futex_number, offer_processor_address
 __all__ = ["Kernels", "load_kernels"]
 
 MAGIC = b"ggmlpyk1"
-SOURCES = (Path(features.__file__).parent, Path(__file__).parent)  # of what the kernels are made of
 MODEL = "model"  # the part that is the same for all kinds of matrices
 _LOCK = threading.Lock()
 _LOADED: dict[str, Part] = {}
@@ -58,7 +55,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions that evaluate a model; see `fast_kernels`.
+    """The functions that evaluate a model; see `evaluate`.
 
     Attributes:
         token, batch: (address of the plan, number of the thread), without Python's lock.
@@ -73,7 +70,7 @@ class Kernels:
 
 
 def load_kernels(kinds: Iterable[str]) -> Kernels:
-    """The kernels for matrices of these kinds (`fast_layouts.LAYOUTS` and "f16", "f32"), compiled if need be."""
+    """The kernels for matrices of these kinds (`layouts.LAYOUTS` and "f16", "f32"), compiled if need be."""
     with _LOCK:
         token, batch, read = (_callable(at) for at in _load(MODEL).addresses)
         return Kernels(token, batch, read, {kind: _load(kind).addresses for kind in kinds})
@@ -99,16 +96,10 @@ def _place(name: str) -> Path | None:
         return None
 
 
-@functools.cache
-def _sources() -> bytes:
-    return b"".join(path.read_bytes() for folder in SOURCES for path in sorted(folder.glob("*.py")))
-
-
 def _digest(name: str) -> str:
-    digest = hashlib.sha256(_sources())
     target = (MACHINE.triple, MACHINE.cpu, MACHINE.feature_string, llvm.llvm_version_info, futex_number())
-    digest.update(repr((name, target)).encode())
-    return digest.hexdigest()[:24]
+    everything = (name, source_digest(Path(__file__).parent), target)
+    return hashlib.sha256(repr(everything).encode()).hexdigest()[:24]
 
 
 def _read(path: Path) -> bytes | None:
@@ -133,16 +124,10 @@ def _write(path: Path, code: bytes) -> None:
 def _compile(name: str) -> bytes:
     """A line that names the functions, then object code."""
     compiling()
-    import numba
-
-    if MACHINE.override:
-        settings: Any = numba.config
-        settings.CPU_NAME, settings.CPU_FEATURES = MACHINE.cpu, MACHINE.feature_string
-    from . import evaluate as fast_kernels
-    from . import products
+    from . import evaluate, products
 
     if name == MODEL:
-        entries = [(f, fast_kernels.SIGNATURE) for f in (*fast_kernels.make_evaluators(), fast_kernels.read_memory)]
+        entries = [(f, evaluate.SIGNATURE) for f in (*evaluate.make_evaluators(), evaluate.read_memory)]
     else:
         product = products.make_product(name)
         entries = [(product.rows, products.ROWS_SIGNATURE), (product.panel, products.PANEL_SIGNATURE)]

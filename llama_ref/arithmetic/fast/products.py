@@ -10,6 +10,7 @@ from numba import types
 from numba.core import cgutils
 
 from ggmlpy.machine.features import MACHINE
+from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import (
     I8,
     I32,
@@ -17,16 +18,15 @@ from ggmlpy.machine.vectors import (
     add,
     address,
     at,
-    compiled,
     copy_bytes,
     f32x16,
     fetch_ahead,
-    fma,
     integer,
     keep_apart,
     load,
-    load_f16,
+    load_f16x16,
     load_f32,
+    mad,
     nothing,
     number,
     op,
@@ -242,8 +242,8 @@ def make_float_product(load_values: Any, size: int) -> Product:
     def add_64(sums, p, x):
         """sums, f32 [4][16], += 64 columns at p times those of x, f32 [4][16]."""
         fetch_values(p)
-        s0, s1 = fma(load_values(p), x[0], sums[0]), fma(load_values(p + 16 * size), x[1], sums[1])
-        s2, s3 = fma(load_values(p + 32 * size), x[2], sums[2]), fma(load_values(p + 48 * size), x[3], sums[3])
+        s0, s1 = mad(load_values(p), x[0], sums[0]), mad(load_values(p + 16 * size), x[1], sums[1])
+        s2, s3 = mad(load_values(p + 32 * size), x[2], sums[2]), mad(load_values(p + 48 * size), x[3], sums[3])
         return s0, s1, s2, s3
 
     @compiled
@@ -251,7 +251,7 @@ def make_float_product(load_values: Any, size: int) -> Product:
         """The sum of all, after the last columns: none or, as their number is a multiple of 32, half of 64."""
         s0, s1, s2, s3 = sums
         if left:
-            s0, s1 = fma(load_values(p), load(x), s0), fma(load_values(p + 16 * size), load(x + 64), s1)
+            s0, s1 = mad(load_values(p), load(x), s0), mad(load_values(p + 16 * size), load(x + 64), s1)
         return total(add(add(s0, s1), add(s2, s3)))
 
     @compiled
@@ -297,13 +297,13 @@ def make_float_product(load_values: Any, size: int) -> Product:
         for c in range(start, stop, 64):
             v0, v1, v2, v3 = load(x + 4 * c), load(x1 + 4 * c), load(x2 + 4 * c), load(x3 + 4 * c)
             u = load_values(w + size * c)
-            a00, a01, a02, a03 = fma(u, v0, a00), fma(u, v1, a01), fma(u, v2, a02), fma(u, v3, a03)
+            a00, a01, a02, a03 = mad(u, v0, a00), mad(u, v1, a01), mad(u, v2, a02), mad(u, v3, a03)
             u = load_values(w1 + size * c)
-            a10, a11, a12, a13 = fma(u, v0, a10), fma(u, v1, a11), fma(u, v2, a12), fma(u, v3, a13)
+            a10, a11, a12, a13 = mad(u, v0, a10), mad(u, v1, a11), mad(u, v2, a12), mad(u, v3, a13)
             u = load_values(w2 + size * c)
-            a20, a21, a22, a23 = fma(u, v0, a20), fma(u, v1, a21), fma(u, v2, a22), fma(u, v3, a23)
+            a20, a21, a22, a23 = mad(u, v0, a20), mad(u, v1, a21), mad(u, v2, a22), mad(u, v3, a23)
             u = load_values(w3 + size * c)
-            a30, a31, a32, a33 = fma(u, v0, a30), fma(u, v1, a31), fma(u, v2, a32), fma(u, v3, a33)
+            a30, a31, a32, a33 = mad(u, v0, a30), mad(u, v1, a31), mad(u, v2, a32), mad(u, v3, a33)
         store_sixteen(sums, a00, a01, a02, a03, a10, a11, a12, a13, a20, a21, a22, a23, a30, a31, a32, a33)
 
     @compiled
@@ -349,7 +349,7 @@ def store_sixteen(b: ir.IRBuilder, a: Any, *values: Any) -> None:
 
 def make_product(kind: str) -> Product:
     if kind in FLOATS:
-        return make_float_product(load_f16 if kind == "f16" else load, FLOATS[kind])
+        return make_float_product(load_f16x16 if kind == "f16" else load, FLOATS[kind])
     return make_quantized_product(LAYOUTS[kind])
 
 

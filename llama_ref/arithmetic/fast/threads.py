@@ -71,7 +71,8 @@ def make_waiting() -> tuple[Any, Any]:
 
 def make_barrier() -> Any:
     """The compiled function barrier(memory, n_threads): returns when n_threads threads have called it."""
-    from ggmlpy.machine.vectors import compiled, fetch_add, load_shared, pause, store_shared
+    from ggmlpy.machine.kernels import compiled
+    from ggmlpy.machine.vectors import fetch_add, load_shared, pause, store_shared
 
     sleep_while, wake = make_waiting()
 
@@ -104,7 +105,8 @@ def make_take() -> Any:
     `counters` are n_threads counters a `LINE` apart, at 0 before the phase; `cancel` is the address of a flag: once it
     is set there is no work left anywhere, so an interrupted evaluation runs through its remaining phases in no time.
     """
-    from ggmlpy.machine.vectors import compiled, fetch_add, load_shared
+    from ggmlpy.machine.kernels import compiled
+    from ggmlpy.machine.vectors import fetch_add, load_shared
 
     @compiled
     def take(counters, cancel, thread, n_threads, n):

@@ -1,0 +1,244 @@
+"""Arithmetic, lane by lane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from ggmlpy.machine.features import MACHINE
+
+from .language import (
+    F32,
+    F32X16,
+    F64,
+    I32,
+    I32X16,
+    I64,
+    Vector,
+    call,
+    constant,
+    double,
+    f32x8,
+    f32x16,
+    f64x16,
+    i32x8,
+    i32x16,
+    int32,
+    integer,
+    lanewise,
+    number,
+    op,
+    shuffle,
+    spread,
+    vector,
+)
+
+__all__ = [
+    "absolute",
+    "add",
+    "alternating",
+    "bits",
+    "bits_of_double",
+    "div",
+    "double_of",
+    "exp",
+    "fill",
+    "fill_f32x8",
+    "float_of",
+    "fma",
+    "halves_of",
+    "mad",
+    "maximum",
+    "minimum",
+    "mul",
+    "ones_in",
+    "round_to_int",
+    "sub",
+    "to_doubles",
+    "to_floats",
+    "zeros",
+    "zeros_f32x8",
+    "zeros_f64x16",
+    "zeros_i32x8",
+]
+
+# The same value, or two, in every lane.
+
+
+@op(f32x16)
+def zeros(b: ir.IRBuilder) -> Any:
+    return constant(0.0, F32X16)
+
+
+@op(f32x8)
+def zeros_f32x8(b: ir.IRBuilder) -> Any:
+    return constant(0.0, f32x8.llvm)
+
+
+@op(f64x16)
+def zeros_f64x16(b: ir.IRBuilder) -> Any:
+    return constant(0.0, f64x16.llvm)
+
+
+@op(i32x8)
+def zeros_i32x8(b: ir.IRBuilder) -> Any:
+    return constant(0, i32x8.llvm)
+
+
+@op(f32x16, number)
+def fill(b: ir.IRBuilder, x: Any) -> Any:
+    """One number in every lane."""
+    return spread(b, x, F32X16)
+
+
+@op(f32x8, number)
+def fill_f32x8(b: ir.IRBuilder, x: Any) -> Any:
+    """One number in every lane."""
+    return spread(b, x, f32x8.llvm)
+
+
+def _both(b: ir.IRBuilder, x: Any, y: Any, lanes: list[int]) -> Any:
+    return shuffle(b, spread(b, x, f32x8.llvm), spread(b, y, f32x8.llvm), lanes)
+
+
+@op(f32x8, number, number)
+def alternating(b: ir.IRBuilder, even: Any, odd: Any) -> Any:
+    """even in lanes 0, 2, 4, 6 and odd in the others."""
+    return _both(b, even, odd, [0, 9, 2, 11, 4, 13, 6, 15])
+
+
+@op(f32x8, number, number)
+def halves_of(b: ir.IRBuilder, low: Any, high: Any) -> Any:
+    """low in lanes 0 … 3 and high in the others."""
+    return _both(b, low, high, [0, 1, 2, 3, 12, 13, 14, 15])
+
+
+# Sums and products, of vectors of floats.
+
+
+@lanewise(2)
+def add(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    return b.fadd(x, y)
+
+
+@lanewise(2)
+def sub(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    return b.fsub(x, y)
+
+
+@lanewise(2)
+def mul(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    return b.fmul(x, y)
+
+
+@lanewise(2)
+def div(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    return b.fdiv(x, y)
+
+
+@lanewise(3)
+def fma(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z, rounded once, of float32, float64 or vectors of them (a library call where there is no hardware)."""
+    lanes = f"v{x.type.count}" if isinstance(x.type, ir.VectorType) else ""
+    element = x.type.element if lanes else x.type
+    return call(b, f"llvm.fma.{lanes}{'f32' if element == F32 else 'f64'}", x.type, [x, y, z])
+
+
+@lanewise(3)
+def mad(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z, rounded once where the machine can, else twice: as fast as possible, the last bit may differ."""
+    return fma.emit(b, x, y, z) if MACHINE.has_fma else b.fadd(b.fmul(x, y), z)
+
+
+@lanewise(2)
+def maximum(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+@lanewise(2)
+def minimum(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    return b.select(b.fcmp_ordered("<", x, y), x, y)
+
+
+@op(f32x16, f32x16)
+def absolute(b: ir.IRBuilder, x: Any) -> Any:
+    return b.bitcast(b.and_(b.bitcast(x, I32X16), constant(0x7FFFFFFF, I32X16)), F32X16)
+
+
+@op(f32x16, f32x16)
+def exp(b: ir.IRBuilder, x: Any) -> Any:
+    """e to the x, to about 1e-7 of its value; x is first brought into [-87, 88].
+
+    e^x = 2^n · e^r with n the nearest integer to x/ln 2, and |r| < 0.35, where seven terms of the series are enough.
+    """
+
+    def c(value: float) -> ir.Constant:
+        return constant(value, F32X16)
+
+    x = maximum.emit(b, minimum.emit(b, x, c(88.0)), c(-87.0))
+    n = round_to_int.emit(b, b.fmul(x, c(1.44269504)))
+    whole = b.sitofp(n, F32X16)
+    r = mad.emit(b, whole, c(-0.693145752), x)  # ln 2 in two pieces, so that n · ln 2 is subtracted exactly
+    r = mad.emit(b, whole, c(-1.42860677e-6), r)
+    series = c(1 / 5040)
+    for term in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0):
+        series = mad.emit(b, series, r, c(term))
+    power = b.bitcast(b.shl(b.add(n, constant(127, I32X16)), constant(23, I32X16)), F32X16)
+    return b.fmul(series, power)
+
+
+# From one type to another.
+
+
+@op(i32x16, f32x16)
+def round_to_int(b: ir.IRBuilder, x: Any) -> Any:
+    """To the nearest integer, ties to even; |x| < 2²². Adding 1.5 · 2²³ leaves the integer in the low bits."""
+    magic = constant(12582912.0, F32X16)
+    return b.sub(b.bitcast(b.fadd(x, magic), I32X16), constant(0x4B400000, I32X16))
+
+
+@lanewise(1, lambda kind: Vector("f32", kind.lanes))
+def to_floats(b: ir.IRBuilder, x: Any) -> Any:
+    """Signed integers of any width to float32 (rounded to nearest even)."""
+    return b.sitofp(x, vector(F32, x.type.count))
+
+
+@lanewise(1, lambda kind: Vector("f64", kind.lanes))
+def to_doubles(b: ir.IRBuilder, x: Any) -> Any:
+    """float32 to float64, exactly."""
+    return b.fpext(x, vector(F64, x.type.count))
+
+
+# The bits of scalars.
+
+
+@op(int32, number)
+def bits(b: ir.IRBuilder, x: Any) -> Any:
+    """The bits of a float32 as an int32."""
+    return b.bitcast(x, I32)
+
+
+@op(number, int32)
+def float_of(b: ir.IRBuilder, x: Any) -> Any:
+    """The float32 that has these bits."""
+    return b.bitcast(x, F32)
+
+
+@op(integer, double)
+def bits_of_double(b: ir.IRBuilder, x: Any) -> Any:
+    """The bits of a float64 as an int64."""
+    return b.bitcast(x, I64)
+
+
+@op(double, integer)
+def double_of(b: ir.IRBuilder, x: Any) -> Any:
+    """The float64 that has these bits."""
+    return b.bitcast(x, F64)
+
+
+@op(integer, types.uint64)
+def ones_in(b: ir.IRBuilder, word: Any) -> Any:
+    """How many bits of a word are set."""
+    return call(b, "llvm.ctpop.i64", I64, [word])

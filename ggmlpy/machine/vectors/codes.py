@@ -1,0 +1,105 @@
+"""Unpacking the codes of a block of 32, and slicing codes into planes of bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from .language import (
+    I1,
+    I8,
+    I8X64,
+    I32,
+    I64,
+    address,
+    at,
+    constant,
+    i8x16,
+    i8x32,
+    int32,
+    integer,
+    join,
+    load_as,
+    nothing,
+    op,
+    shuffle,
+    spread,
+    store_as,
+    vector,
+)
+from .memory import rows_at, transpose
+
+__all__ = [
+    "bit_plane",
+    "fifth_bits",
+    "minus",
+    "nibbles_in_halves",
+    "nibbles_in_pairs",
+    "nibbles_of_two",
+    "or_codes",
+    "transpose_nibbles",
+]
+
+PAIRS = [k // 2 + 16 * (k % 2) for k in range(32)]  # of 16 low and 16 high nibbles
+HALVES = list(range(32))
+
+
+def _nibbles(b: ir.IRBuilder, packed: Any) -> tuple[Any, Any]:
+    """Low and high ones of sixteen bytes."""
+    return b.and_(packed, constant(15, i8x16.llvm)), b.lshr(packed, constant(4, i8x16.llvm))
+
+
+@op(i8x32, address)
+def nibbles_in_pairs(b: ir.IRBuilder, a: Any) -> Any:
+    """16 bytes to 32 codes 0…15: byte j holds element 2j low and 2j+1 high."""
+    return shuffle(b, *_nibbles(b, load_as(b, a, i8x16.llvm)), PAIRS)
+
+
+@op(i8x32, address)
+def nibbles_in_halves(b: ir.IRBuilder, a: Any) -> Any:
+    """16 bytes to 32 codes 0…15: byte j holds element j low and j+16 high."""
+    return shuffle(b, *_nibbles(b, load_as(b, a, i8x16.llvm)), HALVES)
+
+
+@op(i8x32, address, address)
+def nibbles_of_two(b: ir.IRBuilder, first: Any, second: Any) -> Any:
+    """Two blocks of 8 bytes (q4_2) to 32 codes 0…15, elements in pairs."""
+    eights = [load_as(b, a, vector(I8, 8)) for a in (first, second)]
+    return shuffle(b, *_nibbles(b, join(b, eights)), PAIRS)
+
+
+@op(i8x32, address)
+def fifth_bits(b: ir.IRBuilder, a: Any) -> Any:
+    """A 32-bit word to 32 bytes: 16 where bit l is set, else 0."""
+    present = b.bitcast(load_as(b, a, I32), vector(I1, 32))
+    return b.select(present, constant(16, i8x32.llvm), constant(0, i8x32.llvm))
+
+
+@op(i8x32, i8x32, i8x32)
+def or_codes(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    return b.or_(x, y)
+
+
+@op(i8x32, i8x32, int32)
+def minus(b: ir.IRBuilder, x: Any, offset: Any) -> Any:
+    """Every code minus an offset (which fits a byte)."""
+    return b.sub(x, spread(b, b.trunc(offset, I8), i8x32.llvm))
+
+
+@op(nothing, address, integer, int32, address)
+def transpose_nibbles(b: ir.IRBuilder, a: Any, stride: Any, offset: Any, target: Any) -> None:
+    """16 bytes of each of sixteen rows to 32 columns of 16 codes less `offset`: 512 signed bytes, in pair order."""
+    offsets = spread(b, b.trunc(offset, I8), i8x16.llvm)
+    for j, column in enumerate(transpose(b, rows_at(b, a, stride, i8x16.llvm))):
+        for k, codes in enumerate(_nibbles(b, column)):
+            store_as(b, at(b, target, 16 * (2 * j + k)), b.sub(codes, offsets))
+
+
+@op(types.uint64, address, integer)
+def bit_plane(b: ir.IRBuilder, a: Any, mask: Any) -> Any:
+    """The word whose bit l says whether byte l of the 64 at `a` has a bit of ``mask``."""
+    masks = spread(b, b.trunc(mask, I8), I8X64)
+    present = b.icmp_unsigned("!=", b.and_(load_as(b, a, I8X64), masks), constant(0, I8X64))
+    return b.bitcast(present, I64)
