@@ -177,12 +177,17 @@ def code_of(v, rounds, offset, limit):
 
 @inlined
 def store_scale(out, i, k, v, f32):
-    """Store a scale at byte ``k`` of block ``i`` as f32 or f16; return where the next field starts."""
-    size = 4 if f32 else 2
+    """Store a scale at byte ``k`` of block ``i`` as f32 or f16."""
     b = bits(v) if f32 else narrow(v)
-    for j in range(size):
+    for j in range(4 if f32 else 2):
         out[i, k + j] = np.uint8(b >> np.int32(8 * j))
-    return k + size
+
+
+@inlined
+def store_word(out, i, k, word):
+    """Store 32 bits at byte ``k`` of block ``i``."""
+    for j in range(4):
+        out[i, k + j] = np.uint8(word >> np.uint32(8 * j))
 
 
 @inlined
@@ -229,13 +234,14 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
     five_bits, halves = record.code_width == 5, record.codes[0].apart > 1
     offset, limit = record.zero, (1 << record.code_width) - 1 if rule.clips else 2**31 - 1
     f32 = record.block["d"] == np.dtype("<f4")
+    d_at, codes_at = record.offset("d"), record.offset(record.codes[0].field)
+    m_at, fifth_at = record.offset("m") if ranged else -1, record.offset(record.codes[1].field) if five_bits else -1
     size, half = record.blck_size, record.blck_size // 2
     low_bits = np.int32(15 if five_bits else 255)
 
     def quantize_blocks(x, out, sums):
         d, m, inverse = np.empty(GROUP, np.float32), np.zeros(GROUP, np.float32), np.empty(GROUP, np.float32)
         codes, pairs = np.empty((GROUP, size), np.uint8), np.empty((GROUP, half), np.uint8)
-        fifth = np.zeros(GROUP, np.uint32)
         planes = np.empty((4, GROUP * half // 32), np.uint64)
         for group in range(0, x.shape[0], GROUP):
             n = min(GROUP, x.shape[0] - group)
@@ -273,21 +279,18 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
                         codes[i, first], codes[i, second] = np.uint8(c0), np.uint8(c1)
 
             for i in range(n):
-                k = store_scale(out, group + i, 0, d[i], f32)
+                store_scale(out, group + i, d_at, d[i], f32)
                 if ranged:
-                    k = store_scale(out, group + i, k, m[i], f32)
-                if five_bits:
-                    fifth[i] = fifth_bits(codes, i, size)
-                    for j in range(4):
-                        out[group + i, k + j] = np.uint8(fifth[i] >> np.uint32(8 * j))
-                    k += 4
+                    store_scale(out, group + i, m_at, m[i], f32)
                 for j in range(size if whole_bytes else half):
-                    out[group + i, k + j] = codes[i, j] if whole_bytes else pairs[i, j]
+                    out[group + i, codes_at + j] = codes[i, j] if whole_bytes else pairs[i, j]
 
             if five_bits:
                 for i in range(n):
+                    fifth = fifth_bits(codes, i, size)
+                    store_word(out, group + i, fifth_at, fifth)
                     for j in range(half):
-                        pairs[i, j] = halved_codes(pairs[i, j], fifth[i], j, halves)
+                        pairs[i, j] = halved_codes(pairs[i, j], fifth, j, halves)
             count_codes(pairs.reshape(-1), n * half, planes, sums)
 
     return quantize_blocks

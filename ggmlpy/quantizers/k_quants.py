@@ -28,11 +28,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
 
-from ggmlpy.formats.tensor_types import QK_K
+from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
 from ggmlpy.machine.c_arithmetic import ABS, narrow, widen
 from ggmlpy.machine.kernels import inlined, kernel
 from ggmlpy.machine.vectors import bits, float_of
@@ -44,8 +45,33 @@ MAGIC = np.float32(12582912.0)  # 1.5 * 2**23
 MANTISSA = np.int32(0x007FFFFF)
 MIDDLE = np.int32(0x00400000)
 
-# The affine search keeps its state a lane in two flat arrays, floats and integers, at these offsets: with few arrays
-# LLVM can prove that they don't overlap, and vectorises.
+
+class Places(NamedTuple):
+    """Where the parts of a block are, in numbers that a kernel takes as constants.
+
+    Attributes:
+        scales, d, dmin: the bytes where these fields begin; dmin is -1 where there is none.
+        zero: the code that stands for 0.
+        greatest: the greatest code.
+    """
+
+    scales: int
+    d: int
+    dmin: int
+    zero: int
+    greatest: int
+
+
+def places_of(record: TensorType) -> Places:
+    """The same for a type of :mod:`ggmlpy.formats.tensor_types`."""
+    dmin = record.offset("dmin") if "dmin" in record.field_names else -1
+    return Places(record.offset("scales"), record.offset("d"), dmin, record.zero, (1 << record.code_width) - 1)
+
+
+Q2, Q3, Q4, Q5, Q6 = (places_of(TENSOR_TYPES[f"q{width}_K"]) for width in range(2, 7))
+
+# The affine search keeps the state of each lane in two flat arrays, floats and integers, at these offsets: with few
+# arrays LLVM can prove that they do not overlap, and vectorizes.
 LOW, HIGH, INVERSE, SCALE, SUM_LX, TOTAL = 0, 16, 32, 48, 64, 80
 SUM_L2, CHANGED, ACTIVE = 0, 16, 32
 
@@ -86,6 +112,17 @@ def search_affine(x, codes, limit, scales, mins, work, flags):
     Fills ``scales`` and ``mins`` (>= 0). A search stops when a round finds the codes that are there already, which for
     the first round are those that the block before left.
     """
+    start_from_range(x, codes, limit, scales, mins, work, flags)
+    for _ in range(5):
+        code_and_sum(x, codes, limit, work, flags)
+        if not refit(scales, mins, x.shape[0], work, flags):
+            break
+
+
+@inlined
+def start_from_range(x, codes, limit, scales, mins, work, flags):
+    """Let the range of each lane, widened to 0, have the codes 0 … ``limit``. A lane of equal values is not active; its
+    codes are 0."""
     n, lanes = x.shape
     for k in range(lanes):
         work[LOW + k], work[HIGH + k] = x[0, k], x[0, k]
@@ -104,35 +141,43 @@ def search_affine(x, codes, limit, scales, mins, work, flags):
         for k in range(lanes):
             codes[i, k] = codes[i, k] if flags[ACTIVE + k] else np.int32(0)
 
-    for _ in range(5):
+
+@inlined
+def code_and_sum(x, codes, limit, work, flags):
+    """Code active lanes anew; the scale that fits these codes best, and the sum of what it leaves."""
+    n, lanes = x.shape
+    for k in range(lanes):
+        work[SUM_LX + k], work[TOTAL + k] = F0, F0
+        flags[SUM_L2 + k], flags[CHANGED + k] = np.int32(0), np.int32(0)
+    for i in range(n):
         for k in range(lanes):
-            work[SUM_LX + k], work[TOTAL + k] = F0, F0
-            flags[SUM_L2 + k], flags[CHANGED + k] = np.int32(0), np.int32(0)
-        for i in range(n):
-            for k in range(lanes):
-                shifted = x[i, k] - work[LOW + k]
-                code = clipped(work[INVERSE + k] * shifted, 0, limit)
-                code = code if flags[ACTIVE + k] else codes[i, k]
-                flags[CHANGED + k] |= code ^ codes[i, k]
-                flags[SUM_L2 + k] += code * code
-                codes[i, k] = code
-                work[SUM_LX + k] += shifted * np.float32(code)
+            shifted = x[i, k] - work[LOW + k]
+            code = clipped(work[INVERSE + k] * shifted, 0, limit)
+            code = code if flags[ACTIVE + k] else codes[i, k]
+            flags[CHANGED + k] |= code ^ codes[i, k]
+            flags[SUM_L2 + k] += code * code
+            codes[i, k] = code
+            work[SUM_LX + k] += shifted * np.float32(code)
+    for k in range(lanes):
+        work[SCALE + k] = work[SUM_LX + k] / np.float32(flags[SUM_L2 + k])
+    for i in range(n):
         for k in range(lanes):
-            work[SCALE + k] = work[SUM_LX + k] / np.float32(flags[SUM_L2 + k])
-        for i in range(n):
-            for k in range(lanes):
-                work[TOTAL + k] += x[i, k] - work[SCALE + k] * np.float32(codes[i, k])
-        going_on = False
-        for k in range(lanes):
-            if flags[ACTIVE + k]:
-                mean = work[TOTAL + k] / np.float32(n)
-                low = F0 if mean > F0 else mean
-                scales[k], mins[k] = work[SCALE + k], -low
-                work[LOW + k], work[INVERSE + k] = low, F1 / work[SCALE + k]
-                flags[ACTIVE + k] = flags[CHANGED + k]
-                going_on |= flags[CHANGED + k] != 0
-        if not going_on:
-            break
+            work[TOTAL + k] += x[i, k] - work[SCALE + k] * np.float32(codes[i, k])
+
+
+@inlined
+def refit(scales, mins, n, work, flags):
+    """Take the new scales, and as minimums the means of what they leave; whether any lane goes on."""
+    going_on = False
+    for k in range(scales.shape[0]):
+        if flags[ACTIVE + k]:
+            mean = work[TOTAL + k] / np.float32(n)
+            low = F0 if mean > F0 else mean
+            scales[k], mins[k] = work[SCALE + k], -low
+            work[LOW + k], work[INVERSE + k] = low, F1 / work[SCALE + k]
+            flags[ACTIVE + k] = flags[CHANGED + k]
+            going_on |= flags[CHANGED + k] != 0
+    return going_on
 
 
 @inlined
@@ -309,75 +354,75 @@ def in_order(codes, offset, flat):
 
 
 @inlined
-def pack_crumbs(flat, shift, out, start):
-    """Two bits of each code, from bit ``shift``: 64 bytes, each with values 32 apart."""
-    for j in range(2):
-        for l in range(32):  # noqa: E741 - as in the original
+def pack_bits(flat, shift, width, apart, out, start):
+    """Put ``width`` bits of each code, from bit ``shift``, into bytes that hold values ``apart`` from each other."""
+    per_byte, mask = 8 // width, np.uint8((1 << width) - 1)
+    for j in range(QK_K // (apart * per_byte)):
+        for l in range(apart):  # noqa: E741 - as in the original
             byte = np.uint8(0)
-            for quarter in range(4):
-                crumb = (flat[128 * j + 32 * quarter + l] >> np.uint8(shift)) & np.uint8(3)
-                byte |= np.uint8(crumb << np.uint8(2 * quarter))
-            out[start + 32 * j + l] = byte
+            for k in range(per_byte):
+                part = (flat[apart * (per_byte * j + k) + l] >> np.uint8(shift)) & mask
+                byte |= np.uint8(part << np.uint8(width * k))
+            out[start + apart * j + l] = byte
 
 
-@inlined
-def pack_nibbles(flat, distance, out, start):
-    """The low four bits of each code: 128 bytes, each with values ``distance`` apart."""
-    for j in range(128 // distance):
-        for l in range(distance):  # noqa: E741
-            low, high = flat[2 * distance * j + l] & np.uint8(15), flat[2 * distance * j + distance + l] & np.uint8(15)
-            out[start + distance * j + l] = np.uint8(low | np.uint8(high << np.uint8(4)))
+def packer(name: str) -> Callable:
+    """The function (codes [256], out) that puts the codes of a block where its type has them."""
+    record = TENSOR_TYPES[name]
+    low, high = record.codes[0], record.codes[-1]
+    low_at, high_at, shift, two = record.offset(low.field), record.offset(high.field), low.width, len(record.codes) > 1
+    low_width, low_apart, high_width, high_apart = low.width, low.apart, high.width, high.apart
+
+    def pack(flat, out):
+        pack_bits(flat, 0, low_width, low_apart, out, low_at)
+        if two:
+            pack_bits(flat, shift, high_width, high_apart, out, high_at)
+
+    return inlined(pack)
 
 
-@inlined
-def pack_bit(flat, bit, out, start):
-    """One bit of each code: 32 bytes, value 32 i + l in bit i of byte l."""
-    for l in range(32):  # noqa: E741
-        byte = np.uint8(0)
-        for i in range(8):
-            byte |= np.uint8(((flat[32 * i + l] >> np.uint8(bit)) & np.uint8(1)) << np.uint8(i))
-        out[start + l] = byte
+pack_q2, pack_q3, pack_q4, pack_q5, pack_q6 = (packer(f"q{width}_K") for width in range(2, 7))
 
 
 @inlined
 def q2_k(x, codes, scales, mins, work, flags, flat, out):
-    """Bytes: 16 of scale | minimum << 4, 64 of codes, f16 d, f16 dmin."""
-    search_affine(x, codes, 3, scales, mins, work, flags)
+    """A scale and a minimum share a byte."""
+    search_affine(x, codes, Q2.greatest, scales, mins, work, flags)
     max_scale, max_min = largest(scales), largest(mins)
     for k in range(16):
         scale = nearest_int(np.float32(15) / max_scale * scales[k]) if max_scale > F0 else np.int32(0)
         minimum = nearest_int(np.float32(15) / max_min * mins[k]) if max_min > F0 else np.int32(0)
-        out[k] = np.uint8(scale | minimum << np.int32(4))
-    d = store_half(out, 80, max_scale / np.float32(15) if max_scale > F0 else F0)
-    dmin = store_half(out, 82, max_min / np.float32(15) if max_min > F0 else F0)
+        out[Q2.scales + k] = np.uint8(scale | minimum << np.int32(4))
+    d = store_half(out, Q2.d, max_scale / np.float32(15) if max_scale > F0 else F0)
+    dmin = store_half(out, Q2.dmin, max_min / np.float32(15) if max_min > F0 else F0)
     for k in range(16):
-        scales[k], mins[k] = d * np.float32(out[k] & 15), dmin * np.float32(out[k] >> 4)
-    recode_affine(x, codes, 3, scales, mins)
-    in_order(codes, 0, flat)
-    pack_crumbs(flat, 0, out, 16)
+        both = out[Q2.scales + k]
+        scales[k], mins[k] = d * np.float32(both & 15), dmin * np.float32(both >> 4)
+    recode_affine(x, codes, Q2.greatest, scales, mins)
+    in_order(codes, Q2.zero, flat)
+    pack_q2(flat, out)
 
 
 @inlined
 def q3_k(x, codes, scales, work, flat, out):
-    """Bytes: 32 of third bits, 64 of low bits, 12 of 6-bit scales, f16 d."""
-    search_symmetric(x, codes, 4, 0, scales, work)
+    """The low four bits of sixteen scales fill eight bytes, their high two bits four bytes more."""
+    search_symmetric(x, codes, Q3.zero, 0, scales, work)
     max_scale = largest_signed(scales)
     inverse = np.float32(-32) / max_scale if max_scale != F0 else F0
-    d = store_half(out, 108, F1 / inverse if max_scale != F0 else F0)
-    out[96:108] = 0
+    d = store_half(out, Q3.d, F1 / inverse if max_scale != F0 else F0)
+    out[Q3.scales : Q3.scales + 12] = 0
     for k in range(16):
         scale = np.int32(-32)
         if max_scale != F0:
             scale = np.int32(np.int8(nearest_int(inverse * scales[k])))
             scale = np.int32(min(max(scale, -32), 31))
         biased = np.int32(scale + 32)
-        out[96 + k % 8] |= np.uint8((biased & np.int32(15)) << np.int32(4 * (k // 8)))
-        out[104 + k % 4] |= np.uint8((biased >> np.int32(4)) << np.int32(2 * (k // 4)))
+        out[Q3.scales + k % 8] |= np.uint8((biased & np.int32(15)) << np.int32(4 * (k // 8)))
+        out[Q3.scales + 8 + k % 4] |= np.uint8((biased >> np.int32(4)) << np.int32(2 * (k // 4)))
         scales[k] = d * np.float32(scale)
-    recode_symmetric(x, codes, 4, scales)
-    in_order(codes, 4, flat)
-    pack_bit(flat, 2, out, 0)
-    pack_crumbs(flat, 0, out, 32)
+    recode_symmetric(x, codes, Q3.zero, scales)
+    in_order(codes, Q3.zero, flat)
+    pack_q3(flat, out)
 
 
 @inlined
@@ -387,73 +432,69 @@ def six_bits(v):
 
 
 @inlined
-def scales_of_six_bits(x, codes, limit, scales, mins, work, flags, out):
-    """The common part of q4_K and q5_K: f16 d, f16 dmin, 12 bytes of eight scales and eight minimums; then recode."""
-    search_affine(x, codes, limit, scales, mins, work, flags)
+def scales_of_six_bits(x, codes, at, scales, mins, work, flags, out):
+    """The common part of q4_K and q5_K: eight scales and eight minimums of six bits in twelve bytes; then recode."""
+    search_affine(x, codes, at.greatest, scales, mins, work, flags)
     max_scale, max_min = largest(scales), largest(mins)
-    d, dmin = store_half(out, 0, max_scale / np.float32(63)), store_half(out, 2, max_min / np.float32(63))
+    d, dmin = store_half(out, at.d, max_scale / np.float32(63)), store_half(out, at.dmin, max_min / np.float32(63))
     to_scale = np.float32(63) / max_scale if max_scale > F0 else F0
     to_min = np.float32(63) / max_min if max_min > F0 else F0
     for k in range(8):
         scale, minimum = six_bits(to_scale * scales[k]), six_bits(to_min * mins[k])
         if k < 4:
-            out[4 + k], out[8 + k] = np.uint8(scale), np.uint8(minimum)
+            out[at.scales + k], out[at.scales + 4 + k] = np.uint8(scale), np.uint8(minimum)
         else:
-            out[8 + k] = np.uint8((scale & 15) | (minimum & 15) << 4)
-            out[k] |= np.uint8((scale >> 4) << 6)
-            out[4 + k] |= np.uint8((minimum >> 4) << 6)
+            out[at.scales + 4 + k] = np.uint8((scale & 15) | (minimum & 15) << 4)
+            out[at.scales - 4 + k] |= np.uint8((scale >> 4) << 6)
+            out[at.scales + k] |= np.uint8((minimum >> 4) << 6)
         scales[k], mins[k] = d * np.float32(scale), dmin * np.float32(minimum)
-    recode_affine(x, codes, limit, scales, mins)
+    recode_affine(x, codes, at.greatest, scales, mins)
 
 
 @inlined
 def q4_k(x, codes, scales, mins, work, flags, flat, out):
-    """Bytes: f16 d, f16 dmin, 12 of scales, 128 of codes."""
-    scales_of_six_bits(x, codes, 15, scales, mins, work, flags, out)
-    in_order(codes, 0, flat)
-    pack_nibbles(flat, 32, out, 16)
+    scales_of_six_bits(x, codes, Q4, scales, mins, work, flags, out)
+    in_order(codes, Q4.zero, flat)
+    pack_q4(flat, out)
 
 
 @inlined
 def q5_k(x, codes, scales, mins, work, flags, flat, out):
-    """Bytes: f16 d, f16 dmin, 12 of scales, 32 of fifth bits, 128 of low bits."""
-    scales_of_six_bits(x, codes, 31, scales, mins, work, flags, out)
-    in_order(codes, 0, flat)
-    pack_bit(flat, 4, out, 16)
-    pack_nibbles(flat, 32, out, 48)
+    scales_of_six_bits(x, codes, Q5, scales, mins, work, flags, out)
+    in_order(codes, Q5.zero, flat)
+    pack_q5(flat, out)
 
 
 @inlined
 def q6_k(x, codes, scales, work, flat, out):
-    """Bytes: 128 of low four bits, 64 of high two bits, 16 signed scales, f16 d."""
-    search_symmetric(x, codes, 32, 3, scales, work)
+    """A scale is a signed byte."""
+    search_symmetric(x, codes, Q6.zero, 3, scales, work)
     inverse = np.float32(-128) / largest_signed(scales)
-    d = store_half(out, 208, F1 / inverse)
+    d = store_half(out, Q6.d, F1 / inverse)
     for k in range(16):
         scale = np.int8(min(nearest_int(inverse * scales[k]), 127))
-        out[192 + k] = np.uint8(scale)
+        out[Q6.scales + k] = np.uint8(scale)
         scales[k] = d * np.float32(scale)
-    recode_symmetric(x, codes, 32, scales)
-    in_order(codes, 32, flat)
-    pack_nibbles(flat, 64, out, 0)
-    pack_crumbs(flat, 4, out, 128)
+    recode_symmetric(x, codes, Q6.zero, scales)
+    in_order(codes, Q6.zero, flat)
+    pack_q6(flat, out)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
-def rows_kernel(width: int) -> Callable:
-    """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size] for codes of ``width`` bits."""
-    lanes = 8 if width in (4, 5) else 16
+def rows_kernel(record: TensorType) -> Callable:
+    """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size] for one k-quant."""
+    width, run, lanes = record.code_width, record.run, QK_K // record.run
 
     def quantize_blocks(rows, out):
-        x, codes = np.empty((QK_K // lanes, lanes), np.float32), np.zeros((QK_K // lanes, lanes), np.int32)
+        x, codes = np.empty((run, lanes), np.float32), np.zeros((run, lanes), np.int32)
         scales, mins, work = np.empty(lanes, np.float32), np.empty(lanes, np.float32), np.empty(6 * 16, np.float32)
         flags, flat = np.empty(3 * 16, np.int32), np.empty(QK_K, np.uint8)
         for block in range(rows.shape[0]):
             for k in range(lanes):
-                for i in range(QK_K // lanes):
-                    x[i, k] = rows[block, QK_K // lanes * k + i]
+                for i in range(run):
+                    x[i, k] = rows[block, run * k + i]
             if width == 2:
                 q2_k(x, codes, scales, mins, work, flags, flat, out[block])
             elif width == 3:
@@ -472,4 +513,4 @@ def rows_kernel(width: int) -> Callable:
 def k_quantizer(name: str) -> Callable:
     """The compiled loop for "q2_K" … "q6_K"."""
     signature = types.void(types.Array(types.float32, 2, "C", readonly=True), types.uint8[:, ::1])
-    return kernel(rows_kernel(int(name[1])), signature)
+    return kernel(rows_kernel(TENSOR_TYPES[name]), signature)
