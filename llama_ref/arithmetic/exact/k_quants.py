@@ -18,9 +18,14 @@ Source: `quantize_row_q8_K_reference` and `ggml_vec_dot_*_K_q8_K` in k_quants.c,
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from typing import Any
 
-from ggmlpy.machine.kernels import kernel
+import numpy as np
+import numpy.typing as npt
+
+from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, CodeBits, TensorType
+from ggmlpy.machine.kernels import inlined, kernel
 from ggmlpy.machine.vectors import (
     add,
     add_columns,
@@ -43,9 +48,22 @@ from ggmlpy.machine.vectors import (
 
 from .dots import nearest_even
 
-KINDS = {"q2_K": 2, "q3_K": 3, "q4_K": 4, "q5_K": 5, "q6_K": 6}
-BLOCK_BYTES = np.array([0, 0, 84, 110, 144, 176, 210])
-D_AT = np.array([0, 0, 80, 108, 0, 0, 208])  # where the f16 d lies; dmin follows it
+_RECORDS = (TENSOR_TYPES[f"q{width}_K"] for width in range(2, 7))
+KINDS = {record.name: record.code_width for record in _RECORDS}  # a kind is its number of bits
+
+
+def _by_kind(number: Callable[[TensorType], int]) -> npt.NDArray[np.int64]:
+    """A number of each kind, as a table that kernels index."""
+    table = np.zeros(max(KINDS.values()) + 1, np.int64)
+    for name, kind in KINDS.items():
+        table[kind] = number(TENSOR_TYPES[name])
+    return table
+
+
+BLOCK_BYTES = _by_kind(lambda record: record.type_size)
+D_AT = _by_kind(lambda record: record.offset("d"))
+DMIN_AT = _by_kind(lambda record: record.offset("dmin") if "dmin" in record.field_names else -1)  # -1: no minimums
+SCALES_AT = _by_kind(lambda record: record.offset("scales"))
 
 F0 = np.float32(0)
 
@@ -74,53 +92,65 @@ def quantize_q8_k(x, codes, d, sums):
                 sums[t, 16 * block + run] = total
 
 
+def adder(part: CodeBits, shift: int, offset: int) -> Any:
+    """The function (address of a block, codes) that adds some bits of each code, as bits from `shift` on."""
+    width, apart, per_byte, mask = part.width, part.apart, 8 // part.width, (1 << part.width) - 1
+
+    def add_bits(p, codes):
+        p += offset
+        for start in range(0, QK_K, per_byte * apart):
+            for k in range(per_byte):
+                for i in range(apart):
+                    codes[start + apart * k + i] += (load_u8(p + i) >> (width * k) & mask) << shift
+            p += apart
+
+    return inlined(add_bits)
+
+
+def unpacker(name: str) -> Any:
+    """The function (address of a block, codes int8 [256]) that unpacks the signed codes of a type."""
+    record = TENSOR_TYPES[name]
+    low, high = record.codes[0], record.codes[-1]
+    add_low, add_high = adder(low, 0, record.offset(low.field)), adder(high, low.width, record.offset(high.field))
+    below, two = -record.zero, len(record.codes) > 1
+
+    def unpack_codes(p, codes):
+        codes[:] = below
+        add_low(p, codes)
+        if two:
+            add_high(p, codes)
+
+    return inlined(unpack_codes)
+
+
+unpack_q2, unpack_q3, unpack_q4, unpack_q5, unpack_q6 = (unpacker(name) for name in KINDS)
+
+
 @kernel
 def unpack(kind, p, codes, scales, minima):
     """The block at `p`: 256 signed codes, and of each run of sixteen the scale and the minimum."""
     minima[:] = 0
+    q = p + SCALES_AT[kind]
     if kind == 2:
-        _unpack_two_bits(p + 16, codes)
+        unpack_q2(p, codes)
         for run in range(16):
-            scales[run], minima[run] = load_u8(p + run) & 15, load_u8(p + run) >> 4
+            scales[run], minima[run] = load_u8(q + run) & 15, load_u8(q + run) >> 4
     elif kind == 3:
-        _unpack_two_bits(p + 32, codes)
-        for i in range(256):
-            codes[i] -= 0 if load_u8(p + i % 32) >> (i // 32) & 1 else 4
+        unpack_q3(p, codes)
         for run in range(16):
-            low = load_u8(p + 96 + run % 8) >> (4 * (run // 8)) & 15
-            high = load_u8(p + 104 + run % 4) >> (2 * (run // 4)) & 3
+            low = load_u8(q + run % 8) >> (4 * (run // 8)) & 15
+            high = load_u8(q + 8 + run % 4) >> (2 * (run // 4)) & 3
             scales[run] = (low | high << 4) - 32
     elif kind == 6:
-        _unpack_six_bits(p, codes)
+        unpack_q6(p, codes)
         for run in range(16):
-            scales[run] = load_i8(p + 192 + run)
+            scales[run] = load_i8(q + run)
     else:
-        _unpack_four_bits(p + (48 if kind == 5 else 16), codes)
-        if kind == 5:
-            for i in range(256):
-                codes[i] += 16 if load_u8(p + 16 + i % 32) >> (i // 32) & 1 else 0
-        _unpack_scales_and_minima(p + 4, scales, minima)
-
-
-@kernel
-def _unpack_two_bits(p, codes):
-    for i in range(256):
-        codes[i] = load_u8(p + 32 * (i // 128) + i % 32) >> (2 * (i // 32 % 4)) & 3
-
-
-@kernel
-def _unpack_four_bits(p, codes):
-    for i in range(256):
-        codes[i] = load_u8(p + 32 * (i // 64) + i % 32) >> (4 * (i // 32 % 2)) & 15
-
-
-@kernel
-def _unpack_six_bits(p, codes):
-    for i in range(256):
-        half, group, byte = i // 128, i // 32 % 4, i % 32
-        low = load_u8(p + 64 * half + 32 * (group % 2) + byte) >> (4 * (group // 2)) & 15
-        high = load_u8(p + 128 + 32 * half + byte) >> (2 * group) & 3
-        codes[i] = (low | high << 4) - 32
+        if kind == 4:
+            unpack_q4(p, codes)
+        else:
+            unpack_q5(p, codes)
+        _unpack_scales_and_minima(q, scales, minima)
 
 
 @kernel
@@ -148,11 +178,12 @@ def k_quants(kind, simd, rows, stride, first, last, n, y, d, sums, out):
             p = rows + r * stride + block * BLOCK_BYTES[kind]
             unpack(kind, p, codes[block], scales[block], minima[block])
         for t in range(out.shape[0]):
-            p, total, lanes, low_lanes = rows + r * stride + D_AT[kind], F0, zeros_f32x8(), zeros_f32x8()
+            p, total, lanes, low_lanes = rows + r * stride, F0, zeros_f32x8(), zeros_f32x8()
             for block in range(n_blocks):
                 a, c = y.ctypes.data + t * n + 256 * block, codes[block].ctypes.data
                 dy, s, m = d[t, block], scales[block], minima[block]
-                dx, dmin = dy * load_f16(p), dy * load_f16(p + 2) if kind in (2, 4, 5) else F0
+                dx = dy * load_f16(p + D_AT[kind])
+                dmin = dy * load_f16(p + DMIN_AT[kind]) if DMIN_AT[kind] >= 0 else F0
                 products = zeros_i32x8()
                 for g in range(8):
                     x32, y32 = load_i8x32(c + 32 * g), load_i8x32(a + 32 * g)
