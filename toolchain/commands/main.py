@@ -28,7 +28,7 @@ from .vectors import add_vectors
 from .verifying import add_verify
 
 VERSION = "1.1.0"
-DEPENDENCIES = ("llvmlite", "ml_dtypes", "numba", "numpy", "safetensors", "sentencepiece", "tqdm")
+DEPENDENCIES = ("llvmlite", "numba", "numpy", "safetensors", "sentencepiece", "tqdm")
 INSTALL = "python -m pip install . (in the folder that holds cli.py)"
 
 

@@ -1,0 +1,33 @@
+"""What the packages import is what pyproject.toml declares: nothing is missing there, and nothing is idle."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from toolchain.commands.main import DEPENDENCIES
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("ggmlpy", "llama_ref", "lora", "toolchain")
+
+
+def test_imports_are_the_declared_dependencies():
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    imported = {name for path in files for name in imports_of(ast.parse(path.read_text(encoding="utf-8")))}
+    foreign = imported - set(sys.stdlib_module_names) - set(PACKAGES)
+    block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    declared = set(re.findall(r'^\s*"([A-Za-z0-9_]+)', block[1], re.MULTILINE))
+    assert foreign == declared == set(DEPENDENCIES)
+
+
+def imports_of(node: ast.AST) -> Iterator[str]:
+    """The first parts of all module names that are imported when the code runs, not just for the type checker."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name.partition(".")[0] for alias in node.names)
+    if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+        yield node.module.partition(".")[0]
+    for child in ast.iter_child_nodes(node):
+        yield from imports_of(child)
