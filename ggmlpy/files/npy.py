@@ -57,7 +57,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
 
     Raises:
         MissingFileError: there is no such file.
-        FormatError: it is no such archive, or an array in it is damaged.
+        FormatError: it is not such an archive, or an array in it is damaged.
     """
     if not os.path.isfile(path):
         raise MissingFileError("no such file", path=path)
@@ -85,7 +85,7 @@ def parse_npy(data: bytes, path: str | os.PathLike[str], name: str | None = None
         path, name: the file, and the record in it, for messages.
 
     Raises:
-        FormatError: it is no array of numbers, or cut off.
+        FormatError: it is not an array of numbers, or it is cut off.
 
     >>> import io
     >>> out = io.BytesIO(); np.save(out, np.arange(3, dtype="<u2"))

@@ -92,7 +92,7 @@ def _tie(config: Mapping[str, Any], tensors: dict[str, LazyTensor]) -> None:
 
 
 def _special_ids(config: Mapping[str, Any], path: Path) -> Iterator[str]:
-    """Early third-party conversions of LLaMA carry wrong ids (0 and 1); what was trained on them is as wrong."""
+    """Early third-party conversions of LLaMA carry wrong ids (0 and 1); what was trained on them is wrong too."""
     for key, expected in (("bos_token_id", 1), ("eos_token_id", 2)):
         if config.get(key, expected) != expected:
             yield (

@@ -237,7 +237,7 @@ def known_tensors(path: Path, names: Iterable[str]) -> list[str]:
     if not unknown:
         return kept
     raise ShapeError(
-        f"{len(unknown)} tensors are no LLaMA's, the first {unknown[0]!r}",
+        f"{len(unknown)} tensors do not belong to a LLaMA model, the first {unknown[0]!r}",
         path=path,
         cause=_origin(unknown),
         next_step=f"`identify {path}`",

@@ -38,7 +38,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _no_model(folder: Folder) -> MissingFileError:
     cause, next_step = None, f"`doctor {folder.path}`"
     if folder.matching("adapter_model.*"):
-        cause = "it holds a LoRA adapter, which is a difference and not a model"
+        cause = "it holds a LoRA adapter, which is a change to a model, not a model"
         next_step = f"`merge --base BASE_DIR --lora {folder.path} --output OUT_DIR`"
     elif ggml := folder.matching("ggml-*.bin"):
         cause = f"it holds {ggml[0].name}, which is converted already"

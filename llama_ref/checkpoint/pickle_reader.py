@@ -10,14 +10,14 @@ end, memo numbers 0, 1, 2, … in order, containers filled after they were made,
 reason:
 
 =================  ==========  =======================================================================================
-opcodes            2,000,000   a tensor takes 33; the largest known checkpoints hold some 10,000 tensors
+opcodes            2,000,000   each tensor takes 33; the largest known checkpoints hold some 10,000 tensors
 values in a frame  4,096       the pickler fills containers in batches of 1,000 (2,000 values for a dict)
-open marks         64          one a level of nesting, and two within a tensor
+open marks         64          one per level of nesting, and two within a tensor
 nesting            32          a training checkpoint is 4 or 5 deep
-nodes walked out   opcodes     a value fetched twice from the memo is written out twice by nobody but an attacker
+nodes walked out   opcodes     only an attacker has values fetched from the memo written out again and again
 =================  ==========  =======================================================================================
 
-A tensor is *proven* to lie within its storage here, in Python integers, before any array exists.
+A tensor is *proven* to lie within its storage (:mod:`.pickle_values`) before any array exists.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writing checkpoints with the very bytes of ``torch.save``, one tensor at a time, without torch.
 
-A merged model is recognised by its SHA256, so the container must come out as torch's does. Which bytes those are
+A merged model is recognized by its SHA256, so the container must come out as torch's does. Which bytes those are
 depends on the version of torch (:mod:`.torch_formats`); the pickle is written by :mod:`.pth_pickle`, the archive around
 it by :mod:`.pth_archive`.
 """
