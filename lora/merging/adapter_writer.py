@@ -20,6 +20,7 @@ from llama_ref.checkpoint import LazyTensor, write_pth
 from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, tokenizer_side_files
 
 from .adapter_config import CONFIG
+from .adapter_files import WEIGHTS
 
 __all__ = ["write_adapter"]
 
@@ -69,7 +70,7 @@ def write_adapter(
             )
     folder, replaced = Path(directory), replaced or {}
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "adapter_model.bin"
+    weights = folder / WEIGHTS[-1]
     write_pth(weights, [*_tensors(pairs, replaced)])
     config = _config(pairs, replaced, r=r, alpha=alpha, dropout=dropout, base_model=base_model)
     files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}

@@ -46,7 +46,7 @@ def _print_as_json(diagnosis: Diagnosis) -> None:
 
 
 def _print_diagnosis(directory: str, diagnosis: Diagnosis) -> None:
-    from toolchain.look.doctor import in_words
+    from toolchain.look.next_steps import in_words
 
     for finding in diagnosis.found:
         print(f"{finding.kind:<10} {finding.path}\n{'':<10} {finding.words}")
