@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from ggmlpy.testing import assert_right
 
-from .verify.step import verify_output
+from .verify.outputs import verify_output
 
 __all__ = ["assert_made_from"]
 

@@ -25,6 +25,7 @@ __all__ = [
     "TensorDifference",
     "block_view",
     "compare_tensors",
+    "decoded",
     "row_chunks",
     "same_bytes",
     "ulp_distance",

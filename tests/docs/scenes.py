@@ -18,7 +18,8 @@ from ggmlpy import write_model
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
-from toolchain.verify.conversion import mistakes, stored
+from toolchain.verify.as_written import stored
+from toolchain.verify.mistakes import mistakes
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 GGML, MERGE = DATA / "ggml", DATA / "merge"

@@ -13,7 +13,10 @@ from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
-from toolchain.verify.conversion import mistakes, stored, verify_conversion, verify_export
+from toolchain.verify.as_written import stored
+from toolchain.verify.conversion import verify_conversion
+from toolchain.verify.mistakes import mistakes
+from toolchain.verify.weights import verify_export
 
 
 @pytest.mark.parametrize("model", ["T1", "T3"])

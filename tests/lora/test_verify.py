@@ -13,7 +13,7 @@ import cli
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
 from lora.merging.merge import merge, plan_merge
 from toolchain.verify.merge import merge_mistakes
-from toolchain.verify.step import verify_output
+from toolchain.verify.outputs import verify_output
 
 CASES = {
     "v11-llama": ("base/7B", ["lora"], "out"),
@@ -146,7 +146,7 @@ def test_a_row_lost_between_shards_is_said_so(golden, tmp_path):
         ]
     write_pth(tmp_path / "out/consolidated.01.pth", tensors)
     from lora.merging.targets import PthTarget
-    from toolchain.verify.conversion import verify_weights
+    from toolchain.verify.weights import verify_weights
 
     with plan_merge(base, adapters, tmp_path / "nowhere", n_shards=2) as plan:
         files = {tmp_path / "out" / name: tensors for name, tensors in PthTarget(plan).tensors().items()}

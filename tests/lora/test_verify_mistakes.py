@@ -20,9 +20,10 @@ from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion
 from lora.merging.merge import merge, plan_merge
 from toolchain.makers.tiny_models import SPELLINGS, tiny_shape, write_adapter, write_checkpoint
-from toolchain.verify.conversion import mistakes, stored
+from toolchain.verify.as_written import stored
 from toolchain.verify.merge import merge_mistakes
-from toolchain.verify.step import verify_output
+from toolchain.verify.mistakes import mistakes
+from toolchain.verify.outputs import verify_output
 
 SHAPES = st.builds(tiny_shape, n_embd=st.just(64), n_head=st.sampled_from([2, 4]), n_layer=st.just(1))
 SEEDS = st.integers(0, 1000)

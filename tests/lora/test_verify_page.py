@@ -13,8 +13,9 @@ from ggmlpy.verify.quantization import quantization_deviations
 from llama_ref.checkpoint import open_checkpoint
 from lora.merging.merge import plan_merge
 from tests.lora.test_verify import inputs
-from toolchain.verify.conversion import SHORT, mistakes
 from toolchain.verify.merge import merge_mistakes
+from toolchain.verify.mistakes import mistakes
+from toolchain.verify.weights import SHORT
 
 PAGE = re.sub(r"\s+", " ", (Path(__file__).parents[2] / "docs" / "verify.md").read_text("utf-8"))
 

@@ -67,7 +67,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def _verify_step(args: argparse.Namespace) -> int:
     from ggmlpy.files.errors import UsageError
-    from toolchain.verify.step import verify_output
+    from toolchain.verify.outputs import verify_output
 
     if len(args.paths) != 1:
         raise UsageError("--source goes with one output")

@@ -21,7 +21,7 @@ from ggmlpy.formats.opening import open_model
 from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.text.main_loop import MainOptions
 from toolchain.verify.logits import verify_logits
-from toolchain.verify.step import verify_output
+from toolchain.verify.outputs import verify_output
 from toolchain.verify.text import TextRequest, verify_text
 
 from .vector_cases import KINDS, Case

@@ -19,13 +19,14 @@ from ggmlpy.verify.fingerprint import Content, fingerprint, fingerprint_of
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.weights import open_weights
 
+from .as_written import TYPE_NAMES
 from .published_tensors import is_ggml_file, weight_files
 
 __all__ = ["content_fingerprint", "fingerprint_checkpoint"]
 
 Progress = Callable[[int], object]
 CHUNK_VALUES = 1 << 20
-_LAYOUTS = {"float16": "f16", "float32": "f32", "bfloat16": "bf16", "float64": "f64"}
+_LAYOUTS = {**TYPE_NAMES, "float64": "f64"}
 
 
 def content_fingerprint(path: str | os.PathLike[str], progress: Progress | None = None) -> str:

@@ -1,7 +1,7 @@
 """Verifying what another program made of a base and its adapters.
 
 What is expected is the merge that :mod:`lora.merging.merge` would write; :func:`merge_mistakes` are what merges are
-known to get wrong, beside what converters do (:func:`toolchain.verify.conversion.mistakes`).
+known to get wrong, beside what converters do (:func:`toolchain.verify.mistakes.mistakes`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import find
-from ggmlpy.verify.judge import Deviation, Expected, OutputReport, Progress, verify_model
+from ggmlpy.verify.judge import Deviation, Expected, Explainer, OutputReport, Progress, verify_model
+from ggmlpy.verify.tensors import Found, TensorDifference, decoded
 from llama_ref.checkpoint import LazyTensor, open_checkpoint
 from llama_ref.checkpoint.weights import weights_kind
 from lora.merging.adapter import Adapter, LoraPair
@@ -32,7 +33,9 @@ from lora.merging.merge import MergePlan, plan_merge
 from lora.merging.stream import MergedModel
 from lora.merging.targets import GgmlTarget, HuggingFaceTarget, PthTarget
 
-from .conversion import Mistake, deviations_of, mistakes, verify_weights
+from .conversion import deviations_of
+from .mistakes import Mistake, mistakes
+from .weights import verify_weights
 
 __all__ = ["merge_mistakes", "verify_merge"]
 
@@ -51,7 +54,7 @@ def verify_merge(
 ) -> OutputReport:
     """Is ``output`` what merging the adapters, in this order, into the base gives?
 
-    Arguments:
+    Args:
         output: directory of a merged checkpoint in either layout, or a GGML file.
     """
     nowhere = output.parent / f".{output.name}.expected"  # nothing is ever written there
@@ -83,7 +86,8 @@ def _checkpoint(
     merged = plan.model.checkpoint
     layout = "huggingface" if plan.options.output_type == "huggingface" else "meta"
     known = [*merge_mistakes(plan), *mistakes(merged, layout)]
-    return _worded(verify_weights("merge", output, name, files, merged, known, progress), plan)
+    report = verify_weights("merge", output, name, files, merged, known, progress, explainers=[_Resized(plan)])
+    return _worded(report, plan)
 
 
 def _ggml(plan: MergePlan, output: ModelFile, name: str, progress: Progress | None) -> OutputReport:
@@ -93,9 +97,13 @@ def _ggml(plan: MergePlan, output: ModelFile, name: str, progress: Progress | No
     vocab = list(plan.chain.tokenizer)
     if output.container == "ggml":
         vocab = [(text, 0.0) for text, _ in vocab]
-    deviations = [*deviations_of(output, merged, known, target.era), *_other_eras(plan, target)]
+    explainers: list[Explainer] = [
+        *deviations_of(output, merged, known, target.era),
+        *_other_eras(plan, target),
+        _Resized(plan),
+    ]
     place = target.container, target.version
-    expected = Expected("merge", *place, target.hparams, vocab, target.tensors(), deviations)
+    expected = Expected("merge", *place, target.hparams, vocab, target.tensors(), explainers)
     return _worded(verify_model(output, expected, name, progress), plan)
 
 
@@ -236,7 +244,7 @@ def _unrounded_sum(plan: MergePlan) -> Callable[[LazyTensor], LazyTensor | None]
 
 
 def _worded(report: OutputReport, plan: MergePlan) -> OutputReport:
-    """Say which modules an adapter was applied to, where it was to some only; and whose rows stayed untrained."""
+    """Say which modules an adapter was applied to, where it was to some only."""
     same = {_module(tensor.name) for tensor in report.tensors if tensor.status == "same"}
     paired = {_module(name) for adapter in plan.adapters for name in adapter.pairs}
     changed = sorted(same & paired)
@@ -248,7 +256,6 @@ def _worded(report: OutputReport, plan: MergePlan) -> OutputReport:
             report.causes[index] = replace(cause, name=f"{' and '.join(sorted(differing))} kept from the base")
         elif changed:
             report.causes[index] = replace(cause, name=f"the adapter was applied to {', '.join(changed)} only")
-    report.causes += _untrained_rows(report, plan)
     return report
 
 
@@ -257,29 +264,18 @@ def _module(name: str) -> str:
     return name.rsplit(": ", 1)[-1].removesuffix(".weight").rsplit(".", 1)[-1]
 
 
-def _untrained_rows(report: OutputReport, plan: MergePlan) -> list[Any]:
-    """Vocabulary matrices whose first rows are the base's and whose others are nobody's."""
-    from ggmlpy.verify.judge import Cause
+@dataclass(frozen=True)
+class _Resized:
+    """The explainer of vocabulary matrices whose first rows are the base's and whose others are nobody's."""
 
-    found = []
-    for tensor in report.differing:
-        name = tensor.name
-        if name not in report.unexplained or name not in plan.base.tensors or tensor.status != "differs":
-            continue
-        rows = plan.base.tensors[name].shape[0]
-        grown = find(name)[0].shape[0] == "n_vocab" and rows < plan.model.shape_of(name)[0]
-        if grown and _head_is_base(report, plan, name, rows):
-            words = f"{name} was resized: its first {rows} rows are the base's, the others are not the adapter's"
-            found.append(Cause(words, 1, len(report.differing), name))
-            report.unexplained.remove(name)
-    return found
+    plan: MergePlan
 
-
-def _head_is_base(report: OutputReport, plan: MergePlan, name: str, rows: int) -> bool:
-    output = Path(report.output)
-    base = plan.base.tensors[name].f16()
-    if output.is_dir():
-        with open_checkpoint(output) as theirs:
-            return np.array_equal(theirs.tensors[name].rows(0, rows), base)
-    with open_model(output) as model:
-        return np.array_equal(model.tensors[name].rows(0, rows), base.astype(np.float32))
+    def explain(self, found: Found, difference: TensorDifference) -> str | None:
+        """The sentence, if the rows that the base has are the base's."""
+        base = self.plan.base.tensors.get(found.name)
+        if base is None or difference.odd or find(found.name)[0].shape[0] != "n_vocab":
+            return None
+        rows = base.shape[0]
+        if rows >= found.shape[0] or not np.array_equal(decoded(found.row_of(0, rows), found.type), base.f16()):
+            return None
+        return f"{found.name} was resized: its first {rows} rows are the base's, the others are not the adapter's"

@@ -1,8 +1,8 @@
 """Finding out which step lies between two files, and verifying it.
 
-:func:`verify_output` looks at an output and its source and calls who knows the step: :mod:`ggmlpy.verify.quantization`
-(quantize, migrate), :mod:`toolchain.verify.conversion` (convert, to-hf, from-hf), or :mod:`toolchain.verify.merge`.
-Each is imported only when it is asked, since a quantized file needs nothing of the others.
+:func:`verify_output` looks at an output and its source and calls the verifier of that step: quantize and migrate are in
+:mod:`ggmlpy.verify.quantization`, convert in :mod:`.conversion`, to-hf and from-hf in :mod:`.weights`, merge in
+:mod:`.merge`. Each is imported only when it is needed, since a quantized file needs nothing of the others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def verify_output(
 ) -> OutputReport:
     """Is ``output`` what should come out of ``source`` (and ``adapters``), and if not, what was done instead?
 
-    Arguments:
+    Args:
         output: a GGML or GGUF file, or a checkpoint's directory.
         source: likewise.
         adapters: PEFT directories or ZIPs in their order, if the step is a merge.
@@ -48,7 +48,7 @@ def verify_output(
 
         return verify_merge(output, source, adapters, era=era, tokenizer=tokenizer, progress=progress)
     if output.is_dir():
-        from .conversion import verify_export
+        from .weights import verify_export
 
         return verify_export(output, source, progress=progress)
     if source.is_dir():

@@ -1,0 +1,64 @@
+"""A checkpoint's tensor as the bytes that a file would hold, made a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlpy.files.errors import FormatError
+from ggmlpy.formats.eras import Era
+from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
+from ggmlpy.verify.tensors import row_chunks
+from llama_ref.checkpoint import LazyTensor
+
+__all__ = ["TYPE_NAMES", "quantized", "stored", "type_of"]
+
+CHUNK_BYTES = 1 << 22
+TYPE_NAMES = {"float16": "f16", "float32": "f32", "bfloat16": "bf16"}  # torch's names: ours
+
+
+def type_of(tensor: LazyTensor) -> TensorType:
+    """The tensor type of a checkpoint's elements.
+
+    Raises:
+        FormatError: no file of weights for a LLaMA has such elements.
+    """
+    if tensor.dtype not in TYPE_NAMES:
+        raise FormatError(
+            f"tensor {tensor.name!r} has dtype {tensor.dtype}", field=tensor.name, expected=", ".join(TYPE_NAMES)
+        )
+    return TENSOR_TYPES[TYPE_NAMES[tensor.dtype]]
+
+
+def stored(tensor: LazyTensor, record: TensorType) -> OutTensor:
+    """A tensor as a file of ``record`` holds it, rounded to nearest even where that is narrower."""
+
+    def chunks() -> Iterator[NDArray[Any]]:
+        step = max(1, CHUNK_BYTES // max(1, tensor.nbytes // max(1, tensor.shape[0])))
+        for start in range(0, tensor.shape[0], step):
+            stop = min(start + step, tensor.shape[0])
+            if record.name == "bf16":
+                yield np.ascontiguousarray(tensor.stored(start, stop))
+            else:
+                with np.errstate(over="ignore"):
+                    yield np.ascontiguousarray(tensor.rows(start, stop), record.block)
+
+    return OutTensor(tensor.name, record, tensor.shape, chunks)
+
+
+def quantized(tensor: OutTensor, target: TensorType, era: Era) -> OutTensor:
+    """What an era's quantizer makes of a tensor that is f16 or f32 now."""
+    from ggmlpy.quantizers.classic import quantize_rows
+
+    def chunks() -> Iterator[NDArray[Any]]:
+        last = np.zeros((0, tensor.shape[-1]), tensor.type.block)  # a k-quant's search sees the block before
+        for raw in row_chunks(tensor):
+            rows = np.concatenate([last, raw.view(tensor.type.block)])
+            yield quantize_rows(rows, target.name, era)[len(last) :]
+            last = rows[-1:] if target.name.endswith("_K") else last
+
+    return OutTensor(tensor.name, target, tensor.shape, chunks)
