@@ -68,7 +68,7 @@ def f32_checkpoint(tmp_path):
     folder = tmp_path / "f32"
     folder.mkdir()
     shapes = expected_shapes(ModelParams.from_header(400, 64, 32, 4, 2, 16, 0))
-    tensors = [LazyTensor.of_array(n, rng.standard_normal(s).astype("f4")) for n, s in shapes]
+    tensors = [LazyTensor.of_array(n, rng.standard_normal(s).astype("f4")) for n, s in shapes.items()]
     write_pth(folder / "consolidated.00.pth", tensors)
     params = {"dim": 64, "multiple_of": 32, "n_heads": 4, "n_layers": 2, "norm_eps": 1e-6, "vocab_size": -1}
     (folder / "params.json").write_text(json.dumps(params))
