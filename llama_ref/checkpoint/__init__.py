@@ -22,7 +22,7 @@ who                                        does what
 :mod:`.pth_pickle`, :mod:`.pth_archive`    … the pickle, and the archive around it
 :mod:`.torch_formats`                      … what differs between the versions of torch
 :mod:`.serialization_id`                   … the digits that torch 2.1 and later add
-:mod:`.crc32`, :mod:`.crc32_fold`          CRC-32, faster than zlib's where the processor can
+:mod:`.crc32`                              CRC-32, faster than zlib's where the processor can
 :mod:`.tensor`                             one tensor, read when it is asked for; element types
 :mod:`.known_files`                        SHA256 of published files
 =========================================  ============================================================================

@@ -15,7 +15,8 @@ from ggmlpy.machine.c_arithmetic import narrow
 from ggmlpy.machine.kernels import kernel
 from ggmlpy.machine.vectors import f16_of_bits, fma
 
-from .dots import floats_avx2, floats_scalar, round_to_half
+from .activations import round_to_half
+from .dots import floats_avx2, floats_scalar
 
 F0, F1 = np.float32(0), np.float32(1)
 

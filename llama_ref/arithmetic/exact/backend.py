@@ -24,8 +24,8 @@ from ggmlpy.files.processors import available_processors
 from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_30, MARCH_31, MAY_19, Era, era_of
 from llama_ref.arithmetic.transformer import Backend
 
+from . import activations, dots, k_quants
 from . import attention as attention_kernels
-from . import dots, k_quants
 from .libm import cosf, expf, powf, sinf
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class ExactBackend(Backend):
         k, v = (x.view(np.uint16) if is_half else x for x in (cache.k, cache.v))
         if is_half:
             rounded = np.empty((n, n_head * head_dim), np.float32)
-            dots.round_to_half(q.reshape(n, -1), rounded)
+            activations.round_to_half(q.reshape(n, -1), rounded)
             q = rounded.reshape(q.shape)
         out = np.empty((n, n_head * head_dim), np.float32)
         factor, seen = score_factor(self.rules, head_dim), n_past + n
@@ -257,7 +257,7 @@ def _float_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
     is_half = w.type.name == "f16"
     if is_half:
         rounded = np.empty_like(x)
-        dots.round_to_half(x, rounded)
+        activations.round_to_half(x, rounded)
         x = rounded
 
     def run(first: int, last: int, out: F32) -> None:
@@ -280,12 +280,12 @@ def _q4_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
     codes, d, m = _blocks(x)
     minimum = w.type.name == "q4_1"
     if minimum:
-        dots.quantize_q4_1(rules.simd, x, codes, d, m)
+        activations.quantize_q4_1(rules.simd, x, codes, d, m)
     else:
-        dots.quantize_q4_0(rules.simd, x, codes, d)
+        activations.quantize_q4_0(rules.simd, x, codes, d)
     values = np.empty_like(x)
     if not rules.simd:
-        dots.dequantize_activations(codes, d, m, minimum, values)
+        activations.dequantize_activations(codes, d, m, minimum, values)
     layout = dots.LAYOUTS[w.type.layout]
 
     def run(first: int, last: int, out: F32) -> None:
@@ -311,13 +311,13 @@ def _q8_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
     codes, d, s = _blocks(x)
     april, layout = rules.era == APRIL_30, dots.LAYOUTS[w.type.layout]
     minimum = w.type.name in ("q4_1", "q5_1")
-    sums = (dots.HALF_SUMS if april else dots.ONE_SUM) if minimum else dots.NO_SUM
+    sums = (activations.HALF_SUMS if april else activations.ONE_SUM) if minimum else activations.NO_SUM
     by_simd = rules.simd and not (april and not minimum)
-    dots.quantize_q8(by_simd, rules.half_scales and not minimum, sums, x, codes, d, s)
+    activations.quantize_q8(by_simd, rules.half_scales and not minimum, sums, x, codes, d, s)
     values = np.empty_like(x)
     in_pairs = april and not rules.simd and w.type.name == "q4_1"
     if in_pairs:
-        dots.dequantize_activations(codes, d, s, False, values)
+        activations.dequantize_activations(codes, d, s, False, values)
     sum_first = (april and w.type.name in ("q5_0", "q5_1")) or (rules.half_scales and w.type.name == "q4_0")
     order = dots.SUM_FIRST if sum_first else dots.SCALES_FIRST
 

@@ -46,7 +46,7 @@ from ggmlpy.machine.vectors import (
     zeros_i32x8,
 )
 
-from .dots import nearest_even
+from .activations import nearest_even
 
 _RECORDS = (TENSOR_TYPES[f"q{width}_K"] for width in range(2, 7))
 KINDS = {record.name: record.code_width for record in _RECORDS}  # a kind is its number of bits

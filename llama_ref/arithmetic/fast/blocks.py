@@ -381,7 +381,7 @@ def make_tile(layout: Layout) -> Any:
 def put_sums(b: ir.IRBuilder, floats: Slots, sums: Any, level: Any) -> None:
     """Write the sums of a chain, after adding those of chains before it.
 
-    The chains come in an order in which the two that `simd.total` would add are neighbours, and so are the sums of
+    The chains come in an order in which the two that `total` would add are neighbours, and so are the sums of
     pairs, of fours …: a chain adds `level` sums, one from each level below, and is written to that level.
 
     Args:

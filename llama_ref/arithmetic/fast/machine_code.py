@@ -40,6 +40,7 @@ from .threads import futex_number, offer_processor_address
 __all__ = ["Kernels", "load_kernels"]
 
 MAGIC = b"ggmlpyk1"
+SIGNATURE = "int64(int64, int64)"  # of what is called from Python: (address of a PLAN, number of the thread) -> 0
 MODEL = "model"  # the part that is the same for all kinds of matrices
 _LOCK = threading.Lock()
 _LOADED: dict[str, Part] = {}
@@ -55,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions that evaluate a model; see `evaluate`.
+    """The functions that evaluate a model; see `one_token` and `many_tokens`.
 
     Attributes:
         token, batch: (address of the plan, number of the thread), without Python's lock.
@@ -124,13 +125,17 @@ def _write(path: Path, code: bytes) -> None:
 def _compile(name: str) -> bytes:
     """A line that names the functions, then object code."""
     compiling()
-    from . import evaluate, products
+    from .many_tokens import batch
+    from .matrix_functions import PANEL_SIGNATURE, ROWS_SIGNATURE
+    from .one_token import token
+    from .products import make_product
+    from .reading import read_memory
 
     if name == MODEL:
-        entries = [(f, evaluate.SIGNATURE) for f in (*evaluate.make_evaluators(), evaluate.read_memory)]
+        entries: list[tuple[Any, Any]] = [(function, SIGNATURE) for function in (token, batch, read_memory)]
     else:
-        product = products.make_product(name)
-        entries = [(product.rows, products.ROWS_SIGNATURE), (product.panel, products.PANEL_SIGNATURE)]
+        product = make_product(name)
+        entries = [(product.rows, ROWS_SIGNATURE), (product.panel, PANEL_SIGNATURE)]
     names, objects = [], []
     for function, signature in entries:
         function.compile(signature)

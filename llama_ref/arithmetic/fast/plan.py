@@ -1,7 +1,8 @@
-"""What compiled code is told about a model: one record of 64-bit integers, and how large its working memory is.
+"""What compiled code is told about a model: one record of 64-bit integers.
 
-The record is the only argument of the kernels besides the number of the thread. Here are its fields, for both sides.
-Names that end in `_at` are addresses.
+The record is the only argument of the kernels besides the number of the thread. Here are its fields, for both sides:
+`FastBackend` fills them in, and kernels read each by a function of the same name (see `plan_fields`). Names that end in
+`_at` are addresses.
 """
 
 from __future__ import annotations
@@ -13,51 +14,80 @@ __all__ = ["LAYER", "MATRIX", "PLAN", "TOKENS_A_CALL"]
 TOKENS_A_CALL = 128  # a longer batch is evaluated in pieces: their activations fit the second-level cache
 
 # fmt: off
-MATRIX = np.dtype([("at", "<i8"), ("rows", "<i8"), ("panel", "<i8")])  # its blocks, and what multiplies them
-PLAN = np.dtype([(name, MATRIX if name == "output" else "<i8") for name in (
-    # shapes
-    "n_threads", "n_vocab", "n_embd", "n_ff", "n_head", "n_layer", "head_dim",
-    "head_pad",      # head_dim rounded up to a multiple of 16
+MATRIX_FIELDS = {
+    "at":                "its blocks",
+    "rows":              "the function `Product.rows` of its kind",
+    "panel":             "the function `Product.panel` of its kind",
+}
+PLAN_FIELDS = {
+    # the model's shape
+    "n_vocab":           "pieces of the vocabulary, rows of the output matrix",
+    "n_embd":            "width of the residual stream",
+    "n_ff":              "width of the feed-forward layer",
+    "n_head":            "heads of the attention",
+    "n_layer":           "layers",
+    "head_dim":          "n_embd / n_head",
+    "head_pad":          "head_dim rounded up to a multiple of 16",
+    # the model's weights
+    "layers_at":         "LAYER [n_layer]",
+    "norm_at":           "f32 [n_embd], the norm before the output",
+    "output":            "MATRIX [n_vocab, n_embd]",
+    "rope_at":           "f32 [n_ctx][head_dim/2][cos, sin]",
+    "eps_bits":          "added to the mean square of a norm: the 32 bits of an f32",
+    "any_quantized":     "1 if there are matrices that meet quantized vectors",
+    "any_float":         "1 if there are matrices that meet f32 vectors",
+    # keys and values: [n_layer][n_head][n_ctx][head_pad]
+    "keys_at":           "f16 or f32",
+    "values_at":         "f16 or f32",
+    "memory_f32":        "1 if they are f32",
+    "layer_bytes":       "from one layer to the next",
+    "head_bytes":        "from one head to the next",
+    "position_bytes":    "from one position to the next",
     # this call
-    "n_tokens",      # tokens to evaluate, at most TOKENS_A_CALL
-    "n_past",        # position of the first
-    "n_logits",      # how many of the last tokens to give logits for
-    # whether there are matrices that meet quantized vectors, or f32 ones
-    "any_quantized", "any_float",
-    # constants, as the 32 bits of a float
-    "eps_bits",
-    # the model
-    "layers_at",     # LAYER [n_layer]
-    "norm_at",       # f32 [n_embd]
-    "output",        # MATRIX [n_vocab, n_embd]
-    "rope_at",       # f32 [n_ctx][head_dim/2][cos, sin]
-    # keys and values: f16 or f32 [n_layer][n_head][n_ctx][head_pad]
-    "keys_at", "values_at", "memory_f32", "layer_bytes", "head_bytes", "position_bytes",
-    # activations, f32
-    "x_at",          # [n_tokens, n_embd] the residual stream; filled with the embeddings by the caller
-    "qkv_at",        # [n_tokens, 3 * n_embd]
-    "attention_at",  # [n_tokens, n_embd]
-    "gate_at",       # [n_tokens, n_ff]
-    "up_at",         # [n_tokens, n_ff]
-    "normed_at",     # [n_tokens, max(n_embd, n_ff)]
-    "logits_at",     # [n_logits, n_vocab]
-    "records_at",    # the quantized vectors of all tokens
+    "n_tokens":          "tokens to evaluate, at most TOKENS_A_CALL",
+    "n_past":            "position of the first of them",
+    "n_logits":          "how many of the last tokens to give logits for",
+    # activations, f32, and their quantized form
+    "x_at":              "[n_tokens, n_embd], the residual stream; the caller fills in the embeddings",
+    "qkv_at":            "[n_tokens, 3 * n_embd], queries, keys and values before rope",
+    "attention_at":      "[n_tokens, n_embd], what attention gives",
+    "gate_at":           "[n_tokens, n_ff], w1 · x, then silu of it times up",
+    "up_at":             "[n_tokens, n_ff], w3 · x",
+    "normed_at":         "[n_tokens, max(n_embd, n_ff)], what the next matrix multiplies, for f32 matrices",
+    "records_at":        "the same quantized, of all tokens: see `activations`",
+    "logits_at":         "[n_logits, n_vocab]",
     # threads
-    "barrier_at",    # BARRIER_BYTES
-    "counters_at",   # i64 [phases][n_threads], a cache line each
-    "cancel_at",     # i64
-    "scratch_at",    # scratch_bytes for each thread: see `fast_kernels`
-    "scratch_bytes",
-    "scratch_vector",  # offsets in it
-    "scratch_record",
-    "scratch_panel",
-    "scratch_sums",
-    "scratch_scores",
-    "score_bytes",   # from one query's scores to the next's
-)])
-LAYER = np.dtype([
-    ("attention_norm_at", "<i8"), ("ffn_norm_at", "<i8"),
-    ("wq", MATRIX), ("wk", MATRIX), ("wv", MATRIX), ("wo", MATRIX),
-    ("w1", MATRIX), ("w2", MATRIX), ("w3", MATRIX),
-])
+    "n_threads":         "threads that evaluate together",
+    "barrier_at":        "BARRIER_BYTES, where they meet",
+    "counters_at":       "i64 [phases][n_threads], a cache line each: the units of work that are taken",
+    "cancel_at":         "i64, not 0 once the evaluation is to end",
+    # memory of one thread
+    "scratch_at":        "[n_threads], scratch_bytes each",
+    "scratch_bytes":     "bytes of a thread",
+    "scratch_vector":    "offset of f32 [max(n_embd, n_ff)], or of a head's queries and results",
+    "scratch_record":    "offset of the same vector, quantized",
+    "scratch_panel":     "offset of the rows that are packed for many tokens",
+    "scratch_sums":      "offset of sums that do not fit the registers",
+    "scratch_scores":    "offset of the scores of four queries",
+    "score_bytes":       "from one query's scores to the next's",
+}
+LAYER_FIELDS = {
+    "attention_norm_at": "f32 [n_embd]",
+    "ffn_norm_at":       "f32 [n_embd]",
+    "wq":                "MATRIX [n_embd, n_embd]",
+    "wk":                "MATRIX [n_embd, n_embd]",
+    "wv":                "MATRIX [n_embd, n_embd]",
+    "wo":                "MATRIX [n_embd, n_embd]",
+    "w1":                "MATRIX [n_ff, n_embd], gate",
+    "w2":                "MATRIX [n_embd, n_ff], down",
+    "w3":                "MATRIX [n_ff, n_embd], up",
+}
 # fmt: on
+
+
+def record_of(fields: dict[str, str]) -> np.dtype:
+    return np.dtype([(name, MATRIX if meaning.startswith("MATRIX") else "<i8") for name, meaning in fields.items()])
+
+
+MATRIX = np.dtype([(name, "<i8") for name in MATRIX_FIELDS])
+PLAN, LAYER = record_of(PLAN_FIELDS), record_of(LAYER_FIELDS)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import I64, address, at, integer, load_as, op
 
 from .plan import LAYER, MATRIX, PLAN
@@ -48,3 +49,9 @@ EPS, OUTPUT = (PLAN.fields[name][1] for name in ("eps_bits", "output"))  # type:
 WQ, WO, W1, W2, W3 = (LAYER.fields[name][1] for name in ("wq", "wo", "w1", "w2", "w3"))  # type: ignore[index]
 LAYER_SIZE, MATRIX_SIZE = LAYER.itemsize, MATRIX.itemsize
 matrix_at, rows_function, panel_function = (field(name, MATRIX) for name in ("at", "rows", "panel"))
+
+
+@compiled
+def layer_at(plan, layer):
+    """The address of a LAYER."""
+    return layers_at(plan) + layer * LAYER_SIZE

@@ -1,0 +1,178 @@
+"""What becomes of a vector between two matrices: norm, SiLU, and the quantization to 8 bits.
+
+A vector is quantized in blocks of 32, to codes -127 … 127 and their scale `da`. The product with one vector reads it in
+groups of sixteen blocks (`quantize_groups`; the offsets are those in `layouts`), the product with many vectors in tiles
+of tokens (`quantize_token`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggmlpy.machine.kernels import compiled
+from ggmlpy.machine.vectors import (
+    absolute,
+    add,
+    copy_bytes,
+    div,
+    exp,
+    fill,
+    keep_apart,
+    largest,
+    load,
+    load_f32,
+    mad,
+    maximum,
+    mul,
+    round_to_int,
+    store,
+    store_f32,
+    store_i32,
+    sub,
+    total,
+    total_int,
+    zero_bytes,
+    zeros,
+)
+
+from .blocks import store_biased_codes, store_codes
+from .layouts import (
+    GROUP,
+    GROUP_BYTES,
+    OFFSET,
+    OFFSET_FIRST,
+    OFFSET_SECOND,
+    SCALE,
+    SUM,
+    SUM_FIRST,
+    SUM_SECOND,
+    TOKEN_BYTES,
+)
+from .panel_products import TOKENS, lane_count, lane_start
+from .plan_fields import EPS
+from .work import units
+
+__all__ = [
+    "groups_bytes",
+    "leave_out_token",
+    "normalize_or_copy",
+    "quantize_groups",
+    "quantize_token",
+    "silu_mul",
+]
+
+
+@compiled
+def norm_scale(x, n, eps):
+    """1 / sqrt(mean(x²) + eps); x: f32 [n]."""
+    squares = zeros()
+    for i in range(0, 4 * n, 64):
+        v = load(x + i)
+        squares = mad(v, v, squares)
+    return np.float32(1) / np.sqrt(total(squares) / np.float32(n) + eps)
+
+
+@compiled
+def normalize(x, weight, n, scale, y):
+    """y = x · scale · weight, each f32 [n]."""
+    keep_apart()
+    s = fill(scale)
+    for i in range(0, 4 * n, 64):
+        store(y + i, mul(mul(load(x + i), s), load(weight + i)))
+
+
+@compiled
+def normalize_or_copy(plan, x, norm, n, y):
+    """y = norm(x), both f32 [n]; x as it is if the address `norm` is 0."""
+    if norm != 0:
+        normalize(x, norm, n, norm_scale(x, n, load_f32(plan + EPS)), y)
+    else:
+        copy_bytes(y, x, 4 * n)
+
+
+@compiled
+def block_scale(first, second):
+    """The scale da that maps 32 values to -127 … 127, and its inverse."""
+    most = largest(maximum(absolute(first), absolute(second)))
+    if most > np.float32(1e-30):
+        return most / np.float32(127), np.float32(127) / most
+    return np.float32(0), np.float32(0)
+
+
+@compiled
+def quantize_groups(x, n, record):
+    """A vector f32 [n] to the groups that the product with one vector reads (`blocks`)."""
+    keep_apart()
+    n_blocks = n // 32
+    if n_blocks % GROUP:
+        zero_bytes(record + n_blocks // GROUP * GROUP_BYTES, GROUP_BYTES)
+    for block in range(n_blocks):
+        group, i = record + block // GROUP * GROUP_BYTES, block % GROUP
+        lane = group + 4 * (4 * (i % 4) + i // 4)
+        first, second = load(x + 128 * block), load(x + 128 * block + 64)
+        da, inverse = block_scale(first, second)
+        a, c = round_to_int(mul(first, fill(inverse))), round_to_int(mul(second, fill(inverse)))
+        store_codes(group + 16 * i, a, c)
+        sum_a, sum_c = total_int(a), total_int(c)
+        store_f32(lane + SCALE, da)
+        store_i32(lane + SUM, sum_a + sum_c)
+        store_i32(lane + SUM_FIRST, sum_a)
+        store_i32(lane + SUM_SECOND, sum_c)
+        store_f32(lane + OFFSET, da * np.float32(sum_a + sum_c))
+        store_f32(lane + OFFSET_FIRST, da * np.float32(sum_a))
+        store_f32(lane + OFFSET_SECOND, da * np.float32(sum_c))
+
+
+@compiled
+def record_of(records, tile, block, n_blocks, n_tiles):
+    """Where the tokens of a tile have their codes and numbers of one block: [lane][tile][block][token of the tile]."""
+    lane = block % GROUP
+    count = lane_count(lane, n_blocks)
+    place = (lane_start(lane, n_blocks) * n_tiles + tile * count + block // GROUP) * TOKENS
+    return records + place * TOKEN_BYTES
+
+
+@compiled
+def quantize_token(x, n, records, token, n_tiles):
+    """The same codes to where the product with many vectors reads them."""
+    keep_apart()
+    n_blocks = n // 32
+    tile, t = token // TOKENS, token % TOKENS
+    for block in range(n_blocks):
+        record = record_of(records, tile, block, n_blocks, n_tiles)
+        codes, numbers = record + 32 * t, record + 32 * TOKENS + 4 * t
+        first, second = load(x + 128 * block), load(x + 128 * block + 64)
+        da, inverse = block_scale(first, second)
+        a, c = round_to_int(mul(first, fill(inverse))), round_to_int(mul(second, fill(inverse)))
+        store_biased_codes(codes, a, c)
+        sum_a, sum_c = total_int(a), total_int(c)
+        store_f32(numbers, da)
+        store_f32(numbers + 4 * TOKENS, da * np.float32(sum_a + sum_c))
+        store_f32(numbers + 8 * TOKENS, da * np.float32(sum_a))
+        store_f32(numbers + 12 * TOKENS, da * np.float32(sum_c))
+
+
+@compiled
+def leave_out_token(n, records, token, n_tiles):
+    """Zeros instead of a token, at the end of the last tile: what lies there otherwise may be floats that are slow."""
+    keep_apart()
+    for block in range(n // 32):
+        numbers = record_of(records, token // TOKENS, block, n // 32, n_tiles) + 32 * TOKENS + 4 * (token % TOKENS)
+        for i in range(4):
+            store_f32(numbers + 4 * TOKENS * i, np.float32(0))
+
+
+@compiled
+def silu_mul(gate, up, n):
+    """gate = silu(gate) · up, f32 [n], n a multiple of sixteen; silu(x) = x / (1 + exp(-x))."""
+    keep_apart()
+    one = fill(np.float32(1))
+    for i in range(0, 4 * n, 64):
+        g = load(gate + i)
+        store(gate + i, mul(div(g, add(one, exp(sub(zeros(), g)))), load(up + i)))
+
+
+@compiled
+def groups_bytes(n):
+    """Bytes of a vector of n values as `quantize_groups` writes it."""
+    return units(n, 32 * GROUP) * GROUP_BYTES

@@ -1,0 +1,160 @@
+"""One token at a time: `token` reads like `llama_ref.arithmetic.transformer.forward`.
+
+Each operation is a phase whose units of work are rows of a matrix, or heads. Rows are multiplied with the one vector
+straight from the blocks of the file, as fast as the memory delivers them. Every thread normalizes and quantizes that
+vector for itself, which takes less time than to wait for another that does.
+
+A matrix brings the addresses of the functions that multiply it, so this is compiled once for all models.
+"""
+
+from __future__ import annotations
+
+from ggmlpy.machine.kernels import compiled
+
+from .activations import normalize_or_copy, quantize_groups, silu_mul
+from .attention import attention_head
+from .matrix_functions import ROWS_SIGNATURE, call_by_address
+from .plan_fields import (
+    MATRIX_SIZE,
+    OUTPUT,
+    W1,
+    W2,
+    W3,
+    WO,
+    WQ,
+    any_quantized,
+    attention_at,
+    attention_norm_at,
+    counters_at,
+    ffn_norm_at,
+    gate_at,
+    layer_at,
+    logits_at,
+    matrix_at,
+    n_embd,
+    n_ff,
+    n_head,
+    n_layer,
+    n_vocab,
+    norm_at,
+    qkv_at,
+    rows_function,
+    scratch_record,
+    scratch_sums,
+    scratch_vector,
+    up_at,
+    x_at,
+)
+from .work import phase, scratch_of, units
+
+__all__ = ["NO_NORM", "attend", "logits", "multiply", "prepare", "token"]
+
+ROWS = 64  # of a matrix, in a unit of work
+NO_NORM = 0
+
+multiply = call_by_address(ROWS_SIGNATURE)
+
+
+@compiled
+def prepare(plan, x, norm, n, scratch):
+    """norm(x), f32 [n], in this thread's scratch, as it is and quantized: what `rows_of` multiplies."""
+    y = scratch + scratch_vector(plan)
+    normalize_or_copy(plan, x, norm, n, y)
+    if any_quantized(plan) != 0:
+        quantize_groups(y, n, scratch + scratch_record(plan))
+
+
+@compiled
+def rows_of(plan, matrix, rows, cols, first, scratch, y, accumulate):
+    """y[first : first + ROWS] = (or +=) rows of a MATRIX [rows, cols] times the prepared vector."""
+    x, record, spare = scratch + scratch_vector(plan), scratch + scratch_record(plan), scratch + scratch_sums(plan)
+    last = min(first + ROWS, rows)
+    multiply(rows_function(matrix), matrix_at(matrix), cols, x, record, spare, first, last, y, accumulate)
+
+
+# The operations of a layer: how many units there are, and what a unit is.
+
+
+@compiled
+def n_width(plan):
+    return units(n_embd(plan), ROWS)
+
+
+@compiled
+def n_hidden(plan):
+    return units(n_ff(plan), ROWS)
+
+
+@compiled
+def n_qkv(plan):
+    return 3 * n_width(plan)
+
+
+@compiled
+def n_pieces(plan):
+    return units(n_vocab(plan), ROWS)
+
+
+@compiled
+def qkv_rows(plan, layer, unit, scratch):
+    """Queries, then keys, then values."""
+    width = n_embd(plan)
+    which, first = unit // n_width(plan), unit % n_width(plan) * ROWS
+    matrix, y = layer_at(plan, layer) + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * width * which
+    rows_of(plan, matrix, width, width, first, scratch, y, 0)
+
+
+@compiled
+def output_rows(plan, layer, unit, scratch):
+    """What attention gives, added to the residual stream."""
+    width = n_embd(plan)
+    rows_of(plan, layer_at(plan, layer) + WO, width, width, unit * ROWS, scratch, x_at(plan), 1)
+
+
+@compiled
+def gate_and_up_rows(plan, layer, unit, scratch):
+    """silu(w1 · x) · (w3 · x)."""
+    width, hidden, first, w = n_embd(plan), n_ff(plan), unit * ROWS, layer_at(plan, layer)
+    rows_of(plan, w + W1, hidden, width, first, scratch, gate_at(plan), 0)
+    rows_of(plan, w + W3, hidden, width, first, scratch, up_at(plan), 0)
+    silu_mul(gate_at(plan) + 4 * first, up_at(plan) + 4 * first, min(ROWS, hidden - first))
+
+
+@compiled
+def down_rows(plan, layer, unit, scratch):
+    """What the feed-forward layer gives, added to the residual stream."""
+    rows_of(plan, layer_at(plan, layer) + W2, n_embd(plan), n_ff(plan), unit * ROWS, scratch, x_at(plan), 1)
+
+
+@compiled
+def logit_rows(plan, layer, unit, scratch):
+    rows_of(plan, plan + OUTPUT, n_vocab(plan), n_embd(plan), unit * ROWS, scratch, logits_at(plan), 0)
+
+
+project_qkv = phase(n_qkv, qkv_rows)
+attend = phase(n_head, attention_head)
+project_output = phase(n_width, output_rows)
+gate_and_up = phase(n_hidden, gate_and_up_rows)
+down = phase(n_width, down_rows)
+logits = phase(n_pieces, logit_rows)
+
+
+@compiled
+def token(plan, thread):
+    """One token at position n_past: from x in the plan (its embedding) to the logits, the keys and the values."""
+    work, scratch = counters_at(plan), scratch_of(plan, thread)
+    x, width, hidden = x_at(plan), n_embd(plan), n_ff(plan)
+    for layer in range(n_layer(plan)):
+        w = layer_at(plan, layer)
+        prepare(plan, x, attention_norm_at(w), width, scratch)
+        work = project_qkv(plan, thread, work, layer)
+        work = attend(plan, thread, work, layer)
+        prepare(plan, attention_at(plan), NO_NORM, width, scratch)
+        work = project_output(plan, thread, work, layer)
+        prepare(plan, x, ffn_norm_at(w), width, scratch)
+        work = gate_and_up(plan, thread, work, layer)
+        prepare(plan, gate_at(plan), NO_NORM, hidden, scratch)
+        work = down(plan, thread, work, layer)
+    prepare(plan, x, norm_at(plan), width, scratch)
+    logits(plan, thread, work, 0)
+    return 0

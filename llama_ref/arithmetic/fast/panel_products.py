@@ -1,0 +1,133 @@
+"""Quantized rows times many vectors: sixteen rows are packed side by side, and then meet the tokens in tiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from ggmlpy.machine.features import MACHINE
+from ggmlpy.machine.kernels import compiled
+from ggmlpy.machine.vectors import (
+    add,
+    f32x16,
+    integer,
+    keep_apart,
+    load,
+    nothing,
+    number,
+    op,
+    release_tiles,
+    store,
+    store_i64,
+    use_tiles,
+)
+
+from .blocks import MatrixTile, make_pack_block, make_tile
+from .layouts import GROUP, LEVELS, PANELS, TILE, TOKEN_BYTES, Layout, panel_bytes
+from .matrix_functions import put
+
+__all__ = ["TOKENS", "lane_count", "lane_start", "make_panel"]
+
+TILE_PANELS, TOKENS = TILE.panels, TILE.tokens
+SUMS_STRIDE = 64 * TOKENS
+
+
+@compiled
+def lane_start(lane, n_blocks):
+    """How many blocks lie before those of `lane` when blocks lane, lane+16, lane+32 … stand together."""
+    return lane * (n_blocks // GROUP) + min(lane, n_blocks % GROUP)
+
+
+@compiled
+def lane_count(lane, n_blocks):
+    """How many blocks are lane, lane+16, lane+32 …"""
+    return (n_blocks - lane + GROUP - 1) // GROUP
+
+
+# Chain i is that of the blocks i, i+16, i+32 … of a row. Here they are in the order that `put_sums` needs, in which
+# `total` adds the lanes (lane 4L + j holds chain 4j + L), and how many levels of sums each of them completes.
+CHAINS = tuple(4 * (lane % 4) + lane // 4 for lane in (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15))
+COMPLETED = (0, 1, 0, 2, 0, 1, 0, 3, 0, 1, 0, 2, 0, 1, 0, 4)
+
+
+@compiled
+def put_rows(y, value, valid, accumulate):
+    """Write (or add) the first `valid` lanes to y: f32."""
+    if valid >= GROUP:
+        store(y, add(load(y), value) if accumulate != 0 else value)
+    else:
+        for i in range(valid):
+            put(y + 4 * i, lane_of(value, i), accumulate)
+
+
+@op(number, f32x16, integer)
+def lane_of(b: ir.IRBuilder, x: Any, i: Any) -> Any:
+    return b.extract_element(x, i)
+
+
+@op(nothing)
+def end_tiles(b: ir.IRBuilder) -> None:
+    if MACHINE.simd == "amx":
+        release_tiles(b)
+
+
+def make_pack(layout: Layout) -> Any:
+    """The function that packs sixteen rows."""
+    pack_block, size, record_size = make_pack_block(layout), layout.size, panel_bytes(layout)
+
+    @compiled
+    def pack(base, row_bytes, first, last, n_blocks, table, panel):
+        """Rows first … first+15 (those from `last` on repeat the one before) to a panel, by chains. table: i64 [16]."""
+        keep_apart()
+        for row in range(GROUP):
+            store_i64(table + 8 * row, base + min(first + row, last - 1) * row_bytes)
+        for block in range(n_blocks):
+            place = lane_start(block % GROUP, n_blocks) + block // GROUP
+            pack_block(table, block * size, panel + place * record_size)
+
+    return pack
+
+
+@compiled
+def put_tile(sums, tile, n, first, last, y, y_stride, accumulate):
+    """Write (or add) the whole sums of a tile's tokens, rows from `first` to `last`."""
+    whole = sums + (LEVELS - 1) * PANELS * SUMS_STRIDE
+    for t in range(tile * TOKENS, min(tile * TOKENS + TOKENS, n)):
+        for row in range(first, last, GROUP):
+            value = load(whole + (row - first) // GROUP * SUMS_STRIDE + 64 * (t % TOKENS))
+            put_rows(y + t * y_stride + 4 * row, value, last - row, accumulate)
+
+
+def make_panel(layout: Layout) -> Any:
+    """The function `Product.panel` of a layout: sixteen rows, or a few times sixteen, times all tokens."""
+    pack, multiply_tile = make_pack(layout), make_tile(layout)
+    size, record_size = layout.size, panel_bytes(layout)
+
+    @op(nothing)
+    def begin_tiles(b: ir.IRBuilder) -> None:
+        if MACHINE.simd == "amx":
+            use_tiles(b, MatrixTile(layout).shapes)
+
+    @compiled
+    def panel_product(base, cols, first, last, n, vectors, records, panel, sums, y, y_stride, accumulate):
+        keep_apart()
+        n_blocks, n_tiles, n_panels = cols // 32, (n + TOKENS - 1) // TOKENS, (last - first + GROUP - 1) // GROUP
+        row_bytes, panel_stride = n_blocks * size, n_blocks * record_size
+        table = sums  # nothing is summed yet
+        n_panels = (n_panels + TILE_PANELS - 1) // TILE_PANELS * TILE_PANELS
+        for i in range(n_panels):
+            pack(base, row_bytes, min(first + GROUP * i, last - 1), last, n_blocks, table, panel + i * panel_stride)
+        begin_tiles()
+        for tile in range(n_tiles):
+            for step in range(GROUP):
+                count, start = lane_count(CHAINS[step], n_blocks), lane_start(CHAINS[step], n_blocks)
+                tokens = records + (start * n_tiles + tile * count) * TOKENS * TOKEN_BYTES
+                for i in range(0, n_panels, TILE_PANELS):
+                    rows = panel + i * panel_stride + start * record_size
+                    multiply_tile(rows, panel_stride, tokens, count, sums + i * SUMS_STRIDE, COMPLETED[step])
+            put_tile(sums, tile, n, first, last, y, y_stride, accumulate)
+        end_tiles()
+        return 0
+
+    return panel_product
