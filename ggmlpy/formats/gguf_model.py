@@ -255,7 +255,7 @@ def to_gguf_token(index: int, piece: bytes) -> tuple[bytes, int]:
 def gguf_metadata(params: ModelParams, vocab: Sequence[tuple[bytes, float]], name: str = "LLaMA") -> dict[str, Value]:
     """The metadata that a LLaMA model needs, in the order in which they are written.
 
-    Arguments:
+    Args:
         vocab: piece and score of each token, as the older containers keep them.
 
     Raises:

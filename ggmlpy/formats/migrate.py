@@ -28,13 +28,14 @@ from .multipart import part_path, split_sizes
 from .out_tensor import OutTensor
 from .tensor_names import split_axis
 from .tensor_types import TensorType, type_named, types_of
+from .vocabulary_names import size_of_vocabulary
 from .writer import write_model
 
 __all__ = ["Loss", "MigrationReport", "derived_scores", "migrate"]
 
 SPACES_SCORE = -1e9
 FIRST_MERGE = 259
-LLAMA_VOCAB = 32000
+LLAMA_VOCAB = size_of_vocabulary("LLaMA")
 
 
 @dataclass

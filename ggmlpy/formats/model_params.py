@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from .containers import HPARAMS
 from .model_sizes import PublishedSize, describe_shape, n_shards_of, size_named, size_of_shape
 
 __all__ = ["LLAMA_EPS", "ModelParams", "RopeScaling", "feed_forward_width", "find_n_mult", "model_named"]
@@ -36,7 +37,7 @@ LLAMA_CONTEXT = 2048  # tokens that LLaMA 1 was trained with
 FROM_TOKENIZER = -1  # n_vocab as params.json has it: the size of the vocabulary is the tokenizer's
 
 _DERIVED: Any = None  # computed from other fields where it is not given
-_HEADER = ("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot", "ftype")
+_HEADER = tuple(entry.name for entry in HPARAMS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ def write_model(
 ) -> int:
     """Write one file and return its size in bytes.
 
-    Arguments:
+    Args:
         container, version: "ggml" 0, "ggmf" 1, "ggjt" 1 to 3, "gguf" 3.
         vocab: text and score of each piece (unversioned files drop the score), ``hparams.n_vocab`` of them.
         tensors: in the order of the file; each one's bytes are asked for once.

@@ -67,8 +67,8 @@ class Evaluator:
         """Open a GGML file and prepare it for evaluation.
 
         Args:
-            path: a ggml, ggmf or ggjt file; further parts (``.1``, ``.2``…) are found by themselves. Or one that
-                `ggmlpy.open_model` has opened: it is then closed with the model.
+            path: a ggml, ggmf or ggjt file; further parts (``.1``, ``.2``…) are found automatically. Or one that
+                ``ggmlpy.open_model`` has opened: it is then closed with the model.
             numerics: ``fast``, ``reference`` or ``exact``.
             era: date of the llama.cpp whose arithmetic ``exact`` follows; None means the era that wrote the file.
             build: ``scalar``, ``avx2``, ``avx512`` or ``cmake-avx2`` (``exact`` only); None means ``scalar``.
@@ -105,9 +105,9 @@ class Evaluator:
         """Evaluate one batch at positions n_past, n_past + 1, … and return its logits.
 
         Returns:
-            float32 [n_tokens, n_vocab], or [n_vocab] of the last token if `last_only`.
+            float32 [n_tokens, n_vocab], or [n_vocab] of the last token if ``last_only``.
 
-        How tokens are split over calls changes the last bits in SIMD builds, as in llama.cpp: `main` evaluates a
+        How tokens are split over calls changes the last bits in SIMD builds, as in llama.cpp: ``main`` evaluates a
         prompt n_batch tokens at a time.
 
         Raises:

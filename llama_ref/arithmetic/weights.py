@@ -21,7 +21,7 @@ __all__ = ["load_weights"]
 
 
 def load_weights(file: ModelFile, backend: Backend) -> Weights:
-    """Hand every tensor of `file` to the backend, checked against the shapes that the header implies.
+    """Hand every tensor of ``file`` to the backend, checked against the shapes that the header implies.
 
     Raises:
         ShapeError: a tensor is missing or of another shape.

@@ -202,11 +202,11 @@ def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
     """What ``config.json`` says that no result here depends on yet: None where it is missing or of another type."""
     rope = record.get("rope_scaling") or record.get("rope_parameters")
     rope = rope if isinstance(rope, dict) else {}
-    theta = _number(record, "rope_theta", float)
+    theta = _number(rope, "rope_theta", float)
     eos = record.get("eos_token_id")
     dtype = record.get("dtype", record.get("torch_dtype"))
     return {
-        "rope_theta": _number(rope, "rope_theta", float) if theta is None else theta,
+        "rope_theta": _number(record, "rope_theta", float) if theta is None else theta,
         "rope_scaling": _rope_scaling(rope, _number(record, "original_max_position_embeddings", int)),
         "n_ctx_train": _number(record, "max_position_embeddings", int),
         "sliding_window": _number(record, "sliding_window", int),
@@ -228,8 +228,8 @@ def _rope_scaling(rope: Mapping[str, Any], original_context: int | None) -> Rope
     if not isinstance(kind, str) or kind == "default":
         return None
     said: dict[str, Any] = {name: _number(rope, key, number) for name, (key, number) in _ROPE_KEYS.items()}
-    if original_context is not None:
-        said["original_context"] = original_context  # the outer one wins, as in transformers
+    if original_context is not None and kind in ("llama3", "yarn", "longrope"):
+        said["original_context"] = original_context  # the outer one wins there, as in transformers
     truncate = rope.get("truncate")
     understood = {key for key, _ in _ROPE_KEYS.values()} | {"type", "rope_type", "rope_theta", "truncate"}
     said |= {"truncate": truncate if isinstance(truncate, bool) else None, "other": _others(rope, understood)}

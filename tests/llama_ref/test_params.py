@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
-from ggmlpy.formats.model_params import ModelParams, find_n_mult, model_named
+from ggmlpy.formats.model_params import ModelParams, RopeScaling, find_n_mult, model_named
 from ggmlpy.formats.model_sizes import PUBLISHED_SIZES
 from llama_ref.checkpoint.params import config_json, params_json, read_config_json, read_json, read_params_json
 
@@ -126,3 +126,64 @@ def test_a_missing_or_giant_file(tmp_path):
         stream.truncate(1 << 25)
     with pytest.raises(FormatError, match="too large for a configuration"):
         read_json(tmp_path / "params.json")
+
+
+# --------------------------------------------------------------------------------- what is carried for other families
+
+SPOKEN = {
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+    "attention_bias": True,
+    "tie_word_embeddings": True,
+    "bos_token_id": 128000,
+    "eos_token_id": [128001, 128009],
+    "pad_token_id": -1,
+    "torch_dtype": "bfloat16",
+    "initializer_range": 0.02,
+}
+STRETCHED = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+    "unheard_of": 1,
+}
+
+
+@pytest.mark.parametrize("spelling", ["rope_scaling", "rope_parameters"])
+def test_a_config_is_read_to_its_last_key(spelling, tmp_path):
+    theta = {"rope_theta": 500000.0}
+    rope = {"rope_theta": 500000.0, "rope_scaling": STRETCHED}
+    rope = rope if spelling == "rope_scaling" else {"rope_parameters": {**theta, **STRETCHED}}
+    params = read_config_json(written(tmp_path, {**CONFIG, **SPOKEN, **rope}, "config.json"))
+    assert params.rope_freq_base == 500000.0
+    assert params.rope_scaling == RopeScaling(
+        type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192
+    )
+    assert params.rope_scaling.other == {"unheard_of": 1}
+    assert (params.context_length, params.sliding_window) == (131072, 4096)
+    assert (params.attention_bias, params.mlp_bias, params.tied_embeddings) == (True, False, True)
+    assert (params.bos_id, params.eos_ids, params.unk_id, params.pad_id) == (128000, (128001, 128009), None, -1)
+    assert (params.dtype, params.other) == ("bfloat16", {"initializer_range": 0.02})
+
+
+def test_what_a_config_does_not_say_is_what_the_first_llama_did(tmp_path):
+    params = read_config_json(written(tmp_path, CONFIG, "config.json"))
+    assert (params.rope_theta, params.rope_freq_base, params.rope_scaling) == (None, 10000.0, None)
+    assert (params.n_ctx_train, params.context_length, params.eos_ids) == (None, 2048, ())
+    assert (params.n_head_kv, params.head_dim, params.n_rot) == (4, 16, 16)
+
+
+@pytest.mark.parametrize("value", ["wide", None, True, [], {}, 10**400])
+@pytest.mark.parametrize("key", ["rope_theta", "rope_scaling", "max_position_embeddings", "eos_token_id"])
+def test_a_carried_value_of_another_type_refuses_no_file(key, value, tmp_path):
+    params = read_config_json(written(tmp_path, {**CONFIG, key: value}, "config.json"))
+    assert (params.rope_freq_base, params.rope_scaling) == (10000.0, None)
+
+
+def test_params_json_of_later_models_is_carried_too(tmp_path):
+    record = {**GOOD, "rope_theta": 500000.0, "use_scaled_rope": True, "max_batch_size": 4}
+    params = read_params_json(written(tmp_path, record))
+    assert (params.rope_theta, params.rope_scaling) == (500000.0, RopeScaling(type="llama3"))
+    assert params.other == {"max_batch_size": 4}
