@@ -17,7 +17,9 @@ from llama_ref.conversion.ggml import plan_conversion
 from llama_ref.text.logits import logits, write_logits
 from llama_ref.text.model import Model
 from tests.llama_ref.random_models import Shape, write_random_model
-from toolchain.verify.logits import OPERATIONS, _Swapped, read_logits, verify_logits, ways_of
+from toolchain.verify.logits import read_logits, verify_logits
+from toolchain.verify.recomputing import OPERATIONS, Swapped
+from toolchain.verify.ways import ways_of
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "ggml"
 BUILD_OF = {"s": "scalar", "v2": "avx2", "v5": "avx512"}
@@ -130,7 +132,7 @@ def test_other_batches_are_found_by_trying(tmp_path):
 def test_an_operation_done_otherwise_is_named(operation, model):
     with open_model(model) as file:
         exact, plain = (create_backend(name, file, era="2023-03-31") for name in ("exact", "reference"))
-        values = logits(Model(file, _Swapped(exact, plain, OPERATIONS[operation]), n_ctx=64), TOKENS)
+        values = logits(Model(file, Swapped(exact, plain, OPERATIONS[operation]), n_ctx=64), TOKENS)
         exact.close()
     report = verified(values, model, build="scalar", memory_f32=False)
     assert report.exit_code == 1
@@ -141,7 +143,7 @@ def test_an_operation_done_otherwise_is_named(operation, model):
 def test_two_deviations_are_not_called_one(model):
     with open_model(model) as file:
         exact, plain = (create_backend(name, file, era="2023-03-31") for name in ("exact", "reference"))
-        values = logits(Model(file, _Swapped(exact, plain, ("silu_mul", "attention")), n_ctx=64), TOKENS)
+        values = logits(Model(file, Swapped(exact, plain, ("silu_mul", "attention")), n_ctx=64), TOKENS)
         exact.close()
     report = verified(values, model, build="scalar", memory_f32=False)
     assert report.exit_code == 1

@@ -25,7 +25,7 @@ from llama_ref.text.model import Model
 from llama_ref.text.sampling import Sample, SamplingOptions
 from toolchain.terminal.console import TerminalConsole, lines_of
 
-from .logits import Way, ways_of
+from .ways import Way, ways_of
 
 __all__ = ["Candidate", "TextOutcome", "TextReport", "TextRequest", "verify_text"]
 
@@ -196,7 +196,7 @@ def verify_text(
 ) -> TextReport:
     """Find out which era's and build's ``main`` writes the text in a file, or where the text leaves each of them.
 
-    Arguments:
+    Args:
         path: what stood on stdout, byte for byte, the echoed prompt included.
         model: the GGML file.
         era, build: try only these; by default every one that can run the model.
