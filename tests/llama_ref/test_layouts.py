@@ -16,7 +16,7 @@ from ggmlpy.formats.dequantize import dequantize, scales_of
 from ggmlpy.formats.tensor_types import TENSOR_TYPES
 from ggmlpy.machine.kernels import kernel
 from ggmlpy.machine.vectors import store_i8x32
-from llama_ref.arithmetic.exact import dots, k_quants
+from llama_ref.arithmetic.exact import k_quants, layouts
 from llama_ref.arithmetic.fast.layouts import LAYOUTS, SIXTEENS, of_sixteens
 
 SEEDS = st.integers(0, 2**32)
@@ -76,22 +76,22 @@ def test_what_is_widened_keeps_its_values(name, seed):
 @kernel
 def parts_of(layout, p, codes):
     """What the exact arithmetic reads in the block at `p`: the codes into an array, scale and minimum."""
-    store_i8x32(codes.ctypes.data, dots.codes_of(layout, p))
-    minimum = dots.minimum_of(layout, p) if dots.has_minimum(layout) else np.float32(0)
-    return dots.scale_of(layout, p), minimum
+    store_i8x32(codes.ctypes.data, layouts.codes_of(layout, p))
+    minimum = layouts.minimum_of(layout, p) if layouts.has_minimum(layout) else np.float32(0)
+    return layouts.scale_of(layout, p), minimum
 
 
-@pytest.mark.parametrize("name", list(dots.LAYOUTS))
+@pytest.mark.parametrize("name", list(layouts.LAYOUTS))
 @given(seed=SEEDS)
 def test_the_exact_layout_is_the_dequantizers(name, seed):
     record = TENSOR_TYPES[name]
     blocks = random_blocks(seed, name, 32 // record.blck_size)
     codes = np.empty(32, np.int8)
-    scale, minimum = parts_of(dots.LAYOUTS[name], blocks.ctypes.data, codes)
+    scale, minimum = parts_of(layouts.LAYOUTS[name], blocks.ctypes.data, codes)
     assert np.array_equal(codes, signed_codes(blocks, record).reshape(-1))
     scales, minimums = scales_of(blocks, record)
     assert scale == scales[0]
-    assert dots.has_minimum(dots.LAYOUTS[name]) == (minimums is not None)
+    assert layouts.has_minimum(layouts.LAYOUTS[name]) == (minimums is not None)
     assert minimums is None or minimum == minimums[0]
 
 

@@ -26,6 +26,7 @@ from llama_ref.arithmetic.transformer import Backend
 
 from . import activations, dots, k_quants
 from . import attention as attention_kernels
+from .layouts import LAYOUTS, Q4_2
 from .libm import cosf, expf, powf, sinf
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def rules_of(era: str, build: str) -> Rules:
         rope_in_cache=not april,
         running_angle=april,
         half_scales=moment >= AUGUST_21,
-        reduction=dots.HALVES if moment >= AUGUST_21 else dots.NEIGHBOURS,
+        reduction=dots.HALVES if moment >= AUGUST_21 else dots.NEIGHBORS,
     )
 
 
@@ -286,7 +287,7 @@ def _q4_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
     values = np.empty_like(x)
     if not rules.simd:
         activations.dequantize_activations(codes, d, m, minimum, values)
-    layout = dots.LAYOUTS[w.type.layout]
+    layout = LAYOUTS[w.type.layout]
 
     def run(first: int, last: int, out: F32) -> None:
         where = (w.address, w.stride, first, last, w.n_cols)
@@ -304,12 +305,12 @@ def _q4_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
 
 def integers_avx2(layout: int, n_tokens: int) -> Any:
     """The AVX2 kernel for one token, or the one for several: the same floats."""
-    return dots.integers_avx2 if n_tokens == 1 or layout == dots.Q4_2 else dots.integers_avx2_batch
+    return dots.integers_avx2 if n_tokens == 1 or layout == Q4_2 else dots.integers_avx2_batch
 
 
 def _q8_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
     codes, d, s = _blocks(x)
-    april, layout = rules.era == APRIL_30, dots.LAYOUTS[w.type.layout]
+    april, layout = rules.era == APRIL_30, LAYOUTS[w.type.layout]
     minimum = w.type.name in ("q4_1", "q5_1")
     sums = (activations.HALF_SUMS if april else activations.ONE_SUM) if minimum else activations.NO_SUM
     by_simd = rules.simd and not (april and not minimum)
@@ -327,7 +328,7 @@ def _q8_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
             integers_avx2(layout, len(x))(layout, False, *where, codes, d, s, out)
         elif in_pairs:
             dots.q4_pairs_scalar(True, False, *where, values, out)
-        elif layout == dots.Q4_2:
+        elif layout == Q4_2:
             dots.q4_2_scalar(*where, codes, d, out)
         else:
             dots.integers_scalar(layout, order, *where, codes, d, s, out)
@@ -350,7 +351,7 @@ def _k_kernel(rules: Rules, w: Matrix, x: F32) -> Kernel:
 
 def fused_q4_1(tensor: Tensor, row: int) -> F32:
     """One row of q4_1 as CMake's build dequantizes it: fma(q, d, m). float32 [1, n_cols]."""
-    codes = dots.LAYOUTS[tensor.type.layout]
+    codes = LAYOUTS[tensor.type.layout]
     out = np.empty((1, tensor.shape[1]), np.float32)
     raw = tensor.raw_rows(row, row + 1)
     dots.dequantize_q4_1_fused(codes, raw.ctypes.data, tensor.shape[1], out)

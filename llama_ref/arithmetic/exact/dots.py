@@ -4,8 +4,6 @@ Every kernel computes ``out[t, r] = dot(row r of the weights, activations of tok
 with the additions, the fused operations and the roundings of ``ggml_vec_dot_*`` at an era's commit.
 The weights stay as they lie in the file: `rows` is an address and `stride` the bytes of a row.
 
-How a block is laid out is a small integer (`LAYOUTS`), so that a kernel is compiled once for all of them.
-
 Arrays that a kernel reads through a bare address are mentioned again in every round of its loop: Numba frees an array
 after its last mention.
 
@@ -17,7 +15,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggmlpy.formats.eras import ERAS
 from ggmlpy.machine.kernels import kernel
 from ggmlpy.machine.vectors import (
     add,
@@ -28,7 +25,6 @@ from ggmlpy.machine.vectors import (
     dot_quads,
     dot_split_pairs,
     fetch_later,
-    fifth_bits,
     fill,
     fill_f32x8,
     fma,
@@ -41,12 +37,7 @@ from ggmlpy.machine.vectors import (
     load_f64x16,
     load_i8x16,
     load_i8x32,
-    minus,
     mul,
-    nibbles_in_halves,
-    nibbles_in_pairs,
-    nibbles_of_two,
-    or_codes,
     store,
     store_f64x16,
     store_i8x32,
@@ -67,67 +58,25 @@ from ggmlpy.machine.vectors import (
     zeros_f64x16,
 )
 
+from .layouts import (
+    BLOCK_BYTES,
+    BYTES_OF_32,
+    CODES_AT,
+    MINIMUM_AT,
+    Q4_0,
+    Q4_1,
+    Q4_2,
+    ZEROS,
+    codes_of,
+    has_minimum,
+    minimum_of,
+    scale_of,
+)
+
 F0 = np.float32(0)
 
 SCALES_FIRST, SUM_FIRST = 0, 1  # (dx*dy) * sumi, or (sumi*dx) * dy
-NEIGHBOURS, HALVES = 0, 1  # how four AVX accumulators meet: 0+1 and 2+3, or 0+2 and 1+3
-
-# How blocks are laid out, as tables of numbers that kernels can index: all from the types that the eras knew.
-_RECORDS = list(
-    {
-        record.layout: record
-        for era in ERAS.values()
-        for record in era.types.values()
-        if record.quantized and not record.is_k_quant
-    }.values()
-)
-LAYOUTS = {record.layout: number for number, record in enumerate(_RECORDS)}
-Q4_0, Q4_2 = LAYOUTS["q4_0-2023-03"], LAYOUTS["q4_2"]
-BYTES_OF_32 = np.array([record.row_bytes(32) for record in _RECORDS])  # bytes that hold 32 values
-BLOCK_BYTES = np.array([record.type_size for record in _RECORDS])
-CODES_AT = np.array([record.offset("qs") for record in _RECORDS])
-ZEROS = np.array([record.zero for record in _RECORDS], np.int32)
-IN_BYTES = np.array([record.code_width == 8 for record in _RECORDS])
-IN_PAIRS = np.array([record.codes[0].apart == 1 for record in _RECORDS])  # otherwise in halves
-HIGH_AT = np.array([record.offset("qh") if len(record.codes) > 1 else 0 for record in _RECORDS])  # 0: no fifth bits
-WIDE_SCALES = np.array([record.block["d"] == np.dtype("<f4") for record in _RECORDS])  # f32, otherwise f16
-MINIMUM_AT = np.array([record.offset("m") if "m" in record.field_names else 0 for record in _RECORDS])  # 0: none
-
-
-@kernel
-def codes_of(layout, p):
-    """The 32 codes of the block at `p`, in element order, the type's zero taken off."""
-    q = p + CODES_AT[layout]
-    if IN_BYTES[layout]:
-        return load_i8x32(q)
-    if layout == Q4_2:
-        codes = nibbles_of_two(q, q + BLOCK_BYTES[layout])
-    elif IN_PAIRS[layout]:
-        codes = nibbles_in_pairs(q)
-    else:
-        codes = nibbles_in_halves(q)
-    if HIGH_AT[layout]:
-        codes = or_codes(codes, fifth_bits(p + HIGH_AT[layout]))
-    return minus(codes, ZEROS[layout])
-
-
-@kernel
-def scale_of(layout, p):
-    """The scale d of the block at `p`."""
-    return load_f32(p) if WIDE_SCALES[layout] else load_f16(p)
-
-
-@kernel
-def minimum_of(layout, p):
-    """The minimum m of the block at `p`."""
-    m = p + MINIMUM_AT[layout]
-    return load_f32(m) if WIDE_SCALES[layout] else load_f16(m)
-
-
-@kernel
-def has_minimum(layout):
-    return MINIMUM_AT[layout] != 0
-
+NEIGHBORS, HALVES = 0, 1  # how four AVX accumulators meet: 0+1 and 2+3, or 0+2 and 1+3
 
 # Weights and activations as integers, one float step a block.
 
@@ -159,8 +108,8 @@ def q4_2_scalar(rows, stride, first, last, n, codes, d, out):
             for block in range(n // 32):
                 lanes = dot_quads(codes_of(Q4_2, p), load_i8x32(a))
                 total += (load_f16(p) * d[t, block]) * np.float32(total_int_low(lanes))
-                total += (load_f16(p + 10) * d[t, block]) * np.float32(total_int_high(lanes))
-                p += 20
+                total += (load_f16(p + BLOCK_BYTES[Q4_2]) * d[t, block]) * np.float32(total_int_high(lanes))
+                p += BYTES_OF_32[Q4_2]
                 a += 32
             out[t, r] = total
 
@@ -177,7 +126,7 @@ def integers_avx2(layout, split, rows, stride, first, last, n, codes, d, s, out)
                 x, y, dy = codes_of(layout, p), load_i8x32(a), d[t, block]
                 sums = to_floats(dot_split_pairs(x, y) if split else dot_quads(x, y))
                 if layout == Q4_2:
-                    scale = halves_of(load_f16(p) * dy, load_f16(p + 10) * dy)
+                    scale = halves_of(load_f16(p) * dy, load_f16(p + BLOCK_BYTES[Q4_2]) * dy)
                 else:
                     scale = fill_f32x8(scale_of(layout, p) * dy)
                 lanes = fma(scale, sums, lanes)
@@ -239,12 +188,12 @@ def q4_1_avx2_march(fused, rows, stride, first, last, n, codes, d, m, out):
             p, a, lanes, offset = rows + r * stride, codes.ctypes.data + t * n, zeros_f32x8(), F0
             for block in range(n // 32):
                 fetch_later(p)
-                dx, mx, dy, my = load_f32(p), load_f32(p + 4), d[t, block], m[t, block]
-                x, y = nibbles_in_pairs(p + 8), load_i8x32(a)
+                dx, mx, dy, my = scale_of(Q4_1, p), minimum_of(Q4_1, p), d[t, block], m[t, block]
+                x, y = codes_of(Q4_1, p), load_i8x32(a)
                 lanes = fma(fill_f32x8(dx * dy), to_floats(dot_split_pairs(x, y)), lanes)
                 lanes = fma(alternating(dx * my, mx * dy), to_floats(sums_of_eights(x, y)), lanes)
                 offset = fma(mx, my, offset) if fused else offset + mx * my
-                p += 24
+                p += BYTES_OF_32[Q4_1]
                 a += 32
             total = total_crosswise(lanes)
             out[t, r] = fma(offset, np.float32(32), total) if fused else total + offset * np.float32(32)
@@ -265,7 +214,7 @@ def q4_0_avx512(rows, stride, first, last, n, codes, d, out):
                     odd = fma(scale, sums, odd)
                 else:
                     even = fma(scale, sums, even)
-                p += 20
+                p += BYTES_OF_32[Q4_0]
                 a += 32
             out[t, r] = total(even) + total(odd)
 
@@ -286,7 +235,8 @@ def q4_pairs_scalar(minimum, in_double, rows, stride, first, last, n, values, ou
     f0, f1 = d*(q-8), or d*q + m if `minimum`; f2, f3 are the activations `values` [n_tokens, n], dequantized likewise.
     The sum is a float, or a double if `in_double`.
     """
-    step, head, offset = (24, 8, 0) if minimum else (20, 4, 8)
+    layout = Q4_1 if minimum else Q4_0
+    step, head, offset = BYTES_OF_32[layout], CODES_AT[layout], ZEROS[layout]
     columns = np.empty((32, 16), np.int8)  # one block of each of sixteen rows, turned
     floats, doubles = np.empty((out.shape[0], 16), np.float32), np.empty((out.shape[0], 16), np.float64)
     width = _panel_width(first, last)
@@ -298,7 +248,7 @@ def q4_pairs_scalar(minimum, in_double, rows, stride, first, last, n, values, ou
             p = rows + r * stride + block * step
             transpose_nibbles(p + head, spread, offset, columns.ctypes.data)
             d = column_f32(p, spread)
-            m = column_f32(p + 4, spread) if minimum else zeros()
+            m = column_f32(p + MINIMUM_AT[layout], spread) if minimum else zeros()
             for t in range(out.shape[0]):
                 y = values.ctypes.data + 4 * (t * n + 32 * block)
                 sums = doubles[t].ctypes.data if in_double else floats[t].ctypes.data
@@ -386,8 +336,8 @@ def floats_avx2(is_half, reduction, contracted, rows, stride, first, last, n, va
 def dot_avx2(is_half, reduction, contracted, p, y, n):
     """Steps of 32 into four accumulators, reduced; what is left is added one by one, in double for f16 rows.
 
-    `reduction`: which accumulators meet first, neighbours (0+1, 2+3) or, from 2023-08-21 on, halves (0+2, 1+3).
-    `contracted`: the compiler vectorised the f32 leftovers by 8 and by 4, unfused, and fused the last three at most.
+    `reduction`: which accumulators meet first, neighbors (0+1, 2+3) or, from 2023-08-21 on, halves (0+2, 1+3).
+    `contracted`: the compiler vectorized the f32 leftovers by 8 and by 4, unfused, and fused the last three at most.
     """
     s0, s1, s2, s3 = zeros_f32x8(), zeros_f32x8(), zeros_f32x8(), zeros_f32x8()
     whole, a = n & ~31, y.ctypes.data
