@@ -1,8 +1,8 @@
 """The codes inside quantized blocks, and carrying them from one era's layout to another's without requantizing.
 
-llama.cpp changed where a code stands in its block (April: neighbours share a byte; May: elements j and j + 16 do) and
-how wide the scale is (f32, from August f16). The code of an element means the same throughout, so a block can be
-carried over: codes are reordered, which loses nothing, and a scale may be rounded to f16, which loses what
+llama.cpp moved the codes within a block (April: neighbors share a byte; May: elements j and j + 16 do) and
+changed how wide the scale is (f32, from August f16). The code of an element means the same throughout, so a block can
+be carried over: codes are reordered, which loses nothing, and a scale may be rounded to f16, which loses what
 :func:`repack`'s caller can measure.
 """
 

@@ -155,7 +155,7 @@ def file_type_of(request: str | int | FileType, era: str | Era = DEFAULT_ERA) ->
 class TypeChooser:
     """Which type each tensor of one file gets. Ask once for each tensor, in the order of the file.
 
-    Arguments:
+    Args:
         file_type: what was asked for.
         names: the names of all tensors (their layers are counted).
         leave_output: keep ``output.weight`` as it is.

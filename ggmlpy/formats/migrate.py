@@ -73,7 +73,7 @@ class MigrationReport:
     Attributes:
         paths: the files.
         size: their bytes.
-        losses: one entry a tensor whose bytes changed.
+        losses: one entry per tensor whose bytes changed.
         derived_scores: whether the vocabulary's scores had to be derived (unversioned files have none).
     """
 
@@ -96,14 +96,14 @@ def migrate(
 ) -> MigrationReport:
     """Write ``model`` into another container.
 
-    Arguments:
+    Args:
         requantize: allow the bytes of quantized tensors to change; a type's name ("q8_0") requantizes to that type.
         scores: the vocabulary's scores, [n_vocab], if the source has none and the tokenizer is at hand.
         n_parts: spread the model over this many files (ggml and ggmf only).
         progress: called with the bytes written.
 
     Raises:
-        UsageError: the container can't hold the model so; what to ask for is said.
+        UsageError: the container can't hold the model this way; the message says what to ask for.
     """
     declared = GGUF if container == "gguf" else CONTAINERS[container]
     if n_parts < 1:
@@ -205,7 +205,10 @@ def _check_width(model: ModelFile) -> None:
     """The number of parts is read off the embedding's width, so that must be the header's."""
     width, n_embd = model.tensors["tok_embeddings.weight"].n_cols, model.hparams.n_embd
     if width != n_embd:
-        raise UsageError(f"the embedding has {width} columns, the header says {n_embd}: it can't be told from a part")
+        raise UsageError(
+            f"the embedding has {width} columns but the header says {n_embd}, so it cannot be distinguished from one "
+            "part of a multi-part model"
+        )
 
 
 def _out(tensor: Tensor, target: TensorType, loss: Loss | None, part: int, n_parts: int) -> OutTensor:
@@ -251,7 +254,7 @@ def _carried(
 def _convert(raw: NDArray[np.uint8], source: TensorType, target: TensorType, loss: Loss | None) -> NDArray[np.uint8]:
     from .dequantize import dequantize
 
-    blocks = np.ascontiguousarray(raw).view(source.block)  # [rows, blocks a row]
+    blocks = np.ascontiguousarray(raw).view(source.block)  # [rows, blocks per row]
     before = dequantize(blocks, source)
     if repackable(source, target):
         out: NDArray[Any] = repack(blocks, source, target).view(np.uint8)

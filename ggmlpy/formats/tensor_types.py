@@ -1,4 +1,4 @@
-"""The tensor types of every GGML file before and including GGUF v3: one record a meaning of an id.
+"""The tensor types of every GGML file before and including GGUF v3: one record per meaning of an id.
 
 llama.cpp changed the bytes behind an id several times in 2023 and said so only by the version of the container
 (or, in April 2023, not at all). Here each distinct layout is one record, and :func:`types_of` says which record an id
@@ -230,7 +230,7 @@ _LAYOUTS_OF: dict[tuple[str, int], tuple[str, ...]] = {
 def types_of(container: str, version: int, ftype: int | None = None) -> dict[int, TensorType]:
     """What each tensor type id means in a container.
 
-    Arguments:
+    Args:
         ftype: the header's, where it is known: it tells apart what the container does not.
 
     >>> types_of("ggjt", 3)[2].layout

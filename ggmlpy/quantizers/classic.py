@@ -10,8 +10,8 @@ One block is one scale ``d`` (and a minimum ``m``), and for every value an integ
 
 ``id`` is 1/d from the unrounded float32 d, or 0. round: halves away from zero. The search for an extreme passes a NaN
 over (or starts anew behind it, see ``Rule.forgets``), and where C would cast NaN or inf to an integer the code is what
-x86 gives (see :mod:`ggmlpy.machine.c_arithmetic`). One thing builds of llama.cpp differ in, and so has no right
-answer: the payload of a NaN that is stored as an f16 scale; here it is the scalar build's.
+x86 gives (see :mod:`ggmlpy.machine.c_arithmetic`). Builds of llama.cpp differ in one thing, which
+therefore has no right answer: the payload of a NaN that is stored as an f16 scale. Here it is the scalar build's.
 
 Which rule an era used is the table ``RULES``; the kernels are compiled from it when first asked for. The k-quants,
 which search for their scales, are in :mod:`ggmlpy.quantizers.k_quants`.
@@ -112,7 +112,7 @@ RULES: dict[tuple[Era, str], Rule] = {
 # fmt: on
 
 
-# --- the scale of a block -----------------------------------------------------------------------------------------
+# ── the scale of a block ──────────────────────────────────────────────────────────────────────────────────────────────
 #
 # The extremes of a block without NaN follow from integer comparisons of all its values at once. With a NaN, and where
 # equals or zeros of both signs compete, position matters; llama.cpp's loops are then followed value by value.
@@ -165,7 +165,7 @@ def least_and_greatest(x, i, low, high, start):
     return low, high
 
 
-# --- codes --------------------------------------------------------------------------------------------------------
+# ── codes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @inlined
@@ -304,7 +304,7 @@ def _compiled(era: Era, record: TensorType, half_precision: bool) -> Callable:
     return kernel(block_kernel(RULES[era, record.name], record), signature)
 
 
-# --- rows ---------------------------------------------------------------------------------------------------------
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def quantizable(era: str | Era = DEFAULT_ERA) -> tuple[str, ...]:
@@ -321,7 +321,7 @@ def quantize_rows(
 ) -> NDArray[Any]:
     """Quantize rows to the bytes that the era's ``quantize`` puts into a file.
 
-    Arguments:
+    Args:
         x: float32 or float16 [..., n]; n a multiple of the type's block. float16 is widened exactly on the way.
         name: "q4_0", "q4_1", "q4_2", "q5_0", "q5_1", "q8_0", or from 2023-08-21 "q2_K" … "q6_K".
         era: a date, see :mod:`ggmlpy.formats.eras`.
@@ -359,7 +359,7 @@ quantize = quantize_rows  # the package's name for it
 def _quantize_blocks(blocks: NDArray[Any], out: NDArray[Any], record: TensorType, moment: Era) -> NDArray[Any]:
     """Fill ``out`` [n, type_size] from ``blocks`` [n, blck_size]; return the histogram, int64 [16]."""
     sums = np.zeros(16, np.int64)
-    if record.name.endswith("_K"):
+    if record.is_k_quant:
         from .k_quants import k_quantizer
 
         with _COMPILING:

@@ -1,4 +1,4 @@
-"""Quantizers of the k-quants: 256 values a block, in sub-blocks that each search for their own scale.
+"""Quantizers of the k-quants: 256 values per block, in sub-blocks that each search for their own scale.
 
 A sub-block's scale (and minimum) is itself kept as a small integer times one float16 of the block. So a block is made
 in three steps, in this order and in float32, each operation rounded on its own:
@@ -76,7 +76,7 @@ LOW, HIGH, INVERSE, SCALE, SUM_LX, TOTAL = 0, 16, 32, 48, 64, 80
 SUM_L2, CHANGED, ACTIVE = 0, 16, 32
 
 
-# --- rounding -----------------------------------------------------------------------------------------------------
+# ── rounding ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @inlined
@@ -98,9 +98,9 @@ def magnitude_of(v):
     return float_of(np.int32(bits(v) & ABS))
 
 
-# --- searching for scales -----------------------------------------------------------------------------------------
+# ── searching for scales ──────────────────────────────────────────────────────────────────────────────────────────────
 #
-# All sub-blocks of a block are searched side by side, one in a lane: x is float32 [n, lanes], codes int32 [n, lanes],
+# All sub-blocks of a block are searched side by side, one per lane: x is float32 [n, lanes], codes int32 [n, lanes],
 # everything else [lanes]. A lane whose own search would have stopped is no longer ``active`` and keeps what it has.
 # Inner loops run over lanes and become vector instructions; sums still add up in the order of the values.
 
@@ -292,7 +292,7 @@ def search_symmetric(x, codes, limit, refits, scales, work):
         scales[k] = sum_lx[k] / sum_l2[k] if same[k] else F0
 
 
-# --- blocks -------------------------------------------------------------------------------------------------------
+# ── blocks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # out: a block's bytes. x, codes, scales, mins: as above, 8 lanes of 32 or 16 lanes of 16 values; value i of sub-block k
 # is value n * k + i of the block.
@@ -480,7 +480,7 @@ def q6_k(x, codes, scales, work, flat, out):
     pack_q6(flat, out)
 
 
-# --- rows ---------------------------------------------------------------------------------------------------------
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def rows_kernel(record: TensorType) -> Callable:

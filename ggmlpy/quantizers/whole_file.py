@@ -73,7 +73,7 @@ class QuantizeReport:
     Attributes:
         paths: the files written.
         era, file_type: as asked.
-        tensors: one report a tensor (a part of a tensor, in a multi-part era).
+        tensors: one report per tensor (a part of a tensor, in a multi-part era).
         source_bytes, target_bytes: of all tensors.
     """
 
@@ -181,7 +181,7 @@ def quantize_file(
 ) -> QuantizeReport:
     """Quantize a model file to the bytes that the era's ``quantize`` would have written.
 
-    Arguments:
+    Args:
         in_path: an f32 or f16 model of any container; the first file of a multi-part one.
         out_path: the file to write, in the era's container (GGUF if the input is). It may be ``in_path``: the new file
             replaces the old one only when it is complete. In a multi-part era parts become ``out_path``,
@@ -200,7 +200,7 @@ def quantize_file(
     Raises:
         UsageError: the era has no such type.
         FormatError: the input is damaged, is quantized already, or has rows that blocks don't divide.
-        OutputError: the result could not be written; nothing stands under its name then.
+        OutputError: the result could not be written; no file of that name is left then.
 
     >>> report = quantize_file("ggml-model-f16.bin", "ggml-model-q4_0.bin", "q4_0")   # doctest: +SKIP
     >>> print(*report.closing_lines(), sep="\\n")                                      # doctest: +SKIP
@@ -373,7 +373,7 @@ def _quantize_rows(
     from .classic import quantize_rows
 
     histogram = np.zeros(16, np.int64) if counted else None
-    first = max(0, start - 1) if target.name.endswith("_K") else start  # a k-quant's search sees the block before
+    first = max(0, start - 1) if target.is_k_quant else start  # a k-quant's search sees the block before
     x = source.floats(first, stop)  # [rows, columns] f32 or f16
     if not target.quantized:
         return x.astype(target.block), histogram

@@ -59,6 +59,6 @@ def quantized(tensor: OutTensor, target: TensorType, era: Era) -> OutTensor:
         for raw in row_chunks(tensor):
             rows = np.concatenate([last, raw.view(tensor.type.block)])
             yield quantize_rows(rows, target.name, era)[len(last) :]
-            last = rows[-1:] if target.name.endswith("_K") else last
+            last = rows[-1:] if target.is_k_quant else last
 
     return OutTensor(tensor.name, target, tensor.shape, chunks)

@@ -84,7 +84,9 @@ class Layout:
         return self.bits == 4
 
 
-FLOATS = {"f16": 2, "f32": 4}  # bytes of a value; these meet the vector as it is, in f32
+FLOATS = {
+    name: TENSOR_TYPES[name].type_size for name in ("f16", "f32")
+}  # bytes; these meet the vector as it is, in f32
 
 
 def layout_of(record: TensorType) -> Layout:
