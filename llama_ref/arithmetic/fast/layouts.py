@@ -84,9 +84,8 @@ class Layout:
         return self.bits == 4
 
 
-FLOATS = {
-    name: TENSOR_TYPES[name].type_size for name in ("f16", "f32")
-}  # bytes; these meet the vector as it is, in f32
+#: bytes of a value; these types meet the vector as it is, in f32
+FLOATS = {name: TENSOR_TYPES[name].type_size for name in ("f16", "f32")}
 
 
 def layout_of(record: TensorType) -> Layout:
