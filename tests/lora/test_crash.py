@@ -29,7 +29,7 @@ class Killed(Exception):
 
 def test_resume_takes_finished_shards(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, adapters = inputs(data, "two-shard-13b")
-    write, written = targets.write_pth, []
+    write, written = targets.write_weights, []
 
     def dies_at_the_second(path: Path, *args: object) -> None:
         written.append(path.name)
@@ -37,7 +37,7 @@ def test_resume_takes_finished_shards(data: Path, tmp_path: Path, monkeypatch: p
             raise Killed
         write(path, *args)
 
-    monkeypatch.setattr(targets, "write_pth", dies_at_the_second)
+    monkeypatch.setattr(targets, "write_weights", dies_at_the_second)
     with pytest.raises(Killed):
         merge(base, adapters, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [targets.STAGE]
@@ -49,7 +49,7 @@ def test_resume_takes_finished_shards(data: Path, tmp_path: Path, monkeypatch: p
 
 def test_resume_refuses_another_merge(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, adapters = inputs(data, "two-shard-13b")
-    write = targets.write_pth
+    write = targets.write_weights
 
     def dies_at_the_second(path: Path, *args: object) -> None:
         if path.name == "consolidated.01.pth":
@@ -57,7 +57,7 @@ def test_resume_refuses_another_merge(data: Path, tmp_path: Path, monkeypatch: p
         write(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(targets, "write_pth", dies_at_the_second)
+        patch.setattr(targets, "write_weights", dies_at_the_second)
         with pytest.raises(Killed):
             merge(base, adapters, tmp_path / "out")
     with pytest.raises(UsageError, match=r"holds another merge \(different: output\)"):
@@ -75,7 +75,7 @@ def test_a_failure_at_the_first_file_leaves_nothing(
     def dies(*_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(targets, "write_pth", dies)
+    monkeypatch.setattr(targets, "write_weights", dies)
     with pytest.raises(Killed):
         merge(*inputs(data, "two-shard-13b"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -111,7 +111,7 @@ def test_a_failed_merge_leaves_the_old_one(data: Path, tmp_path: Path, monkeypat
     def disk_full(*_: object) -> None:
         raise OutputError("cannot write: No space left on device")
 
-    monkeypatch.setattr(targets, "write_pth", disk_full)
+    monkeypatch.setattr(targets, "write_weights", disk_full)
     with pytest.raises(OutputError):
         merge(*inputs(data, "v11-alpaca-pad"), tmp_path / "out", force=True)
     golden = data / "merge" / "v11-llama" / "out"
