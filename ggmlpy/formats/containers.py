@@ -99,6 +99,9 @@ class Container:
         """Whether vocabulary entries carry a score (GGUF's stand in an array of their own)."""
         return SCORE in self.token or self is GGUF
 
+    def __repr__(self) -> str:
+        return f"<Container {self.name}: {', '.join(map(self.title, self.versions))}>"
+
     def title(self, version: int) -> str:
         """What people call it: "ggml (unversioned)" or "ggjt v1"."""
         return f"{self.name} v{version}" if VERSION in self.header else f"{self.name} (unversioned)"

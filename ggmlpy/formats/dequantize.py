@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import UsageError
 
 from .codes import signed_codes
+from .eras import Era, tensor_type_of
 from .tensor_types import TensorType
 
 __all__ = ["dequantize", "scales_of"]
@@ -28,18 +29,20 @@ __all__ = ["dequantize", "scales_of"]
 Blocks = NDArray[Any]
 
 
-def dequantize(blocks: NDArray[Any], type: TensorType) -> NDArray[np.float32]:
+def dequantize(blocks: NDArray[Any], type: TensorType | str, era: str | Era | None = None) -> NDArray[np.float32]:
     """The float32 values of an array of blocks.
 
     Args:
         blocks: [..., n_blocks] of ``type.block`` (for f32, f16 and bf16 an array of plain numbers [..., n]).
-        type: the tensor type, see :mod:`ggmlpy.formats.tensor_types`.
+        type: the tensor type, see :mod:`ggmlpy.formats.tensor_types`; or its name in an era, see
+            :func:`~ggmlpy.formats.eras.tensor_type_of`.
+        era: whose name it is.
 
     Returns:
         float32 [..., n_blocks * type.blck_size].
 
     Raises:
-        UsageError: the array's dtype is not ``type.block``.
+        UsageError: the array's dtype is not ``type.block``, or the era has no such type.
 
     >>> from ggmlpy.formats.tensor_types import TENSOR_TYPES
     >>> q4_0 = TENSOR_TYPES["q4_0-2023-03"]
@@ -48,6 +51,8 @@ def dequantize(blocks: NDArray[Any], type: TensorType) -> NDArray[np.float32]:
     >>> dequantize(block, q4_0)[:4]
     array([0. , 0.5, 0. , 0.5], dtype=float32)
     """
+    if isinstance(type, str):
+        type = tensor_type_of(type, era)
     if blocks.dtype != type.block:
         raise UsageError(f"blocks of {type.layout} have dtype {type.block}, not {blocks.dtype}")
     if type.name == "bf16":

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from ggmlpy.files.errors import UsageError
 
-from .tensor_types import TensorType, types_of
+from .tensor_types import TENSOR_TYPES, TensorType, types_of
 
 __all__ = [
     "APRIL_30",
@@ -38,6 +38,7 @@ __all__ = [
     "Era",
     "era_of",
     "eras_writing",
+    "tensor_type_of",
 ]
 
 
@@ -101,6 +102,9 @@ class Era:
     def __str__(self) -> str:
         return self.date
 
+    def __repr__(self) -> str:
+        return f"<Era {self.date}: {self.container} v{self.version}, llama.cpp {self.commit}>"
+
 
 _MARCH = ("f32", "f16", "q4_0", "q4_1")
 _FIVES = ("q5_0", "q5_1", "q8_0")
@@ -146,3 +150,24 @@ def eras_writing(record: TensorType) -> list[Era]:
     """
     found = [era for era in ERAS.values() if era.writes(record)]
     return sorted(found, key=lambda era: era.date != DEFAULT_ERA)
+
+
+def tensor_type_of(type: str | TensorType, era: str | Era | None = None) -> TensorType:
+    """The tensor type that a person means.
+
+    Args:
+        type: a record, which is returned as it is; the name of a layout ("q4_0-2023-05"); or a name that an era gave to
+            its blocks ("q4_0").
+        era: whose name it is; 2023-03-31 if not given, unless the name has meant the same at all times ("q4_K").
+
+    Raises:
+        UsageError: the era has no such type.
+
+    >>> tensor_type_of("q4_0").layout, tensor_type_of("q4_0", "2023-08-21").layout, tensor_type_of("q4_K").layout
+    ('q4_0-2023-03', 'q4_0-2023-08', 'q4_K')
+    """
+    if isinstance(type, TensorType):
+        return type
+    if era is None and type in TENSOR_TYPES:
+        return TENSOR_TYPES[type]
+    return era_of(era or DEFAULT_ERA).type(type)

@@ -259,12 +259,12 @@ def _convert(raw: NDArray[np.uint8], source: TensorType, target: TensorType, los
     if repackable(source, target):
         out: NDArray[Any] = repack(blocks, source, target).view(np.uint8)
     else:
-        from ggmlpy.quantizers.classic import quantize
+        from ggmlpy.quantizers.classic import quantize_rows
 
         eras = eras_writing(target)
         if not eras:
             raise UsageError(f"no era's quantizer writes {target.layout}")
-        out = quantize(before, target.name, eras[0])
+        out = quantize_rows(before, target.name, eras[0])
     if loss is not None:
         loss.add(before, dequantize(out.reshape(len(raw), -1).view(target.block), target))
     return out.reshape(len(raw), -1)

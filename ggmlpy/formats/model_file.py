@@ -14,18 +14,22 @@ damaged files.
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ggmlpy.files.errors import FormatError
+from ggmlpy.files.html import html_table
 from ggmlpy.files.mapping import Touching
 
 from .containers import Container
+from .dequantize import dequantize
 from .fields import Cursor
 from .model_params import ModelParams
 from .tensor_types import TensorType, types_of
@@ -61,6 +65,9 @@ class Vocabulary(Sequence[bytes]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         return bytes(self._buffer[int(self._starts[index]) + self._head : int(self._starts[index + 1]) - self._tail])
+
+    def __repr__(self) -> str:
+        return f"<Vocabulary of {len(self):,} tokens>"
 
     def entry_offset(self, index: int) -> int:
         """Where entry ``index`` begins in the file."""
@@ -123,7 +130,7 @@ class Piece:
     header: int
     offset: int
     shape: tuple[int, ...]
-    data: NDArray[np.uint8]
+    data: NDArray[np.uint8] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -201,13 +208,36 @@ class Tensor:
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows ``start`` to ``stop`` as numbers: float32 [stop - start, columns]."""
-        from .dequantize import dequantize
-
         return dequantize(_as_blocks(self.raw_rows(start, stop), self.type), self.type)
 
     def numpy(self) -> NDArray[np.float32]:
         """The whole tensor as float32, dequantized, of shape :attr:`shape`."""
         return self.rows(0, self.n_rows).reshape(self.shape)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """What ``np.asarray(tensor)`` gives: :meth:`numpy`, in another type if one is named.
+
+        Raises:
+            ValueError: a view was asked for; decoding always makes new numbers.
+        """
+        if copy is False:
+            raise ValueError("a tensor's numbers are decoded from its file, so there is no array to share")
+        values = self.numpy()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.type} {list(self.shape)}"
+
+    def __repr__(self) -> str:
+        return f"<Tensor {self}>"
+
+    def _repr_html_(self) -> str:
+        rows = [("type", self.type), ("shape", list(self.shape)), ("offset", f"{self.offset:,}")]
+        return html_table(self.name, [*rows, ("bytes", f"{self.nbytes:,}"), ("values", self._first_values())])
+
+    def _first_values(self, count: int = 4) -> str:
+        values = self.rows(0, 1)[0, :count]
+        return ", ".join(f"{value:.4g}" for value in values) + (" …" if math.prod(self.shape) > count else "")
 
 
 @dataclass(frozen=True)
@@ -224,6 +254,9 @@ class Part:
     vocab_offset: int
     tensors_offset: int
     end: int
+
+    def __repr__(self) -> str:
+        return f"<Part {self.path} {self.container.title(self.version)}, {len(self.tensors)} tensors>"
 
 
 class ModelFile:
@@ -297,6 +330,17 @@ class ModelFile:
 
     def __repr__(self) -> str:
         return f"<ModelFile {self.path} {self.format_name}, {len(self.tensors)} tensors>"
+
+    def _repr_html_(self) -> str:
+        counts = Counter(str(tensor.type) for tensor in self.tensors.values())
+        rows: list[tuple[str, object]] = [
+            ("format", self.format_name),
+            ("size", f"{self.size:,} bytes" if self.parts else "closed"),
+            ("model", self.hparams),
+            ("vocabulary", f"{len(self.vocab):,} tokens"),
+            ("tensors", ", ".join(f"{count} {name}" for name, count in counts.items())),
+        ]
+        return html_table(str(self.path), rows)
 
 
 def _rows(shape: tuple[int, ...]) -> int:

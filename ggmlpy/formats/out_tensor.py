@@ -6,7 +6,7 @@ Writers take these from open files, from quantizers and from checkpoints alike, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
@@ -36,7 +36,10 @@ class OutTensor:
     name: str
     type: TensorType
     shape: tuple[int, ...]
-    chunks: Callable[[], Iterable[Chunk]] = field(repr=False)
+    chunks: Callable[[], Iterable[Chunk]]
+
+    def __repr__(self) -> str:
+        return f"<OutTensor {self.name}: {self.type} {list(self.shape)}>"
 
     @property
     def nbytes(self) -> int:

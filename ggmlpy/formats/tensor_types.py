@@ -143,6 +143,9 @@ class TensorType:
     def __str__(self) -> str:
         return self.name
 
+    def __repr__(self) -> str:
+        return f"<TensorType {self.layout}: {self.blck_size} values in {self.type_size} bytes>"
+
 
 def _fields(*fields: str) -> np.dtype:
     """A packed little-endian block from "name code" or "name code count" words.

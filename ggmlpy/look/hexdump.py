@@ -1,6 +1,6 @@
 """A file's bytes with what they mean beside them, from the same declared records that read and write it.
 
-:func:`dump` yields one :class:`Line` a field: where it is, its bytes, its path (``header.n_vocab``,
+:func:`hexdump` yields one :class:`Line` a field: where it is, its bytes, its path (``header.n_vocab``,
 ``vocabulary[278].text``, ``tensor[norm.weight].dims``), its value and what the declaration says of it. Long runs
 (vocabularies, many tensors) are folded to their ends; ask for a field by name to see it wherever it stands.
 """
@@ -21,7 +21,7 @@ from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile, Part
 from ggmlpy.formats.opening import is_gguf, open_model
 
-__all__ = ["Line", "dump", "matches"]
+__all__ = ["Line", "hexdump", "matches"]
 
 ENDS = 3  # entries shown from each end of a folded run
 SHOWN_BYTES = 16
@@ -52,7 +52,7 @@ class Line:
         return {**fields, "value": self.value, "doc": self.doc}
 
 
-def dump(path: str | os.PathLike[str], *, fold: bool = True) -> Iterator[Line]:
+def hexdump(path: str | os.PathLike[str], *, fold: bool = True) -> Iterator[Line]:
     """The lines of a GGML or GGUF file in the order of their offsets.
 
     Arguments:

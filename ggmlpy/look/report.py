@@ -23,7 +23,7 @@ from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.opening import open_model
 
 from .contents import tensor_rows
-from .hexdump import dump
+from .hexdump import hexdump
 from .identify import identify
 
 __all__ = ["report_data", "write_report"]
@@ -75,7 +75,7 @@ def report_data(
             "file": os.path.basename(path),
             "source": os.path.basename(source) if source else None,
             "identity": identify(path).as_dict(),
-            "fields": [_field(model, line.as_dict()) for line in dump(path)],
+            "fields": [_field(model, line.as_dict()) for line in hexdump(path)],
             "tensors": rows,
         }
 

@@ -51,7 +51,7 @@ from ggmlpy.machine.vectors import bits, float_of
 
 from .histogram import count_codes, histogram_of
 
-__all__ = ["quantizable", "quantize", "quantize_rows"]
+__all__ = ["quantizable", "quantize_rows"]
 
 FLT_MAX = float(np.finfo(np.float32).max)
 FLT_MIN = float(np.finfo(np.float32).tiny)
@@ -351,9 +351,6 @@ def quantize_rows(
         if histogram is not None:
             histogram += seen
     return out.reshape(*x.shape[:-1], row_bytes)
-
-
-quantize = quantize_rows  # the package's name for it
 
 
 def _quantize_blocks(blocks: NDArray[Any], out: NDArray[Any], record: TensorType, moment: Era) -> NDArray[Any]:

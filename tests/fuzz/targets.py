@@ -20,7 +20,7 @@ from ggmlpy.files.checksums import read_list
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.look.check import check_model, problems_of
 from ggmlpy.look.contents import summarize
-from ggmlpy.look.hexdump import dump
+from ggmlpy.look.hexdump import hexdump
 from ggmlpy.look.identify import identify
 from ggmlpy.look.report import report_data
 from ggmlpy.verify.compare import compare
@@ -135,7 +135,7 @@ def look_at_model(folder: Path, name: str) -> None:
     path, looks = first_part(folder, name), Looks()
     looks(identify, path)
     for fold in (True, False):
-        looks(lambda fold: [line.as_dict() for line in dump(path, fold=fold)], fold)
+        looks(lambda fold: [line.as_dict() for line in hexdump(path, fold=fold)], fold)
     looks(report_data, path)
     looks(content_fingerprint, path)
     looks(lambda: compare(open_model(path), open_model(path)).sentence())
@@ -146,7 +146,7 @@ def model_spans(path: Path) -> list[tuple[int, int]]:
     """The fields of a model file as far as the dump can tell them."""
     spans: list[tuple[int, int]] = []
     with contextlib.suppress(FormatError):
-        for line in dump(path, fold=False):
+        for line in hexdump(path, fold=False):
             if line.size and not line.path.endswith((".data", "unread")):
                 spans.append((line.offset, line.size))
     return spans
@@ -690,7 +690,8 @@ TARGETS: dict[str, Target] = {
         Target("ggml", 110, GGML_SCENES, read_model, model_damage, GGML_MODULES, model_spans),
         Target(
             "gguf", 110, GGUF_SCENES, read_model, model_damage,
-            ("ggmlpy/formats/gguf.py", "ggmlpy/formats/gguf_model.py", *GGML_MODULES[:5]), model_spans,
+            ("ggmlpy/formats/gguf.py", "ggmlpy/formats/gguf_values.py", "ggmlpy/formats/gguf_model.py",
+                *GGML_MODULES[:6]), model_spans,
         ),
         Target(
             "look", 55, GGML_SCENES | GGUF_SCENES, look_at_model, model_damage,

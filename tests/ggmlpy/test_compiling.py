@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 from ggmlpy.machine.compiling import announce_with
 announce_with(lambda: print("compiling"))
-from ggmlpy.quantizers.classic import quantize
+from ggmlpy.quantizers.classic import quantize_rows
 import numpy as np
-print(len(quantize(np.zeros(32, np.float32), "q4_0", "2023-03-31")))
+print(len(quantize_rows(np.zeros(32, np.float32), "q4_0", "2023-03-31")))
 """
 
 

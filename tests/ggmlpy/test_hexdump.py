@@ -6,7 +6,7 @@ import pytest
 
 from ggmlpy import open_model
 from ggmlpy.formats.migrate import migrate
-from ggmlpy.look.hexdump import dump, matches
+from ggmlpy.look.hexdump import hexdump, matches
 from tests.ggmlpy.models import write_tiny
 
 CASES = [("ggml", 0, "q4_0"), ("ggmf", 1, "f16"), ("ggjt", 1, "q5_1"), ("ggjt", 3, "q8_0"), ("gguf", 3, "q4_0")]
@@ -24,7 +24,7 @@ def file(request, tmp_path):
 
 def test_every_byte_is_told_once_and_in_order(file):
     end = 0
-    for line in dump(file, fold=False):
+    for line in hexdump(file, fold=False):
         if ".data" in line.path and file.suffix == ".gguf":
             end += -end % 32  # GGUF aligns the data of each tensor
         assert line.offset == end
@@ -34,12 +34,12 @@ def test_every_byte_is_told_once_and_in_order(file):
 
 
 def test_long_runs_are_folded_to_their_ends(golden):
-    folded = [line.value for line in dump(golden("ggml/T1_quant_p2/T1.q4_0.bin")) if not line.size]
+    folded = [line.value for line in hexdump(golden("ggml/T1_quant_p2/T1.q4_0.bin")) if not line.size]
     assert folded == ["… 394 more vocabulary entries", "… 15 more tensors"]
 
 
 def test_fields_are_found_by_name(golden):
-    lines = list(dump(golden("ggml/T1_quant_p2/T1.q4_0.bin"), fold=False))
+    lines = list(hexdump(golden("ggml/T1_quant_p2/T1.q4_0.bin"), fold=False))
     assert [line.value for line in lines if matches(line, "n_vocab")] == ["400"]
     assert [line.value for line in lines if matches(line, "vocabulary[399]")] == ["1", "'8'", "-140.0"]
     assert [line.offset for line in lines if matches(line, "tensor[norm.weight].data")] == [19840]
@@ -48,4 +48,4 @@ def test_fields_are_found_by_name(golden):
 def test_what_cannot_be_read_is_shown_as_such(tmp_path):
     path = write_tiny(tmp_path / "m.bin")
     path.write_bytes(path.read_bytes()[:-5])
-    assert list(dump(path))[-1].path == "unread"
+    assert list(hexdump(path))[-1].path == "unread"

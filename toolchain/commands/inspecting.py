@@ -126,9 +126,9 @@ def add_hexdump(commands: Commands) -> None:
 
 def run_hexdump(args: argparse.Namespace) -> int:
     from ggmlpy.files.errors import UsageError
-    from ggmlpy.look.hexdump import dump, matches
+    from ggmlpy.look.hexdump import hexdump, matches
 
-    lines = dump(args.file, fold=not (args.all or args.field))
+    lines = hexdump(args.file, fold=not (args.all or args.field))
     shown = (line for line in lines if not args.field or matches(line, args.field))
     if args.json:
         print_json([line.as_dict() for line in shown])

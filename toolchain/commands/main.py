@@ -27,7 +27,6 @@ from .training import add_crawl, add_instructions, add_train
 from .vectors import add_vectors
 from .verifying import add_verify
 
-VERSION = "1.1.0"
 DEPENDENCIES = ("llvmlite", "numba", "numpy", "safetensors", "sentencepiece", "tqdm")
 INSTALL = "python -m pip install . (in the folder that holds cli.py)"
 
@@ -93,12 +92,22 @@ def build_parser(wanted: str = "") -> argparse.ArgumentParser:
         epilog=f"{program.name()} COMMAND --help explains a command and shows examples; those with files/ work as they "
         f"stand after: {program.name()} demo --output files",
     )
-    parser.add_argument("--version", action="version", version=f"ggmlpy {VERSION}")
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     named = [add for add in COMMANDS if _name_of(add) == wanted]
     for add in named or COMMANDS:
         add(commands)
     return parser
+
+
+class ShowVersion(argparse.Action):
+    """``--version``: the library's, which is imported only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from ggmlpy import __version__
+
+        print(f"ggmlpy {__version__}")
+        parser.exit()
 
 
 def _name_of(add: Callable[[Commands], None]) -> str:
