@@ -12,10 +12,11 @@ list                       digest     lines
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -119,18 +120,16 @@ def same_json_meaning(path: str | os.PathLike[str], algorithm: str, digest: str)
         return False
     if _is_deep(value):
         return False
-    for indent in (None, 2, 1, 4):
-        for separators in (None, (",", ":")):
-            for sort_keys in (False, True):
-                for ascii_only in (True, False):
-                    text = json.dumps(
-                        value, indent=indent, separators=separators, sort_keys=sort_keys, ensure_ascii=ascii_only
-                    )
-                    for end in ("", "\n", "\r\n"):
-                        data = (text + end).encode("utf-8", "surrogatepass")
-                        if hashlib.new(algorithm, data, usedforsecurity=False).hexdigest() == digest:
-                            return True
-    return False
+    spellings = (spelling.encode("utf-8", "surrogatepass") for spelling in _spellings(value))
+    return any(hashlib.new(algorithm, data, usedforsecurity=False).hexdigest() == digest for data in spellings)
+
+
+def _spellings(value: object) -> Iterator[str]:
+    """The usual ways to write a value as JSON."""
+    choices = itertools.product((None, 2, 1, 4), (None, (",", ":")), (False, True), (True, False))
+    for indent, separators, sort_keys, ascii_only in choices:
+        text = json.dumps(value, indent=indent, separators=separators, sort_keys=sort_keys, ensure_ascii=ascii_only)
+        yield from (text + end for end in ("", "\n", "\r\n"))
 
 
 def _is_deep(value: object, levels: int = 20) -> bool:

@@ -15,17 +15,20 @@ from .meta import open_meta
 __all__ = ["open_checkpoint"]
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str] | Folder) -> Checkpoint:
     """Open the model in a directory (or that a file belongs to), Meta's layout or Hugging Face's.
 
     The tensors come under Meta names, joined over shards, and in Meta's order of rows in either case. The directory is
     listed once and its configuration read once.
 
+    Args:
+        path: the directory, a file in it, or the record of a directory that was looked at already.
+
     Raises:
         MissingFileError: there is no model; says what there is instead.
         FormatError: a file is bad, or the files do not fit together.
     """
-    folder = Folder.of(directory_of(path))
+    folder = path if isinstance(path, Folder) else Folder.of(directory_of(path))
     layout = folder.layout
     if layout is None:
         raise _no_model(folder)

@@ -24,8 +24,8 @@ from ggmlpy.files.npy import ZIP_TROUBLE
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from ggmlpy.look.identify import Identification, identify
 from llama_ref.checkpoint import Checkpoint, open_checkpoint
-from llama_ref.checkpoint.folder import is_weight_file
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.checkpoint.folder import Folder, is_weight_file
+from llama_ref.conversion.ggml import Plan, plan_conversion
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, load_vocabulary
 from lora.merging.adapter import Adapter, open_adapter
 from lora.merging.adapter_config import CONFIG
@@ -98,25 +98,27 @@ def examine(directory: str | os.PathLike[str]) -> Diagnosis:
         raise MissingFileError("no such directory", path=root, next_step="name a directory")
     diagnosis = Diagnosis(free_disk=shutil.disk_usage(root).free, free_memory=_free_memory())
     with _Examination(diagnosis) as examination:
-        for place in _directories(root):
-            examination.look_into(place)
+        for folder in _folders(root):
+            examination.look_into(folder)
         examination.check_tokenizers()
         examination.check_chains()
         steps = [
             *(merge_step(root, chain) for chain in examination.chains_to_merge()),
-            *convert_steps(examination.models, examination.ggml),
+            *convert_steps(examination.conversions, examination.ggml),
             *ggml_steps(examination.ggml),
         ]
     diagnosis.steps = [step.checked(diagnosis.free_disk, diagnosis.free_memory) for step in steps]
     return diagnosis
 
 
-def _directories(root: Path, depth: int = 0) -> Iterator[Path]:
-    yield root
-    for path in sorted(root.iterdir()):
+def _folders(root: Path, depth: int = 0) -> Iterator[Folder]:
+    """The folder and those below it, each looked at once."""
+    folder = Folder.of(root)
+    yield folder
+    for path in (root / name for name in folder.directories if depth < DEEPEST):
         ours = path.name == DEMO_MODEL.name and path.resolve() == DEMO_MODEL
-        if path.is_dir() and not (path.is_symlink() or path.name.startswith(".") or ours) and depth < DEEPEST:
-            yield from _directories(path, depth + 1)
+        if not (path.is_symlink() or path.name.startswith(".") or ours):
+            yield from _folders(path, depth + 1)
 
 
 def _free_memory() -> int | None:
@@ -138,19 +140,18 @@ class _Examination(contextlib.ExitStack):
         self.adapters: list[Adapter] = []
         self.tokenizers: list[GgmlVocabulary] = []
         self.ggml: list[Identification] = []
+        self.conversions: list[tuple[Checkpoint, Plan]] = []
         self.chains: list[Chain] = []
 
     # ── what is there ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def look_into(self, place: Path) -> None:
+    def look_into(self, folder: Folder) -> None:
         """Open what is in one directory, but not in those below it."""
-        names = {path.name for path in place.iterdir() if path.is_file()}
-        if any(map(is_weight_file, names)):
-            self._try(partial(self._add_model, place))
-        if names & {CONFIG, *WEIGHTS}:
-            self._try(partial(self._add_adapter, place))
-        for name in sorted(names):
-            path = place / name
+        if any(map(is_weight_file, folder.files)):
+            self._try(partial(self._add_model, folder))
+        if folder.files & {CONFIG, *WEIGHTS}:
+            self._try(partial(self._add_adapter, folder.path))
+        for path in (folder.path / name for name in sorted(folder.files)):
             if path.suffix == ".model":
                 self._try(partial(self._add_tokenizer, path))
             elif path.suffix == ".zip":
@@ -167,13 +168,13 @@ class _Examination(contextlib.ExitStack):
     def _found(self, kind: str, path: Path, words: str) -> None:
         self.diagnosis.found.append(Finding(kind, path, words))
 
-    def _add_model(self, place: Path) -> None:
-        model = self.enter_context(open_checkpoint(place))
+    def _add_model(self, folder: Folder) -> None:
+        model = self.enter_context(open_checkpoint(folder))
         self.models.append(model)
         layout = {"meta": "Meta's layout", "huggingface": "Hugging Face's layout"}[model.layout]
         files = f"{len(model.files)} files" if len(model.files) > 1 else model.files[0].name
         words = f"{_size_name(model)}, {layout}, {model.dtype}, vocabulary {vocabulary_name(model.n_vocab)}, {files}"
-        self._found("model", place, f"{words}, {in_words(model.nbytes)}")
+        self._found("model", folder.path, f"{words}, {in_words(model.nbytes)}")
 
     def _add_adapter(self, path: Path) -> None:
         adapter = self.enter_context(open_adapter(path))
@@ -221,6 +222,7 @@ class _Examination(contextlib.ExitStack):
         for model in self.models:
             try:
                 with plan_conversion(model.path) as plan:
+                    self.conversions.append((model, plan))
                     self.diagnosis.fits.append(f"{model.path} and {plan.vocab.path}: {len(plan.vocab)} pieces each")
                     self.diagnosis.misfits += plan.notes
             except FormatError as error:

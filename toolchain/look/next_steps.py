@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ggmlpy import open_model
-from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.vocabulary_names import known_vocabulary
 from ggmlpy.look.identify import Identification
 from llama_ref.checkpoint import Checkpoint
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.ggml import Plan
 from lora.merging.adapter import Adapter
 
 __all__ = ["Chain", "Step", "convert_steps", "ggml_steps", "in_words", "merge_step"]
@@ -65,17 +64,13 @@ def merge_step(root: Path, chain: Chain) -> Step:
     return Step(command, "the merged model in Meta's layout", disk, MERGE_MEMORY)
 
 
-def convert_steps(models: Sequence[Checkpoint], ggml: Sequence[Identification]) -> Iterator[Step]:
-    """Convert the models beside which there is no GGML file yet."""
-    for model in models:
-        try:
-            with plan_conversion(model.path) as plan:
-                target = next(iter(plan.files))
-                if not any(Path(found.path).parent == target.parent for found in ggml):
-                    what = f"{target.name} for llama.cpp"
-                    yield Step(f"convert {_quoted(model.path)}", what, plan.nbytes, MERGE_MEMORY)
-        except FormatError:
-            continue  # the diagnosis names it among what does not fit
+def convert_steps(conversions: Sequence[tuple[Checkpoint, Plan]], ggml: Sequence[Identification]) -> Iterator[Step]:
+    """Convert the models beside which there is no GGML file yet; each comes with its checked plan."""
+    for model, plan in conversions:
+        target = next(iter(plan.files))
+        if not any(Path(found.path).parent == target.parent for found in ggml):
+            what = f"{target.name} for llama.cpp"
+            yield Step(f"convert {_quoted(model.path)}", what, plan.nbytes, MERGE_MEMORY)
 
 
 def ggml_steps(ggml: Sequence[Identification]) -> Iterator[Step]:
