@@ -1,4 +1,4 @@
-"""The one comparison of headers and vocabularies, told on the :class:`~ggmlpy.verify.terms.Terms` of the caller."""
+"""The one comparison of headers and vocabularies, in the words of the caller's :class:`~ggmlpy.verify.terms.Terms`."""
 
 from __future__ import annotations
 

@@ -200,8 +200,8 @@ class OutputReport(Verdict):
         wrong = self.verdict == DIFFERS
         cases = {"container": "; ".join(self.container) if wrong else ""}
         for t in self.tensors:
-            told = f"{t.status}: {t.n_different:,} of {t.n_values:,} values, at most {t.max_ulp:,} ulp\n{words}"
-            cases[t.name] = told if wrong and t.status != SAME else ""
+            problem = f"{t.status}: {t.n_different:,} of {t.n_values:,} values, at most {t.max_ulp:,} ulp\n{words}"
+            cases[t.name] = problem if wrong and t.status != SAME else ""
         return cases
 
 

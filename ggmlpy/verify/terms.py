@@ -1,7 +1,7 @@
 """The two sets of terms on which things are compared: two equals, or an output against what it should be.
 
-One comparison of tensors (:mod:`.tensors`) and one of headers and vocabularies (:mod:`.headers`) serve both. What
-differs is what counts as a difference and in which words it is told; both are in the table below.
+One comparison of tensors (:mod:`.tensors`) and one of headers and vocabularies (:mod:`.headers`) serve both. The two
+sets of terms disagree only on what counts as a difference and how it is worded, which is the table below.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from toolchain.terminal.program import name, spoken, spoken_within
@@ -39,7 +38,7 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 
 def _print_as_json(diagnosis: Diagnosis) -> None:
-    document = asdict(diagnosis)
+    document = diagnosis.as_dict()
     for step in document["steps"]:
         step["command"] = f"{name()} {step['command']}"
     print_json(spoken_within(document))

@@ -14,15 +14,17 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
 from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.files.npy import ZIP_TROUBLE
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from ggmlpy.look.identify import Identification, identify
+from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.checkpoint import Checkpoint, open_checkpoint
 from llama_ref.checkpoint.folder import Folder, is_weight_file
 from llama_ref.conversion.ggml import Plan, plan_conversion
@@ -57,8 +59,8 @@ class Finding:
     words: str
 
 
-@dataclass
-class Diagnosis:
+@dataclass(repr=False)
+class Diagnosis(Verdict):
     """What :func:`examine` found.
 
     Attributes:
@@ -82,6 +84,22 @@ class Diagnosis:
     def exit_code(self) -> int:
         """0, or 3 where a file is bad, else 1 where things do not fit."""
         return 3 if self.bad else 1 if self.misfits else 0
+
+    def sentence(self) -> str:
+        """How much was found, and how much of it is wrong."""
+        return f"{len(self.found)} found, {len(self.misfits)} do not fit, {len(self.bad)} bad"
+
+    def lines(self, *, verbose: bool = False) -> Iterator[str]:
+        """What belongs together, what does not, and what is broken."""
+        yield from (*self.fits, *self.misfits, *self.bad)
+
+    def table(self) -> Table:
+        """The things in the folder."""
+        return ["kind", "path", "what it is"], [[item.kind, str(item.path), item.words] for item in self.found]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
 
 def examine(directory: str | os.PathLike[str]) -> Diagnosis:

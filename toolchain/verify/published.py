@@ -128,7 +128,7 @@ def bytes_to_read(paths: Iterable[str | os.PathLike[str]]) -> int:
 def verify(paths: Sequence[str | os.PathLike[str]], progress: Progress | None = None) -> PublishedReport:
     """Verify files, directories (three levels deep) and zip archives.
 
-    Arguments:
+    Args:
         paths: what to look at.
         progress: called with the number of bytes after each piece.
 
