@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from toolchain.terminal import program
+from toolchain.terminal.program import SOURCE_TREE
 from toolchain.terminal.talk import memory_used, say_compiling, speak_utf8
 
 from .checkpoints import add_convert, add_from_hf, add_to_hf
@@ -27,8 +28,7 @@ from .training import add_crawl, add_instructions, add_train
 from .vectors import add_vectors
 from .verifying import add_verify
 
-DEPENDENCIES = ("llvmlite", "numba", "numpy", "safetensors", "sentencepiece", "tqdm")
-INSTALL = "python -m pip install . (in the folder that holds cli.py)"
+OURS = ("ggmlpy", "llama_ref", "lora", "toolchain")
 
 
 def main(argv: list[str] | None = None, door: str = "ggmlpy") -> int:
@@ -45,13 +45,28 @@ def main(argv: list[str] | None = None, door: str = "ggmlpy") -> int:
     except KeyboardInterrupt:
         pass
     except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in DEPENDENCIES:
-            print(f"error: the package {error.name} is not installed. Next: {INSTALL}", file=sys.stderr)
+        problem = _missing(error.name) if isinstance(error, ModuleNotFoundError) else ""
+        if problem:
+            print(f"error: {problem}", file=sys.stderr)
             return 3
         if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
             raise  # else Ctrl-C came while a compiled module was being loaded
     print("interrupted", file=sys.stderr)
     return 130
+
+
+def _missing(module: str | None) -> str:
+    """What to say of a module that is not there; nothing if that is a mistake of ours."""
+    package = (module or "").partition(".")[0]
+    if module and module.startswith("toolchain.makers"):
+        return (
+            "this command comes with the source tree, not with the wheel. Next: get that, and run it there with "
+            + SOURCE_TREE
+        )
+    if not package or package in OURS or package in sys.stdlib_module_names:
+        return ""
+    here = ". (in the folder that holds cli.py)" if program.name() == SOURCE_TREE else package
+    return f"the package {package} is not installed. Next: python -m pip install {here}"
 
 
 def _run(arguments: Sequence[str]) -> int:
