@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from toolchain.terminal import program
-from toolchain.terminal.program import SOURCE_TREE
 from toolchain.terminal.talk import memory_used, say_compiling, speak_utf8
 
 from .checkpoints import add_convert, add_from_hf, add_to_hf
@@ -59,13 +58,11 @@ def _missing(module: str | None) -> str:
     """What to say of a module that is not there; nothing if that is a mistake of ours."""
     package = (module or "").partition(".")[0]
     if module and module.startswith("toolchain.makers"):
-        return (
-            "this command comes with the source tree, not with the wheel. Next: get that, and run it there with "
-            + SOURCE_TREE
-        )
+        there = f"get the source tree, and run it there: {program.SOURCE_TREE}"
+        return f"this command comes with the source tree, not with the wheel. Next: {there}"
     if not package or package in OURS or package in sys.stdlib_module_names:
         return ""
-    here = ". (in the folder that holds cli.py)" if program.name() == SOURCE_TREE else package
+    here = ". (in the folder that holds cli.py)" if program.name() == program.SOURCE_TREE else package
     return f"the package {package} is not installed. Next: python -m pip install {here}"
 
 

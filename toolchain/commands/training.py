@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from typing import Any
 
 from toolchain.terminal.bars import progress_bar
@@ -104,7 +103,7 @@ def _add_optimizer_options(stage: Arguments) -> None:
 
 
 class _TrainingBar:
-    """Loss, tokens a second and time left of each stage, on stderr."""
+    """Loss, tokens per second, and time left of each stage, on stderr."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.bar, self.stage = args, None, ""  # type: argparse.Namespace, Any, str
@@ -140,6 +139,8 @@ def run_train_demo(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace, usual: Any) -> Any:
     """The stage's settings, with those replaced that were given."""
+    from dataclasses import replace
+
     chosen = {
         "learning_rate": args.learning_rate,
         "n_steps": args.steps,
@@ -223,7 +224,7 @@ def add_crawl(commands: Commands) -> None:
         "Ask a language model for instruction data, twenty records at a time; an interrupted crawl goes on.",
         "crawl data.json --url https://api.openai.com/v1 --model gpt-3.5-turbo --requests 50",
     )
-    parser.add_argument("output", metavar="OUT", help="JSON; the replies as they came stand in OUT.raw.jsonl")
+    parser.add_argument("output", metavar="OUT", help="JSON; the unedited replies are in OUT.raw.jsonl")
     parser.add_argument("--url", default="https://api.openai.com/v1", help="endpoint (default %(default)s)")
     parser.add_argument("--model", required=True, help="its name at the endpoint")
     parser.add_argument("--requests", type=int, default=1, metavar="N", help="replies in all (default 1)")

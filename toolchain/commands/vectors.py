@@ -15,6 +15,11 @@ def add_vectors(commands: Commands) -> None:
     words = "Golden vectors: make a family of tiny files, or check another program with them."
     parser = group(commands, "vectors", words, "check")
     inner = parser.add_subparsers(dest="vectors_command", metavar="make|check", required=True)
+    _add_make(inner)
+    _add_check(inner)
+
+
+def _add_make(inner: Commands) -> None:
     make = command(
         inner,
         "make",
@@ -24,6 +29,9 @@ def add_vectors(commands: Commands) -> None:
     )
     make.add_argument("directory", metavar="DIR", help="new or empty")
     make.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same bytes (default 0)")
+
+
+def _add_check(inner: Commands) -> None:
     check = command(
         inner,
         "check",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import unicodedata
 from collections.abc import Sequence
 
@@ -13,7 +12,9 @@ NEVER_FIRST = "，。！？；：、”"  # Chinese punctuation does not begin a
 
 def terminal_width() -> int:
     """Cells in a line of the terminal, or 100."""
-    return shutil.get_terminal_size((100, 24)).columns
+    from shutil import get_terminal_size  # slow to import, and every command starts with this module
+
+    return get_terminal_size((100, 24)).columns
 
 
 def shown_width(text: str) -> int:
