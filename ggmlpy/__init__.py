@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from .formats.containers import CONTAINERS, Container
     from .formats.dequantize import dequantize
     from .formats.eras import DEFAULT_ERA, ERAS, Era, era_of, tensor_type_of
-    from .formats.migrate import MigrationReport, migrate
     from .formats.model_file import ModelFile, Tensor, Vocabulary
     from .formats.model_params import ModelParams
     from .formats.opening import open_model
@@ -65,6 +64,7 @@ if TYPE_CHECKING:
     from .look.hexdump import hexdump
     from .look.identify import Identification, identify
     from .quantizers.arrays import quantize, write_arrays
+    from .quantizers.migration import MigrationReport, migrate
     from .quantizers.whole_file import QuantizeReport, quantize_file
     from .verify.compare import Comparison, compare
     from .verify.fingerprint import fingerprint
@@ -114,7 +114,6 @@ _HOMES = {
     "formats.containers":    ("CONTAINERS", "Container"),
     "formats.dequantize":    ("dequantize",),
     "formats.eras":          ("DEFAULT_ERA", "ERAS", "Era", "era_of", "tensor_type_of"),
-    "formats.migrate":       ("MigrationReport", "migrate"),
     "formats.model_file":    ("ModelFile", "Tensor", "Vocabulary"),
     "formats.model_params":  ("ModelParams",),
     "formats.opening":       ("open_model",),
@@ -124,6 +123,7 @@ _HOMES = {
     "look.hexdump":          ("hexdump",),
     "look.identify":         ("Identification", "identify"),
     "quantizers.arrays":     ("quantize", "write_arrays"),
+    "quantizers.migration":  ("MigrationReport", "migrate"),
     "quantizers.whole_file": ("QuantizeReport", "quantize_file"),
     "verify.compare":        ("Comparison", "compare"),
     "verify.fingerprint":    ("fingerprint",),

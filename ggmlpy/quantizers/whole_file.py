@@ -32,6 +32,8 @@ from ggmlpy.formats.row_reader import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.formats.writer import write_model
 
+from .migration import derived_scores
+
 __all__ = ["QuantizeReport", "TensorReport", "quantize_file", "quantized_rows"]
 
 # Values per task: 1 MB of f16 stays in a core's cache, and starting a task costs nothing beside it.
@@ -272,8 +274,6 @@ def _scores(model: ModelFile, moment: Era) -> list[float]:
     March's refused it, so nothing is contradicted by deriving them there."""
     if model.declared.scored or moment > MARCH_31:
         return model.vocab.scores.tolist()
-    from ggmlpy.formats.migrate import derived_scores
-
     return derived_scores(model.vocab).tolist()
 
 

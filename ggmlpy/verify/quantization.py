@@ -21,12 +21,12 @@ from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.codes import pack_codes, unpack_codes
 from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, ERAS, Era, era_of
 from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser
-from ggmlpy.formats.migrate import derived_scores
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.row_reader import RowFiles, RowSource
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
+from ggmlpy.quantizers.migration import derived_scores
 from ggmlpy.quantizers.whole_file import quantized_rows
 
 from .judge import Deviation, Expected, OutputReport, Progress, verify_model

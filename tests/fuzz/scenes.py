@@ -18,8 +18,8 @@ from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.gguf_values import TYPE_IDS, VALUE_TYPES, Value
 from ggmlpy.formats.gguf_writer import write_gguf
-from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.quantizers.migration import migrate
 from llama_ref.arithmetic.transformer import KVCache
 from llama_ref.checkpoint import LazyTensor, write_pth
 from llama_ref.checkpoint.params import params_json

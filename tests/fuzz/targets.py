@@ -754,7 +754,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "writers", 55, COMMAND_SCENES, command(writes_for), command_damage,
-            ("ggmlpy/formats/migrate.py", "ggmlpy/quantizers/whole_file.py", "ggmlpy/formats/writer.py",
+            ("ggmlpy/quantizers/migration.py", "ggmlpy/quantizers/whole_file.py", "ggmlpy/formats/writer.py",
                 "llama_ref/conversion/ggml.py",
              "llama_ref/conversion/checkpoints.py", "lora/merging/merge.py", "lora/merging/targets.py",
                  "lora/merging/stream.py"), model_spans,

@@ -21,9 +21,9 @@ from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
 from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
-from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.look.identify import identify
+from ggmlpy.quantizers.migration import migrate
 from llama_ref.checkpoint import open_checkpoint
 from llama_ref.conversion.tokenizer_json import tokenizer_json
 from llama_ref.text.conversation import Conversation

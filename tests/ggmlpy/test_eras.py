@@ -8,9 +8,9 @@ from ggmlpy import ERAS, TENSOR_TYPES, open_model
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_31, eras_writing
 from ggmlpy.formats.file_types import FILE_TYPES, FTYPES, file_types
-from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.look.check import problems_of
+from ggmlpy.quantizers.migration import migrate
 from tests.ggmlpy.models import write_tiny
 
 ALONE = {("ggml", 0): "2023-03-19", ("ggmf", 1): "2023-03-30", ("ggjt", 2): "2023-05-19", ("ggjt", 3): "2023-08-21"}

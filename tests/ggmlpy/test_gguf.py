@@ -18,8 +18,8 @@ from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.gguf_model import from_gguf_token, to_gguf_token
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
-from ggmlpy.formats.migrate import migrate
 from ggmlpy.look.check import problems_of
+from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.verify.compare import compare
 from tests.ggmlpy.models import finite_blocks, write_tiny

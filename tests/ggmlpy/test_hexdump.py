@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ggmlpy import open_model
-from ggmlpy.formats.migrate import migrate
 from ggmlpy.look.hexdump import hexdump, matches
+from ggmlpy.quantizers.migration import migrate
 from tests.ggmlpy.models import write_tiny
 
 CASES = [("ggml", 0, "q4_0"), ("ggmf", 1, "f16"), ("ggjt", 1, "q5_1"), ("ggjt", 3, "q8_0"), ("gguf", 3, "q4_0")]

@@ -11,7 +11,7 @@ from ggmlpy import TENSOR_TYPES, open_model
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.codes import pack_codes, repack, repackable, unpack_codes
 from ggmlpy.formats.containers import container_named
-from ggmlpy.formats.migrate import derived_scores, migrate
+from ggmlpy.quantizers.migration import derived_scores, migrate
 from ggmlpy.verify.compare import compare
 from ggmlpy.verify.fingerprint import fingerprint
 from tests.ggmlpy.models import finite_blocks, write_tiny

@@ -12,12 +12,12 @@ from ggmlpy.formats.containers import HPARAMS
 from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
-from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.model_params import RopeScaling
 from ggmlpy.formats.model_sizes import PUBLISHED_SIZES, describe_shape
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import expected_shapes
 from ggmlpy.formats.vocabulary_names import KNOWN_VOCABULARIES, vocabulary_name
+from ggmlpy.quantizers.migration import migrate
 from tests.ggmlpy.models import write_tiny
 
 SMALL = ModelParams(n_vocab=12, n_embd=64, n_layer=2, n_head=4, n_mult=32)

@@ -11,7 +11,7 @@ import pytest
 
 from ggmlpy import ERAS, TENSOR_TYPES, ModelParams, OutTensor, UsageError, open_model, write_model
 from ggmlpy.files.errors import FormatError, ShapeError, TruncatedError, UnsupportedError
-from ggmlpy.formats.migrate import migrate
+from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
 from tests.conftest import ROOT
 from tests.ggmlpy.models import write_tiny

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ggmlpy import ModelParams, OutTensor, open_model, out_tensor, write_model
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.codes import pack_codes, unpack_codes
-from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.tensor_types import TENSOR_TYPES
+from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.verify.quantization import simd_rounded, verify_files
 from tests.ggmlpy.models import write_tiny

@@ -9,7 +9,7 @@ import pytest
 
 from ggmlpy import ModelParams, OutTensor, open_model, out_tensor, write_model
 from ggmlpy.files.errors import ShapeError
-from ggmlpy.formats.migrate import migrate
+from ggmlpy.quantizers.migration import migrate
 from llama_ref.text.model import Model
 from tests.ggmlpy.models import write_tiny
 

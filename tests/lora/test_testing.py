@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ggmlpy import open_model
-from ggmlpy.formats.migrate import migrate
+from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.testing import assert_quantized_from, assert_same_model
 from llama_ref.conversion.ggml import plan_conversion

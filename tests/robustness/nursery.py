@@ -113,7 +113,7 @@ def main() -> None:
     """Import what the commands import, then fork a child a line."""
     for module in (
         "cli",
-        "ggmlpy.formats.migrate",
+        "ggmlpy.quantizers.migration",
         "ggmlpy.quantizers.whole_file",
         "llama_ref.conversion.checkpoints",
         "lora.merging.merge",

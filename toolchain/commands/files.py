@@ -46,7 +46,7 @@ def run_migrate(args: argparse.Namespace) -> int:
 
     from ggmlpy import open_model
     from ggmlpy.formats.containers import container_named
-    from ggmlpy.formats.migrate import migrate
+    from ggmlpy.quantizers.migration import migrate
 
     named = "gguf" if args.output.lower().endswith(".gguf") else "ggjt1"
     container, version = container_named(args.container or named)

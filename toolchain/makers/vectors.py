@@ -29,8 +29,8 @@ from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, IntegrityError, MissingFileError, UsageError
 from ggmlpy.files.paths import stays_inside
 from ggmlpy.formats.containers import container_named
-from ggmlpy.formats.migrate import migrate
 from ggmlpy.formats.opening import open_model
+from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.ggml import plan_conversion

@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, UsageError
-
-from .codes import repack, repackable
-from .containers import CONTAINERS, GGUF, Container
-from .eras import eras_writing
-from .file_types import FTYPES
-from .model_file import ModelFile, Tensor
-from .multipart import part_path, split_sizes
-from .out_tensor import OutTensor
-from .tensor_names import split_axis
-from .tensor_types import TensorType, type_named, types_of
-from .vocabulary_names import size_of_vocabulary
-from .writer import write_model
+from ggmlpy.formats.codes import repack, repackable
+from ggmlpy.formats.containers import CONTAINERS, GGUF, Container
+from ggmlpy.formats.dequantize import dequantize
+from ggmlpy.formats.eras import eras_writing
+from ggmlpy.formats.file_types import FTYPES
+from ggmlpy.formats.model_file import ModelFile, Tensor
+from ggmlpy.formats.multipart import part_path, split_sizes
+from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.tensor_names import split_axis
+from ggmlpy.formats.tensor_types import TensorType, type_named, types_of
+from ggmlpy.formats.vocabulary_names import size_of_vocabulary
+from ggmlpy.formats.writer import write_model
 
 __all__ = ["Loss", "MigrationReport", "derived_scores", "migrate"]
 
@@ -252,14 +252,12 @@ def _carried(
 
 
 def _convert(raw: NDArray[np.uint8], source: TensorType, target: TensorType, loss: Loss | None) -> NDArray[np.uint8]:
-    from .dequantize import dequantize
-
     blocks = np.ascontiguousarray(raw).view(source.block)  # [rows, blocks per row]
     before = dequantize(blocks, source)
     if repackable(source, target):
         out: NDArray[Any] = repack(blocks, source, target).view(np.uint8)
     else:
-        from ggmlpy.quantizers.classic import quantize_rows
+        from .classic import quantize_rows
 
         eras = eras_writing(target)
         if not eras:
