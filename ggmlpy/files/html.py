@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["html_table"]
+__all__ = ["html_columns", "html_table"]
+
+MOST_ROWS = 50  # of a table in columns
 
 
 def html_table(title: str, rows: Iterable[tuple[str, object]]) -> str:
@@ -16,3 +18,19 @@ def html_table(title: str, rows: Iterable[tuple[str, object]]) -> str:
     """
     lines = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows)
     return f"<table><caption>{html.escape(title)}</caption>{''.join(lines)}</table>"
+
+
+def html_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with headings on top, cut after :data:`MOST_ROWS` rows; "" if there are none.
+
+    >>> html_columns(["piece"], [["<s>"]])
+    '<table><tr><th>piece</th></tr><tr><td>&lt;s&gt;</td></tr></table>'
+    """
+    if not rows:
+        return ""
+    more = [[f"… and {len(rows) - MOST_ROWS:,} more"]] if len(rows) > MOST_ROWS else []
+    return f"<table>{_row('th', headings)}{''.join(_row('td', cells) for cells in [*rows[:MOST_ROWS], *more])}</table>"
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"

@@ -6,16 +6,16 @@ them all.
 
 from __future__ import annotations
 
-import html
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-__all__ = ["Table", "Verdict", "html_table", "junit", "markdown_table"]
+from ggmlpy.files.html import html_columns
+
+__all__ = ["Table", "Verdict", "junit", "markdown_table"]
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # headings, rows
-MOST_ROWS = 50  # of a table in a notebook
 
 
 class Verdict(ABC):
@@ -77,23 +77,7 @@ class Verdict(ABC):
         return f"<{type(self).__name__}: {self.sentence()}>"
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.sentence())}</p>\n{html_table(*self.table())}"
-
-
-def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table with everything escaped; "" without rows.
-
-    >>> html_table(["piece"], [["<s>"]])
-    '<table><tr><th>piece</th></tr><tr><td>&lt;s&gt;</td></tr></table>'
-    """
-    if not rows:
-        return ""
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    more = [[f"… and {len(rows) - MOST_ROWS:,} more"]] if len(rows) > MOST_ROWS else []
-    return f"<table>{line('th', headings)}{''.join(line('td', row) for row in [*rows[:MOST_ROWS], *more])}</table>"
+        return f"<p>{escape(self.sentence())}</p>\n{html_columns(*self.table())}"
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], n_words: int | None = None) -> str:

@@ -15,12 +15,13 @@ import numpy as np
 
 from ggmlpy import open_model
 from ggmlpy.files.errors import FormatError
+from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.verify.fingerprint import Content, fingerprint, fingerprint_of
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.weights import open_weights
 
 from .as_written import TYPE_NAMES
-from .published_tensors import is_ggml_file, weight_files
+from .published_tensors import weight_files
 
 __all__ = ["content_fingerprint", "fingerprint_checkpoint"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ggmlpy.files.errors import FormatError, MissingFileError
-from ggmlpy.files.kinds import first_bytes, is_ggml
+from ggmlpy.files.errors import FormatError
+from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.formats.model_sizes import n_shards_of
 from ggmlpy.formats.tensor_names import meta_names
 from ggmlpy.formats.vocabulary_names import KNOWN_VOCABULARIES
@@ -24,7 +24,7 @@ from llama_ref.checkpoint.pth_writer import stream_pth
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 from llama_ref.checkpoint.weights import is_safetensors
 
-__all__ = ["is_ggml_file", "published_model_of", "published_shard_of", "structure_of", "weight_files"]
+__all__ = ["published_model_of", "published_shard_of", "structure_of", "weight_files"]
 
 Progress = Callable[[int], object]
 
@@ -137,15 +137,3 @@ def structure_of(path: Path) -> str:
         with SafetensorsFile(path) as file:
             return f"safetensors, {len(file)} tensors"
     return ""
-
-
-def is_ggml_file(path: Path) -> bool:
-    """Whether a file begins as a GGML or GGUF file does.
-
-    Raises:
-        MissingFileError: it cannot be opened.
-    """
-    try:
-        return is_ggml(first_bytes(path))
-    except OSError as error:
-        raise MissingFileError(f"cannot be opened: {error.strerror}", path=path) from error
