@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ggmlpy import open_model
-from ggmlpy.files.errors import FormatError
-from ggmlpy.files.kinds import is_ggml_file
+from ggmlpy.files.errors import FormatError, MissingFileError
+from ggmlpy.files.kinds import first_bytes, is_ggml
 from ggmlpy.verify.fingerprint import Content, fingerprint, fingerprint_of
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.weights import open_weights
@@ -40,7 +40,7 @@ def content_fingerprint(path: str | os.PathLike[str], progress: Progress | None 
     if path.is_dir():
         with open_checkpoint(path) as checkpoint:
             return fingerprint_checkpoint(checkpoint, progress)
-    if is_ggml_file(path):
+    if is_ggml(_beginning(path)):
         with open_model(path) as model:
             return fingerprint(model, progress)
     if weight_files(path.parent) == [path]:
@@ -51,6 +51,13 @@ def content_fingerprint(path: str | os.PathLike[str], progress: Progress | None 
             pass  # weights without their params.json: the file by itself
     with open_weights(path) as file:
         return fingerprint_of(contents(file.state_dict.values(), file.release), progress)
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        return first_bytes(path)
+    except OSError as error:
+        raise MissingFileError(f"cannot be opened: {error.strerror}", path=path) from error
 
 
 def fingerprint_checkpoint(checkpoint: Checkpoint, progress: Progress | None = None) -> str:
