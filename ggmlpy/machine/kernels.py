@@ -6,6 +6,10 @@ no reassociation: every operation rounds as written.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import glob
+import hashlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +54,30 @@ def kernel(function: Callable[..., Any], signature: Any = None) -> Any:
         index = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
         if index is not None:  # Numba has no public way to say this
             index._source_stamp = (index._source_stamp, source_digest(Path(inspect.getfile(function)).parent))
+            index.save = functools.partial(_save, index)
     if signature is not None:
         dispatcher.compile(signature)
         dispatcher.disable_compile()
     return dispatcher
+
+
+def _save(index: Any, key: Any, data: Any) -> None:
+    """Save machine code in Numba's cache, in a file whose name says which code it is, and only then tell the index.
+
+    Numba itself numbers the files of a function's kernels, after it has told the index. So a process could load another
+    kernel's code: while the first of two processes writes its own, or after both have chosen the same number.
+    """
+    digest = hashlib.sha256(repr((index._source_stamp, key)).encode()).hexdigest()
+    name = index._data_name(int(digest[:15], 16))
+    index._save_data(name, data)
+    known = index._load_index()
+    if not known:  # a new index: what an older one knew is out of date
+        _remove_others(Path(index._data_path(name)), index._index_name.removesuffix("nbi"))
+    index._save_index({**known, key: name})
+
+
+def _remove_others(kept: Path, prefix: str) -> None:
+    for file in kept.parent.glob(f"{glob.escape(prefix)}*.nbc"):
+        if file != kept:
+            with contextlib.suppress(OSError):  # another process has it, or has removed it
+                file.unlink()
