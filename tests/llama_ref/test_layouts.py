@@ -76,9 +76,10 @@ def test_what_is_widened_keeps_its_values(name, seed):
 @kernel
 def parts_of(layout, p, codes):
     """What the exact arithmetic reads in the block at `p`: the codes into an array, scale and minimum."""
-    store_i8x32(codes.ctypes.data, layouts.codes_of(layout, p))
-    minimum = layouts.minimum_of(layout, p) if layouts.has_minimum(layout) else np.float32(0)
-    return layouts.scale_of(layout, p), minimum
+    facts = layouts.facts_of(layout)
+    store_i8x32(codes.ctypes.data, layouts.codes_of(facts, p))
+    minimum = layouts.minimum_of(facts, p) if layouts.has_minimum(facts) else np.float32(0)
+    return layouts.scale_of(facts, p), minimum
 
 
 @pytest.mark.parametrize("name", list(layouts.LAYOUTS))
@@ -91,7 +92,7 @@ def test_the_exact_layout_is_the_dequantizers(name, seed):
     assert np.array_equal(codes, signed_codes(blocks, record).reshape(-1))
     scales, minimums = scales_of(blocks, record)
     assert scale == scales[0]
-    assert layouts.has_minimum(layouts.LAYOUTS[name]) == (minimums is not None)
+    assert layouts.has_minimum(layouts.facts_of(layouts.LAYOUTS[name])) == (minimums is not None)
     assert minimums is None or minimum == minimums[0]
 
 

@@ -68,6 +68,7 @@ from .layouts import (
     Q4_2,
     ZEROS,
     codes_of,
+    facts_of,
     has_minimum,
     minimum_of,
     scale_of,
@@ -84,16 +85,17 @@ NEIGHBORS, HALVES = 0, 1  # how four AVX accumulators meet: 0+1 and 2+3, or 0+2 
 @kernel
 def integers_scalar(layout, order, rows, stride, first, last, n, codes, d, s, out):
     """Scalar builds from 2023-04-30 on: a block adds (dx*dy) * sumi [+ m*s], or (sumi*dx) * dy by `order`."""
-    step, offset = BYTES_OF_32[layout], has_minimum(layout)
+    facts, step = facts_of(layout), BYTES_OF_32[layout]
+    offset = has_minimum(facts)
     for r in range(first, last):
         for t in range(out.shape[0]):
             p, a, total = rows + r * stride, codes.ctypes.data + t * n, F0
             for block in range(n // 32):
                 fetch_later(p)
-                dx, dy = scale_of(layout, p), d[t, block]
-                sum_i = np.float32(total_int(dot_quads(codes_of(layout, p), load_i8x32(a))))
+                dx, dy = scale_of(facts, p), d[t, block]
+                sum_i = np.float32(total_int(dot_quads(codes_of(facts, p), load_i8x32(a))))
                 term = (sum_i * dx) * dy if order == SUM_FIRST else (dx * dy) * sum_i
-                total += term + minimum_of(layout, p) * s[t, block] if offset else term
+                total += term + minimum_of(facts, p) * s[t, block] if offset else term
                 p += step
                 a += 32
             out[t, r] = total
@@ -102,11 +104,12 @@ def integers_scalar(layout, order, rows, stride, first, last, n, codes, d, s, ou
 @kernel
 def q4_2_scalar(rows, stride, first, last, n, codes, d, out):
     """q4_2 in the scalar build of 2023-04-30: two blocks of 16 weights against one of 32 activations."""
+    facts = facts_of(Q4_2)
     for r in range(first, last):
         for t in range(out.shape[0]):
             p, a, total = rows + r * stride, codes.ctypes.data + t * n, F0
             for block in range(n // 32):
-                lanes = dot_quads(codes_of(Q4_2, p), load_i8x32(a))
+                lanes = dot_quads(codes_of(facts, p), load_i8x32(a))
                 total += (load_f16(p) * d[t, block]) * np.float32(total_int_low(lanes))
                 total += (load_f16(p + BLOCK_BYTES[Q4_2]) * d[t, block]) * np.float32(total_int_high(lanes))
                 p += BYTES_OF_32[Q4_2]
@@ -117,21 +120,22 @@ def q4_2_scalar(rows, stride, first, last, n, codes, d, out):
 @kernel
 def integers_avx2(layout, split, rows, stride, first, last, n, codes, d, s, out):
     """AVX2 builds: lane l adds fma(dx*dy, its integer sum, lane); the minima are summed beside the lanes."""
-    step, offset = BYTES_OF_32[layout], has_minimum(layout)
+    facts, step = facts_of(layout), BYTES_OF_32[layout]
+    offset = has_minimum(facts)
     for r in range(first, last):
         for t in range(out.shape[0]):
             p, a, lanes, minima = rows + r * stride, codes.ctypes.data + t * n, zeros_f32x8(), F0
             for block in range(n // 32):
                 fetch_later(p)
-                x, y, dy = codes_of(layout, p), load_i8x32(a), d[t, block]
+                x, y, dy = codes_of(facts, p), load_i8x32(a), d[t, block]
                 sums = to_floats(dot_split_pairs(x, y) if split else dot_quads(x, y))
                 if layout == Q4_2:
                     scale = halves_of(load_f16(p) * dy, load_f16(p + BLOCK_BYTES[Q4_2]) * dy)
                 else:
-                    scale = fill_f32x8(scale_of(layout, p) * dy)
+                    scale = fill_f32x8(scale_of(facts, p) * dy)
                 lanes = fma(scale, sums, lanes)
                 if offset:
-                    minima += minimum_of(layout, p) * s[t, block]
+                    minima += minimum_of(facts, p) * s[t, block]
                 p += step
                 a += 32
             total = total_crosswise(lanes)
@@ -148,7 +152,8 @@ def _add_block(split, x, y, scale, lanes):
 @kernel
 def integers_avx2_batch(layout, split, rows, stride, first, last, n, codes, d, s, out):
     """`integers_avx2` (not for q4_2), four tokens going through a row together: a block is unpacked once for all."""
-    step, offset, n_tokens = BYTES_OF_32[layout], has_minimum(layout), out.shape[0]
+    facts, step, n_tokens = facts_of(layout), BYTES_OF_32[layout], out.shape[0]
+    offset = has_minimum(facts)
     for r in range(first, last):
         for t0 in range(0, n_tokens, 4):
             t1, t2, t3 = min(t0 + 1, n_tokens - 1), min(t0 + 2, n_tokens - 1), min(t0 + 3, n_tokens - 1)
@@ -159,13 +164,13 @@ def integers_avx2_batch(layout, split, rows, stride, first, last, n, codes, d, s
             p = rows + r * stride
             for block in range(n // 32):
                 fetch_later(p)
-                x, dx, at = codes_of(layout, p), scale_of(layout, p), 32 * block
+                x, dx, at = codes_of(facts, p), scale_of(facts, p), 32 * block
                 l0 = _add_block(split, x, a0 + at, dx * d[t0, block], l0)
                 l1 = _add_block(split, x, a1 + at, dx * d[t1, block], l1)
                 l2 = _add_block(split, x, a2 + at, dx * d[t2, block], l2)
                 l3 = _add_block(split, x, a3 + at, dx * d[t3, block], l3)
                 if offset:
-                    m = minimum_of(layout, p)
+                    m = minimum_of(facts, p)
                     m0 += m * s[t0, block]
                     m1 += m * s[t1, block]
                     m2 += m * s[t2, block]
@@ -183,13 +188,14 @@ def q4_1_avx2_march(fused, rows, stride, first, last, n, codes, d, m, out):
 
     `fused`: the compiler contracted the sum of offsets (CMake's build).
     """
+    facts = facts_of(Q4_1)
     for r in range(first, last):
         for t in range(out.shape[0]):
             p, a, lanes, offset = rows + r * stride, codes.ctypes.data + t * n, zeros_f32x8(), F0
             for block in range(n // 32):
                 fetch_later(p)
-                dx, mx, dy, my = scale_of(Q4_1, p), minimum_of(Q4_1, p), d[t, block], m[t, block]
-                x, y = codes_of(Q4_1, p), load_i8x32(a)
+                dx, mx, dy, my = scale_of(facts, p), minimum_of(facts, p), d[t, block], m[t, block]
+                x, y = codes_of(facts, p), load_i8x32(a)
                 lanes = fma(fill_f32x8(dx * dy), to_floats(dot_split_pairs(x, y)), lanes)
                 lanes = fma(alternating(dx * my, mx * dy), to_floats(sums_of_eights(x, y)), lanes)
                 offset = fma(mx, my, offset) if fused else offset + mx * my
@@ -202,14 +208,14 @@ def q4_1_avx2_march(fused, rows, stride, first, last, n, codes, d, m, out):
 @kernel
 def q4_0_avx512(rows, stride, first, last, n, codes, d, out):
     """q4_0 against q4_0 in the AVX-512 builds of March 2023: groups of eight blocks alternate two accumulators."""
-    grouped = n // 32 & ~7
+    facts, grouped = facts_of(Q4_0), n // 32 & ~7
     for r in range(first, last):
         for t in range(out.shape[0]):
             p, a, even, odd = rows + r * stride, codes.ctypes.data + t * n, zeros(), zeros()
             for block in range(n // 32):
                 fetch_later(p)
                 scale = fill(load_f32(p) * d[t, block])
-                sums = to_floats(dot_pairs(codes_of(Q4_0, p), load_i8x32(a)))
+                sums = to_floats(dot_pairs(codes_of(facts, p), load_i8x32(a)))
                 if block & 1 and block < grouped:
                     odd = fma(scale, sums, odd)
                 else:
@@ -384,9 +390,9 @@ def _add_float_leftovers(total, contracted, p, y, start, n):
 @kernel
 def dequantize_q4_1_fused(layout, p, n, out):
     """One row of q4_1 as a compiler that contracts makes it: fma(q, d, m). out: [1, n]."""
-    codes = np.empty(32, np.int8)
+    facts, codes = facts_of(layout), np.empty(32, np.int8)
     for block in range(n // 32):
-        store_i8x32(codes.ctypes.data, codes_of(layout, p))
+        store_i8x32(codes.ctypes.data, codes_of(facts, p))
         for i in range(32):
-            out[0, 32 * block + i] = fma(np.float32(codes[i]), scale_of(layout, p), minimum_of(layout, p))
+            out[0, 32 * block + i] = fma(np.float32(codes[i]), scale_of(facts, p), minimum_of(facts, p))
         p += BYTES_OF_32[layout]

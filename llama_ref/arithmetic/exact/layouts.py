@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ggmlpy.formats.eras import ERAS
+from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.machine.kernels import kernel
 from ggmlpy.machine.vectors import (
     fifth_bits,
@@ -22,6 +23,8 @@ from ggmlpy.machine.vectors import (
     or_codes,
 )
 
+BYTES, PAIRS, HALVES, TWO, FIFTH = 0, 1, 2, 3, 4  # how codes are packed; with FIFTH added, a fifth bit lies elsewhere
+
 _RECORDS = list(
     {
         record.layout: record
@@ -30,49 +33,68 @@ _RECORDS = list(
         if record.quantized and not record.is_k_quant
     }.values()
 )
+
+
+def packing_of(record: TensorType) -> int:
+    if record.code_width == 8:
+        return BYTES
+    if record.blck_size == 16:
+        return TWO
+    return (PAIRS if record.codes[0].apart == 1 else HALVES) + (FIFTH if len(record.codes) > 1 else 0)
+
+
 LAYOUTS = {record.layout: number for number, record in enumerate(_RECORDS)}
 Q4_0, Q4_1, Q4_2 = LAYOUTS["q4_0-2023-03"], LAYOUTS["q4_1-2023-03"], LAYOUTS["q4_2"]
 BYTES_OF_32 = np.array([record.row_bytes(32) for record in _RECORDS])  # bytes that hold 32 values
 BLOCK_BYTES = np.array([record.type_size for record in _RECORDS])
 CODES_AT = np.array([record.offset("qs") for record in _RECORDS])
 ZEROS = np.array([record.zero for record in _RECORDS], np.int32)
-IN_BYTES = np.array([record.code_width == 8 for record in _RECORDS])
-IN_PAIRS = np.array([record.codes[0].apart == 1 for record in _RECORDS])  # otherwise in halves
+PACKING = np.array([packing_of(record) for record in _RECORDS])
 HIGH_AT = np.array([record.offset("qh") if len(record.codes) > 1 else 0 for record in _RECORDS])  # 0: no fifth bits
 WIDE_SCALES = np.array([record.block["d"] == np.dtype("<f4") for record in _RECORDS])  # f32, otherwise f16
 MINIMUM_AT = np.array([record.offset("m") if "m" in record.field_names else 0 for record in _RECORDS])  # 0: none
 
 
 @kernel
-def codes_of(layout, p):
+def facts_of(layout):
+    """What the functions below take: looked up once, before the loops of a kernel."""
+    codes = PACKING[layout], CODES_AT[layout], HIGH_AT[layout], ZEROS[layout], BLOCK_BYTES[layout]
+    return codes, WIDE_SCALES[layout], MINIMUM_AT[layout]
+
+
+@kernel
+def codes_of(facts, p):
     """The 32 codes of the block at `p`, in element order, the type's zero taken off."""
-    q = p + CODES_AT[layout]
-    if IN_BYTES[layout]:
+    (packing, codes_at, high_at, zero, block_bytes), _, _ = facts
+    q = p + codes_at
+    if packing == PAIRS:
+        return minus(nibbles_in_pairs(q), zero)
+    if packing == HALVES:
+        return minus(nibbles_in_halves(q), zero)
+    if packing == BYTES:
         return load_i8x32(q)
-    if layout == Q4_2:
-        codes = nibbles_of_two(q, q + BLOCK_BYTES[layout])
-    elif IN_PAIRS[layout]:
-        codes = nibbles_in_pairs(q)
-    else:
-        codes = nibbles_in_halves(q)
-    if HIGH_AT[layout]:
-        codes = or_codes(codes, fifth_bits(p + HIGH_AT[layout]))
-    return minus(codes, ZEROS[layout])
+    if packing == PAIRS + FIFTH:
+        return minus(or_codes(nibbles_in_pairs(q), fifth_bits(p + high_at)), zero)
+    if packing == HALVES + FIFTH:
+        return minus(or_codes(nibbles_in_halves(q), fifth_bits(p + high_at)), zero)
+    return minus(nibbles_of_two(q, q + block_bytes), zero)
 
 
 @kernel
-def scale_of(layout, p):
+def scale_of(facts, p):
     """The scale d of the block at `p`."""
-    return load_f32(p) if WIDE_SCALES[layout] else load_f16(p)
+    _, wide, _ = facts
+    return load_f32(p) if wide else load_f16(p)
 
 
 @kernel
-def minimum_of(layout, p):
+def minimum_of(facts, p):
     """The minimum m of the block at `p`."""
-    m = p + MINIMUM_AT[layout]
-    return load_f32(m) if WIDE_SCALES[layout] else load_f16(m)
+    _, wide, minimum_at = facts
+    return load_f32(p + minimum_at) if wide else load_f16(p + minimum_at)
 
 
 @kernel
-def has_minimum(layout):
-    return MINIMUM_AT[layout] != 0
+def has_minimum(facts):
+    _, _, minimum_at = facts
+    return minimum_at != 0
