@@ -395,5 +395,5 @@ def test_a_model_of_another_width_than_its_header_is_not_cut_into_parts(tmp_path
     path = write_tiny(tmp_path / "m.bin", type_name="f32")
     with open_model(path) as model:
         model.hparams = replace(model.hparams, n_embd=64)
-        with pytest.raises(UsageError, match="32 columns, the header says 64"):
+        with pytest.raises(UsageError, match="32 columns but the header says 64"):
             migrate(model, tmp_path / "x.bin", "ggmf", 1, n_parts=2)
