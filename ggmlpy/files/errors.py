@@ -1,4 +1,4 @@
-"""What goes wrong with a file, said so that a person knows what to do next.
+"""Errors that tell the user what is wrong with a file and what to do next.
 
 Every error about a file derives from :class:`FormatError` and carries, as attributes, where it is (``path``,
 ``offset``, ``field``), what was ``expected`` and ``found``, the likely ``cause`` and the ``next_step``. ``str(error)``

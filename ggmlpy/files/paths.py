@@ -1,4 +1,4 @@
-"""Names of files that stand in other files: whether they lead anywhere else than beside the file that names them."""
+"""File names found in other files: whether they lead outside the folder of the file that names them."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Container:
 
     @property
     def scored(self) -> bool:
-        """Whether vocabulary entries carry a score (GGUF's stand in an array of their own)."""
+        """Whether vocabulary entries carry a score (GGUF keeps them in an array of their own)."""
         return SCORE in self.token or self is GGUF
 
     def __repr__(self) -> str:

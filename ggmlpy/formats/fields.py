@@ -49,7 +49,7 @@ class Field:
     doc: str = ""
 
     def read(self, cursor: Cursor, values: Mapping[str, Any]) -> Any:
-        """The value that stands at the cursor; ``values`` holds the record's earlier fields."""
+        """The value at the cursor; ``values`` holds the record's earlier fields."""
         raise TypeError(f"{type(self).__name__} cannot be read")
 
     def write(self, values: Mapping[str, Any], offset: int) -> bytes:

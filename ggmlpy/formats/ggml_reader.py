@@ -26,7 +26,7 @@ from .tensor_types import TensorType, types_of
 
 __all__ = ["read_part"]
 
-LONGEST_NAME = 256  # a name longer than this is no tensor's name
+LONGEST_NAME = 256  # no tensor has a longer name
 
 
 def read_part(path: Path, index: int, strict: bool, problems: list[FormatError]) -> Part:

@@ -135,7 +135,7 @@ class GgufFile:
         """A finite number.
 
         Raises:
-            FormatError: it is missing and has no default, or it is no number.
+            FormatError: it is missing and has no default, or it is not a number.
         """
         found = self.metadata.get(key)
         if found is None and default is not None:
@@ -231,7 +231,7 @@ def _alignment(cursor: Cursor, metadata: Mapping[str, Value]) -> int:
     value = metadata.get("general.alignment", Value("u32", ALIGNMENT)).value
     if not isinstance(value, int) or not 0 < value <= 1 << 20 or value & (value - 1):
         raise FormatError(
-            "the alignment is no power of two",
+            "the alignment is not a power of two",
             path=cursor.path,
             field="general.alignment",
             expected="a power of two, usually 32",

@@ -2,7 +2,7 @@
 
 GGUF spells things anew but computes the same: tensors have other names (``blk.0.attn_q.weight``), the vocabulary keeps
 SentencePiece's own spelling (▁ for a space, ``<0x0A>`` for a byte) beside the type of each token, and the rows of wq
-and wk stand in Meta's order, so nothing is permuted on the way from or to the older containers.
+and wk are in Meta's order, so nothing is permuted on the way from or to the older containers.
 
 What GGUF has no key for, and what is needed to get the old bytes back, stands under keys of our own that other
 programs skip: ``ggmlpy.n_mult``, and ``ggmlpy.vocabulary`` where the pieces can't be told from GGUF's spelling.

@@ -4,7 +4,7 @@
     >>> with ggmlpy.open_model("ggml-model-q4_0.bin") as model:           # doctest: +SKIP
     ...     model.tensors["layers.0.attention.wq.weight"].numpy()[:2, :2]
 
-Opening reads the header, the vocabulary's lengths and one header a tensor, and nothing else: a 4 GB file opens in
+Opening reads the header, the vocabulary's lengths and one header per tensor, and nothing else: a 4 GB file opens in
 milliseconds. Each length and count is checked against what is left of the file before it is used. What is wrong with a
 file raises :class:`~ggmlpy.files.errors.FormatError`; with ``strict=False`` what can be survived (trailing bytes, a
 last tensor that is cut off) is collected in :attr:`ModelFile.problems` instead, which lets ``identify`` describe
@@ -311,7 +311,8 @@ class ModelFile:
         return self.hparams.n_ff
 
     def touch_ahead(self) -> None:
-        """Have the whole file mapped in the background, for whoever is going to read all of it: see `Touching`."""
+        """Have the whole file mapped in the background, for a caller that is about to read all of it: see
+        `Touching`."""
         if self._touching is None:
             self._touching = Touching(part.cursor.buffer for part in self.parts)
 

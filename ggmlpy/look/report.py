@@ -2,7 +2,7 @@
 
 The page needs no network and holds only what it shows: the header, the ends of long runs, and of each tensor a sample
 of rows (the first, the middle, the last), so that a 4 GB file becomes a page of a few megabytes. With the unquantized
-model given, quantization errors are computed over all values, and original values stand beside decoded ones.
+model given, quantization errors are computed over all values, and original values are shown beside decoded ones.
 """
 
 from __future__ import annotations

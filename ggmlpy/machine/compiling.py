@@ -6,7 +6,7 @@ caller registers a function here, and it is called when compiling begins.
 
 **Invalidating.** Machine code is kept in files, and goes with the sources that it was made of. `source_digest` is a
 digest of those; both caches have it in their keys: Numba's (see `ggmlpy.machine.kernels`) and the one of the fast
-arithmetic (see `llama_ref.arithmetic.fast.machine_code`). A kernel is made of what stands in its own folder, of this
+arithmetic (see `llama_ref.arithmetic.fast.machine_code`). A kernel is made of the files in its own folder, of this
 folder (vectors and conversions), and of the tables in `ggmlpy.formats`; nothing else may flow into its code.
 
 Numba is not imported here.

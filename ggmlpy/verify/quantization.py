@@ -201,7 +201,7 @@ def quantization_deviations(
 
 
 def _same_block(a: TensorType, b: TensorType) -> bool:
-    """Whether two layouts have fields of the same kinds (codes may stand in another order)."""
+    """Whether two layouts have fields of the same kinds (codes may be in another order)."""
     return a.name == b.name and a.block == b.block
 
 

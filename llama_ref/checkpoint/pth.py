@@ -161,7 +161,7 @@ class PthFile(Mapping[str, LazyTensor]):
     @property
     def state_dict(self) -> dict[str, LazyTensor]:
         """The tensors of the model: those in the dict ``model``, ``state_dict``, ... of a training checkpoint, under
-        their names within it; all of them where tensors stand at the top, or in no such dict."""
+        their names within it; all of them where tensors are at the top level, or in no such dict."""
         depth = len(self._wrapper)
         inside = {name: keys for name, keys in self._keys.items() if keys[:depth] == self._wrapper}
         return {

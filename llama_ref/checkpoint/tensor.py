@@ -27,7 +27,7 @@ class ElementType:
     """How the elements of one torch dtype lie in a file (little-endian)."""
 
     name: str  # torch's name without "torch."
-    stored: np.dtype  # as the bytes stand in the file; bfloat16 as uint16, bool as uint8
+    stored: np.dtype  # as the bytes are in the file; bfloat16 as uint16, bool as uint8
     storage: str | None  # torch's typed storage class; None: only torch.storage.UntypedStorage can hold it
 
     @property

@@ -1,6 +1,6 @@
 """The zip archive around a checkpoint, read strictly.
 
-A zip file says everything twice: a header stands before each record, and a directory at the end repeats the headers
+A zip file says everything twice: a header precedes each record, and a directory at the end repeats the headers
 with offsets. Readers that trust only one of the two can be shown different contents. This one reads both and demands
 that they agree, that records follow each other from byte 0 to the directory without a gap or an overlap, and that
 nothing stands behind the end record; so every byte of the file belongs to exactly one thing.

@@ -49,7 +49,7 @@ def _read(path: str, stdin: BinaryIO) -> bytes:
 
 @dataclass(frozen=True)
 class EraDefaults:
-    """What ``main`` of an era does unless it is told otherwise.
+    """What ``main`` of an era does by default.
 
     Attributes:
         repeat_penalty: makes the last tokens less likely.

@@ -11,7 +11,7 @@ era          what is particular (function, commit)
 ===========  ==============================================================================================
 
 All of them end in ``std::discrete_distribution`` over ``std::mt19937``: two draws of 32 bits make one number in
-[0, 1); a single candidate needs no draw. Equal logits stand in the order of ``std::partial_sort`` or ``std::sort``, see
+[0, 1); a single candidate needs no draw. Equal logits are in the order of ``std::partial_sort`` or ``std::sort``, see
 :mod:`llama_ref.text.std_sort`.
 
 One thing is ours: temperature 0 is greedy (the early eras divide by it and get nonsense).

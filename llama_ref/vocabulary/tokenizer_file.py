@@ -203,7 +203,7 @@ def _added_tokens(path: Path, base: Sequence[object]) -> tuple[str, ...]:
 
 
 def _check_encodable(path: Path, texts: Iterable[str]) -> None:
-    """JSON can spell halves of characters (lone surrogates), which are no text and have no bytes."""
+    """JSON can spell halves of characters (lone surrogates), which are not text and have no bytes."""
     for text in texts:
         try:
             text.encode()

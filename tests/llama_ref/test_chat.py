@@ -82,7 +82,7 @@ def test_each_prompt_is_answered_for_itself() -> None:
 
 def test_prompts_stand_one_a_line() -> None:
     assert prompts_of("你好\n\n b \n".encode()) == ["你好", " b "]
-    with pytest.raises(UsageError, match="one a line"):
+    with pytest.raises(UsageError, match="one per line"):
         prompts_of(b"\n")
 
 

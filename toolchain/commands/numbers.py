@@ -72,7 +72,7 @@ def run_perplexity(args: argparse.Namespace) -> int:
         tokens = tokenizer.encode(text.removesuffix(b"\n"), bos=True)
         values: list[float] = []
         with progress_bar(args, len(tokens) // args.ctx_size, "perplexity", "chunk") as bar:
-            shown = not args.json and (bar.disable or not sys.stdout.isatty())  # else the bar stands in their line
+            shown = not args.json and (bar.disable or not sys.stdout.isatty())  # else the bar is on their line
             for state in perplexity(model, tokens, lambda part: bar.update(len(values) + part - bar.n)):
                 values.append(state.value)
                 bar.set_postfix_str(f"perplexity {state.value:.4f}", refresh=False)

@@ -110,7 +110,7 @@ class Loading:
         if n > TRAINED_POSITIONS:
             beyond = f"LLaMA was trained on {TRAINED_POSITIONS} positions; expect poor results beyond them (-c {n})"
             say(args, f"warning: {beyond}")
-        backend_class(args.numerics)  # imports are no part of loading
+        backend_class(args.numerics)  # importing is not part of loading
         began = time.perf_counter()
         model = Model.from_file(self.file, n_ctx=n, **arithmetic_of(args))
         self.seconds += time.perf_counter() - began
@@ -223,7 +223,7 @@ def _run_comparison(args: argparse.Namespace) -> int:
     from toolchain.look.texts import answers, names_of, prompts_of, rows_of
 
     if not args.prompt_parts:
-        raise UsageError("--compare-with needs prompts: -f prompts.txt (one a line)")
+        raise UsageError("--compare-with needs prompts: -f prompts.txt (one per line)")
     prompts = prompts_of(read_prompt(args.prompt_parts, sys.stdin.buffer))
     paths, columns = (args.model or _demo_model(args), args.compare_with), []
     with progress_bar(args, 2 * len(prompts), "prompts", "prompt") as bar:

@@ -44,7 +44,7 @@ class Teller:
         self.line(f"{self._paint('✓', GREEN)} {text}")
 
     def table(self, rows: list[tuple[str, ...]]) -> None:
-        """The first row is a heading; all columns but the first stand on the right."""
+        """The first row is a heading; all columns but the first are right-aligned."""
         heading, *lines = aligned(rows)
         self._put(self._paint(heading, DIM))
         for line in lines:

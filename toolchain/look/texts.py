@@ -50,7 +50,7 @@ def prompts_of(text: bytes) -> list[str]:
     """
     prompts = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
     if not prompts:
-        raise UsageError("no prompts: write one a line")
+        raise UsageError("no prompts: write one per line")
     return prompts
 
 

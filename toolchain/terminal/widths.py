@@ -33,7 +33,7 @@ def _cells(character: str) -> int:
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:
-    """The text in ``width`` cells, with spaces after it, or before it to stand on the right."""
+    """The text in ``width`` cells, with spaces after it, or before it to align it to the right."""
     space = " " * max(0, width - shown_width(text))
     return space + text if right else text + space
 
@@ -65,7 +65,7 @@ def _broken(paragraph: str, width: int, at_words: bool) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table as lines: the first column stands on the left, the others on the right.
+    """A table as lines: the first column is left-aligned, the others right-aligned.
 
     >>> aligned([("file", "bytes"), ("模型", "7")])
     ['file  bytes', '模型      7']

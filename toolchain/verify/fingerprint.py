@@ -1,6 +1,6 @@
 """The fingerprint of anything that holds tensors: a checkpoint's directory, a GGML file, a file of weights.
 
-The scheme is :mod:`ggmlpy.verify.fingerprint`'s. Names are Meta's, rows stand in Meta's order, shards are joined, and
+The scheme is :mod:`ggmlpy.verify.fingerprint`'s. Names are Meta's, rows are in Meta's order, shards are joined, and
 tensors of one dimension count as f32 (as GGML stores them). So a .pth of f16, the same model as safetensors, and the
 GGML f16 file converted from either have one fingerprint.
 """

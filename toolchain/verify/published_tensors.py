@@ -39,7 +39,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def published_model_of(checkpoint: Checkpoint, progress: Progress | None = None) -> list[KnownFile]:
-    """The published files whose tensors these are; an empty list if they are no published model's."""
+    """The published files whose tensors these are; an empty list if no published model has them."""
     names, count = meta_names(checkpoint.params.n_layer), checkpoint.params.n_shards
     found: list[KnownFile] = []
     for i in range(count):

@@ -3,7 +3,7 @@
 A generated text depends on every bit of the logits and on every rule of the sampler, so a single different rounding
 shows sooner or later. :func:`verify_text` runs the loop of ``main`` (:mod:`llama_ref.text.main_loop`) in each *way*
 that the model can be run, and compares while it writes: it stops where the text parts, and says at which token, what
-the candidates were and what stands in the file instead.
+the candidates were and what the file has instead.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TextOutcome:
         status: "identical", "prefix" (the text stops early), "longer" (it goes on), or "parts".
         matching: bytes from the beginning that agree.
         n_tokens: tokens generated until there.
-        written, found: what this way writes from there on, and what stands in the file.
+        written, found: what this way writes from there on, and what the file has.
         candidates: of the token that was chosen where they part, most likely first.
         draw: the random number that chose.
         found_rank: which of the candidates continues as the file does, counted from 1; None if none does.

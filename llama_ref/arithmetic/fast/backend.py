@@ -1,7 +1,7 @@
 """The fast arithmetic: whole batches in compiled code, straight from the blocks of the mapped file.
 
 The model's definition is `llama_ref.arithmetic.transformer.forward`; this backend gives the same numbers to within
-rounding (its vectors are quantized to 8 bits a block of 32 before they meet quantized weights, as llama.cpp has done
+rounding (its vectors are quantized to 8 bits in blocks of 32 before they meet quantized weights, as llama.cpp has done
 since April 2023), and the same bits for any number of threads and any split of the tokens over calls.
 `docs/kernels.md` explains
 how it works.
@@ -73,7 +73,7 @@ class FastBackend(ReferenceBackend):
 
         Raises:
             UsageError: n_threads is not positive.
-            UnsupportedError: rows that are no multiple of 32 values.
+            UnsupportedError: rows whose length is not a multiple of 32.
         """
         super().__init__(file)
         if n_threads is not None and n_threads < 1:
@@ -85,7 +85,7 @@ class FastBackend(ReferenceBackend):
         self.kernels: Kernels | None = None
         self.plan = np.zeros(1, PLAN)
         self.kinds: list[str] = []
-        self.kept: list[Any] = []  # arrays whose addresses stand in the plan
+        self.kept: list[Any] = []  # arrays whose addresses are in the plan
         self._weights: Weights | None = None
         self._cache: KVCache | None = None
 

@@ -1,4 +1,4 @@
-"""What compiled code is told about a model: one record of 64-bit integers.
+"""What compiled code knows about a model: one record of 64-bit integers.
 
 The record is the only argument of the kernels besides the number of the thread. Here are its fields, for both sides:
 `FastBackend` fills them in, and kernels read each by a function of the same name (see `plan_fields`). Names that end in

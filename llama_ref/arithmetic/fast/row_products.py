@@ -22,7 +22,7 @@ def make_add_rest(layout: Layout) -> Any:
     @compiled
     def add_rest(acc, p, record, left, scratch):
         keep_apart()
-        if left % 4:  # a model whose rows are no multiple of 128: read the rest from a copy with zeros behind it
+        if left % 4:  # a model whose rows are not a multiple of 128: read the rest from a copy with zeros behind it
             copy_bytes(scratch, p, left * size)
             return group_dot(acc, scratch, record)
         if left == 4:

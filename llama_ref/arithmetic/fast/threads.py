@@ -2,8 +2,9 @@
 
 Each thread makes one call of compiled code for a whole token, without Python's lock. Inside, the work is cut into
 phases (a matrix product, the attention …) that need each other's results, so the threads meet at a *barrier* between
-them: about five times a layer. Within a phase `take` hands out the units of work: each thread first takes the units of
-its own contiguous share, in order, so that the processor's prefetcher sees one long stream, and then helps the others.
+them: about five times per layer. Within a phase `take` hands out the units of work: each thread first takes the units
+of its own contiguous share, in order, so that the processor's prefetcher sees one long stream, and then helps the
+others.
 
 A barrier looks about two hundred times whether the others have come, which costs a fraction of a microsecond, and then
 goes to sleep (a *futex*, on Linux; elsewhere it offers its processor to others). So a thread whose processor was taken
