@@ -7,6 +7,7 @@ evaluator that can also :meth:`~llama_ref.text.model.Model.generate`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.model_params import LLAMA_EPS
 
 from .transformer import F32
 from .weights import load_weights
@@ -92,7 +92,7 @@ class Evaluator:
         file = path if isinstance(path, ggmlpy.ModelFile) else ggmlpy.open_model(path)
         try:
             backend = create_backend(numerics, file, era=era, build=build, n_threads=n_threads)
-            backend.norm_eps = norm_eps or file.hparams.norm_eps or LLAMA_EPS
+            backend.norm_eps = file.hparams.eps if norm_eps is None else _checked_eps(norm_eps)
             backend.rope_freq_base = file.hparams.rope_freq_base
             model = cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
             backend.prepare(model.weights, model.cache)
@@ -141,3 +141,14 @@ class Evaluator:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _checked_eps(norm_eps: float) -> float:
+    """What a person asked to add in every norm.
+
+    Raises:
+        UsageError: it is negative, or not a number.
+    """
+    if not 0 <= norm_eps < math.inf:
+        raise UsageError(f"the epsilon of the norms must be a number from 0 on, not {norm_eps}")
+    return norm_eps

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import cli
+from ggmlpy import open_model, out_tensor, write_model
 from ggmlpy.files.errors import UsageError
 from llama_ref.text.logits import logits, parse_tokens
 from llama_ref.text.model import Model
@@ -71,3 +74,38 @@ def test_wrong_usage_is_exit_code_2(path, tmp_path, capsys, options, message):
     assert cli.main(command) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_era_keeps_keys_in_f32_unless_told_otherwise(path, tmp_path):
+    def run(*options):
+        out = tmp_path / "l.npy"
+        tokens = ",".join(map(str, TOKENS))
+        words = ["logits", "-q", "-m", str(path), "--tokens", tokens, "--out", str(out), "--numerics", "exact"]
+        assert cli.main([*words, "--era", "2023-03-19", *options]) == 0
+        return np.load(out)
+
+    np.testing.assert_array_equal(run(), run("--memory-f32"))
+    assert not np.array_equal(run(), run("--memory-f16"))
+
+
+def test_an_epsilon_counts_over_the_files_only_if_it_was_typed(golden, tmp_path):
+    with open_model(golden("ggml/T1_convert_f16/T1.p2.f16.bin")) as model:
+        tensors = [out_tensor(tensor) for tensor in model.tensors.values()]
+        vocab = list(zip(model.vocab, model.vocab.scores.tolist(), strict=True))
+        write_model(tmp_path / "m.gguf", "gguf", 3, replace(model.hparams, norm_eps=0.5), vocab, tensors)
+
+    def run(*options):
+        out = tmp_path / "l.npy"
+        words = ["logits", "-q", "-m", str(tmp_path / "m.gguf"), "--tokens", "1,38,7", "--out", str(out)]
+        assert cli.main([*words, "--numerics", "reference", *options]) == 0
+        return np.load(out)
+
+    np.testing.assert_array_equal(run(), run("--norm-eps", "0.5"))
+    assert np.abs(run() - run("--norm-eps", "1e-6")).max() > 0.01
+
+
+@pytest.mark.parametrize("eps", ["-1", "nan", "inf"])
+def test_an_epsilon_is_a_number_from_0_on(path, tmp_path, capsys, eps):
+    words = ["logits", "-m", str(path), "--tokens", "1", "--out", str(tmp_path / "l.npy"), f"--norm-eps={eps}"]
+    assert cli.main(words) == 2
+    assert "the epsilon of the norms must be a number from 0 on" in capsys.readouterr().err

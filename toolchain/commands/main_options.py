@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.talk import say
 
-from .options import Arguments, arithmetic_options, json_option, model_option
+from .options import Arguments, arithmetic_options, json_option, keeps_f32, model_option
 
 if TYPE_CHECKING:
     from ggmlpy import ModelFile
@@ -71,9 +71,6 @@ def _add_model_options(group: Arguments) -> None:
     group.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="size of the context (default 512)")
     batch = "prompt tokens per batch (default: 8; fast: 128, because its results do not depend on the batch size)"
     group.add_argument("-b", "--batch-size", type=int, metavar="N", help=batch)
-    group.add_argument(
-        "--memory-f16", action="store_true", help="keep keys and values in f16 in era 2023-03-19, where f32 is usual"
-    )
     group.add_argument(
         "--n-parts", type=int, default=-1, metavar="N", help="accepted for compatibility; parts are found automatically"
     )
@@ -143,9 +140,8 @@ def settled(args: argparse.Namespace, file: ModelFile) -> argparse.Namespace:
     usual = era_defaults(era)
     seed = real_seed(args.seed, era)
     penalty = usual.repeat_penalty if args.repeat_penalty is None else args.repeat_penalty
-    memory_f32 = args.memory_f32 or (usual.memory_f32 and not args.memory_f16)
     say(args, f"seed = {seed}")
-    settings = {"era": era.date, "seed": seed, "repeat_penalty": penalty, "memory_f32": memory_f32}
+    settings = {"era": era.date, "seed": seed, "repeat_penalty": penalty, "memory_f32": keeps_f32(args, era)}
     return argparse.Namespace(**vars(args) | settings)
 
 

@@ -9,13 +9,27 @@ from typing import Any
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.talk import print_json, say
 
-from .options import Commands, arithmetic_of, arithmetic_options, command, json_option, model_option, threads_option
+from .options import (
+    Commands,
+    arithmetic_of,
+    arithmetic_options,
+    command,
+    json_option,
+    keeps_f32,
+    model_option,
+    threads_option,
+)
 
 
 def _open_for_arithmetic(args: argparse.Namespace, n_ctx: int) -> Any:
+    """The model, its cache as precise as the era's tools had it."""
+    from ggmlpy import open_model
+    from ggmlpy.formats.era_of_file import era_of_file
     from llama_ref.text.model import Model
 
-    return Model.from_file(args.model, n_ctx=n_ctx, **arithmetic_of(args))
+    file = open_model(args.model)
+    how = arithmetic_of(args) | {"memory_f32": keeps_f32(args, args.era or era_of_file(file))}
+    return Model.from_file(file, n_ctx=n_ctx, **how)
 
 
 def add_logits(commands: Commands) -> None:

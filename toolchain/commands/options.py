@@ -141,12 +141,15 @@ def junit_option(parser: Arguments, what: str = "the verdict") -> None:
 def arithmetic_options(
     parser: Arguments, era: str = "exact: whose arithmetic (default: that of the file's era)"
 ) -> None:
-    """How to compute: ``--numerics``, ``--era``, ``--build``, ``--norm-eps``, ``--memory-f32``, ``-t``."""
+    """How to compute: ``--numerics``, ``--era``, ``--build``, ``--norm-eps``, the cache's precision, ``-t``."""
     parser.add_argument("--numerics", default="fast", metavar="HOW", help="fast (default), reference or exact")
     era_option(parser, era)
     parser.add_argument("--build", metavar="B", help="exact: scalar (default), avx2, avx512 or cmake-avx2")
-    parser.add_argument("--norm-eps", type=float, default=1e-6, metavar="E", help="added in every norm (default 1e-6)")
+    eps = "added in every norm (default: what the file says; 1e-6 where it says nothing)"
+    parser.add_argument("--norm-eps", type=float, metavar="E", help=eps)
     parser.add_argument("--memory-f32", action="store_true", help="keep keys and values in f32, not f16")
+    f16 = "keep keys and values in f16 in era 2023-03-19, where f32 is usual"
+    parser.add_argument("--memory-f16", action="store_true", help=f16)
     threads_option(parser)
 
 
@@ -154,3 +157,10 @@ def arithmetic_of(args: argparse.Namespace) -> dict[str, Any]:
     """What :func:`arithmetic_options` says, as ``Model.from_file`` takes it."""
     names = ("numerics", "era", "build", "norm_eps", "memory_f32")
     return {**{name: getattr(args, name) for name in names}, "n_threads": args.threads}
+
+
+def keeps_f32(args: argparse.Namespace, era: Any) -> bool:
+    """Whether keys and values are kept in f32: where that was asked for, or was usual in an era."""
+    from llama_ref.text.main_inputs import era_defaults
+
+    return args.memory_f32 or (era_defaults(era).memory_f32 and not args.memory_f16)

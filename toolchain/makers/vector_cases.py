@@ -65,8 +65,8 @@ def _era_words(case: Case) -> list[str]:
 
 
 def _arithmetic_words(case: Case) -> list[str]:
-    cache = ["--memory-f32"] if case.options["memory_f32"] else []
-    return [*_era_words(case), "--numerics", "exact", "--build", case.options["build"], *cache]
+    cache = "--memory-f32" if case.options["memory_f32"] else "--memory-f16"
+    return [*_era_words(case), "--numerics", "exact", "--build", case.options["build"], cache]
 
 
 def _logits_words(case: Case) -> list[str]:
@@ -80,7 +80,7 @@ def _text_words(case: Case) -> list[str]:
     sampling = [word for name in ("seed", "n_predict", "temp", "top_k", "repeat_penalty")
                 for word in (f"--{name}", str(asked[name]))]  # fmt: skip
     return ["generate", "-m", case.source, "-p", asked["prompt"], *sampling, *_arithmetic_words(case),
-            "--memory-f16", "-t", "1", "-q"]  # fmt: skip
+            "-t", "1", "-q"]  # fmt: skip
 
 
 _COMMANDS: dict[str, Callable[[Case], list[str]]] = {

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.model_file import ModelFile
-from ggmlpy.formats.model_params import LLAMA_EPS
 from ggmlpy.verify.tensors import ulp_distance
 from llama_ref.arithmetic.choosing import create_backend
 from llama_ref.arithmetic.exact.backend import SUPPORTED
@@ -62,7 +61,7 @@ class Recomputed:
 
     def reference(self) -> F32:
         """In plain float32 arithmetic."""
-        plain = Way("", "", memory_f32=True, norm_eps=self.file.hparams.norm_eps or LLAMA_EPS)
+        plain = Way("", "", memory_f32=True, norm_eps=self.file.hparams.eps)
         return self._evaluated(create_backend("reference", self.file), plain)[-len(self.theirs) :]
 
     def others(self, way: Way) -> Iterator[tuple[str, Backend]]:
