@@ -12,9 +12,9 @@ Sources: peft 0.2.0 and 0.3.0 ``tuners/lora.py``; peft 0.14 ``tuners/lora/config
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +23,11 @@ from typing import Any
 from ggmlpy.files.errors import FormatError, UnsupportedError
 from llama_ref.checkpoint.params import read_json
 
+from .module_patterns import ModulePatterns
+
 __all__ = ["CONFIG", "AdapterConfig", "read_adapter_config"]
 
 CONFIG = "adapter_config.json"
-LARGEST_PATTERN = 200  # characters of a key of rank_pattern; real ones name a module
-_SLOW = re.compile(r"\)\s*[*+{]|(?:[*+{].*){5}")  # repeated groups, many repetitions: a match could take forever
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class AdapterConfig:
     base_model: str = ""
 
     def rank_of(self, module: str) -> int:
-        """The rank of a module: rank_pattern's if one of its keys is the module's name or its end, else ``r``."""
-        return _by_pattern(self.rank_pattern, module, self.r)
+        """The rank of a module: that of the first key of rank_pattern that is its name or its end, else ``r``."""
+        return self._ranks.of(module, self.r)
 
     def scale_of(self, module: str) -> float:
         """What ``B @ A`` is multiplied with.
@@ -55,13 +55,40 @@ class AdapterConfig:
         >>> config.scale_of("model.layers.0.self_attn.q_proj"), config.scale_of("model.layers.0.self_attn.k_proj")
         (0.5, 4.0)
         """
-        rank, alpha = self.rank_of(module), _by_pattern(self.alpha_pattern, module, self.alpha)
+        rank, alpha = self.rank_of(module), self._alphas.of(module, self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
+    @functools.cached_property
+    def _ranks(self) -> _ByPattern:
+        return _ByPattern(self.path, "rank_pattern", self.rank_pattern)
 
-def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """PEFT's rule: a key is a regular expression for the whole name or its end behind a dot; the first one counts."""
-    return next((value for key, value in patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", module)), default)
+    @functools.cached_property
+    def _alphas(self) -> _ByPattern:
+        return _ByPattern(self.path, "alpha_pattern", self.alpha_pattern)
+
+
+class _ByPattern:
+    """Values of single modules; see :mod:`lora.merging.module_patterns`."""
+
+    def __init__(self, path: Any, field: str, table: Mapping[str, Any]) -> None:
+        self.path, self.field, self.values, self.known = path, field, list(table.values()), {}  # type: ignore[var-annotated]
+        try:
+            self.patterns = ModulePatterns(table)
+        except ValueError as error:
+            raise self._bad(error) from error
+
+    def of(self, module: str, default: Any) -> Any:
+        """The value of the first key that means the module."""
+        if module not in self.known:
+            try:
+                self.known[module] = self.patterns.first(module)
+            except ValueError as error:
+                raise self._bad(error) from error
+        number = self.known[module]
+        return default if number is None else self.values[number]
+
+    def _bad(self, error: ValueError) -> FormatError:
+        return FormatError("not a pattern for modules", path=self.path, field=self.field, found=str(error))
 
 
 # What changes the arithmetic in a way that W + scale * B @ A does not cover: value of the key -> whether it is active.
@@ -94,7 +121,7 @@ def read_adapter_config(path: str | os.PathLike[str]) -> AdapterConfig:
     for key, (is_active, reason) in _REFUSED.items():
         if is_active(record.get(key)):
             raise _refused(path, f"{key} = {record[key]!r}", reason)
-    return AdapterConfig(
+    config = AdapterConfig(
         path=Path(path),
         r=int(_number(path, record, "r", whole=True)),
         alpha=_number(path, record, "lora_alpha"),
@@ -105,6 +132,8 @@ def read_adapter_config(path: str | os.PathLike[str]) -> AdapterConfig:
         modules_to_save=_names(path, record, "modules_to_save"),
         base_model=str(record.get("base_model_name_or_path") or ""),
     )
+    config.scale_of("")  # a bad pattern is found here
+    return config
 
 
 def _number(path: Any, record: Mapping[str, Any], key: str, *, whole: bool = False) -> Any:
@@ -133,13 +162,6 @@ def _patterns(path: Any, record: Mapping[str, Any], key: str, *, whole: bool = F
     patterns = record.get(key) or {}
     if not isinstance(patterns, dict):
         raise FormatError("not a table of modules", path=path, field=key, found=repr(patterns)[:80])
-    for pattern in patterns:
-        try:
-            if len(pattern) > LARGEST_PATTERN or _SLOW.search(pattern):
-                raise ValueError(f"too long or too complicated: {pattern[:80]!r}")
-            re.compile(pattern)
-        except (re.error, ValueError) as error:
-            raise FormatError("not a pattern for modules", path=path, field=key, found=str(error)) from error
     return {pattern: _number(path, patterns, pattern, whole=whole) for pattern in patterns}
 
 
