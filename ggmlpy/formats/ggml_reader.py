@@ -96,11 +96,11 @@ def _read_vocabulary(cursor: Cursor, container: Container, hparams: ModelParams)
     count = hparams.n_vocab
     if not 0 <= count <= cursor.left // (head + tail):
         raise TruncatedError(
-            "the vocabulary cannot fit into the file",
+            "the file is too short for its vocabulary",
             path=cursor.path,
             offset=8 if container.name != "ggml" else 4,
             field="n_vocab",
-            expected=f"between 0 and {cursor.left // (head + tail):,}, what the file has room for",
+            expected=f"at most {cursor.left // (head + tail):,} entries, what the file has room for",
             found=f"{count:,}",
             cause="the file is cut off or its header is corrupt",
             next_step="compare its size and SHA256 with the source",

@@ -142,7 +142,8 @@ class MainLoop:
         lines += [f"reverse prompt: {_shown(text)!r}" for text in self.reverse_prompts]
         if self.interactive:
             lines.append(
-                "interactive: Ctrl-C takes the turn, once more quits; Return gives it back; a final \\ continues a line"
+                "interactive: press Ctrl-C to interrupt and type, again to quit; Return hands the turn back; "
+                "a final \\ continues the line"
             )
         return "\n".join(lines) + "\n"
 
