@@ -10,7 +10,6 @@ from ggmlpy.files.mapping import map_file
 
 from .containers import GGUF
 from .ggml_reader import read_part
-from .gguf_model import open_gguf_model
 from .model_file import ModelFile
 from .multipart import find_parts, join_parts
 
@@ -31,6 +30,8 @@ def open_model(path: str | os.PathLike[str], *, n_parts: int | None = None, stri
         FormatError: anything else that is wrong with it.
     """
     if is_gguf(Path(path)):
+        from .gguf_model import open_gguf_model  # 8 ms that other containers need not wait for
+
         return open_gguf_model(Path(path))
     problems: list[FormatError] = []
     first = read_part(Path(path), 0, strict, problems)

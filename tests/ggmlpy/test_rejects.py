@@ -155,7 +155,9 @@ def test_truncation_inside_the_vocabulary(tiny):
 
 
 def test_a_vocabulary_as_big_as_on_paper_only(tiny):
-    error = rejected(patched(tiny, 8, struct.pack("<i", 2**31 - 1)), TruncatedError, "the file is too short for its vocabulary")
+    error = rejected(
+        patched(tiny, 8, struct.pack("<i", 2**31 - 1)), TruncatedError, "the file is too short for its vocabulary"
+    )
     assert error.found == "2,147,483,647"
 
 

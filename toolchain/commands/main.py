@@ -8,24 +8,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from toolchain.terminal import program
 from toolchain.terminal.talk import memory_used, say_compiling, speak_utf8
 
-from .checkpoints import add_convert, add_from_hf, add_to_hf
-from .comparing import add_compare
-from .demo import add_demo
-from .doctor import add_doctor
-from .files import add_migrate, add_quantize
-from .inspecting import add_fingerprint, add_hexdump, add_identify, add_inspect, add_report
-from .merging import add_merge
-from .numbers import add_bench, add_logits, add_perplexity
 from .options import Commands, Parser, dashed
-from .text import add_chat, add_generate
-from .tokenizers import add_tokenize, add_tokenizer
-from .training import add_crawl, add_instructions, add_train
-from .vectors import add_vectors
-from .verifying import add_verify
 
 OURS = ("ggmlpy", "llama_ref", "lora", "toolchain")
 
@@ -37,7 +25,7 @@ def main(argv: list[str] | None = None, door: str = "ggmlpy") -> int:
         argv: the command and its arguments; None: what the process was given.
         door: the name of the program, as the person typed it.
     """
-    program.opened_as(door, map(_name_of, COMMANDS))
+    program.opened_as(door, COMMANDS)
     gc.set_threshold(50_000)  # looking for garbage while packages are imported takes 20 ms and finds none
     try:
         return _run(sys.argv[1:] if argv is None else argv)
@@ -106,9 +94,8 @@ def build_parser(wanted: str = "") -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    named = [add for add in COMMANDS if _name_of(add) == wanted]
-    for add in named or COMMANDS:
-        add(commands)
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        _declaration(name)(commands)
     return parser
 
 
@@ -122,36 +109,28 @@ class ShowVersion(argparse.Action):
         parser.exit()
 
 
-def _name_of(add: Callable[[Commands], None]) -> str:
-    """``add_to_hf`` declares ``to-hf``."""
-    return add.__name__.removeprefix("add_").replace("_", "-")
+def _declaration(name: str) -> Callable[[Commands], None]:
+    """The function that declares a command: ``add_to_hf`` for ``to-hf``, from the file of its chapter.
+
+    Importing all chapters takes 10 ms, so a run imports its own.
+    """
+    declare: Callable[[Commands], None] = getattr(
+        import_module(f".{COMMANDS[name]}", __package__), f"add_{name.replace('-', '_')}"
+    )
+    return declare
 
 
-COMMANDS: tuple[Callable[[Commands], None], ...] = (
-    add_generate,
-    add_chat,
-    add_tokenize,
-    add_merge,
-    add_tokenizer,
-    add_quantize,
-    add_migrate,
-    add_inspect,
-    add_identify,
-    add_hexdump,
-    add_report,
-    add_compare,
-    add_fingerprint,
-    add_convert,
-    add_to_hf,
-    add_from_hf,
-    add_logits,
-    add_perplexity,
-    add_bench,
-    add_verify,
-    add_vectors,
-    add_doctor,
-    add_train,
-    add_instructions,
-    add_crawl,
-    add_demo,
-)
+# Each command and the chapter (a file of this folder) that declares it, in the order of the help.
+# fmt: off
+COMMANDS: dict[str, str] = {
+    "generate": "text",        "chat": "text",             "tokenize": "tokenizers",
+    "merge": "merging",        "tokenizer": "tokenizers",  "quantize": "files",
+    "migrate": "files",        "inspect": "inspecting",    "identify": "inspecting",
+    "hexdump": "inspecting",   "report": "inspecting",     "compare": "comparing",
+    "fingerprint": "inspecting", "convert": "checkpoints", "to-hf": "checkpoints",
+    "from-hf": "checkpoints",  "logits": "numbers",        "perplexity": "numbers",
+    "bench": "numbers",        "verify": "verifying",      "vectors": "vectors",
+    "doctor": "doctor",        "train": "training",        "instructions": "training",
+    "crawl": "training",       "demo": "demo",
+}
+# fmt: on
