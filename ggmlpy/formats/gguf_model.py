@@ -20,6 +20,7 @@ import numpy as np
 
 from ggmlpy.files.errors import UnsupportedError, UsageError, VocabularyError
 
+from .carrying import is_usual
 from .containers import GGUF
 from .file_types import FTYPES
 from .gguf import GgufFile, GgufTensor, open_gguf, split_paths
@@ -118,10 +119,10 @@ def _params(file: GgufFile, names: Set[str]) -> ModelParams:
 _ROPE_SCALING = {
     "factor":               ("llama.rope.scaling.factor",                  float),
     "original_context":     ("llama.rope.scaling.original_context_length", int),
+    "extrapolation_factor": ("llama.rope.scaling.yarn_ext_factor",         float),
     "attention_factor":     ("llama.rope.scaling.yarn_attn_factor",        float),
     "beta_fast":            ("llama.rope.scaling.yarn_beta_fast",          float),
     "beta_slow":            ("llama.rope.scaling.yarn_beta_slow",          float),
-    "extrapolation_factor": ("llama.rope.scaling.yarn_ext_factor",         float),
 }
 # fmt: on
 _ROPE_SCALING_TYPE = "llama.rope.scaling.type"
@@ -278,17 +279,19 @@ def gguf_metadata(params: ModelParams, vocab: Sequence[tuple[bytes, float]], nam
         "llama.feed_forward_length":               Value("u32", params.n_ff),
         "llama.rope.dimension_count":              Value("u32", params.n_rot),
         "llama.rope.freq_base":                    Value("f32", params.rope_freq_base),
+        **_written_scaling(params.rope_scaling),
         "llama.attention.head_count":              Value("u32", params.n_head),
         "llama.attention.head_count_kv":           Value("u32", params.n_head_kv),
         "llama.attention.layer_norm_rms_epsilon":  Value("f32", eps),
+        **({} if is_usual(params, "head_dim") else _head_lengths(params.head_dim)),
         "general.file_type":                       Value("u32", ftype),
         "tokenizer.ggml.model":                    Value("string", b"llama"),
         "tokenizer.ggml.tokens":                   Value("array", [token for token, _ in tokens], "string"),
         "tokenizer.ggml.scores":                   Value("array", scores, "f32"),
         "tokenizer.ggml.token_type":               Value("array", kinds, "i32"),
-        "tokenizer.ggml.unknown_token_id":         Value("u32", 0),
-        "tokenizer.ggml.bos_token_id":             Value("u32", 1),
-        "tokenizer.ggml.eos_token_id":             Value("u32", 2),
+        "tokenizer.ggml.unknown_token_id":         Value("u32", params.unk_id or 0),
+        "tokenizer.ggml.bos_token_id":             Value("u32", 1 if params.bos_id is None else params.bos_id),
+        "tokenizer.ggml.eos_token_id":             Value("u32", params.eos_ids[0] if params.eos_ids else 2),
         "ggmlpy.n_mult":                           Value("u32", params.n_mult),
     }
     # fmt: on
@@ -296,9 +299,27 @@ def gguf_metadata(params: ModelParams, vocab: Sequence[tuple[bytes, float]], nam
         metadata["general.quantization_version"] = Value("u32", QUANTIZATION_VERSION)
     if b"[PAD]" in pieces[-1:]:
         metadata["tokenizer.ggml.padding_token_id"] = Value("u32", len(pieces) - 1)
+    elif params.pad_id is not None and not is_usual(params, "pad_id"):
+        metadata["tokenizer.ggml.padding_token_id"] = Value("u32", params.pad_id)
     if any(from_gguf_token(token, kind) != piece for (token, kind), piece in zip(tokens, pieces, strict=True)):
         metadata["ggmlpy.vocabulary"] = Value("array", pieces, "string")
     return _checked(metadata)
+
+
+def _written_scaling(scaling: RopeScaling | None) -> dict[str, Value]:
+    """The keys of a rope scaling, those that it states, in the order of gguf-py."""
+    if scaling is None or scaling.type in ("none", "default"):
+        return {}
+    numbers = {
+        key: Value("f32" if kind is float else "u32", getattr(scaling, name))
+        for name, (key, kind) in _ROPE_SCALING.items()
+        if getattr(scaling, name) is not None
+    }
+    return {_ROPE_SCALING_TYPE: Value("string", scaling.type.encode()), **numbers}
+
+
+def _head_lengths(head_dim: int) -> dict[str, Value]:
+    return {f"llama.attention.{what}_length": Value("u32", head_dim) for what in ("key", "value")}
 
 
 def _checked(metadata: Mapping[str, Value]) -> dict[str, Value]:

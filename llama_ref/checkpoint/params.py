@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError
+from ggmlpy.formats.carrying import is_usual
 from ggmlpy.formats.model_params import ModelParams, RopeScaling, find_n_mult
 
 __all__ = [
@@ -39,12 +40,20 @@ LARGEST_JSON = 1 << 24  # an honest config has a few hundred bytes, an index of 
 LARGEST_SIZE = 1 << 20  # of n_embd, n_mult, n_head, n_layer: far above any model, far below an overflow
 
 
-def params_json(params: ModelParams) -> str:
-    """``params.json`` exactly as the original tools write it: what it has keys for.
+def params_json(params: ModelParams, other: Mapping[str, Any] | None = None) -> str:
+    """``params.json`` exactly as the original tools write it, and behind it what a later model says beyond.
+
+    Arguments:
+        other: keys of a source of the same kind that are kept as they are.
 
     >>> params_json(ModelParams(n_embd=4096, n_mult=256, n_head=32, n_layer=32))
     '{"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-06, "vocab_size": -1}'
     """
+    rope: dict[str, Any] = {}
+    if not is_usual(params, "rope_theta"):
+        rope["rope_theta"] = params.rope_theta
+    if not is_usual(params, "rope_scaling"):
+        rope["use_scaled_rope"] = True
     return json.dumps(
         {
             "dim": params.n_embd,
@@ -53,34 +62,68 @@ def params_json(params: ModelParams) -> str:
             "n_layers": params.n_layer,
             "norm_eps": params.eps,
             "vocab_size": -1,
+            **rope,
+            **(other or {}),
         }
     )
 
 
 def config_json(
-    params: ModelParams, n_vocab: int, *, dtype: str = "float16", pad_token_id: int | None = 0
+    params: ModelParams,
+    n_vocab: int,
+    *,
+    dtype: str = "float16",
+    pad_token_id: int | None = 0,
+    other: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """``config.json`` of the same model, as transformers 4.28.1 writes that of a first LLaMA."""
+    """``config.json`` as transformers 4.28.1 wrote that of a first LLaMA, and behind it what a later model says.
+
+    Arguments:
+        other: keys of a source of the same kind that are kept as they are.
+    """
+    eos: Any = params.eos_ids[0] if len(params.eos_ids) == 1 else [*params.eos_ids] or 2
     return {
         "architectures": ["LlamaForCausalLM"],
-        "bos_token_id": 1,
-        "eos_token_id": 2,
+        "bos_token_id": 1 if params.bos_id is None else params.bos_id,
+        "eos_token_id": eos,
         "hidden_act": "silu",
         "hidden_size": params.n_embd,
         "initializer_range": 0.02,
         "intermediate_size": params.n_ff,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": params.context_length,
         "model_type": "llama",
         "num_attention_heads": params.n_head,
         "num_hidden_layers": params.n_layer,
-        "pad_token_id": pad_token_id,
+        "pad_token_id": pad_token_id if params.pad_id is None else params.pad_id,
         "rms_norm_eps": params.eps,
         "tie_word_embeddings": False,
         "torch_dtype": dtype,
         "transformers_version": "4.28.1",
         "use_cache": True,
         "vocab_size": n_vocab,
+        **_later_keys(params),
+        **(other or {}),
     }
+
+
+def _later_keys(params: ModelParams) -> dict[str, Any]:
+    """What transformers 4.28.1 had no key for, under the keys of later releases, where it is not as usual."""
+    values = {
+        "head_dim": params.head_dim,
+        "rope_theta": params.rope_theta,
+        "rope_scaling": params.rope_scaling and _as_rope_keys(params.rope_scaling),
+        "sliding_window": params.sliding_window,
+        "unk_id": params.unk_id,
+    }
+    spelled = {"unk_id": "unk_token_id"}
+    return {spelled.get(name, name): value for name, value in values.items() if not is_usual(params, name)}
+
+
+def _as_rope_keys(scaling: RopeScaling) -> dict[str, Any]:
+    """``rope_scaling`` as transformers 4 spells it; "type" is what its first releases read."""
+    said = {key: getattr(scaling, name) for name, (key, _) in _ROPE_KEYS.items()} | {"truncate": scaling.truncate}
+    numbers = {key: value for key, value in said.items() if value is not None}
+    return {"type": scaling.type, "rope_type": scaling.type, **numbers, **scaling.other}
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -180,7 +223,7 @@ _CONFIG_KEYS = {
     *("model_type", "hidden_act", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
     *("num_key_value_heads", "rms_norm_eps", "vocab_size", "rope_theta", "rope_scaling", "rope_parameters"),
     *("max_position_embeddings", "sliding_window", "attention_bias", "mlp_bias", "tie_word_embeddings"),
-    *("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id", "torch_dtype", "dtype"),
+    *("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id", "torch_dtype", "dtype", "head_dim"),
 }
 # fmt: off
 _ROPE_KEYS = {  # in rope_scaling (to transformers 4) and rope_parameters (since 5)
@@ -206,6 +249,7 @@ def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
     eos = record.get("eos_token_id")
     dtype = record.get("dtype", record.get("torch_dtype"))
     return {
+        "head_dim": _number(record, "head_dim", int),
         "rope_theta": _number(record, "rope_theta", float) if theta is None else theta,
         "rope_scaling": _rope_scaling(rope, _number(record, "original_max_position_embeddings", int)),
         "n_ctx_train": _number(record, "max_position_embeddings", int),

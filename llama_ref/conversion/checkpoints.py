@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 
 from ggmlpy.files.atomic import atomic_write, require_space
 from ggmlpy.files.errors import MissingFileError, OutputError, UsageError
+from ggmlpy.formats.carrying import carry, kept_keys
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.tensor_names import meta_names, original_names, rename
 from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout, open_checkpoint
@@ -43,6 +44,7 @@ __all__ = [
     "convert_from_huggingface",
     "convert_to_huggingface",
     "huggingface_files",
+    "kept_from",
     "parse_size",
     "plan_from_hf",
     "plan_to_hf",
@@ -183,6 +185,7 @@ def plan_to_hf(
         checkpoint = stack.enter_context(open_checkpoint(source))
         notes = list(checkpoint.notes)
         vocab = None if weights_only else _fitting_vocabulary(checkpoint, tokenizer, notes)
+        notes += carry(checkpoint.params, "huggingface", checkpoint.layout, checkpoint.params_path)
         files, texts = huggingface_files(
             checkpoint, weights=weights, shard_size=shard_size, inv_freq=inv_freq, dtype=dtype
         )
@@ -250,6 +253,7 @@ def plan_from_hf(
         checkpoint = stack.enter_context(open_checkpoint(source))
         notes = list(checkpoint.notes)
         vocab = None if weights_only else _fitting_vocabulary(checkpoint, tokenizer, notes)
+        notes += carry(checkpoint.params, "meta", checkpoint.layout, checkpoint.params_path)
         params = _chosen_params(checkpoint, params)
         count = params.n_shards if shards is None else shards
         if not 1 <= count <= min(100, params.n_head, checkpoint.n_vocab):
@@ -258,7 +262,7 @@ def plan_from_hf(
         files = {f"consolidated.{i:02}.pth": [shard_of(tensor, i, count) for tensor in tensors] for i in range(count)}
         plan = ExportPlan(checkpoint, Path(directory), files, {}, {}, [], torch_format, notes)
         plan.sizes = {name: weights_size(plan.directory / name, part, torch_format) for name, part in files.items()}
-        plan.texts = {"params.json": params_json(params)}
+        plan.texts = {"params.json": params_json(params, kept_from(checkpoint, "meta"))}
         if vocab:
             plan.copies = [path for path in (vocab.path, vocab.added_path) if path]
         _refuse_same_directory(plan)
@@ -343,8 +347,14 @@ def _config_files(checkpoint: Checkpoint, tensors: Iterable[LazyTensor]) -> dict
         "pad_token_id": 0,
         "transformers_version": "4.28.1",
     }
-    config = config_json(checkpoint.params, checkpoint.n_vocab, dtype=dtype)
+    other = kept_from(checkpoint, "huggingface")
+    config = config_json(checkpoint.params, checkpoint.n_vocab, dtype=dtype, other=other)
     return {"config.json": _json(config), "generation_config.json": _json(generation)}
+
+
+def kept_from(checkpoint: Checkpoint, layout: str) -> dict[str, Any]:
+    """Keys of the checkpoint's configuration that nothing here understands, for a configuration of the same kind."""
+    return kept_keys(checkpoint.params, layout) if checkpoint.layout == layout else {}
 
 
 def _json(value: Mapping[str, Any]) -> str:
@@ -377,7 +387,7 @@ def _chosen_params(checkpoint: Checkpoint, chosen: ModelParams | None) -> ModelP
             f"{chosen.n_layer} layers) are not those of {checkpoint.params_path} ({own.n_embd}, {own.n_ff}, "
             f"{own.n_head}, {own.n_layer})"
         )
-    return chosen
+    return replace(chosen, **{name: getattr(own, name) for name in ("norm_eps", "rope_theta", "rope_scaling")})
 
 
 # --------------------------------------------------------------------------------------------------------- in common

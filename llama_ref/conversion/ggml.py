@@ -31,6 +31,7 @@ import numpy as np
 
 from ggmlpy.files.atomic import require_space
 from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
+from ggmlpy.formats.carrying import carry, lost_in
 from ggmlpy.formats.containers import Container, container_named
 from ggmlpy.formats.eras import APRIL_30, AUGUST_21, DEFAULT_ERA, Era, era_of
 from ggmlpy.formats.model_params import ModelParams, find_n_mult, model_named
@@ -48,6 +49,7 @@ from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, 
 __all__ = [
     "Plan",
     "VocabularyCount",
+    "carried_notes",
     "check_vocabulary",
     "convert",
     "plan_conversion",
@@ -176,7 +178,8 @@ def plan_conversion(
                 f"the header has n_mult {params.n_mult} and {params.n_head} heads, from {checkpoint.params_path.name}; "
                 f"the converter of {era} guessed 256 and {_guessed(params).n_head} (--guess-params does the same)"
             )
-        hparams = _hparams(params, len(vocab), OUTTYPES[outtype], params.norm_eps)
+        notes += carried_notes(checkpoint, declared, version)
+        hparams = replace(params, n_vocab=len(vocab), ftype=OUTTYPES[outtype])
         plan = Plan({}, declared, version, hparams, vocab, [], notes, checkpoint)
         plan.parts = _parts(checkpoint, era, declared, type_named(outtype, declared.name, version), plan)
         plan.files = _files(outfile, checkpoint.path / f"ggml-model-{outtype}.{_suffix(declared)}", plan)
@@ -235,7 +238,7 @@ def plan_vocabulary(
         hparams = ModelParams(n_vocab=len(vocab), n_embd=0, n_mult=0, n_head=1, n_layer=0, ftype=0)
     else:
         params = model_named(model) if model else _params_beside(directory)
-        hparams = _hparams(params, len(vocab), OUTTYPES[outtype])
+        hparams = replace(params, n_vocab=len(vocab), ftype=OUTTYPES[outtype])
     plan = Plan({}, declared, version, hparams, vocab, [[]])
     plan.files = _files(outfile, directory / f"ggml-vocab.{_suffix(declared)}", plan)
     _refuse_overwriting(plan, [vocab.path])
@@ -379,10 +382,23 @@ def _guessed(params: ModelParams) -> ModelParams:
     return params.changed(n_mult=256, n_head=max(1, params.n_embd // 128))
 
 
-def _hparams(params: ModelParams, n_vocab: int, ftype: int, norm_eps: float | None = None) -> ModelParams:
-    """What the converters of 2023 take from a checkpoint: the header's numbers, and eps where GGUF has a key for it."""
-    header = params.header() | {"n_vocab": n_vocab, "ftype": ftype}
-    return replace(ModelParams.from_header(**header), norm_eps=norm_eps)
+def carried_notes(checkpoint: Checkpoint, container: Container, version: int) -> list[str]:
+    """What a GGML or GGUF file cannot say of this model but its reader must know.
+
+    Raises:
+        UnsupportedError: a reader would compute something else.
+    """
+    target = "gguf" if container.name == "gguf" else "ggml"
+    gguf = f"`convert {checkpoint.path} --container gguf`"
+    lost = target == "ggml" and not lost_in(checkpoint.params, "gguf", checkpoint.layout)
+    return carry(
+        checkpoint.params,
+        target,
+        checkpoint.layout,
+        checkpoint.params_path,
+        title=container.title(version),
+        next_step=gguf if lost else "",
+    )
 
 
 def _files(outfile: str | os.PathLike[str] | None, default: Path, plan: Plan) -> dict[Path, int]:

@@ -290,7 +290,10 @@ def plan_merge(
         known = identify_inputs(opened, readers, check_base=chosen.check_base, progress=progress)
         chain = replace(chain, notes=(*known, *chain.notes))
         model = MergedModel(opened, readers, _filler(readers, chain, chosen) if chosen.init else None)
-        return MergePlan(opened, readers, Path(output), chosen, chain, model, stack.pop_all())
+        plan = MergePlan(opened, readers, Path(output), chosen, chain, model)
+        plan.chain = replace(chain, notes=(*chain.notes, *plan.target().notes()))
+        plan._open = stack.pop_all()
+        return plan
 
 
 def _filler(adapters: Sequence[Adapter], chain: Chain, options: MergeOptions) -> Callable[[LazyTensor], LazyTensor]:

@@ -23,6 +23,8 @@ import numpy as np
 
 from ggmlpy.files.atomic import atomic_write, require_space
 from ggmlpy.files.errors import OutputError, ShapeError, UsageError
+from ggmlpy.formats.carrying import carry
+from ggmlpy.formats.containers import CONTAINERS, GGUF
 from ggmlpy.formats.eras import GGUF_ERA, era_of
 from ggmlpy.formats.file_types import TypeChooser, file_type_of
 from ggmlpy.formats.model_params import ModelParams
@@ -36,7 +38,8 @@ from llama_ref.checkpoint.folder import Folder, is_weight_file, weight_file_name
 from llama_ref.checkpoint.layout import in_layout
 from llama_ref.checkpoint.params import params_json, read_json
 from llama_ref.checkpoint.weights import open_weights, weights_kind, weights_size, write_weights
-from llama_ref.conversion.checkpoints import SHARD_SIZE, huggingface_files
+from llama_ref.conversion.checkpoints import SHARD_SIZE, huggingface_files, kept_from
+from llama_ref.conversion.ggml import carried_notes
 from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
 
 from .checks import OUTPUT, Chain
@@ -70,6 +73,14 @@ class Target(ABC):
     @abstractmethod
     def sizes(self) -> dict[Path, int]:
         """Final path -> bytes, of the large files."""
+
+    @abstractmethod
+    def notes(self) -> list[str]:
+        """What of the base's numbers the target cannot say but its reader must know.
+
+        Raises:
+            UnsupportedError: its reader would compute something else.
+        """
 
     @abstractmethod
     def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
@@ -133,7 +144,12 @@ class PthTarget(DirectoryTarget):
         return {f"consolidated.{k:02}.pth": [_shard_of(model, name, k, n) for name in names] for k in range(n)}
 
     def small_files(self) -> dict[str, bytes]:
-        return {"params.json": params_json(self.plan.base.params).encode()}
+        base = self.plan.base
+        return {"params.json": params_json(base.params, kept_from(base, "meta")).encode()}
+
+    def notes(self) -> list[str]:
+        base = self.plan.base
+        return carry(base.params, "meta", base.layout, base.params_path)
 
 
 def _shard_of(model: MergedModel, name: str, k: int, n: int) -> LazyTensor:
@@ -207,6 +223,10 @@ class HuggingFaceTarget(DirectoryTarget):
     def small_files(self) -> dict[str, bytes]:
         return {name: text.encode() for name, text in self._files()[1].items()}
 
+    def notes(self) -> list[str]:
+        base = self.plan.base
+        return carry(base.params, "huggingface", base.layout, base.params_path)
+
 
 class GgmlTarget(Target):
     """One GGML or GGUF file, f16 or quantized: what converting (and quantizing) the merged .pth would give."""
@@ -230,11 +250,15 @@ class GgmlTarget(Target):
 
     @property
     def hparams(self) -> ModelParams:
-        """What the file says of the model: the header's numbers, and eps where GGUF has a key for it."""
+        """What the file says of the model, as far as its container has a place for it."""
         p = self.plan.base.params
         file_type = 1 if self.file_type is None else self.file_type.id
-        header = p.header() | {"n_vocab": self.plan.chain.n_vocab, "ftype": file_type}
-        return replace(ModelParams.from_header(**header), norm_eps=p.norm_eps)
+        return replace(p, n_vocab=self.plan.chain.n_vocab, ftype=file_type)
+
+    def notes(self) -> list[str]:
+        return carried_notes(
+            self.plan.base, GGUF if self.container == "gguf" else CONTAINERS[self.container], self.version
+        )
 
     def tensors(self) -> list[OutTensor]:
         """In the order of the era's converter."""
