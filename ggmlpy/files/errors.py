@@ -2,15 +2,18 @@
 
 Every error about a file derives from :class:`FormatError` and carries, as attributes, where it is (``path``,
 ``offset``, ``field``), what was ``expected`` and ``found``, the likely ``cause`` and the ``next_step``. ``str(error)``
-joins them into one line. A command in a next step stands between backticks and without the program's name, which a
-library does not know: ``next_step="`identify m.bin`"``. The library raises; only the command line puts the name in
-front, prints, and exits (code 3 for a :class:`FormatError`, code 2 for a :class:`UsageError`).
+joins them into one line, in which control characters and line breaks of foreign names are escapes; the attributes have
+them as they are. A command in a next step stands between backticks and without the program's name, which a library does
+not know: ``next_step="`identify m.bin`"``. The library raises; only the command line puts the name in front, prints,
+and exits (code 3 for a :class:`FormatError`, code 2 for a :class:`UsageError`).
 """
 
 from __future__ import annotations
 
 import os
 from typing import Any
+
+from .foreign import visible
 
 __all__ = [
     "BadMagicError",
@@ -77,7 +80,7 @@ class FormatError(Exception):
         text += f" ({details})" if details else ""
         text += f". Likely cause: {self.cause}" if self.cause else ""
         text += f". Next: {self.next_step}" if self.next_step else ""
-        return text
+        return visible(text)
 
 
 class MissingFileError(FormatError):
@@ -134,3 +137,6 @@ class DiskSpaceError(OutputError):
 
 class UsageError(ValueError):
     """The request itself is wrong: an unknown type name, an era that lacks a type, options that exclude each other."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())

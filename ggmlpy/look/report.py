@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError
+from ggmlpy.files.foreign import visible
 from ggmlpy.formats.codes import unpack_codes
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.opening import open_model
@@ -26,7 +27,7 @@ from .contents import tensor_rows
 from .hexdump import hexdump
 from .identify import identify
 
-__all__ = ["report_data", "write_report"]
+__all__ = ["report_data", "script_data", "write_report"]
 
 BLOCKS_A_ROW = 8
 ROWS_A_TENSOR = 3
@@ -49,12 +50,32 @@ def write_report(
     Raises:
         FormatError: a file can't be read, or the source is not of the same model.
     """
-    data = json.dumps(report_data(path, source, progress), ensure_ascii=False, allow_nan=False)
+    data = script_data(report_data(path, source, progress))
     page = files("ggmlpy.look").joinpath("report.html").read_text("utf-8")
-    text = page.replace("/*DATA*/null", data.replace("</", "<\\/")).encode()
+    text = page.replace("/*DATA*/null", data).encode()
     with atomic_write(html, size=len(text)) as stream:
         stream.write(text)
     return len(text)
+
+
+def script_data(value: object) -> str:
+    """The value as a script in a page may hold it.
+
+    A page's parser looks into scripts: ``</script`` ends one, and ``<!--<script`` keeps the page's own ``</script>``
+    from ending it. So no ``<`` stands there. Unsafe characters of foreign texts become visible escapes.
+
+    >>> print(script_data(["<!--<script>", "a\\x1bb"]))
+    ["\\u003c!--\\u003cscript>", "a\\\\x1bb"]
+    """
+    return json.dumps(_visible_within(value), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+
+
+def _visible_within(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {visible(key): _visible_within(item) for key, item in value.items()}
+    return [_visible_within(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def report_data(

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ggmlpy.files.foreign import visible
 from ggmlpy.formats.containers import CONTAINERS
 from ggmlpy.formats.fields import write
 from ggmlpy.formats.model_file import ModelFile
@@ -187,7 +188,7 @@ class OutputReport(Verdict):
         lines += [f"- likely cause: {cause}" for cause in self.causes]
         lines += [f"- no known mistake explains {name}" for name in self.unexplained[:5]]
         table = markdown_table(*self.table(), n_words=2)
-        return "\n".join(lines) + "\n" + ("\n" + table if table else "")
+        return "\n".join(map(visible, lines)) + "\n" + ("\n" + table if table else "")
 
     def suite(self) -> str:
         """The step and its source."""

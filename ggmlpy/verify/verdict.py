@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+from ggmlpy.files.foreign import visible
 from ggmlpy.files.html import html_columns
 
 __all__ = ["Table", "Verdict", "junit", "markdown_table"]
@@ -59,7 +60,7 @@ class Verdict(ABC):
 
     def problem(self) -> str:
         """Sentence and details, or "" if all is right."""
-        return "\n".join([self.sentence(), *self.lines()]) if self.exit_code else ""
+        return "\n".join(map(visible, [self.sentence(), *self.lines()])) if self.exit_code else ""
 
     def junit(self) -> str:
         """JUnit XML for a CI server."""
@@ -67,7 +68,7 @@ class Verdict(ABC):
 
     def markdown(self) -> str:
         """A summary for a CI job: the sentence and the table."""
-        return f"{self.sentence()}\n\n{markdown_table(*self.table())}"
+        return f"{visible(self.sentence())}\n\n{markdown_table(*self.table())}"
 
     def table(self) -> Table:
         """Headings and rows of what differs, for a notebook."""
@@ -95,7 +96,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], n_wor
         return ""
     left = len(headings) if n_words is None else n_words
     rule = "|---" * left + "|--:" * (len(headings) - left) + "|"
-    lines = [f"| {' | '.join(cells)} |" for cells in (headings, *rows)]
+    lines = [f"| {' | '.join(map(visible, cells))} |" for cells in (headings, *rows)]
     return "\n".join([lines[0], rule, *lines[1:], ""])
 
 

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from ggmlpy.files.errors import UsageError
+from ggmlpy.files.foreign import visible
 from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.eras import DEFAULT_ERA
 from llama_ref.checkpoint import LazyTensor
@@ -71,7 +72,7 @@ class MergeReport:
         ]
         if self.resumed:
             lines.append(f"taken from the interrupted run, and not counted above: {', '.join(self.resumed)}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join(map(visible, [*lines, *(f"note: {note}" for note in self.notes)]))
 
 
 @dataclass
@@ -118,7 +119,7 @@ class MergePlan(CheckedMerge):
             *(f"writes: {path} ({size:,} bytes)" for path, size in target.sizes().items()),
             f"disk: {sum(target.sizes().values()):,} bytes; memory: about {MEMORY}, whatever the size of the model",
         ]
-        return "\n".join([*words, *(f"note: {note}" for note in self.chain.notes)])
+        return "\n".join(map(visible, [*words, *(f"note: {note}" for note in self.chain.notes)]))
 
     def run(self, *, force: bool = False, resume: bool = False, progress: Progress | None = None) -> MergeReport:
         """Write everything.

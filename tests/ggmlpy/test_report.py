@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ggmlpy import FormatError, ModelParams, open_model
-from ggmlpy.look.report import report_data, write_report
+from ggmlpy.files.foreign import visible
+from ggmlpy.look.report import report_data, script_data, write_report
 from tests.ggmlpy.models import write_tiny
 
 
 def page_data(text: str) -> dict:
-    return json.loads(re.search(r"const DATA = (.*);\n", text)[1].replace("<\\/", "</"))
+    return json.loads(re.search(r"const DATA = (.*);\n", text)[1])
 
 
 def test_the_page_stands_alone_and_holds_the_data(golden, tmp_path):
@@ -60,6 +63,40 @@ def test_nan_and_markup_in_a_file_do_not_break_the_page(tmp_path):
     text = (tmp_path / "r.html").read_text("utf-8")
     assert text.count("</script>") == 1
     assert page_data(text)["tensors"]
+
+
+class Scripts(HTMLParser):
+    """The scripts of a page, each with the text that it ends after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        if self.rawdata and self.cdata_elem == "script":
+            self.texts.append(data)
+
+
+@pytest.mark.parametrize("markup", ["<!--<script>", "</script><script>x()</script>", "<![CDATA[", "-->", "\u2028"])
+def test_no_markup_of_a_file_reaches_the_parser(markup: str) -> None:
+    data = script_data({"name": markup, markup: [markup]})
+    assert "<" not in data
+    page = Scripts()
+    page.feed(f"<title>t</title><script>const DATA = {data};\n</script><p>end")
+    assert "".join(page.texts) == f"const DATA = {data};\n"
+    assert list(json.loads(data)) == ["name", visible(markup)]
+
+
+def test_the_whole_page_has_the_scripts_of_a_plain_one(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.bin")
+    write_report(path, tmp_path / "plain.html")
+    data = bytearray(path.read_bytes())
+    data[40:44] = b"<!--"
+    (tmp_path / "<!--<script>.bin").write_bytes(data)
+    write_report(tmp_path / "<!--<script>.bin", tmp_path / "odd.html")
+    plain, odd = ((tmp_path / name).read_text("utf-8") for name in ("plain.html", "odd.html"))
+    for mark in ("<script", "</script", "<!--"):
+        assert odd.count(mark) == plain.count(mark)
 
 
 def test_the_source_of_another_model_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from toolchain.terminal.program import name, spoken, spoken_within
-from toolchain.terminal.talk import print_json
+from toolchain.terminal.talk import print_json, put
 
 from .options import Commands, command, json_option
 
@@ -48,17 +48,17 @@ def _print_diagnosis(directory: str, diagnosis: Diagnosis) -> None:
     from toolchain.look.next_steps import in_words
 
     for finding in diagnosis.found:
-        print(f"{finding.kind:<10} {finding.path}\n{'':<10} {finding.words}")
+        put(f"{finding.kind:<10} {finding.path}", f"{'':<10} {finding.words}")
     if not diagnosis.found:
-        print(f"no model, adapter, tokenizer or GGML file in {directory}")
+        put(f"no model, adapter, tokenizer or GGML file in {directory}")
     for title, lines in (("fits", diagnosis.fits), ("does not fit", diagnosis.misfits), ("bad", diagnosis.bad)):
         if lines:
-            print(f"\n{title}\n" + "\n".join(f"  {spoken(line)}" for line in lines))
+            put("", title, *(f"  {spoken(line)}" for line in lines))
     if diagnosis.steps:
         memory = f", {in_words(diagnosis.free_memory)} of memory" if diagnosis.free_memory is not None else ""
-        print(f"\nnext ({in_words(diagnosis.free_disk)} of disk{memory} free)")
+        put("", f"next ({in_words(diagnosis.free_disk)} of disk{memory} free)")
     for step in diagnosis.steps:
         needs = f"{in_words(step.disk)} of disk, {in_words(step.memory)} of memory"
-        print(f"  {name()} {step.command}\n      {step.why}: {needs}")
+        put(f"  {name()} {step.command}", f"      {step.why}: {needs}")
         if step.obstacle:
-            print(f"      but {step.obstacle}")
+            put(f"      but {step.obstacle}")

@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 from toolchain.terminal.bars import progress_bar
-from toolchain.terminal.talk import print_json, say
+from toolchain.terminal.foreign import one_line
+from toolchain.terminal.talk import print_json, put, say
 
 from .options import Commands, command, era_option, json_option, threads_option, tokenizer_option
 
@@ -116,7 +117,7 @@ def run_quantize(args: argparse.Namespace) -> int:
 
         def finished(report: Any, index: int) -> None:
             if not (args.json or args.quiet):
-                bar.write(report.tensor_line(index))
+                bar.write(one_line(report.tensor_line(index)))
 
         report = quantize_file(
             args.input,
@@ -132,6 +133,6 @@ def run_quantize(args: argparse.Namespace) -> int:
     if args.json:
         print_json(report.as_dict())
     elif not args.quiet:
-        print(*report.closing_lines(), sep="\n")
+        put(*report.closing_lines())
     say(args, f"quantize time = {1000 * (time.perf_counter() - start):8.2f} ms")
     return 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from toolchain.terminal.bars import bytes_of, progress_bar
 from toolchain.terminal.colors import BOLD, DIM, GREEN, painted, wants_color
+from toolchain.terminal.foreign import one_line
 from toolchain.terminal.program import spoken, spoken_within
-from toolchain.terminal.talk import print_json, say
+from toolchain.terminal.talk import complain, print_json, put, put_painted, say
 
 from .options import Commands, command, json_option
 
@@ -42,7 +42,7 @@ def run_identify(args: argparse.Namespace) -> int:
     for item in [] if args.json else found:
         _print_identification(item)
     for failure in [] if args.json else failed:
-        print(f"error: {spoken(failure)}", file=sys.stderr)
+        complain(spoken(failure))
     return 3 if failed or any(item.problems for item in found) else 0
 
 
@@ -60,10 +60,10 @@ def _print_identification(item: Any) -> None:
         *(("problem", problem) for problem in item.problems),
         ("next", item.next_step),
     )
-    print(item.path)
+    put(item.path)
     for name, value in rows:
         if value:
-            print(f"  {name:<11} {spoken(value)}")
+            put(f"  {name:<11} {spoken(value)}")
 
 
 def add_inspect(commands: Commands) -> None:
@@ -96,16 +96,16 @@ def run_inspect(args: argparse.Namespace) -> int:
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    print(f"{', '.join(summary['files'])}: {summary['format']}, {summary['size']:,} bytes")
-    print("header      " + "  ".join(f"{name} {value}" for name, value in summary["header"].items()))
-    print(f"ftype       {summary['ftype']}")
-    print(f"vocabulary  {summary['vocabulary']['size']:,} entries")
+    put(f"{', '.join(summary['files'])}: {summary['format']}, {summary['size']:,} bytes")
+    put("header      " + "  ".join(f"{name} {value}" for name, value in summary["header"].items()))
+    put(f"ftype       {summary['ftype']}")
+    put(f"vocabulary  {summary['vocabulary']['size']:,} entries")
     for entry in summary["vocabulary"]["sample"]:
-        print(f"  {entry['id']:>6}  {entry['score']:>12g}  {entry['text']!r}")
-    print(f"tensors     {summary['n_tensors']}")
+        put(f"  {entry['id']:>6}  {entry['score']:>12g}  {entry['text']!r}")
+    put(f"tensors     {summary['n_tensors']}")
     for row in summary.get("tensors", ()):
         shape = " x ".join(map(str, row["shape"]))
-        print(f"  {row['name']:<40} {row['type']:<5} {shape:>15} at {row['offset']:>13,} {row['bytes']:>13,} bytes")
+        put(f"  {row['name']:<40} {row['type']:<5} {shape:>15} at {row['offset']:>13,} {row['bytes']:>13,} bytes")
 
 
 def add_hexdump(commands: Commands) -> None:
@@ -135,7 +135,7 @@ def run_hexdump(args: argparse.Namespace) -> int:
         return 0
     found, color = False, wants_color()
     for line in shown:
-        print(_hexdump_line(line, color))
+        put_painted(_hexdump_line(line, color))
         found = True
     if not found:
         raise UsageError(f"{args.file} has no field {args.field!r}; field names are in the last column of the dump")
@@ -144,10 +144,10 @@ def run_hexdump(args: argparse.Namespace) -> int:
 
 def _hexdump_line(line: Any, color: bool) -> str:
     if not line.size:
-        return f"{'':>12}  {line.value}"
+        return f"{'':>12}  {one_line(line.value)}"
     text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line.data)
     more = "…" if line.size > len(line.data) else " "
-    paint = painted if color else lambda text, code: text
+    paint = painted if color else lambda text, code: one_line(text)
     place = f"{line.offset:>12,}  {line.data.hex(' '):<47}{more} {paint(f'{text:<16}', DIM)}"
     return f"{place}  {paint(line.path, BOLD)} = {paint(str(line.value), GREEN)}"
 
@@ -200,5 +200,5 @@ def run_fingerprint(args: argparse.Namespace) -> int:
         print_json(digests)
     else:
         for file, digest in digests.items():
-            print(f"{digest}  {file}")
+            put(f"{digest}  {file}")
     return 0

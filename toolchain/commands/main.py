@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from toolchain.terminal import program
-from toolchain.terminal.talk import memory_used, say_compiling, speak_utf8
+from toolchain.terminal.talk import complain, memory_used, put, remark, say_compiling, speak_utf8
 
 from .options import Commands, Parser, dashed
 
@@ -34,11 +34,11 @@ def main(argv: list[str] | None = None, door: str = "ggmlpy") -> int:
     except ImportError as error:
         problem = _missing(error.name) if isinstance(error, ModuleNotFoundError) else ""
         if problem:
-            print(f"error: {problem}", file=sys.stderr)
+            complain(problem)
             return 3
         if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
             raise  # else Ctrl-C came while a compiled module was being loaded
-    print("interrupted", file=sys.stderr)
+    remark("interrupted")
     return 130
 
 
@@ -71,13 +71,14 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         code: int = args.run(args)
         if getattr(args, "verbose", False):
-            print(f"{time.perf_counter() - began:.2f} s{memory_used()}", file=sys.stderr)
+            remark(f"{time.perf_counter() - began:.2f} s{memory_used()}")
         return code
     except UsageError as error:
-        print(f"error: {program.spoken(error)}\nsee: {program.name()} {args.command} --help", file=sys.stderr)
+        complain(program.spoken(error))
+        remark(f"see: {program.name()} {args.command} --help")
         return 2
     except FormatError as error:
-        print(f"error: {program.spoken(error)}", file=sys.stderr)
+        complain(program.spoken(error))
         return 3
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say to it
@@ -105,7 +106,7 @@ class ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from ggmlpy import __version__
 
-        print(f"ggmlpy {__version__}")
+        put(f"ggmlpy {__version__}")
         parser.exit()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolchain.terminal.bars import bytes_of, progress_bar, searching
 from toolchain.terminal.program import spoken, spoken_within
-from toolchain.terminal.talk import print_json, say
+from toolchain.terminal.talk import print_json, say_text
 
 from .options import (
     Arguments,
@@ -88,12 +88,12 @@ def run_merge(args: argparse.Namespace) -> int:
     with progress_bar(args, sum(map(bytes_of, [*adapters, *[args.base] * args.check_base])), "checking") as bar:
         plan = plan_merge(args.base, adapters, args.output, searching(bar, "checking"), **options)
     with plan:
-        say(args, spoken(plan.describe() if args.dry_run or args.verbose else plan.summary()))
+        say_text(args, spoken(plan.describe() if args.dry_run or args.verbose else plan.summary()))
         if args.dry_run:
             return 0
         with progress_bar(args, plan.nbytes, "merge") as bar:
             report = plan.run(force=args.force, resume=args.resume, progress=bar.update)
-    say(args, spoken(report))
+    say_text(args, spoken(report))
     if args.json:
         print_json(spoken_within(report.as_dict()))
     return 0

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from toolchain.terminal.bars import progress_bar
-from toolchain.terminal.talk import print_json, say
+from toolchain.terminal.talk import print_json, put, put_text, say
 
 from .options import (
     Commands,
@@ -91,11 +91,11 @@ def run_perplexity(args: argparse.Namespace) -> int:
                 values.append(state.value)
                 bar.set_postfix_str(f"perplexity {state.value:.4f}", refresh=False)
                 if shown:
-                    print(f"[{state.chunk}]{state.value:.4f},", end="", flush=True)
+                    put(f"[{state.chunk}]{state.value:.4f},", end="", flush=True)
     if args.json:
         print_json({**state.as_dict(), "running": values})
         return 0
-    print("" if shown else "".join(f"[{i}]{value:.4f}," for i, value in enumerate(values, 1)))
+    put("" if shown else "".join(f"[{i}]{value:.4f}," for i, value in enumerate(values, 1)))
     say(args, f"perplexity {state.value:.4f} over {state.n_tokens} tokens")
     say(args, f"{state.bits_per_byte:.4f} bits per byte, {state.bits_per_character:.4f} bits per character")
     return 0
@@ -132,5 +132,5 @@ def run_bench(args: argparse.Namespace) -> int:
     if args.json:
         print_json([result.as_dict() for result in results])
     else:
-        print(table(results))
+        put_text(table(results))
     return 0

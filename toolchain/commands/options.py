@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from toolchain.terminal import program
+from toolchain.terminal.foreign import one_line
 
 Commands = Any  # argparse's sub-parser action has no public name
 Arguments = Any  # a parser or a group of its options
@@ -23,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     """One line says what is wrong, with the name that was probably meant; the next one where help is."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\nsee: {self.prog} --help\n")
+        self.exit(2, f"error: {one_line(message)}\nsee: {self.prog} --help\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.colors import wants_color
 from toolchain.terminal.program import spoken
-from toolchain.terminal.talk import print_json, say
+from toolchain.terminal.talk import complain, print_json, put_text, remark_text, say, say_text
 from toolchain.terminal.widths import terminal_width
 
 from .main_options import add_main_options, is_interactive, main_options, new_conversation, settled
@@ -47,7 +47,7 @@ def run_generate(args: argparse.Namespace) -> int:
     for name in ("perplexity", "embedding"):
         if getattr(args, name):
             stars = "\n************\n"
-            print(f"{stars}main: please use the '{name}' tool for {name} calculations{stars}")
+            put_text(f"{stars}main: please use the '{name}' tool for {name} calculations{stars}")
             return 0
     if args.compare_with:
         return _run_comparison(args)
@@ -147,7 +147,7 @@ def _run_main(args: argparse.Namespace, loading: Loading, read_line: Any) -> int
             code = _run_loop(args, conversation, options, read_line)
         if not code:
             seconds = time.perf_counter() - loading.began
-            say(args, "\n" + timings_text(loading.seconds, conversation.timings, seconds))
+            say_text(args, "\n" + timings_text(loading.seconds, conversation.timings, seconds))
     return code
 
 
@@ -159,7 +159,7 @@ def _run_loop(args: argparse.Namespace, conversation: Any, options: Any, read_li
     try:
         loop = MainLoop(conversation, options, console, partial(say, args), collect=args.json)
     except PromptTooLongError as error:
-        print(f"error: {spoken(error)}", file=sys.stderr)
+        complain(spoken(error))
         return 1
     _introduce(args, loop)
     try:
@@ -185,13 +185,13 @@ def _introduce(args: argparse.Namespace, loop: Any) -> None:
     if warning:
         say(args, f"warning: {warning}")
     if args.verbose_prompt:
-        print("\n" + loop.prompt_words(), file=sys.stderr)
+        remark_text("\n" + loop.prompt_words())
     if args.show_prompt:
-        table = lambda tokens: print(prompt_table(tokens, conversation.tokenizer), file=sys.stderr)  # noqa: E731
-        print("prompt, as the model sees it:", file=sys.stderr)
+        table = lambda tokens: remark_text(prompt_table(tokens, conversation.tokenizer))  # noqa: E731
+        remark_text("prompt, as the model sees it:")
         table(loop.prompt_tokens)
         loop.on_turn = table
-    say(args, loop.settings_words())
+    say_text(args, loop.settings_words())
 
 
 @contextmanager
@@ -245,6 +245,6 @@ def _print_comparison(args: argparse.Namespace, rows: Any, names: Any) -> None:
     if args.json:
         print_json(as_records(rows, names))
     elif args.markdown:
-        print(as_markdown(rows, names))
+        put_text(as_markdown(rows, names))
     else:
-        print(as_text(rows, names, terminal_width()))
+        put_text(as_text(rows, names, terminal_width()))

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from toolchain.terminal.colors import wants_color
-from toolchain.terminal.talk import print_json, say
+from toolchain.terminal.talk import print_json, put, put_painted, say
 
 from .options import Commands, command, era_option, group, json_option, model_option, tokenizer_option
 
@@ -50,7 +50,7 @@ def run_tokenize(args: argparse.Namespace) -> int:
         return 0
     _print_tokens(args, results)
     if args.compare:
-        print(*comparison_lines(b" " + text if space else text, results), sep="\n")
+        put(*comparison_lines(b" " + text if space else text, results))
     return 0
 
 
@@ -61,7 +61,7 @@ def _print_tokens(args: argparse.Namespace, results: dict[str, Any]) -> None:
     for name, (tokenizer, ids) in results.items():
         say(args, f"{name}: {len(ids)} tokens")
         for line in token_lines(tokenizer, ids, color=color):
-            print(line)
+            put_painted(line)
 
 
 def add_tokenizer(commands: Commands) -> None:
@@ -161,7 +161,7 @@ def run_tokenizer_stats(args: argparse.Namespace) -> int:
     if args.json:
         print_json([item.as_dict() for item in results])
         return 0
-    print(side_by_side(results, color=wants_color() and not args.no_color))
+    put_painted(side_by_side(results, color=wants_color() and not args.no_color))
     return 0
 
 

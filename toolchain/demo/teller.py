@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Sequence
 
 from toolchain.terminal.colors import BOLD, DIM, GREEN, HEADING, RED, on_ground, painted, wants_color
-from toolchain.terminal.foreign import escape
+from toolchain.terminal.foreign import escape, one_line
 from toolchain.terminal.program import spoken
+from toolchain.terminal.talk import put_painted
 from toolchain.terminal.widths import aligned, padded, shown_width, terminal_width, wrapped
 
 __all__ = ["Teller"]
@@ -32,23 +33,24 @@ class Teller:
         """A numbered chapter, and what it is about."""
         self.n_chapters += 1
         if not self.silent:
-            print(f"\n{self._paint(f'{self.n_chapters}  {title}', HEADING)}")
-            print(self._paint(textwrap.fill(why, self.width, initial_indent=MARGIN, subsequent_indent=MARGIN), DIM))
+            put_painted(f"\n{self._paint(f'{self.n_chapters}  {title}', HEADING)}")
+            words = textwrap.fill(why, self.width, initial_indent=MARGIN, subsequent_indent=MARGIN)
+            put_painted(self._paint(words, DIM))
 
     def line(self, text: str) -> None:
         """A line of the program's own; commands between backticks appear as they have to be typed."""
-        self._put(spoken(text))
+        self._put(one_line(spoken(text)))
 
     def good(self, text: str) -> None:
         """Something that succeeded."""
-        self.line(f"{self._paint('✓', GREEN)} {text}")
+        self._put(f"{self._paint('✓', GREEN)} {one_line(spoken(text))}")
 
     def table(self, rows: list[tuple[str, ...]]) -> None:
         """The first row is a heading; all columns but the first are right-aligned."""
         heading, *lines = aligned(rows)
         self._put(self._paint(heading, DIM))
         for line in lines:
-            self._put(line)
+            self._put(one_line(line))
 
     def tokens(self, pieces: Sequence[str]) -> None:
         """Tokens side by side, each on its own ground, or between bars; bytes in hexadecimal."""
@@ -70,7 +72,7 @@ class Teller:
 
     def _put(self, text: str) -> None:
         if not self.silent:
-            print(MARGIN + text, flush=True)
+            put_painted(MARGIN + text, flush=True)
 
     def _paint(self, text: str, code: str) -> str:
         return painted(text, code) if self.color else text

@@ -28,6 +28,7 @@ from llama_ref.vocabulary.tokenizer import (
 )
 from llama_ref.vocabulary.utf8 import printable
 from toolchain.terminal.colors import on_ground
+from toolchain.terminal.foreign import one_line
 from toolchain.terminal.widths import padded, shown_width
 
 __all__ = [
@@ -115,9 +116,10 @@ def in_a_row(pieces: Sequence[str], *, color: bool) -> str:
     >>> in_a_row(["▁你", "好"], color=False)
     '|▁你|好|'
     """
+    shown = map(one_line, pieces)
     if color:
-        return "".join(on_ground(piece, i) for i, piece in enumerate(pieces))
-    return "|" + "|".join(pieces) + "|"
+        return "".join(on_ground(piece, i) for i, piece in enumerate(shown))
+    return "|" + "|".join(shown) + "|"
 
 
 def comparison_lines(text: bytes, results: Mapping[str, tuple[Tokenizer, list[int]]]) -> Iterator[str]:
@@ -206,7 +208,7 @@ def side_by_side(comparisons: Iterable[Comparison], *, color: bool = True) -> st
 
 def _headline(item: Comparison) -> str:
     return (
-        f"{item.name} ({item.n_pieces} pieces): {item.n_tokens} tokens for {item.n_characters} characters, "
+        f"{one_line(item.name)} ({item.n_pieces} pieces): {item.n_tokens} tokens for {item.n_characters} characters, "
         f"{item.tokens_per_character:.2f} tokens a character, {item.characters_per_token:.2f} characters a token"
         + (f", {item.n_byte_tokens} of them single bytes" if item.n_byte_tokens else "")
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from .foreign import escape
+
 __all__ = ["on_ground", "painted", "wants_color"]
 
 BOLD, DIM, RED, GREEN = "1", "2", "31", "32"
@@ -18,8 +20,8 @@ def wants_color() -> bool:
 
 
 def painted(text: str, code: str) -> str:
-    """The text between an ANSI sequence and the one that ends it."""
-    return f"\033[{code}m{text}\033[0m"
+    """The text, made safe, between an ANSI sequence and the one that ends it."""
+    return f"\033[{code}m{escape(text)}\033[0m"
 
 
 def on_ground(text: str, i: int) -> str:

@@ -1,20 +1,48 @@
-"""Text that somebody else wrote, made safe to show: a terminal obeys control characters."""
+"""Text that somebody else wrote, on this terminal: see :mod:`ggmlpy.files.foreign` for what is unsafe.
+
+That module is imported when something is printed, so that ``--help`` imports no library.
+"""
 
 from __future__ import annotations
 
-import unicodedata
+import re
 
-__all__ = ["escape"]
+__all__ = ["escape", "one_line", "safe_json"]
 
 
-def escape(text: str, mark: str | None = None) -> str:
-    """The text with its control characters, new lines excepted, as escapes or as ``mark``.
+def one_line(text: object) -> str:
+    """A text with its control characters and line breaks as escapes.
+
+    >>> print(one_line("a\\nb"))
+    a\\nb
+    """
+    from ggmlpy.files.foreign import visible
+
+    return visible(str(text))
+
+
+def escape(text: object, mark: str | None = None) -> str:
+    """A text of several lines with its control characters as escapes or as ``mark``; new lines and tabs stay.
 
     >>> escape("red: \\x1b[31m"), escape("red: \\x1b[31m", "?")
     ('red: \\\\x1b[31m', 'red: ?[31m')
     """
-    return "".join(c if c == "\n" or not _is_control(c) else mark or f"\\x{ord(c):02x}" for c in text)
+    from ggmlpy.files.foreign import visible, without_controls
+
+    return visible(str(text), "\n\t") if mark is None else without_controls(str(text), "\n\t", mark)
 
 
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character)[0] == "C"
+def safe_json(value: object) -> str:
+    r"""A JSON document in which unsafe characters are escapes; Chinese text stays readable.
+
+    >>> print(safe_json(["你好 \x9b31m"]))
+    [
+      "你好 \u009b31m"
+    ]
+    """
+    import json
+
+    from ggmlpy.files.foreign import UNSAFE
+
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    return re.sub(UNSAFE, lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text)

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .program import spoken, spoken_within
-from .talk import print_json
+from .talk import print_json, put, put_text
 
 if TYPE_CHECKING:  # commands start without numpy
     from ggmlpy.verify.verdict import Verdict
@@ -24,10 +24,10 @@ def show(args: argparse.Namespace, verdict: Verdict) -> int:
     if args.json:
         print_json(spoken_within(verdict.as_dict()))
     elif getattr(args, "markdown", False):
-        print(spoken(verdict.markdown()), end="")
+        put_text(spoken(verdict.markdown()), end="")
     else:
         for line in verdict.lines(verbose=args.verbose):
-            print(spoken(line))
+            put(spoken(line))
         if verdict.closing():
-            print(spoken(verdict.closing()))
+            put(spoken(verdict.closing()))
     return verdict.exit_code

@@ -1,17 +1,78 @@
-"""Remarks on stderr, JSON on stdout."""
+"""Results on stdout, remarks and errors on stderr, JSON on stdout: all that a command prints goes through here.
+
+What is printed may come from a file, and then it is somebody else's: a line stays one line, and no control character
+reaches the terminal (see :mod:`ggmlpy.files.foreign`).
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-__all__ = ["memory_used", "print_json", "say", "say_compiling", "speak_utf8"]
+from .foreign import escape, one_line, safe_json
+
+__all__ = [
+    "complain",
+    "memory_used",
+    "print_json",
+    "put",
+    "put_painted",
+    "put_text",
+    "remark",
+    "remark_text",
+    "say",
+    "say_compiling",
+    "say_text",
+    "speak_utf8",
+]
+
+
+def put(*lines: object, end: str = "\n", flush: bool = False) -> None:
+    """Print lines of a result on stdout; a line break within one is shown as an escape.
+
+    >>> put("a", "b\\nc")
+    a
+    b\\nc
+    """
+    for line in lines:
+        print(one_line(line), end=end, flush=flush)
+
+
+def put_text(text: object, end: str = "\n") -> None:
+    """Print a text of several lines on stdout, where nothing of a file can begin a line."""
+    print(escape(text), end=end)
+
+
+def put_painted(line: str, flush: bool = False) -> None:
+    """Print what :mod:`toolchain.terminal.colors` painted, which made each part of it safe."""
+    print(line, flush=flush)
+
+
+def complain(problem: object) -> None:
+    """Print an error on stderr, in one line."""
+    remark(f"error: {problem}")
+
+
+def remark(text: object) -> None:
+    """Print a line on stderr."""
+    print(one_line(text), file=sys.stderr)
+
+
+def remark_text(text: object) -> None:
+    """Print a text of several lines on stderr."""
+    print(escape(text), file=sys.stderr)
 
 
 def say(args: argparse.Namespace, *words: object) -> None:
-    """Print on stderr, unless ``-q``."""
+    """Print a line on stderr, unless ``-q``."""
     if not args.quiet:
-        print(*words, file=sys.stderr)
+        remark(" ".join(map(str, words)))
+
+
+def say_text(args: argparse.Namespace, text: object) -> None:
+    """Print a text of several lines on stderr, unless ``-q``."""
+    if not args.quiet:
+        remark_text(text)
 
 
 def say_compiling() -> None:
@@ -33,9 +94,7 @@ def memory_used() -> str:
 
 def print_json(value: object) -> None:
     """One JSON document on stdout; Chinese text stays readable."""
-    import json
-
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    print(safe_json(value))
 
 
 def speak_utf8() -> None:
