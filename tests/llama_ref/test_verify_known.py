@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+from collections import Counter
 
 import pytest
 
@@ -51,15 +52,57 @@ def verdicts(*paths):
 
 
 def test_the_table_is_whole():
-    assert len(KNOWN_FILES) == len({known.sha256 for known in KNOWN_FILES}) == 27
+    assert len(KNOWN_FILES) == len({known.sha256 for known in KNOWN_FILES}) == 144
     assert all(len(known.sha256) == 64 and set(known.sha256) <= set("0123456789abcdef") for known in KNOWN_FILES)
-    kinds = [known.kind for known in KNOWN_FILES]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"original": 7, "adapter": 8, "merged": 8, "tokenizer": 4}
+    assert Counter(known.kind for known in KNOWN_FILES) == {
+        "original": 7 + 8 + 12,  # 7B to 33B, 65B, and the first three in Hugging Face's layout
+        "adapter": 15 + 4,
+        "merged": 24,
+        "ggml": 65,
+        "params": 5,
+        "tokenizer": 4,
+    }
+
+
+def test_each_release_of_the_original_project_adds_its_files():
+    """60 digests stand in SHA256.md of v5.0; four archives were dropped from it on the way."""
+    added = Counter(known.release for known in KNOWN_FILES if known.release.startswith("v"))
+    assert added == {"v1.0": 3, "v1.1": 2, "v2.0": 2, "v2.1": 2, "v3.0": 8, "v3.1": 1, "v3.2": 1, "v4.0": 36, "v5.0": 9}
+    assert sum(added.values()) == 60 + 4
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        ("original LLaMA-33B in Hugging Face's layout", 7),
+        ("original LLaMA-65B", 8),
+        ("merged Chinese-LLaMA-Plus-33B", 4),
+        ("LLaMA-65B q4_0, unversioned ggml of 2023-03-20", 8),
+        ("LLaMA-7B q4_0, ggjt v1 of 2023-04-20", 1),
+        ("LLaMA-7B q4_0, ggjt v1 of 2023-04-25", 1),
+        ("LLaMA-7B q4_0, ggjt v3 of 2023-06-11", 1),
+    ],
+)
+def test_the_files_of_a_model_are_numbered(model, count):
+    names = [known.name for known in known_files.files_of(model)]
+    assert len(names) == len(set(names)) == count
+
+
+def test_a_published_file_is_named_with_the_list_that_has_it(monkeypatch, tmp_path):
+    path = tmp_path / "ggml-model-q4_0.bin.1"
+    path.write_bytes(b"a part of a model")
+    part = next(known for known in KNOWN_FILES if known.name == "ggml-model-q4_0.bin.1" and "13B" in known.model)
+    monkeypatch.setitem(known_files.BY_SHA256, sha256(path), part)
+    (verdict,) = verify([tmp_path]).verdicts
+    assert verdict.status == "published"
+    assert verdict.words == (
+        "LLaMA-13B q4_0, unversioned ggml of 2023-03-20, file 2 of 2 (listed by llama.cpp of 2023-03-20)"
+    )
 
 
 def test_the_real_tokenizers_are_known(tokenizers):
     found, report = verdicts(tokenizers)
-    assert found["llama.model"] == ("published", "LLaMA tokenizer (32000)")
+    assert found["llama.model"] == ("published", "LLaMA tokenizer (32000) (listed by llama.cpp of 2023-03-23)")
     assert found["chinese_sp.model"] == ("published", "Chinese SentencePiece model (20000)")
     assert report.exit_code == 0
 
@@ -194,7 +237,7 @@ def test_members_of_an_archive(tokenizers, tmp_path, data):
         archive.writestr("lora/README.md", "x")
     found, report = verdicts(tmp_path / "lora.zip")
     assert found["lora.zip"][0] == "unknown"
-    assert found["tokenizer.model"] == ("published", "LLaMA tokenizer (32000)")
+    assert found["tokenizer.model"] == ("published", "LLaMA tokenizer (32000) (listed by llama.cpp of 2023-03-23)")
     assert found["adapter_model.bin"][0] == "unknown"
     assert "README.md" not in found
     assert report.exit_code == 1

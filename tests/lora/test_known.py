@@ -62,11 +62,39 @@ def test_an_unknown_adapter_in_between_is_let_through(published: tuple[Path, lis
         ]
 
 
+UNPUBLISHED = ["Alpaca-Plus-33B", "Alpaca-Pro-13B", "Alpaca-Pro-33B", "Alpaca-Pro-7B"]  # "TBA" to the end
+
+
 def test_the_chains_name_published_things() -> None:
     models = {known_file.model for known_file in KNOWN_FILES}
-    for adapters, result in CHAINS.items():
-        assert {*adapters, result} <= models
-    assert set(CHAINS.values()) == {model for model in models if model.startswith("merged")}
+    assert len(CHAINS) == 15
+    assert {adapter for chain in CHAINS for adapter in chain} <= models
+    assert {chain[-1] for chain in CHAINS} == {m for m in models if m.startswith("Chinese-") and m.endswith(" LoRA")}
+    merged = {model for model in models if model.startswith("merged")}
+    assert sorted(set(CHAINS.values()) - merged) == [f"merged Chinese-{name}" for name in UNPUBLISHED]
+    assert merged <= set(CHAINS.values())
+
+
+@pytest.mark.parametrize("size", ["7B", "13B", "33B"])
+@pytest.mark.parametrize("version", ["Plus", "Pro"])
+def test_plus_and_pro_continue_from_llama_plus_of_their_size(size: str, version: str) -> None:
+    assert [chain for chain in CHAINS if chain[-1] == f"Chinese-Alpaca-{version}-{size} LoRA"] == [
+        (f"Chinese-LLaMA-Plus-{size} LoRA", f"Chinese-Alpaca-{version}-{size} LoRA")
+    ]
+
+
+def test_a_pro_model_has_no_published_digest(
+    published: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, adapters = published
+    pro = KnownFile("Chinese-Alpaca-Pro-7B LoRA", "adapter_model.bin", "", "adapter")
+    original = KnownFile("original LLaMA-None in Hugging Face's layout", "pytorch_model.bin", "", "original")
+    monkeypatch.setitem(known.BY_SHA256, sha256(adapters[1] / "adapter_model.bin"), pro)
+    monkeypatch.setitem(known.BY_SHA256, sha256(base / "consolidated.00.pth"), original)
+    with plan_merge(base, adapters, tmp_path / "out", check_base=True) as plan:
+        notes = "\n".join(plan.chain.notes)
+    assert "the base is the original LLaMA-None in Hugging Face's layout" in notes
+    assert "the result is the merged Chinese-Alpaca-Pro-7B; its SHA256 were never published" in notes
 
 
 def test_an_original_base_promises_the_published_digests(

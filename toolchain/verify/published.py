@@ -175,7 +175,8 @@ def _walk(directory: Path, depth: int = 0) -> Iterator[Path]:
 
 
 def _is_weight(path: Path) -> bool:
-    return path.suffix in SUFFIXES and path.stat().st_size > 0
+    is_part = path.suffix[1:].isdigit() and path.stem.endswith(".bin")  # ggml-model-f16.bin.1
+    return (path.suffix in SUFFIXES or is_part) and path.stat().st_size > 0
 
 
 def _key(path: Path) -> str:
@@ -248,9 +249,10 @@ def _verdicts(path: Path, promises: list[Listed], progress: Progress | None, *, 
 
 def _published(known: KnownFile) -> str:
     shards = files_of(known.model)
-    if len(shards) == 1:
-        return known.model
-    return f"{known.model}, file {[k.sha256 for k in shards].index(known.sha256) + 1} of {len(shards)}"
+    words = known.model
+    if len(shards) > 1:
+        words += f", file {[k.sha256 for k in shards].index(known.sha256) + 1} of {len(shards)}"
+    return f"{words} (listed by {known.listed_by})" if known.listed_by else words
 
 
 def _by_list(path: Path, size: int, found: dict[str, str], promise: Listed) -> FileVerdict:
@@ -354,7 +356,8 @@ def _judge_huggingface(directory: Path, verdicts: list[FileVerdict], progress: P
             _judge_file(verdict, progress)
     for verdict in verdicts:
         if verdict.status == "unknown":
-            verdict.status, verdict.words = "no reference", f"{words}: the published SHA256 are those of Meta's .pth"
+            published = "the published SHA256 are those of Meta's .pth and of the originals' pytorch_model-*.bin"
+            verdict.status, verdict.words = "no reference", f"{words}: {published}"
 
 
 def _judge_file(verdict: FileVerdict, progress: Progress | None) -> None:
