@@ -3,14 +3,21 @@
 :class:`Evaluator` knows tokens and logits only. What makes texts of them stands above it: a
 :class:`~llama_ref.text.conversation.Conversation` drives any evaluator, and :class:`llama_ref.text.model.Model` is the
 evaluator that can also :meth:`~llama_ref.text.model.Model.generate`.
+
+An evaluator may be used by several threads and in a forked child. Evaluations take turns; what each of them reads and
+writes is a cache, and whoever wants a text that nobody else continues has a cache of its own
+(:meth:`Evaluator.new_cache`).
 """
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile, Vocabulary
     from ggmlpy.formats.model_params import ModelParams
 
-    from .transformer import Backend
+    from .transformer import Backend, KVCache
 
 __all__ = ["Evaluator"]
 
@@ -33,6 +40,9 @@ E = TypeVar("E", bound="Evaluator")
 
 class Evaluator:
     """A model file, the arithmetic chosen for it, and a key/value cache.
+
+    Attributes:
+        cache: where :meth:`evaluate` keeps keys and values unless it is given another; all callers share it.
 
     Example:
         >>> model = Evaluator.from_file("model.bin", numerics="exact", build="avx2")  # doctest: +SKIP
@@ -48,8 +58,11 @@ class Evaluator:
         self.backend = backend
         self.n_ctx = n_ctx
         self.n_vocab = file.hparams.n_vocab
+        self.memory_f32 = memory_f32
         self.weights = load_weights(file, backend)
-        self.cache = backend.new_cache(file.hparams, n_ctx, memory_f32)
+        self._turn = threading.Lock()  # held while the backend, which has one working memory, evaluates
+        self._closed = False
+        _OPEN.add(self)
 
     @classmethod
     def from_file(
@@ -95,14 +108,31 @@ class Evaluator:
             backend.norm_eps = file.hparams.eps if norm_eps is None else _checked_eps(norm_eps)
             backend.rope_freq_base = file.hparams.rope_freq_base
             model = cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
-            backend.prepare(model.weights, model.cache)
+            backend.prepare(model.weights, n_ctx)
             return model
         except BaseException:
             file.close()
             raise
 
-    def evaluate(self, tokens: Sequence[int], n_past: int, *, last_only: bool = False) -> F32:
+    @cached_property
+    def cache(self) -> KVCache:
+        return self.new_cache()
+
+    def new_cache(self) -> KVCache:
+        """An empty cache of ``n_ctx`` positions, for a text of one's own. Memory is taken as positions are filled."""
+        self._check_open()
+        return self.backend.new_cache(self.hparams, self.n_ctx, self.memory_f32)
+
+    def evaluate(
+        self, tokens: Sequence[int], n_past: int, *, last_only: bool = False, cache: KVCache | None = None
+    ) -> F32:
         """Evaluate one batch at positions n_past, n_past + 1, … and return its logits.
+
+        Args:
+            tokens: token ids.
+            n_past: how many positions of the cache come before them.
+            last_only: only the last token's logits are wanted.
+            cache: one that :meth:`new_cache` made; None means the evaluator's own.
 
         Returns:
             float32 [n_tokens, n_vocab], or [n_vocab] of the last token if ``last_only``.
@@ -111,30 +141,44 @@ class Evaluator:
         prompt n_batch tokens at a time.
 
         Raises:
-            UsageError: a token is outside the vocabulary, or the positions are outside the cache.
+            UsageError: a token is outside the vocabulary, the positions are outside the cache, or the model was closed.
         """
-        batch = self._checked(tokens, n_past)
-        logits = self.backend.forward(self.weights, self.cache, batch, n_past, last_only)
-        self.cache.length = n_past + len(batch)
+        cache = self.cache if cache is None else cache
+        with self._turn:
+            self._check_open()
+            batch = self._checked(tokens, n_past, cache.length)
+            logits = self.backend.forward(self.weights, cache, batch, n_past, last_only)
+            cache.length = n_past + len(batch)
         return logits[-1] if last_only else logits
 
-    def _checked(self, tokens: Sequence[int], n_past: int) -> npt.NDArray[np.int64]:
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this model was closed; open its file again to evaluate with it")
+
+    def _checked(self, tokens: Sequence[int], n_past: int, length: int) -> npt.NDArray[np.int64]:
         batch = np.asarray(tokens, dtype=np.int64)
         if batch.ndim != 1 or len(batch) == 0:
             raise UsageError("nothing to evaluate: give at least one token")
         if batch.min() < 0 or batch.max() >= self.n_vocab:
             wrong = next(int(t) for t in batch if not 0 <= t < self.n_vocab)
             raise UsageError(f"token {wrong} is outside the vocabulary of {self.n_vocab} tokens")
-        if not 0 <= n_past <= self.cache.length:
-            raise UsageError(f"n_past is {n_past}, but the cache holds {self.cache.length} positions")
+        if not 0 <= n_past <= length:
+            raise UsageError(f"n_past is {n_past}, but the cache holds {length} positions")
         if n_past + len(batch) > self.n_ctx:
             raise UsageError(f"{n_past} + {len(batch)} tokens do not fit the context of {self.n_ctx} (n_ctx)")
         return batch
 
     def close(self) -> None:
-        """Release the file; the model cannot be evaluated afterwards."""
-        self.backend.close()
-        self.file.close()
+        """Release the file, once nobody is evaluating; the model cannot be evaluated afterwards."""
+        with self._turn:
+            self._closed = True
+            self.backend.close()
+            self.file.close()
+
+    def _in_forked_child(self) -> None:
+        """A child has the memory of its parent, but neither its threads nor whoever held the lock."""
+        self._turn = threading.Lock()
+        self.backend.in_forked_child()
 
     def __enter__(self: E) -> E:
         return self
@@ -152,3 +196,15 @@ def _checked_eps(norm_eps: float) -> float:
     if not 0 <= norm_eps < math.inf:
         raise UsageError(f"the epsilon of the norms must be a number from 0 on, not {norm_eps}")
     return norm_eps
+
+
+_OPEN: WeakSet[Evaluator] = WeakSet()
+
+
+def _in_forked_child() -> None:
+    for evaluator in list(_OPEN):
+        evaluator._in_forked_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)

@@ -148,8 +148,8 @@ class Backend(ABC):
         head_dim = hparams.n_embd // hparams.n_head
         return KVCache(hparams.n_layer, n_ctx, hparams.n_head, head_dim, memory_f32)
 
-    def prepare(self, weights: Weights, cache: KVCache) -> None:
-        """Do now what the first evaluation with these would have to do before it can begin."""
+    def prepare(self, weights: Weights, n_ctx: int) -> None:
+        """Do now what the first evaluation with these weights and a cache of n_ctx positions would begin with."""
         return None
 
     # Operations.
@@ -195,4 +195,8 @@ class Backend(ABC):
 
     def close(self) -> None:
         """Release threads and maps, if the backend holds any."""
+        return None
+
+    def in_forked_child(self) -> None:
+        """Forget threads: they live in the parent."""
         return None

@@ -98,6 +98,9 @@ def _tokenizer_of(model: Evaluator, era: Era) -> ScoreTokenizer | GreedyTokenize
 class Conversation:
     """A model, a tokenizer, a sampler, and everything said so far.
 
+    Each conversation has its own key/value cache, so any number of them may use one model, in turns or from several
+    threads, without hearing of each other. One conversation belongs to one thread at a time.
+
     Args:
         model: evaluates tokens.
         sampling: how to choose tokens.
@@ -123,6 +126,7 @@ class Conversation:
         self.era = era_of_file(getattr(self.model, "file", None)) if self.era is None else era_of(self.era)
         self.tokenizer = _tokenizer_of(self.model, self.era)
         self.sampler = Sampler(self.sampling, self.era)
+        self.cache = self.model.new_cache()
         self.n_past = 0
         self.waiting: list[int] = []
         self.recent: list[int] = [0] * self.model.n_ctx
@@ -147,7 +151,7 @@ class Conversation:
         if self.n_past + len(self.waiting) > self.model.n_ctx:
             self._swap_context()
         began = time.perf_counter()
-        self.logits = self.model.evaluate(self.waiting, self.n_past, last_only=True)
+        self.logits = self.model.evaluate(self.waiting, self.n_past, last_only=True, cache=self.cache)
         self.timings.evaluated(len(self.waiting), time.perf_counter() - began)
         self.n_past += len(self.waiting)
         self.waiting = []
@@ -194,9 +198,9 @@ class Conversation:
                 f"--mtest evaluates position {last}, which the context of {self.model.n_ctx} does not have"
             )
         for tokens, n_past in (([0] * self.n_batch, 0), ([0], last)):
-            self.model.cache.length = max(self.model.cache.length, n_past)  # what lies before does not matter here
+            self.cache.length = max(self.cache.length, n_past)  # what lies before does not matter here
             began = time.perf_counter()
-            self.model.evaluate(tokens, n_past, last_only=True)
+            self.model.evaluate(tokens, n_past, last_only=True, cache=self.cache)
             self.timings.evaluated(len(tokens), time.perf_counter() - began)
 
     # ── for programs ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -270,7 +274,7 @@ class Conversation:
             "recent": np.array(self.recent, np.int32),
             "waiting": np.array(self.waiting, np.int32),
             "rng": self.sampler.rng.state,
-            **{f"cache_{name}": array for name, array in self.model.cache.save().items()},
+            **{f"cache_{name}": array for name, array in self.cache.save().items()},
         }
         with atomic_write(path) as file:
             np.savez(file, **arrays)
@@ -308,8 +312,8 @@ class Conversation:
             if tokens.dtype.kind != "i" or not ((tokens >= 0) & (tokens < self.model.n_vocab)).all():
                 raise ValueError("tokens that the vocabulary does not have")
         self.sampler.rng.state = arrays["rng"]
-        self.model.cache.restore({name[6:]: array for name, array in arrays.items() if name.startswith("cache_")})
-        if type(n_past) is not int or not 0 <= n_past <= self.model.cache.length:
+        self.cache.restore({name[6:]: array for name, array in arrays.items() if name.startswith("cache_")})
+        if type(n_past) is not int or not 0 <= n_past <= self.cache.length:
             raise ValueError(f"n_past is {n_past}")
         self.n_past, self.recent, self.waiting = n_past, recent.tolist(), waiting.tolist()
 

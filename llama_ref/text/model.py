@@ -33,6 +33,9 @@ class Model(Evaluator):
     ) -> Iterator[Token]:
         """Continue a prompt in a conversation of its own: yields tokens with .id, .bytes, .text and .logprob.
 
+        Several continuations may go on at the same time, in turns or in threads; each gives the text that it would
+        give alone. Each takes the memory of a key/value cache, as much as it has filled, until its iterator is gone.
+
         Example:
             >>> for token in model.generate("你好", max_tokens=20):  # doctest: +SKIP
             ...     print(token.text, end="", flush=True)

@@ -357,12 +357,14 @@ class Answerer:
         self.vocab = _Pieces([b" ", b"", b"", b"a", b"b", b"c", b"ab", b" a", b"!"])
         self.hparams = ModelParams.from_header(len(self.vocab), 4, 4, 1, 1, 4, 0)
         self.n_ctx, self.n_vocab = 12, len(self.vocab)
-        self.cache = KVCache(1, self.n_ctx, 1, 4)
 
-    def evaluate(self, tokens: Any, n_past: int, *, last_only: bool = False) -> np.ndarray:
+    def new_cache(self) -> KVCache:
+        return KVCache(1, self.n_ctx, 1, 4)
+
+    def evaluate(self, tokens: Any, n_past: int, *, last_only: bool = False, cache: Any = None) -> np.ndarray:
         if not all(0 <= token < self.n_vocab for token in tokens) or n_past + len(tokens) > self.n_ctx or n_past < 0:
             raise UsageError("tokens or positions that the model does not have")  # as Model.evaluate refuses them
-        self.cache.length = n_past + len(tokens)
+        cache.length = n_past + len(tokens)
         return np.eye(self.n_vocab, dtype=np.float32)[(tokens[-1] + 1) % self.n_vocab] * 9
 
 

@@ -93,7 +93,7 @@ def test_a_full_context_keeps_its_beginning_and_half_of_the_rest(n_keep: int, n_
     tokens = list(conversation.say([7, 8, 9, 10, 11], max_tokens=n))
     assert len(tokens) == n
     assert all(n_past + len(batch) <= n_ctx for batch, n_past in model.batches)
-    kept = model.cache.k[0, : min(conversation.n_keep, conversation.n_past), 0, 0].astype(int).tolist()
+    kept = conversation.cache.k[0, : min(conversation.n_keep, conversation.n_past), 0, 0].astype(int).tolist()
     assert kept == [7, 8, 9, 10, 11][: len(kept)]
 
 

@@ -140,15 +140,21 @@ class ExactBackend(Backend):
         self.head_dim = file.hparams.n_embd // file.hparams.n_head
         self.old_threads = n_threads or 1  # what the arithmetic of 2023-03-19 depends on
         self.n_threads = n_threads or available_processors()
-        self.pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
+        self.pool = self._new_pool()
         self.angles = Angles(self.rules, self.head_dim, file.hparams.rope_freq_base)
         self.exp_table, self.silu_table = half_tables(self.rules)
         for tensor in file.tensors.values():
             check_type(self.rules, tensor)
 
+    def _new_pool(self) -> ThreadPoolExecutor | None:
+        return ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
+
     def close(self) -> None:
         if self.pool is not None:
             self.pool.shutdown()
+
+    def in_forked_child(self) -> None:
+        self.pool = self._new_pool()
 
     def matrix(self, tensor: Tensor) -> Matrix:
         return Matrix(tensor)

@@ -87,7 +87,7 @@ class FastBackend(ReferenceBackend):
         self.kinds: list[str] = []
         self.kept: list[Any] = []  # arrays whose addresses are in the plan
         self._weights: Weights | None = None
-        self._cache: KVCache | None = None
+        self._n_ctx = 0
 
     def matrix(self, tensor: Tensor) -> FastMatrix:
         return FastMatrix(tensor)
@@ -104,17 +104,18 @@ class FastBackend(ReferenceBackend):
             setattr(cache, name, array[..., :head_dim].transpose(0, 2, 1, 3))
         return cache
 
-    def prepare(self, weights: Weights, cache: KVCache) -> None:
-        """Load (or compile) the kernels, and fill in the plan."""
+    def prepare(self, weights: Weights, n_ctx: int) -> None:
+        """Load (or compile) the kernels, fill in the plan, and take working memory."""
         if weights is not self._weights:
             self._use_weights(weights)
-        if cache is not self._cache:
-            self._use_cache(cache)
+        if n_ctx != self._n_ctx:
+            self._use_context(n_ctx)
 
     def forward(
         self, weights: Weights, cache: KVCache, tokens: npt.NDArray[np.int64], n_past: int, last_only: bool = False
     ) -> F32:
-        self.prepare(weights, cache)
+        self.prepare(weights, cache.k.shape[1])
+        self._use_cache(cache)
         n = len(tokens)
         logits = np.empty((1 if last_only else n, self.hparams.n_vocab), np.float32)
         for start in range(0, n, TOKENS_A_CALL):
@@ -148,7 +149,10 @@ class FastBackend(ReferenceBackend):
     def close(self) -> None:
         self.team.close()
         self.kept.clear()
-        self._weights = self._cache = None
+        self._weights, self._n_ctx = None, 0
+
+    def in_forked_child(self) -> None:
+        self.team.forget()
 
     # Measuring.
 
@@ -198,17 +202,21 @@ class FastBackend(ReferenceBackend):
         for name, value in shapes.items():
             plan[name] = value
         self.kept = [layers]
-        self._weights, self._cache = weights, None
+        self._weights, self._n_ctx = weights, 0
 
     def _use_cache(self, cache: KVCache) -> None:
-        """Everything whose size depends on the context, and the working memory."""
-        plan, h = self.plan[0], self.hparams
-        _n_layer, n_ctx, _n_head, head_dim = cache.k.shape
+        """Where the keys and values of this evaluation are: each conversation has a cache of its own."""
+        plan = self.plan[0]
         plan["keys_at"], plan["values_at"] = address_of(cache.k), address_of(cache.v)
         plan["memory_f32"] = cache.k.dtype == np.float32
         plan["layer_bytes"], plan["position_bytes"], plan["head_bytes"] = cache.k.strides[:3]
         if cache.k.strides != cache.v.strides or cache.k.strides[3] != cache.k.itemsize:
             raise UsageError("this cache was not made by the fast backend's new_cache")
+
+    def _use_context(self, n_ctx: int) -> None:
+        """Everything else whose size depends on the context, and the working memory."""
+        plan, h = self.plan[0], self.hparams
+        head_dim = h.n_embd // h.n_head
         n = min(TOKENS_A_CALL, n_ctx)
         sizes = work_sizes(h.n_embd, self.n_ff, head_dim, n_ctx, h.n_vocab, n, self.kinds)
         self.angles, self.n_angles = aligned((n_ctx, head_dim // 2, 2), np.float32), 0
@@ -227,7 +235,7 @@ class FastBackend(ReferenceBackend):
         for name, offset in sizes.scratch.items():
             plan[name] = offset
         self.kept = [*self.kept[:1], working, scratch]
-        self._cache = cache
+        self._n_ctx = n_ctx
 
     def _fill_angles(self, n: int) -> None:
         """The angles of the first n positions, and of some more so that this is rarely asked."""

@@ -153,6 +153,10 @@ class Team:
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin without threads, as a forked child does: those of its parent are not in it."""
         self._queues: list[queue.SimpleQueue[Job | None]] = []
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
 
