@@ -32,7 +32,18 @@ from .model_params import (
     feed_forward_width,
 )
 
-__all__ = ["NUMBERS", "SCALINGS", "TARGETS", "Number", "carry", "is_usual", "kept_keys", "lost_in", "shown"]
+__all__ = [
+    "NUMBERS",
+    "SCALINGS",
+    "TARGETS",
+    "Number",
+    "carry",
+    "is_usual",
+    "kept_keys",
+    "lost_in",
+    "shown",
+    "unstated",
+]
 
 REFUSED = "refused"
 TOLD = "told"
@@ -261,6 +272,11 @@ def kept_keys(params: ModelParams, container: str) -> dict[str, Any]:
 def lost_in(params: ModelParams, target: str, source: str) -> bool:
     """Whether the target drops or refuses anything."""
     return any(True for _ in _refused(params, target, source)) or any(True for _ in _told(params, target, source))
+
+
+def unstated(container: str) -> set[str]:
+    """The fields that a container has no place for, though a model with any value of them may lie in it."""
+    return {number.field for number in NUMBERS if getattr(number, container) in (TOLD, NEEDLESS)}
 
 
 def _refused(params: ModelParams, target: str, source: str) -> Iterator[tuple[str, Any, Any]]:

@@ -194,12 +194,12 @@ def _vocabulary(file: GgufFile) -> ListedVocabulary:
     tokens = _array(file, "tokenizer.ggml.tokens", "string")
     count = len(tokens)
     scores = np.asarray(_parallel(file, "tokenizer.ggml.scores", "f32", count, 0.0), np.float32)
-    kinds = _parallel(file, "tokenizer.ggml.token_type", "i32", count, NORMAL)
+    kinds = np.asarray(_parallel(file, "tokenizer.ggml.token_type", "i32", count, NORMAL), np.int32)
     kept = file.metadata.get("ggmlpy.vocabulary")
     if kept is not None and kept.item == "string" and len(kept.value) == count:
-        return ListedVocabulary(kept.value, scores)
-    pairs = zip(tokens, np.asarray(kinds).tolist(), strict=True)
-    return ListedVocabulary([from_gguf_token(token, kind) for token, kind in pairs], scores)
+        return ListedVocabulary(kept.value, scores, kinds)
+    pairs = zip(tokens, kinds.tolist(), strict=True)
+    return ListedVocabulary([from_gguf_token(token, kind) for token, kind in pairs], scores, kinds)
 
 
 def _parallel(file: GgufFile, key: str, item: str, count: int, default: float) -> Any:

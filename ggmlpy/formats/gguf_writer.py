@@ -13,7 +13,7 @@ from .gguf import ALIGNMENT, GGUF_MAGIC, records_of
 from .gguf_values import TYPE_IDS, Value
 from .out_tensor import OutTensor, write_chunks
 
-__all__ = ["gguf_size", "write_gguf"]
+__all__ = ["gguf_size", "prefix", "write_gguf"]
 
 
 def write_gguf(
@@ -34,9 +34,9 @@ def write_gguf(
         OutputError: the file could not be written; nothing stands under its name then.
     """
     tensors = list(tensors)
-    prefix, _ = _prefix(metadata, tensors)
+    beginning, _ = prefix(metadata, tensors)
     with atomic_write(path, size=gguf_size(metadata, tensors)) as stream:
-        stream.write(prefix)
+        stream.write(beginning)
         for tensor in tensors:
             write_chunks(stream, tensor, progress)
             stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
@@ -45,10 +45,10 @@ def write_gguf(
 
 def gguf_size(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> int:
     """Bytes of the file that :func:`write_gguf` would write."""
-    return len(_prefix(metadata, tensors)[0]) + sum(tensor.nbytes + -tensor.nbytes % ALIGNMENT for tensor in tensors)
+    return len(prefix(metadata, tensors)[0]) + sum(tensor.nbytes + -tensor.nbytes % ALIGNMENT for tensor in tensors)
 
 
-def _prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> tuple[bytes, list[int]]:
+def prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> tuple[bytes, list[int]]:
     """Everything before the data, and each tensor's offset in the data section."""
     if "general.alignment" in metadata and metadata["general.alignment"].value != ALIGNMENT:
         raise UsageError(f"GGUF files are written with an alignment of {ALIGNMENT}")
@@ -64,5 +64,5 @@ def _prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> tupl
         values = {"name": tensor.name.encode(), "dims": tensor.shape[::-1], "type": tensor.type.id, "offset": offset}
         out.append(write(records.tensor, values))
         offset += tensor.nbytes + -tensor.nbytes % ALIGNMENT
-    prefix = b"".join(out)
-    return prefix + Align("padding", multiple=ALIGNMENT).write({}, len(prefix)), offsets
+    before = b"".join(out)
+    return before + Align("padding", multiple=ALIGNMENT).write({}, len(before)), offsets

@@ -88,13 +88,21 @@ class Vocabulary(Sequence[bytes]):
         at = self._starts[1:].astype(np.int64)[:, None] - self._tail + np.arange(4)  # [n_vocab, 4]
         return data[at].view("<f4")[:, 0].astype(np.float32)
 
+    @property
+    def types(self) -> NDArray[np.int32] | None:
+        """GGUF's type of each piece; None in the older containers, which state none."""
+        return None
+
 
 class ListedVocabulary(Vocabulary):
     """A vocabulary that was read as a list (GGUF keeps texts, scores and types in three arrays)."""
 
-    def __init__(self, pieces: Sequence[bytes], scores: NDArray[np.float32]) -> None:
+    def __init__(
+        self, pieces: Sequence[bytes], scores: NDArray[np.float32], types: NDArray[np.int32] | None = None
+    ) -> None:
         self._pieces = pieces
         self._scores = scores
+        self._types = types
 
     def __len__(self) -> int:
         return len(self._pieces)
@@ -112,6 +120,10 @@ class ListedVocabulary(Vocabulary):
     @property
     def scores(self) -> NDArray[np.float32]:
         return self._scores
+
+    @property
+    def types(self) -> NDArray[np.int32] | None:
+        return self._types
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from .tensor_names import gguf_name
 if TYPE_CHECKING:
     from .gguf_values import Value
 
-__all__ = ["file_size", "header_bytes", "write_model", "written_size"]
+__all__ = ["file_size", "gguf_prefix", "header_bytes", "write_model", "written_size"]
 
 
 def write_model(
@@ -73,6 +73,18 @@ def written_size(
         return gguf_size(*_as_gguf(version, hparams, vocab, tensors))
     declared = CONTAINERS[container]
     return file_size(declared, len(header_bytes(declared, version, hparams, vocab)), tensors)
+
+
+def gguf_prefix(
+    version: int, hparams: ModelParams, vocab: Iterable[tuple[bytes, float]], tensors: Iterable[OutTensor]
+) -> bytes | None:
+    """What :func:`write_model` puts before the tensors' data of a GGUF file; None if it cannot write such a file."""
+    from .gguf_writer import prefix
+
+    try:
+        return prefix(*_as_gguf(version, hparams, vocab, tensors))[0]
+    except UsageError:
+        return None
 
 
 def _as_gguf(

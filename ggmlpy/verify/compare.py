@@ -7,18 +7,20 @@ differ, :mod:`.whose_quantizer` says which era's quantizer each side looks like.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ggmlpy.formats.carrying import unstated
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.row_reader import RowSource
 
-from .headers import header_differences, vocabulary_differences
+from .numbers import NUMBERS, Difference, params_differences
 from .tables import figures, first_difference, headings, tensor_table
 from .tensors import Found, TensorDifference, compare_tensors
-from .terms import BETWEEN, DIFFERS, SAME, Terms
+from .terms import BETWEEN, DIFFERS, OTHER_BEHAVIOR, SAME, Terms
 from .verdict import Table, Verdict
+from .vocabularies import type_differences, vocabulary_differences
 from .whose_quantizer import quantizer_signs
 
 __all__ = ["Comparison", "compare"]
@@ -31,14 +33,16 @@ class Comparison(Verdict):
     """The result of :func:`compare`.
 
     Attributes:
-        verdict: "same content", "values differ" or "different".
+        verdict: "same content", "same tensors, other behavior", "values differ" or "different".
         header, vocabulary: what else differs, in words.
+        behavior: those of these words that change what a reader computes.
         tensors: one entry per tensor.
         explained: for each side, "A" or "B", how many of its differing tensors each era's quantizer explains.
     """
 
     header: list[str] = field(default_factory=list)
     vocabulary: list[str] = field(default_factory=list)
+    behavior: list[str] = field(default_factory=list)
     tensors: list[TensorDifference] = field(default_factory=list)
     explained: dict[str, Mapping[str, int]] = field(default_factory=dict)
 
@@ -58,7 +62,9 @@ class Comparison(Verdict):
     def verdict(self) -> str:
         if any(tensor.odd for tensor in self.tensors) or self.vocabulary:
             return "different"
-        return "values differ" if self.differing else "same content"
+        if self.differing:
+            return "values differ"
+        return OTHER_BEHAVIOR if self.behavior else "same content"
 
     @property
     def exit_code(self) -> int:
@@ -70,6 +76,8 @@ class Comparison(Verdict):
         match self.verdict:
             case "same content":
                 return "same content"
+            case _ if self.verdict == OTHER_BEHAVIOR:
+                return f"{OTHER_BEHAVIOR}: " + "; ".join(self.behavior)
             case "values differ":
                 count = len(self.differing)
                 return f"{self.n_different:,} values differ in {count} tensors, at most {self.max_ulp:,} ulp"
@@ -120,13 +128,25 @@ def compare(
     """
     terms = replace(BETWEEN, tolerance=tolerance)
     scores = (a.vocab.scores, b.vocab.scores) if a.declared.scored and b.declared.scored else None
-    result = Comparison(
-        header=list(header_differences(a.hparams, b.hparams, terms)),
-        vocabulary=list(vocabulary_differences(a.vocab, b.vocab, scores, terms)),
-    )
+    result = Comparison()
+    numbers = list(params_differences(a.hparams, b.hparams, terms, _unstated(a, b)))
+    pieces = [Difference(words) for words in vocabulary_differences(a.vocab, b.vocab, scores, terms)]
+    types = () if a.vocab.types is None or b.vocab.types is None else (a.vocab.types, b.vocab.types)
+    kinds = list(type_differences(a.vocab, *types, terms)) if types else []
+    result.header = [difference.words for difference in [*numbers, *kinds]]
+    result.vocabulary = [difference.words for difference in pieces]
+    result.behavior = [difference.words for difference in [*numbers, *kinds, *pieces] if difference.changes_results]
     for name in list(a.tensors) + [name for name in b.tensors if name not in a.tensors]:
         result.tensors.append(_compared(name, a, b, terms, progress))
     return result
+
+
+def _unstated(a: ModelFile, b: ModelFile) -> Collection[str]:
+    """What one of the two containers has no place for."""
+    gguf = [model.container == "gguf" for model in (a, b)]
+    if all(gguf):
+        return ()
+    return {*unstated("ggml"), "other"} - {"n_mult"} if any(gguf) else {*NUMBERS, "other"} - {*a.hparams.header()}
 
 
 def _compared(

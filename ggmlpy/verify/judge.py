@@ -7,29 +7,26 @@ for a tensor; to add a cause, add one to the table of the step that it belongs t
 
 :func:`verify_model` judges a model file. Whoever knows a step hands it an :class:`Expected`: quantizing and migrating
 in :mod:`.quantization`, conversions and merges in the packages that know checkpoints. What else of a file is looked at
-(header, vocabulary, order, structure) is the table :data:`ASPECTS`.
+(numbers, vocabulary, order, structure) is the table :data:`.aspects.ASPECTS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from ggmlpy.files.foreign import visible
-from ggmlpy.formats.containers import CONTAINERS
-from ggmlpy.formats.fields import write
 from ggmlpy.formats.model_file import ModelFile
-from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.row_reader import RowFiles
 
-from .headers import header_differences, vocabulary_differences
+from .aspects import container_differences
+from .expected import Deviation, Expected, Explainer
+from .numbers import Difference
 from .tables import figures, first_difference, headings, tensor_table
-from .tensors import Found, TensorDifference, compare_tensors, writes_exactly
-from .terms import AGAINST, SAME
+from .tensors import Found, TensorDifference, compare_tensors
+from .terms import AGAINST, OTHER_BEHAVIOR, SAME
 from .verdict import Table, Verdict, markdown_table
 
 __all__ = [
@@ -39,7 +36,6 @@ __all__ = [
     "Explainer",
     "OutputReport",
     "compare_tensor",
-    "container_differences",
     "explain",
     "settle",
     "verify_model",
@@ -48,37 +44,6 @@ __all__ = [
 Progress = Callable[[int], object]
 IDENTICAL, CONTENT, OTHER_ERA, DIFFERS = "identical bytes", "identical content", "identical to another era", "differs"
 WIDTHS = {"different": 12, "of": 12, "median ulp": 11, "max ulp": 14, "max error": 11}
-
-
-class Explainer(Protocol):
-    """A known cause: looks at one differing tensor."""
-
-    def explain(self, found: Found, difference: TensorDifference) -> str | None:
-        """What was done, in words that follow "because"; None if it was not that."""
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """The explainer of a known way to get it wrong (or another era's way to get it right), by its exact bytes.
-
-    Attributes:
-        name: what was done, in words that follow "because".
-        make: what it would have written for a tensor of this name; None where it changes nothing.
-        era: the date, if this is another era's way.
-    """
-
-    name: str
-    make: Callable[[str], OutTensor | None] = field(repr=False)
-    era: str | None = None
-
-    def explain(self, found: Found, difference: TensorDifference) -> str | None:
-        """Its name, if it gives exactly what was found."""
-        return self.name if writes_exactly(self.make(found.name), found) else None
-
-    def allows(self, found: Found) -> bool:
-        """Whether a tensor that is as expected is also what the deviation gives."""
-        made = self.make(found.name)
-        return made is None or writes_exactly(made, found)
 
 
 @dataclass(frozen=True)
@@ -95,32 +60,15 @@ class Cause:
         return f"{self.name} (explains {self.explains} of {self.of} differing tensors, {self.example} among them)"
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What an output should be.
-
-    Attributes:
-        step: "quantize", "convert" …: what lies between source and output.
-        container, version, hparams, vocab, tensors: the arguments of :func:`ggmlpy.write_model`.
-        explainers: what to try where it differs.
-    """
-
-    step: str
-    container: str
-    version: int
-    hparams: ModelParams
-    vocab: Sequence[tuple[bytes, float]]
-    tensors: Sequence[OutTensor]
-    explainers: Sequence[Explainer] = ()
-
-
 @dataclass(repr=False)
 class OutputReport(Verdict):
     """The verdict on an output.
 
     Attributes:
-        verdict: "identical bytes", "identical content", "identical to another era" or "differs".
-        container: how header, vocabulary or layout differ, in words.
+        verdict: "identical bytes", "identical content", "identical to another era", "same tensors, other behavior" or
+            "differs".
+        behavior: differences of numbers, keys or vocabulary with which a reader computes something else, in words.
+        container: how header, order or layout differ beside that, in words.
         tensors: one entry per tensor.
         causes: what explains differing tensors, the most telling first.
         unexplained: differing tensors that no single cause explains.
@@ -131,6 +79,7 @@ class OutputReport(Verdict):
     source: str
     step: str
     verdict: str = IDENTICAL
+    behavior: list[str] = field(default_factory=list)
     container: list[str] = field(default_factory=list)
     tensors: list[TensorDifference] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
@@ -144,7 +93,7 @@ class OutputReport(Verdict):
     @property
     def exit_code(self) -> int:
         """0 if it is what it should be, in whatever container; 1 if not."""
-        return 1 if self.verdict == DIFFERS else 0
+        return 1 if self.verdict in (OTHER_BEHAVIOR, DIFFERS) else 0
 
     def sentence(self) -> str:
         """The verdict in words."""
@@ -152,12 +101,19 @@ class OutputReport(Verdict):
             return f"identical to what era {self.era} would write"
         if self.verdict == CONTENT:
             return "identical content, other container: " + "; ".join(self.container)
+        if self.verdict == OTHER_BEHAVIOR:
+            return f"{OTHER_BEHAVIOR}: " + "; ".join(self.behavior + self.container)
         if self.verdict == IDENTICAL:
             return IDENTICAL
         values = sum(tensor.n_different for tensor in self.differing)
         farthest = max((tensor.max_ulp for tensor in self.differing), default=0)
         words = [f"{len(self.differing)} of {len(self.tensors)} tensors, {values:,} values, at most {farthest:,} ulp"]
-        return "differs: " + "; ".join((words if self.differing else []) + self.container)
+        return "differs: " + "; ".join((words if self.differing else []) + self.behavior + self.container)
+
+    def note(self, differences: Iterable[Difference]) -> None:
+        """Keep what differs beside the tensors."""
+        for difference in differences:
+            (self.behavior if difference.changes_results else self.container).append(difference.words)
 
     def lines(self, *, verbose: bool = False) -> Iterator[str]:
         """The table of tensors, the first difference, and the causes."""
@@ -198,8 +154,8 @@ class OutputReport(Verdict):
         """One test case per tensor, and one for the container."""
         because = "; ".join(map(str, self.causes)) or "no known mistake explains it"
         words = f"{self.sentence()}\nlikely cause: {because}"
-        wrong = self.verdict == DIFFERS
-        cases = {"container": "; ".join(self.container) if wrong else ""}
+        wrong = bool(self.exit_code)
+        cases = {"container": "; ".join(self.behavior + self.container) if wrong else ""}
         for t in self.tensors:
             problem = f"{t.status}: {t.n_different:,} of {t.n_values:,} values, at most {t.max_ulp:,} ulp\n{words}"
             cases[t.name] = problem if wrong and t.status != SAME else ""
@@ -214,7 +170,7 @@ def verify_model(output: ModelFile, expected: Expected, source: str, progress: P
         progress: called with the number of expected bytes after each piece, and with 0 while a cause is looked for.
     """
     report = OutputReport(str(output.path), source, expected.step)
-    report.container = list(container_differences(output, expected))
+    report.note(container_differences(output, expected))
     with RowFiles(output) as files:
         found = {name: Found.of(files.source(tensor), str(output.path)) for name, tensor in output.tensors.items()}
         report.tensors = [compare_tensor(tensor, found.get(tensor.name), progress) for tensor in expected.tensors]
@@ -246,65 +202,10 @@ def settle(report: OutputReport) -> OutputReport:
 
 def _verdict(report: OutputReport) -> str:
     if not report.differing:
-        return CONTENT if report.container else IDENTICAL
-    if report.era and not report.unexplained and not report.container:
+        return OTHER_BEHAVIOR if report.behavior else CONTENT if report.container else IDENTICAL
+    if report.era and not report.unexplained and not report.container and not report.behavior:
         return OTHER_ERA
     return DIFFERS
-
-
-# ── what is looked at beside the tensors ─────────────────────────────────────────────────────────────────────────────
-
-
-def _container(output: ModelFile, expected: Expected) -> Iterator[str]:
-    if (output.container, output.version) != (expected.container, expected.version):
-        name = f"{expected.container} v{expected.version}" if expected.version else expected.container
-        yield f"container {output.format_name} instead of {name}"
-
-
-def _header(output: ModelFile, expected: Expected) -> Iterator[str]:
-    return header_differences(expected.hparams, output.hparams, AGAINST)
-
-
-def _vocabulary(output: ModelFile, expected: Expected) -> Iterator[str]:
-    pieces = [text for text, _ in expected.vocab]
-    scores = np.array([score for _, score in expected.vocab], np.float32)
-    both = (scores, output.vocab.scores) if output.container != "ggml" else None
-    return vocabulary_differences(pieces, output.vocab, both, AGAINST)
-
-
-def _order(output: ModelFile, expected: Expected) -> Iterator[str]:
-    names, there = [tensor.name for tensor in expected.tensors], list(output.tensors)
-    if there != names and set(there) == set(names):
-        first = next(i for i, (x, y) in enumerate(zip(there, names, strict=True)) if x != y)
-        yield f"order of tensors: number {first} is {there[first]} instead of {names[first]}"
-
-
-def _structure(output: ModelFile, expected: Expected) -> Iterator[str]:
-    """Bytes between the tensors that differ from what our writer puts there."""
-    if expected.container not in CONTAINERS or len(output.parts) > 1 or output.container != expected.container:
-        return
-    container, part = CONTAINERS[expected.container], output.parts[0]
-    values = {"magic": container.magic, "version": output.version}
-    for name, (record, piece) in part.tensors.items():
-        here = {**values, "type": record.id, "dims": piece.shape[::-1], "name": name.encode()}
-        if part.cursor.buffer[piece.header : piece.offset] != write(container.tensor, here, piece.header):
-            yield f"padding before the data of {name} is not zero"
-            return
-
-
-ASPECTS: tuple[Callable[[ModelFile, Expected], Iterable[str]], ...] = (
-    _container,
-    _header,
-    _vocabulary,
-    _order,
-    _structure,
-)
-
-
-def container_differences(output: ModelFile, expected: Expected) -> Iterator[str]:
-    """How header, vocabulary, order of tensors and file structure differ from the expected file's, in words."""
-    for aspect in ASPECTS:
-        yield from aspect(output, expected)
 
 
 # ── causes ───────────────────────────────────────────────────────────────────────────────────────────────────────────

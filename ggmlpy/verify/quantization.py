@@ -22,6 +22,7 @@ from ggmlpy.formats.codes import pack_codes, unpack_codes
 from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, ERAS, Era, era_of
 from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser
 from ggmlpy.formats.model_file import ModelFile
+from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.row_reader import RowFiles, RowSource
@@ -85,6 +86,21 @@ def _vocabulary(output: ModelFile, source: ModelFile) -> list[tuple[bytes, float
     return list(zip(source.vocab, scores.tolist(), strict=True))
 
 
+def _content(output: ModelFile, source: ModelFile) -> tuple[ModelParams, list[tuple[bytes, float]]]:
+    """The numbers and the vocabulary of the source, as far as the two containers state them alike."""
+    both = output.container == source.container == "gguf"
+    hparams = source.hparams if both else replace(source.hparams, other={})
+    return hparams, _vocabulary(output, source)
+
+
+def _stated(source: ModelFile) -> dict[str, Any]:
+    """What only GGUF states."""
+    if source.container != "gguf" or len(source.parts) > 1:
+        return {}
+    part = source.parts[0]
+    return {"token_types": source.vocab.types, "header": bytes(part.cursor.buffer[: part.tensors_offset])}
+
+
 def _migration(output: ModelFile, source: ModelFile, files: RowFiles) -> Expected:
     """The same tensors in another container."""
     tensors = [files.source(tensor).copied() for tensor in source.tensors.values()]
@@ -94,7 +110,7 @@ def _migration(output: ModelFile, source: ModelFile, files: RowFiles) -> Expecte
 
     place = output.container, output.version
     deviations = [Deviation(OTHER_ORDER, reordered)]
-    return Expected("migrate", *place, source.hparams, _vocabulary(output, source), tensors, deviations)
+    return Expected("migrate", *place, *_content(output, source), tensors, deviations, **_stated(source))
 
 
 # ---- quantization
@@ -118,9 +134,10 @@ def _quantization(
     moment = next((e for e in eras if e.date == DEFAULT_ERA), eras[0])
     tensors = quantized_model(source, files, file_type, moment, workers)
     deviations = quantization_deviations(source, files, output, moment, workers)
-    hparams = replace(source.hparams, ftype=file_type.id)
+    hparams, vocab = _content(output, source)
+    hparams = replace(hparams, ftype=file_type.id)
     version = (output.container, output.version) if output.container == "gguf" else (moment.container, moment.version)
-    return Expected("quantize", *version, hparams, _vocabulary(output, source), tensors, deviations)
+    return Expected("quantize", *version, hparams, vocab, tensors, deviations, **_stated(source))
 
 
 def _file_type(output: ModelFile) -> FileType:

@@ -1,15 +1,17 @@
 """The two sets of terms on which things are compared: two equals, or an output against what it should be.
 
-One comparison of tensors (:mod:`.tensors`) and one of headers and vocabularies (:mod:`.headers`) serve both. The two
-sets of terms disagree only on what counts as a difference and how it is worded, which is the table below.
+One comparison of tensors (:mod:`.tensors`), one of numbers (:mod:`.numbers`) and one of vocabularies
+(:mod:`.vocabularies`) serve both. The two sets of terms disagree only on what counts as a difference and how it is
+worded, which is the table below.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["AGAINST", "BETWEEN", "DIFFERS", "SAME", "Terms"]
+__all__ = ["AGAINST", "BETWEEN", "DIFFERS", "OTHER_BEHAVIOR", "SAME", "Terms"]
 
+OTHER_BEHAVIOR = "same tensors, other behavior"  # the verdict where numbers, keys or vocabulary change the results
 SAME, DIFFERS = "same", "differs"  # the status of a tensor with no other peculiarity
 
 
@@ -24,7 +26,7 @@ class Terms:
         missing, extra: the status of a tensor that only ``a`` or only ``b`` has.
         shape, layout: the status of tensors whose shapes or types differ; "" where types may differ.
         header: one number of the header.
-        sizes, pieces, scores: the vocabulary.
+        sizes, pieces, scores, types: the vocabulary.
         no_codes: what is printed of a block that has no codes; "" prints nothing.
         tolerance: absolute differences of values up to this count as equal (with ``by_value``).
     """
@@ -40,6 +42,7 @@ class Terms:
     sizes: str
     pieces: str
     scores: str
+    types: str
     no_codes: str
     tolerance: float = 0.0
 
@@ -56,6 +59,7 @@ BETWEEN = Terms(
     sizes="vocabularies of {a} and {b} pieces",
     pieces="{count} pieces differ, the first is {first}: {a!r}, {b!r}",
     scores="{count} scores differ, the first is of piece {first}",
+    types="{count} token types differ, the first is of piece {first}: {a}, {b}",
     no_codes="-",
 )
 
@@ -71,5 +75,6 @@ AGAINST = Terms(
     sizes="vocabulary of {b} pieces instead of {a}",
     pieces="vocabulary: {count} pieces differ, the first is {first}: {b!r} instead of {a!r}{cause}",
     scores="vocabulary: {count} scores differ{cause}",
+    types="vocabulary: {count} token types differ, the first is of piece {first}: {b} instead of {a}",
     no_codes="",
 )

@@ -46,7 +46,7 @@ from .checks import OUTPUT, Chain
 from .plan import CheckedMerge
 from .stream import MergedModel, MergedTensor
 
-__all__ = ["STAGE", "Target", "target_of"]
+__all__ = ["STAGE", "DirectoryTarget", "GgmlTarget", "Target", "target_of"]
 
 STAGE = ".merge-partial"
 
@@ -100,6 +100,10 @@ class DirectoryTarget(Target):
     def small_files(self) -> dict[str, bytes]:
         """Name -> content of the others, but those of the tokenizer."""
 
+    def small_content(self) -> dict[str, bytes]:
+        """Name -> content of all files but the weights."""
+        return {**_tokenizer_content(self.plan.chain), **self.small_files()}
+
     def sizes(self) -> dict[Path, int]:
         return {self.plan.output / name: self._size(name, tensors) for name, tensors in self.tensors().items()}
 
@@ -108,7 +112,7 @@ class DirectoryTarget(Target):
 
     def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
         shards = self.tensors()
-        small = {**_tokenizer_content(self.plan.chain), **self.small_files()}
+        small = self.small_content()
         names = [*shards, *small]
         stage = self.plan.output / STAGE
         half_published = resume and stage.is_dir() and not (self.plan.output / self.last).exists()

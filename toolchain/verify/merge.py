@@ -26,13 +26,14 @@ from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import find
 from ggmlpy.verify.judge import Deviation, Expected, Explainer, OutputReport, Progress, verify_model
 from ggmlpy.verify.tensors import Found, TensorDifference, decoded
-from llama_ref.checkpoint import LazyTensor, open_checkpoint
+from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.weights import weights_kind
 from lora.merging.adapter import Adapter, LoraPair
 from lora.merging.merge import MergePlan, plan_merge
 from lora.merging.stream import MergedModel
-from lora.merging.targets import GgmlTarget, HuggingFaceTarget, PthTarget
+from lora.merging.targets import DirectoryTarget, GgmlTarget, target_of
 
+from .beside import folder_differences
 from .conversion import deviations_of
 from .mistakes import Mistake, mistakes
 from .weights import verify_weights
@@ -62,31 +63,28 @@ def verify_merge(
     name = " + ".join([str(base), *(str(path) for path in adapters)])
     if output.is_dir():
         with open_checkpoint(output) as theirs:
-            kind, n_files, weights = theirs.layout, len(theirs.files), weights_kind(theirs.files[0])
-        if kind == "meta":
-            with (
-                plan_merge(base, adapters, nowhere, n_shards=n_files, **options) as plan,
-                Workers(None) as plan.model.workers,
-            ):
-                files = {output / n: t for n, t in PthTarget(plan).tensors().items()}
-                return _checkpoint(plan, output, name, files, progress)
-        options["weights"] = weights
-        with plan_merge(base, adapters, nowhere, output_type="huggingface", **options) as plan:
-            files = {output / n: t for n, t in HuggingFaceTarget(plan).tensors().items()}
-            return _checkpoint(plan, output, name, files, progress)
+            if theirs.layout == "meta":
+                options |= {"output_type": "pth", "n_shards": len(theirs.files)}
+            else:
+                options |= {"output_type": "huggingface", "weights": weights_kind(theirs.files[0])}
+            with plan_merge(base, adapters, nowhere, **options) as plan, Workers(None) as plan.model.workers:
+                return _checkpoint(plan, theirs, name, progress)
     with open_model(output) as model:
         options["era"] = era or era_of_file(model).date
         with plan_merge(base, adapters, nowhere, output_type=_output_type(model), **options) as plan:
             return _ggml(plan, model, name, progress)
 
 
-def _checkpoint(
-    plan: MergePlan, output: Path, name: str, files: dict[Path, list[LazyTensor]], progress: Progress | None
-) -> OutputReport:
-    merged = plan.model.checkpoint
-    layout = "huggingface" if plan.options.output_type == "huggingface" else "meta"
-    known = [*merge_mistakes(plan), *mistakes(merged, layout)]
-    report = verify_weights("merge", output, name, files, merged, known, progress, explainers=[_Resized(plan)])
+def _checkpoint(plan: MergePlan, theirs: Checkpoint, name: str, progress: Progress | None) -> OutputReport:
+    merged, target = plan.model.checkpoint, target_of(plan)
+    assert isinstance(target, DirectoryTarget)  # the output types of directories
+    files = {theirs.path / name: tensors for name, tensors in target.tensors().items()}
+    known = [*merge_mistakes(plan), *mistakes(merged, theirs.layout)]
+    params = replace(plan.base.params, n_vocab=plan.chain.n_vocab)
+    beside = folder_differences(theirs, params, plan.base.layout, list(plan.chain.tokenizer), target.small_content())
+    report = verify_weights(
+        "merge", theirs.path, name, files, merged, known, progress, explainers=[_Resized(plan)], beside=beside
+    )
     return _worded(report, plan)
 
 
@@ -103,7 +101,8 @@ def _ggml(plan: MergePlan, output: ModelFile, name: str, progress: Progress | No
         _Resized(plan),
     ]
     place = target.container, target.version
-    expected = Expected("merge", *place, target.hparams, vocab, target.tensors(), explainers)
+    hparams = replace(target.hparams, other={"general.name": b"LLaMA"})  # its own keys are not GGUF's
+    expected = Expected("merge", *place, hparams, vocab, target.tensors(), explainers)
     return _worded(verify_model(output, expected, name, progress), plan)
 
 

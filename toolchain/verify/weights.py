@@ -22,6 +22,7 @@ from ggmlpy.files.mapping import map_file
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import is_known, rename
 from ggmlpy.verify.judge import Deviation, Explainer, OutputReport, Progress, compare_tensor, explain, settle
+from ggmlpy.verify.numbers import Difference
 from ggmlpy.verify.tensors import Found, TensorDifference, same_bytes
 from ggmlpy.verify.terms import AGAINST, SAME
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
@@ -33,6 +34,7 @@ from llama_ref.checkpoint.weights import METADATA, WeightFile, is_safetensors, o
 from llama_ref.conversion.checkpoints import plan_from_hf, plan_to_hf
 
 from .as_written import stored, type_of
+from .beside import folder_differences, vocabulary_beside
 from .mistakes import Mistake, mistakes
 
 __all__ = ["verify_export", "verify_weights"]
@@ -59,10 +61,18 @@ def verify_export(
             sizes = max(path.stat().st_size for path in theirs.files) + 1
             with plan_to_hf(source, os.devnull, weights=kind, shard_size=sizes, weights_only=True) as plan:
                 files = {output / name: list(tensors) for name, tensors in plan.files.items()}
-                return verify_weights("to-hf", output, str(source), files, ours, known, progress)
+                beside = _beside(theirs, ours, plan.texts)
+                return verify_weights("to-hf", output, str(source), files, ours, known, progress, beside=beside)
         with plan_from_hf(source, os.devnull, shards=len(theirs.files), weights_only=True) as plan:
             files = {output / name: list(tensors) for name, tensors in plan.files.items()}
-            return verify_weights("from-hf", output, str(source), files, ours, known, progress)
+            beside = _beside(theirs, ours, plan.texts)
+            return verify_weights("from-hf", output, str(source), files, ours, known, progress, beside=beside)
+
+
+def _beside(theirs: Checkpoint, ours: Checkpoint, texts: Mapping[str, str]) -> Iterator[Difference]:
+    vocab, there = vocabulary_beside(ours.path, "meta"), vocabulary_beside(theirs.path, theirs.layout)
+    params, files = replace(ours.params, n_vocab=ours.n_vocab), {name: text.encode() for name, text in texts.items()}
+    yield from folder_differences(theirs, params, ours.layout, vocab if there else None, files)
 
 
 def verify_weights(
@@ -75,6 +85,7 @@ def verify_weights(
     progress: Progress | None = None,
     *,
     explainers: Sequence[Explainer] = (),
+    beside: Iterable[Difference] = (),
 ) -> OutputReport:
     """Weight files against the tensors they should hold.
 
@@ -82,8 +93,10 @@ def verify_weights(
         files: path of each expected file and its tensors in order, by the names they have there.
         checkpoint: what the mistakes are applied to.
         explainers: what else to try where tensors differ.
+        beside: how what stands beside the weights differs.
     """
     judged = _Judged(OutputReport(str(output), source, step), checkpoint, len(files), progress)
+    judged.report.note(beside)
     with ExitStack() as stack:
         for index, (path, tensors) in enumerate(files.items()):
             judged.file(index, stack.enter_context(closing(open_weights(path))), tensors)

@@ -1,18 +1,18 @@
-"""The one comparison of headers and vocabularies, in the words of the caller's :class:`~ggmlpy.verify.terms.Terms`."""
+"""The one comparison of vocabularies, in the words of the caller's :class:`~ggmlpy.verify.terms.Terms`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlpy.formats.model_params import ModelParams
-
+from .numbers import Difference
 from .terms import Terms
 
-__all__ = ["header_differences", "vocabulary_differences"]
+__all__ = ["type_differences", "vocabulary_differences"]
 
 # A known cause is one line: the words, and a test of every differing piece (expected, found) or of all scores found.
 PIECE_CAUSES: tuple[tuple[str, Callable[[bytes, bytes], bool]], ...] = (
@@ -23,10 +23,7 @@ SCORE_CAUSES: tuple[tuple[str, Callable[[NDArray[np.float32]], bool]], ...] = (
 )
 
 
-def header_differences(a: ModelParams, b: ModelParams, terms: Terms) -> Iterator[str]:
-    """One phrase for each number of the header that differs."""
-    ours, theirs = a.header(), b.header()
-    yield from (terms.header.format(key=k, a=ours[k], b=theirs[k]) for k in ours if ours[k] != theirs[k])
+_MARKED = re.compile(rb"\[[^\]]*\]|<[^>]*>", re.DOTALL)
 
 
 def vocabulary_differences(
@@ -52,3 +49,17 @@ def vocabulary_differences(
         if len(changed):
             causes = (words for words, holds in SCORE_CAUSES if holds(scores[1]))
             yield terms.scores.format(count=len(changed), first=changed[0], cause="".join(causes))
+
+
+def type_differences(
+    pieces: Sequence[bytes], a: NDArray[np.int32], b: NDArray[np.int32], terms: Terms
+) -> Iterator[Difference]:
+    """How GGUF's token types differ; of tokens that a converter added (``[PAD]``, ``<|im_end|>``) habits vary."""
+    if len(a) != len(b):
+        return  # said of the pieces
+    changed = np.flatnonzero(a != b)
+    if len(changed):
+        added = all(_MARKED.fullmatch(pieces[int(index)]) for index in changed)
+        first = int(changed[0])
+        words = terms.types.format(count=len(changed), first=first, a=a[first], b=b[first])
+        yield Difference(words, not added)
