@@ -143,7 +143,7 @@ def key_differences(
             harmless.append(key)
         else:
             yield Difference(terms.header.format(key=key, a=_shown(ours), b=_shown(theirs)))
-    if harmless:
+    if harmless and a:  # of a source of another kind they say nothing
         more = f" and {len(harmless) - 3} more" if len(harmless) > 3 else ""
         yield Difference(f"keys on which no result depends: {', '.join(harmless[:3])}{more}", False)
 

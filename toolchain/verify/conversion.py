@@ -57,7 +57,7 @@ def verify_conversion(
             checkpoint = plan.checkpoint
             if checkpoint is None:
                 raise UsageError(f"{source} has no weights to compare with")
-            hparams = replace(plan.hparams, other={"general.name": b"LLaMA"})  # its own keys are not GGUF's
+            hparams = replace(plan.hparams, other={})  # its own keys are not GGUF's
             expected = _expected(theirs, hparams, list(plan.vocab), plan.parts[0], moment)
             deviations = deviations_of(theirs, checkpoint, mistakes(checkpoint), moment)
             return verify_model(theirs, replace(expected, explainers=deviations), str(source), progress)

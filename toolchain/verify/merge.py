@@ -101,7 +101,7 @@ def _ggml(plan: MergePlan, output: ModelFile, name: str, progress: Progress | No
         _Resized(plan),
     ]
     place = target.container, target.version
-    hparams = replace(target.hparams, other={"general.name": b"LLaMA"})  # its own keys are not GGUF's
+    hparams = replace(target.hparams, other={})  # its own keys are not GGUF's
     expected = Expected("merge", *place, hparams, vocab, target.tensors(), explainers)
     return _worded(verify_model(output, expected, name, progress), plan)
 
