@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
         ("generate -p hi --top_kk=3", "no option or argument '--top-kk' here; did you mean --top-k?", "generate "),
         ("convert models extra", "no option or argument 'extra' here", "convert "),
         ("generate -n abc", "argument -n/--n-predict: invalid int value: 'abc'", "generate "),
-        ("merge --base x", "the following arguments are required: --lora/--lora-model, --output", "merge "),
+        ("merge --base x", "the following arguments are required: --lora/--lora-model", "merge "),
         ("generate -p", "argument -p/--prompt: expected one argument", "generate "),
     ],
 )

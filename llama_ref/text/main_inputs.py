@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ggmlpy.files.encodings import encoding_doubt
 from ggmlpy.files.errors import MissingFileError, UsageError
 from ggmlpy.formats.eras import MARCH_19, Era, era_of
+from llama_ref.vocabulary.prompts import PREAMBLE
 
 from .sampling import Mt19937
 
 __all__ = ["EraDefaults", "era_defaults", "prompt_batch", "random_prompt", "read_prompt", "real_seed"]
 
+ALPACA_FILE = ("prompts", "alpaca.txt")
 RANDOM_PROMPTS = ("So", "Once upon a time", "When", "The", "After", "If", "import", "He", "She", "They")
 
 
-def read_prompt(parts: Iterable[tuple[str, str]], stdin: BinaryIO) -> bytes:
+def read_prompt(
+    parts: Iterable[tuple[str, str]], stdin: BinaryIO, tell: Callable[[str], object] = lambda note: None
+) -> bytes:
     """The prompt that ``-p`` and ``-f`` make together: ("PROMPT", text) and ("FILE", path), "-" being stdin.
 
-    Texts and files are joined; after a file, one new line at the end is dropped, as ``main`` does.
+    Texts and files are joined; after a file, one new line at the end is dropped, as ``main`` does. Bytes are taken as
+    they are. llama.cpp's ``prompts/alpaca.txt`` need not be there: its text is known.
+
+    Args:
+        tell: called with what the user should know: a file that is not UTF-8, or that was not needed.
 
     Raises:
         MissingFileError: a file cannot be read.
@@ -32,11 +41,17 @@ def read_prompt(parts: Iterable[tuple[str, str]], stdin: BinaryIO) -> bytes:
         if kind == "PROMPT":
             prompt += os.fsencode(value)
         else:
-            prompt = (prompt + _read(value, stdin)).removesuffix(b"\n")
+            data = _read(value, stdin, tell)
+            if doubt := encoding_doubt(data):
+                tell(f"warning: {'standard input' if value == '-' else value}: {doubt}")
+            prompt = (prompt + data).removesuffix(b"\n")
     return prompt
 
 
-def _read(path: str, stdin: BinaryIO) -> bytes:
+def _read(path: str, stdin: BinaryIO, tell: Callable[[str], object]) -> bytes:
+    if Path(path).parts[-2:] == ALPACA_FILE and not os.path.exists(path):
+        tell(f"note: {path} is not here: its text is known and was taken")
+        return PREAMBLE.encode()
     try:
         return stdin.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:

@@ -168,3 +168,29 @@ def test_a_billion_parameters_in_600_megabytes(tmp_path):
         command = [sys.executable, "-c", code, *map(str, arguments), "-q"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert int(done.stdout) < 600_000, arguments[0]
+
+
+def test_convert_takes_the_number_of_the_first_converters(model, data, capsys):
+    assert cli.main(["convert", f"{model}/", "1"]) == 0
+    golden = data / "ggml" / "T1_convert_f16" / "T1.p2.f16.bin"
+    assert (model / "ggml-model-f16.bin").read_bytes() == golden.read_bytes()
+    assert cli.main(["convert", str(model), "0", "--dry-run"]) == 0
+    assert str(model / "ggml-model-f32.bin") in capsys.readouterr().err
+    assert cli.main(["convert", str(model), "0", "--outtype", "f16"]) == 2
+    assert "0 means f32, and --outtype says f16" in capsys.readouterr().err
+
+
+def test_to_hf_takes_the_options_of_the_script(model, tmp_path, capsys):
+    (tmp_path / "tokenizer.model").write_bytes((model / "tokenizer.model").read_bytes())
+    (model / "tokenizer.model").unlink()
+    script = ["--input_dir", str(tmp_path), "--model_size", "7B", "--output_dir", str(tmp_path / "hf")]
+    assert cli.main(["to-hf", *script]) == 0
+    assert cli.main(["to-hf", str(model), str(tmp_path / "same")]) == 0
+    for path in (tmp_path / "hf").iterdir():
+        assert path.read_bytes() == (tmp_path / "same" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("arguments", [["x"], ["--input_dir", "x"], ["x", "y", "--output_dir", "z"], []])
+def test_to_hf_says_how_it_is_called(arguments, capsys):
+    assert cli.main(["to-hf", *arguments]) == 2
+    assert "give META_DIR and OUT, or --input-dir, --model-size and --output-dir" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cli
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.main_inputs import random_prompt, read_prompt, real_seed
@@ -289,3 +290,37 @@ def test_nan_in_a_trace_is_null(tmp_path: Path) -> None:
         assert trace is not None
         trace(Sample(0, np.array([0, 1]), np.array([np.nan, 1.0]), 0.5), np.array([np.inf, 1.0]))
     assert '"logit": null, "p": null' in (tmp_path / "t").read_text()
+
+
+ENCODED = [("utf-16", "UTF-16"), ("gb18030", "GBK or GB18030"), ("utf-8-sig", "byte order mark")]
+
+
+@pytest.mark.parametrize(("encoding", "words"), ENCODED)
+def test_a_prompt_in_another_encoding_is_told_and_taken_as_it_is(encoding, words, tmp_path):
+    (tmp_path / "p.txt").write_bytes("介绍北京".encode(encoding))
+    told: list[str] = []
+    assert read_prompt([("FILE", str(tmp_path / "p.txt"))], io.BytesIO(), told.append) == "介绍北京".encode(encoding)
+    (warning,) = told
+    assert warning.startswith("warning: ")
+    assert words in warning
+
+
+@pytest.mark.parametrize("command", ["perplexity", "tokenize"])
+def test_other_texts_in_another_encoding_are_told(command, data, tmp_path, capsys, monkeypatch):
+    model = str(data / "ggml" / "T1_convert_f16" / "T1.p2.f16.bin")
+    text = ("hello world " * 40).encode("utf-16")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    arguments = {"perplexity": ["-f", "-", "-c", "16"], "tokenize": ["-"]}[command]
+    cli.main([command, "-m", model, *arguments])
+    assert "warning: standard input: the text is UTF-16, not UTF-8" in capsys.readouterr().err
+
+
+def test_the_alpaca_prompt_is_known_where_its_file_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+    parts = [("FILE", "./prompts/alpaca.txt")]
+    assert read_prompt(parts, io.BytesIO(), told.append).startswith(b"Below is an instruction that describes a task.")
+    assert told == ["note: ./prompts/alpaca.txt is not here: its text is known and was taken"]
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "alpaca.txt").write_text("Mine.\n")
+    assert read_prompt(parts, io.BytesIO()) == b"Mine."

@@ -105,3 +105,15 @@ def test_tokenizer_stats_without_a_text(data: Path, capsys: pytest.CaptureFixtur
     golden = data / "merge" / "tokenizer-tiny"
     assert run("tokenizer", "stats", golden / "llama.model", golden / "merged.model") == 2
     assert "give a text" in capsys.readouterr().err
+
+
+def test_merge_writes_into_this_folder_unless_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, (adapter,) = inputs(data, "v11-llama")
+    monkeypatch.chdir(tmp_path)
+    script = ("merge", "--base_model", base, "--lora_model", adapter)
+    assert run(*script) == 0
+    assert_same_files(tmp_path, data / "merge" / "v11-llama" / "out")
+    assert run(*script) == 2
+    assert "already; use --force to replace" in capsys.readouterr().err

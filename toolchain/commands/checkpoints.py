@@ -20,6 +20,8 @@ from .options import (
     torch_format_option,
 )
 
+FTYPES = {"0": "f32", "1": "f16"}
+
 
 def add_convert(commands: Commands) -> None:
     parser = command(
@@ -27,11 +29,13 @@ def add_convert(commands: Commands) -> None:
         "convert",
         run_convert,
         "Turn a checkpoint (Meta's layout or Hugging Face's) into a GGML file of f16 or f32.",
-        "convert files/merged --outfile f16.bin\nconvert models/7B\n"
+        "convert files/merged --outfile f16.bin\nconvert models/7B\nconvert zh-models/7B/ 1\n"
         "convert models/7B --vocab-only --outfile ggml-vocab.bin",
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="holds consolidated.*.pth, *.safetensors or *.bin")
-    parser.add_argument("--outtype", default="f16", metavar="TYPE", help="f16 (default) or f32")
+    number = "as convert-pth-to-ggml.py takes it: 0 for f32, 1 for f16"
+    parser.add_argument("ftype", metavar="0|1", nargs="?", help=number)
+    parser.add_argument("--outtype", metavar="TYPE", help="f16 (default) or f32")
     parser.add_argument("--outfile", metavar="FILE", help="default: ggml-model-TYPE.bin in MODEL_DIR")
     parser.add_argument("--container", metavar="C", help="ggml, ggmf1, ggjt1, ggjt2, ggjt3, gguf (default: the era's)")
     era_option(parser, "whose container and order of tensors (default 2023-03-31)", "2023-03-31")
@@ -50,7 +54,7 @@ def run_convert(args: argparse.Namespace) -> int:
     from llama_ref.conversion.ggml import plan_conversion, plan_vocabulary, vocabulary_counts
 
     common = {
-        "outtype": args.outtype,
+        "outtype": _outtype(args),
         "era": args.era,
         "container": args.container,
         "tokenizer": args.tokenizer,
@@ -79,16 +83,30 @@ def run_convert(args: argparse.Namespace) -> int:
         return 0
 
 
+def _outtype(args: argparse.Namespace) -> str:
+    """The type of the matrices, by name or by the number of the first converters."""
+    if args.ftype not in (None, *FTYPES):
+        args.parser.error(f"no option or argument {args.ftype!r} here")
+    by_number = FTYPES.get(args.ftype)
+    if by_number and args.outtype not in (None, by_number):
+        from ggmlpy.files.errors import UsageError
+
+        raise UsageError(f"{args.ftype} means {by_number}, and --outtype says {args.outtype}: give one of them")
+    return args.outtype or by_number or "f16"
+
+
 def add_to_hf(commands: Commands) -> None:
     parser = command(
         commands,
         "to-hf",
         run_to_hf,
         "Write a Meta checkpoint in Hugging Face's layout: weights, config.json, tokenizer files.",
-        "to-hf files/merged merged-hf\nto-hf models/13B llama-13b-hf --bin --shard-size 5GB",
+        "to-hf files/merged merged-hf\nto-hf models/13B llama-13b-hf --bin --shard-size 5GB\n"
+        "to-hf --input_dir models --model_size 7B --output_dir llama-7b-hf",
     )
-    parser.add_argument("source", metavar="META_DIR")
-    parser.add_argument("output", metavar="OUT", help="a directory of its own")
+    parser.add_argument("source", metavar="META_DIR", nargs="?")
+    parser.add_argument("output", metavar="OUT", nargs="?", help="a directory of its own")
+    _add_script_options(parser)
     parser.add_argument("--bin", action="store_true", help="pytorch_model.bin rather than model.safetensors")
     parser.add_argument(
         "--shard-size", default="10GB", metavar="SIZE", help="the largest size of a weight file (default 10GB)"
@@ -97,6 +115,36 @@ def add_to_hf(commands: Commands) -> None:
         "--inv-freq", action=argparse.BooleanOptionalAction, help="rotary frequencies (default: with --bin only)"
     )
     _add_export_options(parser)
+
+
+def _add_script_options(parser: argparse.ArgumentParser) -> None:
+    """The options of transformers' convert_llama_weights_to_hf.py, in place of META_DIR and OUT."""
+    script = parser.add_argument_group("as convert_llama_weights_to_hf.py takes them")
+    folder = "the folder that holds tokenizer.model and 7B/, 13B/ …"
+    script.add_argument("--input-dir", metavar="DIR", help=folder)
+    script.add_argument("--model-size", metavar="7B", help="which of its folders")
+    script.add_argument("--output-dir", metavar="DIR", help="the same as OUT")
+
+
+def _source_and_output(args: argparse.Namespace) -> tuple[str, str]:
+    """What to read and where to write, in either way of saying so."""
+    from ggmlpy.files.errors import UsageError
+
+    if args.source and args.output_dir and not args.output:
+        return args.source, args.output_dir
+    if (args.source or args.output) and (args.input_dir or args.output_dir):
+        raise UsageError("give META_DIR and OUT, or --input-dir, --model-size and --output-dir, not both")
+    source, output = args.source or args.input_dir, args.output or args.output_dir
+    if not source or not output:
+        raise UsageError("give META_DIR and OUT, or --input-dir, --model-size and --output-dir")
+    if args.input_dir and args.model_size:
+        inner = os.path.join(source, args.model_size)
+        return (inner if os.path.isdir(inner) or not _holds_model(source) else source), output
+    return source, output
+
+
+def _holds_model(directory: str) -> bool:
+    return os.path.isfile(os.path.join(directory, "consolidated.00.pth"))
 
 
 def add_from_hf(commands: Commands) -> None:
@@ -133,9 +181,10 @@ def _export_options(args: argparse.Namespace) -> dict[str, Any]:
 def run_to_hf(args: argparse.Namespace) -> int:
     from llama_ref.conversion.checkpoints import plan_to_hf
 
+    source, output = _source_and_output(args)
     plan = plan_to_hf(
-        args.source,
-        args.output,
+        source,
+        output,
         weights="bin" if args.bin else "safetensors",
         shard_size=args.shard_size,
         inv_freq=args.inv_freq,

@@ -13,6 +13,7 @@ from importlib import import_module
 from toolchain.terminal import program
 from toolchain.terminal.talk import complain, memory_used, put, remark, say_compiling, speak_utf8
 
+from .downloads import check_inputs
 from .options import Commands, Parser, dashed
 
 OURS = ("ggmlpy", "llama_ref", "lora", "toolchain")
@@ -69,6 +70,7 @@ def _run(arguments: Sequence[str]) -> int:
         announce_with(say_compiling)
     began = time.perf_counter()
     try:
+        check_inputs(args)
         code: int = args.run(args)
         if getattr(args, "verbose", False):
             remark(f"{time.perf_counter() - began:.2f} s{memory_used()}")

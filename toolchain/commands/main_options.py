@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.talk import say
@@ -153,7 +154,11 @@ def main_options(args: argparse.Namespace) -> MainOptions:
     parts = args.prompt_parts
     if not parts and not is_interactive(args) and not args.random_prompt and not sys.stdin.isatty():
         parts = [("FILE", "-")]
-    prompt = random_prompt(args.seed).encode() if args.random_prompt else read_prompt(parts, sys.stdin.buffer)
+    prompt = (
+        random_prompt(args.seed).encode()
+        if args.random_prompt
+        else read_prompt(parts, sys.stdin.buffer, partial(say, args))
+    )
     return MainOptions(
         prompt=prompt,
         n_predict=args.n_predict,

@@ -30,13 +30,15 @@ def add_merge(commands: Commands) -> None:
         "Merge LoRA adapters, in order, into a base model: the original scripts' files to the byte, in a stream.",
         "merge --base files/base --lora files/chinese-llama-lora,files/chinese-alpaca-lora --output merged\n"
         "merge --base models/7B --lora chinese_alpaca_lora_7b.zip --output merged\n"
+        "merge --base_model llama-7b-hf --lora_model chinese-alpaca-lora-7b --output_dir merged\n"
         "merge --base models/13B --lora llama-plus-lora,alpaca-plus-lora --output merged --dry-run\n"
         "merge --base models/7B --lora alpaca-lora --output alpaca-q4_0.bin --output-type ggml-q4_0",
     )
     parser.add_argument("--base", "--base-model", required=True, metavar="DIR", help="Meta's or Hugging Face's layout")
     adapters = "the adapters, in order (may be repeated)"
     parser.add_argument("--lora", "--lora-model", required=True, action="append", metavar="DIR|ZIP[,…]", help=adapters)
-    parser.add_argument("--output", "--output-dir", required=True, metavar="DIR|FILE", help="a file for GGML types")
+    output = "a directory, a file for GGML types (default: ./)"
+    parser.add_argument("--output", "--output-dir", default="./", metavar="DIR|FILE", help=output)
     _add_output_options(parser)
     _add_vocabulary_options(parser)
     original = "first check by SHA256 whether the base is an original"

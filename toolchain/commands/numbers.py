@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from toolchain.terminal.bars import progress_bar
-from toolchain.terminal.talk import print_json, put, put_text, say
+from toolchain.terminal.talk import print_json, put, put_text, say, warn_of_encoding
 
 from .options import (
     Commands,
@@ -81,6 +81,7 @@ def run_perplexity(args: argparse.Namespace) -> int:
     from llama_ref.vocabulary.tokenizer import tokenizer_for
 
     text = sys.stdin.buffer.read() if args.file == "-" else read_text(args.file)
+    warn_of_encoding(args, args.file, text)
     with _open_for_arithmetic(args, args.ctx_size) as model:
         tokenizer = tokenizer_for(model.vocab, model.vocab.scores, args.era or DEFAULT_ERA)
         tokens = tokenizer.encode(text.removesuffix(b"\n"), bos=True)

@@ -34,7 +34,7 @@ def add_generate(commands: Commands) -> None:
         "Continue a text, as llama.cpp's main of 2023-03-31 does.",
         'generate -p "介绍北京" -n 64\n'
         'generate -m files/ggml-model-q4_0.bin -p "Once upon a time" -n 64 -s 42\n'
-        "generate -m ggml-model-q4_0.bin -f prompts/alpaca.txt -ins --color\n"
+        "generate -m ggml-model-q4_0.bin -f ./prompts/alpaca.txt -ins --color\n"
         "generate -m original.bin --compare-with chinese.bin -f prompts.txt --markdown",
     )
     add_main_options(parser)
@@ -224,7 +224,7 @@ def _run_comparison(args: argparse.Namespace) -> int:
 
     if not args.prompt_parts:
         raise UsageError("--compare-with needs prompts: -f prompts.txt (one per line)")
-    prompts = prompts_of(read_prompt(args.prompt_parts, sys.stdin.buffer))
+    prompts = prompts_of(read_prompt(args.prompt_parts, sys.stdin.buffer, partial(say, args)))
     paths, columns = (args.model or _demo_model(args), args.compare_with), []
     with progress_bar(args, 2 * len(prompts), "prompts", "prompt") as bar:
         for path in paths:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import Any
 
 from toolchain.terminal.colors import wants_color
-from toolchain.terminal.talk import print_json, put, put_painted, say
+from toolchain.terminal.talk import print_json, put, put_painted, say, warn_of_encoding
 
 from .options import Commands, command, era_option, group, json_option, model_option, tokenizer_option
 
@@ -41,6 +42,7 @@ def run_tokenize(args: argparse.Namespace) -> int:
 
         raise UsageError("no text to tokenize")
     text = sys.stdin.buffer.read() if words == ["-"] else os.fsencode(" ".join(words))
+    warn_of_encoding(args, words[0] if words == ["-"] else "the text", text)
     name, tokenizers = open_tokenizers(path, args.era, args.tokenizer)
     chosen = tokenizers if args.compare else {name: tokenizers[name]}
     space = not args.no_space
@@ -157,7 +159,7 @@ def run_tokenizer_train(args: argparse.Namespace) -> int:
 def run_tokenizer_stats(args: argparse.Namespace) -> int:
     from toolchain.look.tokens import compare_tokenizers, side_by_side
 
-    results = compare_tokenizers([args.first, args.second], _text_argument(args.file, args.text))
+    results = compare_tokenizers([args.first, args.second], _text_argument(args))
     if args.json:
         print_json([item.as_dict() for item in results])
         return 0
@@ -165,10 +167,11 @@ def run_tokenizer_stats(args: argparse.Namespace) -> int:
     return 0
 
 
-def _text_argument(file: str | None, words: list[str]) -> str:
+def _text_argument(args: argparse.Namespace) -> str:
     """The text of ``-f FILE``, of a single word that names a file, of stdin for ``-``, or the words themselves."""
     from ggmlpy.files.errors import MissingFileError, UsageError
 
+    file, words = args.file, args.text
     if file is None and not words:
         raise UsageError("give a text, the name of a file, or - for stdin")
     name = file or (words[0] if len(words) == 1 else "")
@@ -177,7 +180,9 @@ def _text_argument(file: str | None, words: list[str]) -> str:
     if file is None and not os.path.isfile(name):
         return " ".join(words)
     try:
-        with open(name, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
+        with open(name, "rb") as stream:
+            data = stream.read()
     except OSError as error:
         raise MissingFileError(f"cannot be read: {error.strerror}", path=name) from error
+    warn_of_encoding(args, name, data)
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="replace").read()

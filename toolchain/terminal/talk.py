@@ -24,6 +24,7 @@ __all__ = [
     "say_compiling",
     "say_text",
     "speak_utf8",
+    "warn_of_encoding",
 ]
 
 
@@ -73,6 +74,14 @@ def say_text(args: argparse.Namespace, text: object) -> None:
     """Print a text of several lines on stderr, unless ``-q``."""
     if not args.quiet:
         remark_text(text)
+
+
+def warn_of_encoding(args: argparse.Namespace, name: str, data: bytes) -> None:
+    """Say that a text seems not to be UTF-8: its bytes are used as they are."""
+    from ggmlpy.files.encodings import encoding_doubt
+
+    if doubt := encoding_doubt(data):
+        say(args, f"warning: {'standard input' if name == '-' else name}: {doubt}")
 
 
 def say_compiling() -> None:
