@@ -25,6 +25,7 @@ id    name     first era       tensor types
 16    Q5_K_S   2023-08-21      q5_K
 17    Q5_K_M   2023-08-21      q5_K; wv and w2 of "more bits" layers q6_K
 18    Q6_K     2023-08-21      q6_K
+19 …  IQ2_XXS  never           types that GGUF got after 2023-08-21; known by name only, but for BF16 (32)
 ====  =======  ==============  =================================================================================
 
 "More bits" layers are the first and the last eighth and every third between. From 2023-08-21 ``output.weight`` is q6_K
@@ -109,6 +110,30 @@ _ALL = (
     FileType(16, "Q5_K_S", "q5_K", AUGUST_21),
     FileType(17, "Q5_K_M", "q5_K", AUGUST_21, raised_in_some="q6_K"),
     FileType(18, "Q6_K",   "q6_K", AUGUST_21),
+    # later than every era here: known by name
+    FileType(19, "IQ2_XXS",    "iq2_xxs",  None),
+    FileType(20, "IQ2_XS",     "iq2_xs",   None),
+    FileType(21, "Q2_K_S",     "q2_K",     None),
+    FileType(22, "IQ3_XS",     "iq3_s",    None),
+    FileType(23, "IQ3_XXS",    "iq3_xxs",  None),
+    FileType(24, "IQ1_S",      "iq1_s",    None),
+    FileType(25, "IQ4_NL",     "iq4_nl",   None),
+    FileType(26, "IQ3_S",      "iq3_s",    None),
+    FileType(27, "IQ3_M",      "iq3_s",    None),
+    FileType(28, "IQ2_S",      "iq2_xs",   None),
+    FileType(29, "IQ2_M",      "iq2_s",    None),
+    FileType(30, "IQ4_XS",     "iq4_xs",   None),
+    FileType(31, "IQ1_M",      "iq1_m",    None),
+    FileType(32, "BF16",       "bf16",     None),
+    FileType(33, "Q4_0_4_4",   "q4_0_4_4", None),
+    FileType(34, "Q4_0_4_8",   "q4_0_4_8", None),
+    FileType(35, "Q4_0_8_8",   "q4_0_8_8", None),
+    FileType(36, "TQ1_0",      "tq1_0",    None),
+    FileType(37, "TQ2_0",      "tq2_0",    None),
+    FileType(38, "MXFP4_MOE",  "mxfp4",    None),
+    FileType(39, "NVFP4",      "nvfp4",    None),
+    FileType(40, "Q1_0",       "q1_0",     None),
+    FileType(41, "Q2_0",       "q2_0",     None),
 )
 # fmt: on
 

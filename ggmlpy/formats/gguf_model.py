@@ -97,7 +97,7 @@ def _params(file: GgufFile, names: Set[str]) -> ModelParams:
         head_dim=head_dim or (n_embd // n_head if n_head > 0 else 0),
         n_ff=n_ff,
         n_mult=file.integer("ggmlpy.n_mult", 0) or find_n_mult(n_embd, n_ff, (256, 32, n_ff)) or 1,
-        n_rot=file.integer("llama.rope.dimension_count", n_embd // n_head if n_head > 0 else 0),
+        n_rot=file.integer("llama.rope.dimension_count", head_dim or (n_embd // n_head if n_head > 0 else 0)),
         norm_eps=float(file.number("llama.attention.layer_norm_rms_epsilon", LLAMA_EPS)),
         rope_theta=float(file.number("llama.rope.freq_base", 10000.0)),
         rope_scaling=_rope_scaling(file),
@@ -118,6 +118,7 @@ def _params(file: GgufFile, names: Set[str]) -> ModelParams:
 # fmt: off
 _ROPE_SCALING = {
     "factor":               ("llama.rope.scaling.factor",                  float),
+    "magnitude":            ("llama.rope.scaling.attn_factor",             float),
     "original_context":     ("llama.rope.scaling.original_context_length", int),
     "extrapolation_factor": ("llama.rope.scaling.yarn_ext_factor",         float),
     "attention_factor":     ("llama.rope.scaling.yarn_attn_factor",        float),
@@ -125,13 +126,13 @@ _ROPE_SCALING = {
     "beta_slow":            ("llama.rope.scaling.yarn_beta_slow",          float),
 }
 # fmt: on
-_ROPE_SCALING_TYPE = "llama.rope.scaling.type"
+_ROPE_SCALING_TYPE, _SCALE_LINEAR = "llama.rope.scaling.type", "llama.rope.scale_linear"  # the older name of factor
 _UNDERSTOOD = {
     *(key for key, _ in _ROPE_SCALING.values()),
     *(f"llama.{key}" for key in ("embedding_length", "block_count", "feed_forward_length", "context_length")),
     *(f"llama.attention.{key}" for key in ("head_count", "head_count_kv", "key_length", "sliding_window")),
     *("llama.attention.layer_norm_rms_epsilon", "llama.rope.dimension_count", "llama.rope.freq_base"),
-    *(_ROPE_SCALING_TYPE, "general.architecture", "general.file_type", "general.quantization_version"),
+    *(_ROPE_SCALING_TYPE, _SCALE_LINEAR, "general.architecture", "general.file_type"),
     *(f"tokenizer.ggml.{key}" for key in ("model", "tokens", "scores", "token_type")),
     *(f"tokenizer.ggml.{key}_token_id" for key in ("bos", "eos", "unknown", "padding")),
     *("ggmlpy.n_mult", "ggmlpy.vocabulary"),
@@ -141,19 +142,22 @@ _UNDERSTOOD = {
 def _rope_scaling(file: GgufFile) -> RopeScaling | None:
     """How the rotary frequencies are stretched; a factor without a type is linear, as in llama.cpp."""
     said: dict[str, Any] = {name: _said(file, key, kind) for name, (key, kind) in _ROPE_SCALING.items()}
-    kind = file.metadata.get(_ROPE_SCALING_TYPE)
-    if kind is not None and kind.type == "string":
-        return RopeScaling(type=kind.text(), **said)
+    if said["factor"] is None:
+        said["factor"] = _said(file, _SCALE_LINEAR, float)
+    if _ROPE_SCALING_TYPE in file.metadata:
+        return RopeScaling(type=file.text(_ROPE_SCALING_TYPE), **said)
     return RopeScaling(type="linear", **said) if any(value is not None for value in said.values()) else None
 
 
 def _said(file: GgufFile, key: str, kind: type[N]) -> N | None:
-    """A number that no result here depends on yet: None where it is missing or of another type."""
-    value = file.metadata.get(key)
-    found = value.value if value is not None and value.type not in ("array", "string", "bool") else None
-    if found is None or (kind is int and not isinstance(found, int)):
+    """A number, None where it is missing.
+
+    Raises:
+        FormatError: it is not a number, or not a whole one where it should be.
+    """
+    if key not in file.metadata:
         return None
-    return kind(found)
+    return kind(file.integer(key) if kind is int else file.number(key))
 
 
 def _piece(file: GgufFile, index: int, tensor: GgufTensor) -> Piece:

@@ -29,7 +29,15 @@ from typing import Any
 from .containers import HPARAMS
 from .model_sizes import PublishedSize, describe_shape, n_shards_of, size_named, size_of_shape
 
-__all__ = ["LLAMA_EPS", "ModelParams", "RopeScaling", "feed_forward_width", "find_n_mult", "model_named"]
+__all__ = [
+    "LLAMA_EPS",
+    "LLAMA_ROPE_THETA",
+    "ModelParams",
+    "RopeScaling",
+    "feed_forward_width",
+    "find_n_mult",
+    "model_named",
+]
 
 LLAMA_EPS = 1e-6  # of LLaMA 1, except the 65B; what a container means that does not say
 LLAMA_ROPE_THETA = 10000.0  # of LLaMA 1 and 2
@@ -52,6 +60,7 @@ class RopeScaling:
         attention_factor: yarn: factor on cos and sin; None where it follows from ``factor``.
         beta_fast, beta_slow: yarn: rotations within the original context where interpolation ends and begins.
         mscale, mscale_all_dim: yarn, as DeepSeek states the attention factor.
+        magnitude: a further factor on cos and sin, of whatever type (GGUF ``rope.scaling.attn_factor``).
         extrapolation_factor: yarn: weight of the unscaled frequencies.
         truncate: yarn: whether the two bounds are rounded to whole dimensions.
         other: what else the source says, by its name there.
@@ -67,6 +76,7 @@ class RopeScaling:
     beta_slow: float | None = None
     mscale: float | None = None
     mscale_all_dim: float | None = None
+    magnitude: float | None = None
     extrapolation_factor: float | None = None
     truncate: bool | None = None
     other: Mapping[str, Any] = field(default_factory=dict, compare=False)

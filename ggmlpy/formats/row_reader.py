@@ -68,10 +68,10 @@ class RowSource:
         return np.frombuffer(data, np.uint8).reshape(stop - start, width)
 
     def floats(self, start: int, stop: int) -> NDArray[Any]:
-        """Their numbers, f32 or f16 as they stand, dequantized where they are quantized: [stop - start, columns]."""
-        if self.tensor.type.quantized:
-            return self.tensor.rows(start, stop)
-        return self.raw(start, stop).view(self.tensor.type.block)
+        """Their numbers, f32 or f16 as they stand, all others as f32: [stop - start, columns]."""
+        if self.tensor.type.block.kind == "f":
+            return self.raw(start, stop).view(self.tensor.type.block)
+        return self.tensor.rows(start, stop)
 
     def copied(self) -> OutTensor:
         """The tensor as it is, to be written or compared."""

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
 
+from .model_keys import check_keys
 from .transformer import F32
 from .weights import load_weights
 
@@ -59,6 +60,7 @@ class Evaluator:
         self.n_ctx = n_ctx
         self.n_vocab = file.hparams.n_vocab
         self.memory_f32 = memory_f32
+        check_keys(file, n_ctx)
         self.weights = load_weights(file, backend)
         self._turn = threading.Lock()  # held while the backend, which has one working memory, evaluates
         self._closed = False
@@ -106,7 +108,6 @@ class Evaluator:
         try:
             backend = create_backend(numerics, file, era=era, build=build, n_threads=n_threads)
             backend.norm_eps = file.hparams.eps if norm_eps is None else _checked_eps(norm_eps)
-            backend.rope_freq_base = file.hparams.rope_freq_base
             model = cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
             backend.prepare(model.weights, n_ctx)
             return model

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .rotation import rotation_of
 from .transformer import Backend
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class ReferenceBackend(Backend):
     name = "reference"
 
     def __init__(self, file: ModelFile) -> None:
-        self.n_embd = file.hparams.n_embd
+        self.rotation = rotation_of(file)
         self.room = CACHE_BYTES
 
     def matrix(self, tensor: Tensor) -> Matrix:
@@ -70,11 +71,8 @@ class ReferenceBackend(Backend):
         return w.times(x)
 
     def rope(self, x: F32, n_past: int) -> F32:
-        n, _, head_dim = x.shape
-        theta = self.rope_freq_base ** (-np.arange(0, head_dim, 2) / head_dim)  # [head_dim/2]
-        angle = np.arange(n_past, n_past + n)[:, None] * theta  # [n_tokens, head_dim/2]
-        cos = np.cos(angle).astype(np.float32)[:, None, :]
-        sin = np.sin(angle).astype(np.float32)[:, None, :]
+        turns = self.rotation.table(n_past, n_past + len(x))  # [n_tokens, head_dim/2, 2]
+        cos, sin = turns[:, None, :, 0], turns[:, None, :, 1]
         even, odd = x[..., 0::2], x[..., 1::2]  # [n_tokens, n_head, head_dim/2]
         return np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
 
@@ -91,7 +89,7 @@ class ReferenceBackend(Backend):
         scores = q.transpose(1, 0, 2) @ k / np.float32(np.sqrt(head_dim))  # [n_head, n_tokens, seen]
         future = np.arange(seen) > n_past + np.arange(n)[:, None]  # [n_tokens, seen]
         probabilities = softmax(np.where(future, np.float32(-np.inf), scores))
-        return (probabilities @ v).transpose(1, 0, 2).reshape(n, self.n_embd)
+        return (probabilities @ v).transpose(1, 0, 2).reshape(n, -1)
 
     def silu_mul(self, gate: F32, up: F32) -> F32:
         with np.errstate(over="ignore"):  # exp(-x) may overflow to inf, and x / inf is the right 0

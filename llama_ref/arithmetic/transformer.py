@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,21 @@ F32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The nine tensors of one layer, as the backend prepared them (matrices opaque, norms float32 [n_embd])."""
+    """The tensors of one layer, as the backend prepared them (matrices opaque, norms float32 [n_embd]).
+
+    ``n_q`` is n_head * head_dim: n_embd, unless the heads have a width of their own.
+    """
 
     attention_norm: F32
-    wq: Any  # [n_embd, n_embd]
-    wk: Any  # [n_embd, n_embd]
-    wv: Any  # [n_embd, n_embd]
-    wo: Any  # [n_embd, n_embd]
+    wq: Any  # [n_q, n_embd]
+    wk: Any  # [n_q, n_embd]
+    wv: Any  # [n_q, n_embd]
+    wo: Any  # [n_embd, n_q]
     ffn_norm: F32
     w1: Any  # [n_ff, n_embd]  gate
     w2: Any  # [n_embd, n_ff]  down
     w3: Any  # [n_ff, n_embd]  up
+    biases: Mapping[str, F32] = field(default_factory=dict)  # by the name of the matrix, where there is one
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,22 @@ def forward(
 def layer(op: Backend, w: LayerWeights, cache: LayerCache, x: F32, n_past: int) -> F32:
     """One transformer block: x + attention(norm(x)), then that + feed_forward(norm(that)). x: [n_tokens, n_embd]."""
     h = op.rms_norm(x, w.attention_norm)
-    q = op.rope(heads(op.matmul(w.wq, h), cache), n_past)  # [n_tokens, n_head, head_dim]
-    op.remember(cache, heads(op.matmul(w.wk, h), cache), heads(op.matmul(w.wv, h), cache), n_past)
-    x = op.add(op.matmul(w.wo, op.attention(q, cache, n_past)), x)
+    q = op.rope(heads(linear(op, w, "wq", h), cache), n_past)  # [n_tokens, n_head, head_dim]
+    op.remember(cache, heads(linear(op, w, "wk", h), cache), heads(linear(op, w, "wv", h), cache), n_past)
+    x = op.add(linear(op, w, "wo", op.attention(q, cache, n_past)), x)
     h = op.rms_norm(x, w.ffn_norm)
-    gate, up = op.matmul(w.w1, h), op.matmul(w.w3, h)  # [n_tokens, n_ff]
-    return op.add(op.matmul(w.w2, op.silu_mul(gate, up)), x)
+    gate, up = linear(op, w, "w1", h), linear(op, w, "w3", h)  # [n_tokens, n_ff]
+    return op.add(linear(op, w, "w2", op.silu_mul(gate, up)), x)
+
+
+def linear(op: Backend, w: LayerWeights, name: str, x: F32) -> F32:
+    """x · wᵀ with the matrix of that name, and its bias where it has one."""
+    y, bias = op.matmul(getattr(w, name), x), w.biases.get(name)
+    return y if bias is None else op.add(y, bias)
 
 
 def heads(x: F32, cache: LayerCache) -> F32:
-    """[n_tokens, n_embd] seen as [n_tokens, n_head, head_dim]."""
+    """[n_tokens, n_q] seen as [n_tokens, n_head, head_dim]."""
     return x.reshape(len(x), *cache.k.shape[1:])
 
 
@@ -127,8 +137,6 @@ class Backend(ABC):
     #: added to the mean square in `rms_norm`: LLaMA's 1e-6. llama.cpp had it fixed until mid-2023; at 2023-08-21 it was
     #: the option --rms-norm-eps, which started at 5e-6 for the sake of LLaMA 2
     norm_eps: float = LLAMA_EPS
-    #: base of the rotary frequencies; GGUF files may name another
-    rope_freq_base: float = 10000.0
     #: called while a batch is evaluated, with the part of it that is done, 0 to 1
     progress: Callable[[float], object] | None = None
 
@@ -144,9 +152,7 @@ class Backend(ABC):
 
     def new_cache(self, hparams: ModelParams, n_ctx: int, memory_f32: bool) -> KVCache:
         """Return an empty key/value cache for `n_ctx` positions."""
-
-        head_dim = hparams.n_embd // hparams.n_head
-        return KVCache(hparams.n_layer, n_ctx, hparams.n_head, head_dim, memory_f32)
+        return KVCache(hparams.n_layer, n_ctx, hparams.n_head, hparams.head_dim, memory_f32)
 
     def prepare(self, weights: Weights, n_ctx: int) -> None:
         """Do now what the first evaluation with these weights and a cache of n_ctx positions would begin with."""
@@ -176,14 +182,14 @@ class Backend(ABC):
 
     @abstractmethod
     def attention(self, q: F32, cache: LayerCache, n_past: int) -> F32:
-        """Causal attention of roped queries over the cache: [n_tokens, n_head, head_dim] -> [n_tokens, n_embd]."""
+        """Causal attention of roped queries over the cache: [n_tokens, n_head, head_dim] -> [n_tokens, n_q]."""
 
     @abstractmethod
     def silu_mul(self, gate: F32, up: F32) -> F32:
         """silu(gate) * up, element by element; silu(x) = x / (1 + exp(-x))."""
 
     def add(self, x: F32, y: F32) -> F32:
-        """x + y, the residual connection."""
+        """x + y: the residual connection, or a bias."""
         return x + y
 
     def forward(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError
-from ggmlpy.formats.tensor_names import expected_shapes
+from ggmlpy.formats.tensor_names import expected_shapes, gguf_name
 
 from .transformer import F32, LayerWeights, Weights
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
     from .transformer import Backend
 
-__all__ = ["load_weights"]
+__all__ = ["BIASED", "bias_name", "load_weights"]
+
+BIASED = (
+    *("attention.wq", "attention.wk", "attention.wv", "attention.wo"),
+    *("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
+)  # the matrices of a layer that may have a bias
 
 
 def load_weights(file: ModelFile, backend: Backend) -> Weights:
@@ -25,7 +31,6 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
 
     Raises:
         ShapeError: a tensor is missing or of another shape.
-        UnsupportedError: the heads have a width of their own.
     """
     h = file.hparams
     _check_heads(file)
@@ -37,7 +42,7 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
     def shared(name: str) -> Any:
         """Keys or values: where several queries share a head, its rows are repeated for each of them."""
         tensor = _tensor(file, name, shapes[name])
-        return backend.matrix(tensor if h.n_kv == h.n_embd else _repeated(tensor, h.n_head, h.n_head_kv))
+        return backend.matrix(tensor if h.n_kv == h.n_q else _repeated(tensor, h.n_head, h.n_head_kv))
 
     def norm(name: str) -> F32:
         return backend.vector(_tensor(file, name, shapes[name]))
@@ -53,6 +58,7 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
             w1=matrix(f"{at}.feed_forward.w1.weight"),
             w2=matrix(f"{at}.feed_forward.w2.weight"),
             w3=matrix(f"{at}.feed_forward.w3.weight"),
+            biases=dict(_biases(file, backend, at)),
         )
 
     return Weights(
@@ -63,10 +69,31 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
     )
 
 
-def _check_heads(file: ModelFile) -> None:
-    """The heads must divide the width into even parts, for the rotary embedding turns pairs."""
+def _biases(file: ModelFile, backend: Backend, at: str) -> Iterator[tuple[str, F32]]:
+    """The biases of a layer, by the names of their matrices; they are as long as these have rows."""
     h = file.hparams
-    if min(h.n_head, h.n_embd) < 1 or h.n_layer < 0 or h.n_embd % (2 * h.n_head):
+    shapes = expected_shapes(h)
+    for matrix in BIASED:
+        weight = f"{at}.{matrix}.weight"
+        name = bias_name(weight)
+        if name in file.tensors:
+            tensor = _tensor(file, name, shapes[weight][:1])
+            values, key = backend.vector(tensor), matrix.partition(".")[2]
+            if key in ("wk", "wv") and h.n_kv != h.n_q:
+                values = np.repeat(values.reshape(h.n_head_kv, -1), h.n_head // h.n_head_kv, axis=0).reshape(-1)
+            yield key, values
+
+
+def bias_name(weight: str) -> str:
+    """The name of a matrix's bias in a model file: only GGUF has any."""
+    return gguf_name(weight).removesuffix("weight") + "bias"
+
+
+def _check_heads(file: ModelFile) -> None:
+    """The heads must have an even width, for the rotary embedding turns pairs; all of it is turned in a LLaMA."""
+    h = file.hparams
+    uneven = h.n_head > 0 and h.head_dim == h.n_embd // h.n_head and h.n_embd % h.n_head
+    if min(h.n_head, h.n_embd, h.head_dim) < 1 or h.n_layer < 0 or h.head_dim % 2 or uneven:
         raise ShapeError(
             "width and heads do not fit together",
             path=file.path,
@@ -75,19 +102,19 @@ def _check_heads(file: ModelFile) -> None:
             found=f"n_embd {h.n_embd}, n_head {h.n_head}, n_layer {h.n_layer}",
             cause="a corrupt header",
         )
-    if h.head_dim * h.n_head != h.n_embd:
+    if file.container == "gguf" and h.n_rot != h.head_dim:
         raise UnsupportedError(
-            "heads that are not n_embd / n_head wide",
+            "only a part of each head is rotated, which no LLaMA does",
             path=file.path,
-            field="llama.attention.key_length",
-            expected=h.n_embd // h.n_head,
-            found=h.head_dim,
-            cause="a model of a later family (Mistral Nemo)",
+            field="llama.rope.dimension_count",
+            expected=h.head_dim,
+            found=h.n_rot,
+            cause="a model of another family, or a converter's mistake; llama.cpp refuses it too",
         )
 
 
 def _repeated(tensor: Tensor, n_head: int, n_head_kv: int) -> Tensor:
-    """[n_head_kv * head_dim, n_embd] -> [n_head * head_dim, n_embd], each head as often as queries share it.
+    """[n_kv, n_embd] -> [n_q, n_embd], each head as often as queries share it.
 
     This is what grouped-query attention means (Ainslie et al. 2023, figure 2), at the price of a copy of wk and wv; no
     backend needs to know of it.

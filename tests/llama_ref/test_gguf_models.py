@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ggmlpy import ModelParams, OutTensor, open_model, out_tensor, write_model
-from ggmlpy.files.errors import ShapeError
+from ggmlpy import TENSOR_TYPES, ModelParams, OutTensor, open_model, out_tensor, quantize_file, write_model
+from ggmlpy.files.errors import FormatError, ShapeError, UsageError
+from ggmlpy.formats.gguf import open_gguf
+from ggmlpy.formats.gguf_values import Value
+from ggmlpy.formats.gguf_writer import write_gguf
 from ggmlpy.quantizers.migration import migrate
 from llama_ref.text.model import Model
 from tests.ggmlpy.models import write_tiny
@@ -106,3 +109,119 @@ def test_llama_cpp_of_today_continues_as_we_do(golden, tmp_path):
             assert int(np.argmax(theirs.scores[theirs.n_tokens - 1])) == likeliest
             theirs.eval([likeliest])
             logits = ours.evaluate([likeliest], n_past, last_only=True)
+
+
+def with_keys(source, target, keys=None, tensors=None):
+    """``source``, a GGUF file, with further or other keys (None: without), and further tensors."""
+    file = open_gguf(source)
+    metadata = {**file.metadata, **(keys or {})}
+    found = [
+        OutTensor(name, tensor.type, tensor.shape, lambda tensor=tensor: [tensor.data])
+        for name, tensor in file.tensors.items()
+    ]
+    write_gguf(target, {key: value for key, value in metadata.items() if value is not None}, [*found, *(tensors or [])])
+    return target
+
+
+@pytest.fixture
+def gguf(tmp_path):
+    source = write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16", hparams=HPARAMS)
+    return rewritten(source, tmp_path / "a.gguf", HPARAMS)
+
+
+@pytest.mark.parametrize("numerics", ["reference", "fast"])
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ({"llama.rope.scale_linear": Value("f32", 4.0)}, {"llama.rope.scaling.factor": Value("f32", 4.0)}),
+        ({}, {"llama.rope.scaling.type": Value("string", b"linear")}),
+        ({}, {"llama.rope.scaling.type": Value("string", b"yarn")}),
+        ({}, {"llama.rope.scaling.type": Value("string", b"none"), "llama.rope.scaling.factor": Value("f32", 4.0)}),
+    ],
+)
+def test_two_ways_to_say_the_same_scaling(older, newer, numerics, gguf, tmp_path):
+    first = logits(with_keys(gguf, tmp_path / "o.gguf", older), numerics)
+    np.testing.assert_array_equal(first, logits(with_keys(gguf, tmp_path / "n.gguf", newer), numerics))
+    assert np.array_equal(first, logits(gguf, numerics)) == (not older)
+
+
+def test_half_precision_of_the_other_kind_runs_and_quantizes(gguf, tmp_path):
+    file = open_gguf(gguf)
+    bf16 = TENSOR_TYPES["bf16"]
+
+    def halved(name, tensor):
+        if len(tensor.shape) < 2:
+            return OutTensor(name, tensor.type, tensor.shape, lambda: [tensor.data])
+        upper = tensor.data.view("<f2").astype("<f4").view("<u4") >> 16
+        return OutTensor(name, bf16, tensor.shape, lambda: [upper.astype("<u2")])
+
+    tensors = [halved(name, tensor) for name, tensor in file.tensors.items()]
+    keys = {**file.metadata, "general.file_type": Value("u32", 32)}
+    write_gguf(tmp_path / "b.gguf", keys, tensors)
+    np.testing.assert_allclose(logits(tmp_path / "b.gguf", "fast"), logits(tmp_path / "b.gguf"), atol=1e-3)
+    quantize_file(tmp_path / "b.gguf", tmp_path / "q.gguf", "q8_0", era="2023-08-21")
+    with open_model(tmp_path / "b.gguf") as before, open_model(tmp_path / "q.gguf") as after:
+        for name, tensor in before.tensors.items():
+            values = tensor.numpy()
+            np.testing.assert_allclose(after.tensors[name].numpy(), values, atol=0.02 * np.abs(values).max())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.rope.scaling.type", Value("string", b"dynamic")),
+        ("llama.rope.scaling.type", Value("string", b"longrope")),
+        ("llama.rope.dimension_count", Value("u32", 16)),
+        ("llama.rope.freq_base", Value("f32", -1.0)),
+        ("llama.rope.scaling.factor", Value("f32", -2.0)),
+        ("llama.rope.scaling.factor", Value("string", b"4")),
+        ("llama.attention.value_length", Value("u32", 16)),
+        ("llama.attention.sliding_window", Value("u32", 8)),
+        ("llama.attention.layer_norm_epsilon", Value("f32", 1e-5)),
+        ("llama.expert_count", Value("u32", 8)),
+        ("llama.use_parallel_residual", Value("bool", True)),
+        ("llama.tensor_data_layout", Value("string", b"another")),
+        ("llama.rope.scale", Value("f32", 4.0)),
+        ("llama.something.new", Value("f32", 1.0)),
+        ("rope.something", Value("f32", 1.0)),
+        ("attention.something", Value("array", np.ones(3, np.float32), "f32")),
+    ],
+)
+def test_what_the_arithmetic_does_not_do_is_refused_by_name(key, value, gguf, tmp_path):
+    with pytest.raises(FormatError) as caught:
+        logits(with_keys(gguf, tmp_path / "k.gguf", {key: value}))
+    assert key in str(caught.value)
+
+
+def test_a_tensor_that_no_llama_has_is_refused(gguf, tmp_path):
+    stranger = OutTensor("blk.0.attn_q_norm.weight", TENSOR_TYPES["f32"], (32,), lambda: [np.ones(32, "<f4")])
+    path = with_keys(gguf, tmp_path / "t.gguf", tensors=[stranger])
+    with pytest.raises(FormatError, match=r"unknown tensor 'blk\.0\.attn_q_norm\.weight'"):
+        logits(path)
+
+
+def test_harmless_keys_change_nothing(gguf, tmp_path):
+    keys = {
+        "llama.vocab_size": Value("u32", 50),
+        "llama.expert_count": Value("u32", 0),
+        "llama.rope.scaling.finetuned": Value("bool", True),
+        "llama.tensor_data_layout": Value("string", b"Meta AI original pth"),
+        "llama.attention.value_length": Value("u32", 32),
+        "general.license": Value("string", b"none"),
+        "someone.else": Value("u32", 3),
+    }
+    np.testing.assert_array_equal(logits(with_keys(gguf, tmp_path / "k.gguf", keys)), logits(gguf))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"llama.rope.scaling.factor": Value("f32", 4.0)}, "rope scaling"),
+        ({"llama.rope.freq_base": Value("f32", 1e6)}, "a rope base of 1e"),
+        ({"llama.attention.layer_norm_rms_epsilon": Value("f32", 1e-5)}, "an epsilon of 1e-05"),
+    ],
+)
+def test_exact_refuses_what_its_era_had_not(keys, words, gguf, tmp_path):
+    path = with_keys(gguf, tmp_path / "k.gguf", keys)
+    with pytest.raises(UsageError, match=words):
+        logits(path, "exact", era="2023-05-19")

@@ -82,7 +82,6 @@ class Recomputed:
 
     def _prepared(self, backend: Backend, way: Way) -> Backend:
         backend.norm_eps = way.norm_eps
-        backend.rope_freq_base = self.file.hparams.rope_freq_base
         return backend
 
     def _evaluated(self, backend: Backend, way: Way) -> F32:
@@ -106,7 +105,7 @@ class Swapped(Backend):
 
     def _of(self, method: str) -> tuple[Any, int]:
         index = int(method in self.methods)
-        self.main.norm_eps, self.main.rope_freq_base = self.norm_eps, self.rope_freq_base
+        self.main.norm_eps = self.norm_eps
         return getattr((self.main, self.other)[index], method), index
 
     def matrix(self, tensor: Any) -> Any:

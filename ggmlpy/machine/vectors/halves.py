@@ -39,6 +39,7 @@ __all__ = [
     "column_f16",
     "f16_of_bits",
     "f16_of_bits_by_hand",
+    "load_bf16x16",
     "load_f16",
     "load_f16x8",
     "load_f16x16",
@@ -138,6 +139,13 @@ def load_f16x8(b: ir.IRBuilder, a: Any) -> Any:
 @op(f32x16, address)
 def load_f16x16(b: ir.IRBuilder, a: Any) -> Any:
     return widen_f16(b, load_as(b, a, vector(I16, LANES)))
+
+
+@op(f32x16, address)
+def load_bf16x16(b: ir.IRBuilder, a: Any) -> Any:
+    """Sixteen bfloat16, the upper halves of float32."""
+    upper = b.zext(load_as(b, a, vector(I16, LANES)), vector(I32, LANES))
+    return b.bitcast(b.shl(upper, constant(16, vector(I32, LANES))), vector(F32, LANES))
 
 
 @op(nothing, address, f32x16)

@@ -22,6 +22,8 @@ import numpy.typing as npt
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.processors import available_processors
 from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_30, MARCH_31, MAY_19, Era, era_of
+from ggmlpy.formats.model_params import LLAMA_EPS, LLAMA_ROPE_THETA
+from llama_ref.arithmetic.rotation import ROPE_FREQS
 from llama_ref.arithmetic.transformer import Backend
 
 from . import activations, dots, k_quants
@@ -136,6 +138,7 @@ class ExactBackend(Backend):
 
     def __init__(self, file: ModelFile, era: str, build: str, n_threads: int | None = None) -> None:
         self.rules = rules_of(era, build)
+        check_numbers(self.rules, file)
         self.n_head = file.hparams.n_head
         self.head_dim = file.hparams.n_embd // file.hparams.n_head
         self.old_threads = n_threads or 1  # what the arithmetic of 2023-03-19 depends on
@@ -244,6 +247,30 @@ def check_type(rules: Rules, tensor: Tensor) -> None:
             f"llama.cpp of {rules.era} could not read {tensor.name}: its blocks are {tensor.type.layout}, and that era "
             f"knew {', '.join(sorted(known))}; leave --era out to use the era that wrote the file"
         )
+
+
+def check_numbers(rules: Rules, file: ModelFile) -> None:
+    """Refuse a model whose numbers the era's llama.cpp had no place for; each era computed with its own.
+
+    Raises:
+        UsageError: with what it is.
+    """
+    h, august = file.hparams, rules.era >= AUGUST_21
+    biased = any(name.endswith(".bias") for name in file.tensors)
+    wrong = {
+        "rope scaling": h.rope_scaling is not None and h.rope_scaling.type != "none",
+        "factors of the rotary frequencies (rope_freqs.weight)": ROPE_FREQS in file.tensors,
+        "biases": biased,
+        "heads that are not n_embd / n_head wide": h.n_head > 0 and h.head_dim * h.n_head != h.n_embd,
+        f"a rope base of {h.rope_freq_base:g}": h.rope_freq_base != LLAMA_ROPE_THETA and not august,
+        f"an epsilon of {h.eps:g} in its norms": np.float32(h.eps) != np.float32(LLAMA_EPS) and not august,
+    }
+    for what, is_wrong in wrong.items():
+        if is_wrong:
+            raise UsageError(
+                f"{file.path} has {what}, which llama.cpp of {rules.era} did not compute with; use --numerics fast or "
+                "reference"
+            )
 
 
 # The matrix product: quantize the activations as the era did, then sum as the build did.

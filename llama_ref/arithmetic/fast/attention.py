@@ -30,8 +30,8 @@ from .plan_fields import (
     keys_at,
     layer_bytes,
     memory_f32,
-    n_embd,
     n_past,
+    n_q,
     n_tokens,
     position_bytes,
     qkv_at,
@@ -94,7 +94,7 @@ remember_f32, attend_f32, attend_four_f32 = make_attention(load, store, 4)
 def query_of(plan, head, t, q):
     """The head's part of token t's query, rotated and scaled: f32 [head_dim]."""
     n, padded = head_dim(plan), head_pad(plan)
-    x = qkv_at(plan) + 4 * (t * 3 * n_embd(plan) + n * head)
+    x = qkv_at(plan) + 4 * (t * 3 * n_q(plan) + n * head)
     rope(x, n // 2, rope_at(plan) + 4 * n * (n_past(plan) + t), q)
     scale = fill(np.float32(1) / np.sqrt(np.float32(n)))
     for i in range(0, 4 * padded, 64):
@@ -111,11 +111,11 @@ def cache_of(plan, layer, head):
 @compiled
 def remember_token(plan, layer, head, t, k, v):
     """Token t's key, rotated, and its value into the cache. k, v: room for f32 [head_pad], zero beyond head_dim."""
-    n, padded, width = head_dim(plan), head_pad(plan), 4 * n_embd(plan)
+    n, padded, width = head_dim(plan), head_pad(plan), 4 * n_q(plan)
     keys, values = cache_of(plan, layer, head)
     position = n_past(plan) + t
     place = position_bytes(plan) * position
-    x = qkv_at(plan) + t * 3 * width + 4 * n * head  # f32 [3][n_embd], the head's part
+    x = qkv_at(plan) + t * 3 * width + 4 * n * head  # f32 [3][n_q], the head's part
     rope(x + width, n // 2, rope_at(plan) + 4 * n * position, k)
     copy_bytes(v, x + 2 * width, 4 * n)
     if memory_f32(plan) != 0:
@@ -136,7 +136,7 @@ def attend_one(plan, layer, head, t, q, y, scores):
         attend_f32(q, keys, values, stride, n_keys, padded, scores, y)
     else:
         attend_f16(q, keys, values, stride, n_keys, padded, scores, y)
-    copy_bytes(attention_at(plan) + 4 * (t * n_embd(plan) + n * head), y, 4 * n)
+    copy_bytes(attention_at(plan) + 4 * (t * n_q(plan) + n * head), y, 4 * n)
 
 
 @compiled
@@ -151,7 +151,7 @@ def attend_next_four(plan, layer, head, t, q, y, scores):
     else:
         attend_four_f16(q, keys, values, stride, n_keys, padded, scores, score_bytes(plan), y)
     for i in range(4):
-        copy_bytes(attention_at(plan) + 4 * ((t + i) * n_embd(plan) + n * head), y + 4 * padded * i, 4 * n)
+        copy_bytes(attention_at(plan) + 4 * ((t + i) * n_q(plan) + n * head), y + 4 * padded * i, 4 * n)
 
 
 @compiled

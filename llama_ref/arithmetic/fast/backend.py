@@ -6,8 +6,9 @@ since April 2023), and the same bits for any number of threads and any split of 
 `docs/kernels.md` explains
 how it works.
 
-Quantized matrices of 2023's simple types (q4_0 … q8_0), f16 and f32 are used where they lie. k-quants, q4_2 and q4_3
-are first widened in memory to a form that the kernels know; their values stay exactly the same, but take more room.
+Quantized matrices of 2023's simple types (q4_0 … q8_0), f32, f16 and bf16 are used where they lie. k-quants, q4_2
+and q4_3 are first widened in memory to a form that the kernels know; their values stay exactly the same, but take more
+room.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from llama_ref.arithmetic.reference import Matrix, ReferenceBackend
 
 from .layouts import DIRECT, FLOATS, matrix_bytes, rounded, score_bytes, widen, work_sizes
 from .machine_code import Kernels, load_kernels
-from .plan import LAYER, PLAN, TOKENS_A_CALL
+from .plan import LAYER, MATRICES, PLAN, TOKENS_A_CALL
 from .threads import BARRIER_BYTES, LINE, Team
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class FastBackend(ReferenceBackend):
         """The cache as [n_layer][n_head][n_ctx][head_pad] in memory, seen as `KVCache` shows it."""
         from llama_ref.arithmetic.transformer import KVCache
 
-        h, head_dim = hparams, hparams.n_embd // hparams.n_head
+        h, head_dim = hparams, hparams.head_dim
         cache = KVCache(h.n_layer, 0, h.n_head, head_dim, memory_f32)
         shape = (h.n_layer, h.n_head, n_ctx, rounded(head_dim, LANES))
         for name in ("k", "v"):
@@ -189,9 +190,11 @@ class FastBackend(ReferenceBackend):
             record["ffn_norm_at"] = address_of(layer.ffn_norm)
             for name, matrix in matrices_of(layer).items():
                 record[name] = entry(matrix)
-        head_dim = h.n_embd // h.n_head
+                bias = layer.biases.get(name)
+                record[f"bias_{name}"] = 0 if bias is None else address_of(bias)
+        head_dim = h.head_dim
         shapes = {
-            "n_threads": self.n_threads, "n_vocab": h.n_vocab, "n_embd": h.n_embd, "n_ff": self.n_ff,
+            "n_threads": self.n_threads, "n_vocab": h.n_vocab, "n_embd": h.n_embd, "n_ff": self.n_ff, "n_q": h.n_q,
             "n_head": h.n_head, "n_layer": h.n_layer, "head_dim": head_dim, "head_pad": rounded(head_dim, LANES),
             "eps_bits": np.float32(self.norm_eps).view(np.uint32), "layers_at": address_of(layers),
             "norm_at": address_of(weights.norm),
@@ -216,9 +219,9 @@ class FastBackend(ReferenceBackend):
     def _use_context(self, n_ctx: int) -> None:
         """Everything else whose size depends on the context, and the working memory."""
         plan, h = self.plan[0], self.hparams
-        head_dim = h.n_embd // h.n_head
+        head_dim = h.head_dim
         n = min(TOKENS_A_CALL, n_ctx)
-        sizes = work_sizes(h.n_embd, self.n_ff, head_dim, n_ctx, h.n_vocab, n, self.kinds)
+        sizes = work_sizes(h.n_embd, self.n_ff, h.n_q, head_dim, n_ctx, h.n_vocab, n, self.kinds)
         self.angles, self.n_angles = aligned((n_ctx, head_dim // 2, 2), np.float32), 0
         phases = 9 * h.n_layer + 4
         self.shared = aligned((LINE + BARRIER_BYTES + phases * LINE * self.n_threads) // 8, np.int64)
@@ -241,19 +244,12 @@ class FastBackend(ReferenceBackend):
         """The angles of the first n positions, and of some more so that this is rarely asked."""
         if n > self.n_angles:
             first, last = self.n_angles, min(rounded(n, ANGLES_AT_ONCE), len(self.angles))
-            self.angles[first:last] = rope_angles(first, last, 2 * self.angles.shape[1], self.rope_freq_base)
+            self.angles[first:last] = self.rotation.table(first, last)
             self.n_angles = last
 
 
 def matrices_of(layer: Any) -> dict[str, FastMatrix]:
-    return {name: getattr(layer, name) for name in ("wq", "wk", "wv", "wo", "w1", "w2", "w3")}
-
-
-def rope_angles(first: int, last: int, head_dim: int, base: float) -> F32:
-    """Cosine and sine for every position from first to last and every pair: float32 [last - first, head_dim/2, 2]."""
-    theta = base ** (-np.arange(0, head_dim, 2) / head_dim)  # [head_dim/2]
-    angle = np.arange(first, last)[:, None] * theta  # [last - first, head_dim/2]
-    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+    return {name: getattr(layer, name) for name in MATRICES}
 
 
 def aligned(shape: Any, dtype: Any) -> npt.NDArray[Any]:
@@ -279,13 +275,13 @@ def address_of(array: npt.NDArray[Any]) -> int:
 
 def check_shapes(file: ModelFile) -> None:
     """Refuse rows that the kernels cannot walk over. (Heads are checked for every arithmetic, by `load_weights`.)"""
-    widths = {"n_embd": file.hparams.n_embd, "n_ff": file.n_ff}
+    widths = {"n_embd": file.hparams.n_embd, "n_ff": file.n_ff, "n_head * head_dim": file.hparams.n_q}
     wrong = [name for name, n in widths.items() if n % 32 or n <= 0]
     if wrong:
         raise UnsupportedError(
             "the fast arithmetic needs rows of a multiple of 32 values",
             path=file.path,
             field=wrong[0],
-            found=f"n_embd {file.hparams.n_embd}, n_ff {file.n_ff}",
+            found=", ".join(f"{name} {n}" for name, n in widths.items()),
             next_step="use --numerics reference",
         )

@@ -1,4 +1,4 @@
-"""Rows of f16 and f32, times one vector and times many, which stay f32.
+"""Rows of f32, f16 and bf16, times one vector and times many, which stay f32.
 
 Four sums, of columns 0…15, 16…31, 32…47, 48…63 of every 64, are added at the end; the same in both products.
 """

@@ -85,7 +85,7 @@ class Layout:
 
 
 #: bytes of a value; these types meet the vector as it is, in f32
-FLOATS = {name: TENSOR_TYPES[name].type_size for name in ("f16", "f32")}
+FLOATS = {name: TENSOR_TYPES[name].type_size for name in ("f32", "f16", "bf16")}
 
 
 def layout_of(record: TensorType) -> Layout:
@@ -181,17 +181,17 @@ class WorkSizes:
 
 
 def work_sizes(
-    n_embd: int, n_ff: int, head_dim: int, n_ctx: int, n_vocab: int, n_tokens: int, kinds: Iterable[str]
+    n_embd: int, n_ff: int, n_q: int, head_dim: int, n_ctx: int, n_vocab: int, n_tokens: int, kinds: Iterable[str]
 ) -> WorkSizes:
     """The working memory for up to n_tokens tokens a call, with matrices of these kinds."""
-    n_most, n_padded = max(n_embd, n_ff), rounded(n_tokens, TILE.tokens)
+    n_most, n_padded = max(n_embd, n_ff, n_q), rounded(n_tokens, TILE.tokens)
     blocks, groups = n_most // 32, -(-n_most // (32 * GROUP))
     kinds = list(kinds)
     layouts = [LAYOUTS[kind] for kind in kinds if kind in LAYOUTS]
     floats = len(layouts) < len(kinds)
     shared = {
-        "qkv_at": 4 * n_tokens * 3 * n_embd,
-        "attention_at": 4 * n_tokens * n_embd,
+        "qkv_at": 4 * n_tokens * 3 * n_q,
+        "attention_at": 4 * n_tokens * n_q,
         "gate_at": 4 * n_tokens * n_ff,
         "up_at": 4 * n_tokens * n_ff,
         "normed_at": 4 * n_tokens * n_most if floats else 0,

@@ -71,7 +71,7 @@ class Kernels:
 
 
 def load_kernels(kinds: Iterable[str]) -> Kernels:
-    """The kernels for matrices of these kinds (`layouts.LAYOUTS` and "f16", "f32"), compiled if need be."""
+    """The kernels for matrices of these kinds (`layouts.LAYOUTS` and `layouts.FLOATS`), compiled if need be."""
     with _LOCK:
         token, batch, read = (_callable(at) for at in _load(MODEL).addresses)
         return Kernels(token, batch, read, {kind: _load(kind).addresses for kind in kinds})

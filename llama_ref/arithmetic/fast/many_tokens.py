@@ -15,7 +15,7 @@ from ggmlpy.machine.kernels import compiled
 from .activations import groups_bytes, leave_out_token, normalize_or_copy, quantize_groups, quantize_token, silu_mul
 from .layouts import FEW_TOKENS, GROUP, PANELS
 from .matrix_functions import PANEL_SIGNATURE, call_by_address
-from .one_token import NO_NORM, attend, logits, multiply, prepare
+from .one_token import NO_BIAS, NO_NORM, attend, begin_rows, bias_of_qkv, logits, multiply, prepare
 from .panel_products import TOKENS
 from .plan_fields import (
     MATRIX_SIZE,
@@ -29,6 +29,10 @@ from .plan_fields import (
     any_quantized,
     attention_at,
     attention_norm_at,
+    bias_w1,
+    bias_w2,
+    bias_w3,
+    bias_wo,
     counters_at,
     ffn_norm_at,
     gate_at,
@@ -39,6 +43,7 @@ from .plan_fields import (
     n_ff,
     n_layer,
     n_logits,
+    n_q,
     n_tokens,
     n_vocab,
     norm_at,
@@ -85,20 +90,24 @@ def prepare_token(plan, x, norm, n, t, tokens, scratch):
 
 
 @compiled
-def panel_of(plan, matrix, cols, first, n_rows, tokens, scratch, y, y_width, accumulate):
-    """y[:, first : first + PANEL_ROWS] = (or +=) rows of a MATRIX times all prepared tokens. y: f32 [tokens, y_width].
+def panel_of(plan, matrix, bias, cols, first, n_rows, tokens, scratch, y, y_width, accumulate):
+    """y[:, first : first + PANEL_ROWS] = (or +=) rows of a MATRIX times all prepared tokens, and their bias.
+
+    y: f32 [tokens, y_width].
 
     A few tokens, one after another, find the rows in the second-level cache; packing them would take longer.
     """
     room, sums = scratch + scratch_panel(plan), scratch + scratch_sums(plan)
     base, function, last = matrix_at(matrix), panel_function(matrix), min(first + PANEL_ROWS, n_rows)
-    x, records = normed_at(plan), records_at(plan)
+    x, records, more = normed_at(plan), records_at(plan), accumulate
+    for t in range(tokens if bias != 0 else 0):
+        more = begin_rows(bias, first, last, y + 4 * y_width * t, accumulate)
     if tokens <= FEW_TOKENS:
         for t in range(tokens):
             vector, record, place = x + 4 * cols * t, records + t * groups_bytes(cols), y + 4 * y_width * t
-            multiply(rows_function(matrix), base, cols, vector, record, sums, first, last, place, accumulate)
+            multiply(rows_function(matrix), base, cols, vector, record, sums, first, last, place, more)
         return
-    multiply_panel(function, base, cols, first, last, tokens, x, records, room, sums, y, 4 * y_width, accumulate)
+    multiply_panel(function, base, cols, first, last, tokens, x, records, room, sums, y, 4 * y_width, more)
 
 
 # The operations of a layer: how many units there are, and what a unit is. Between matrices it is a token.
@@ -112,7 +121,7 @@ def token_for_attention(plan, layer, t, scratch):
 
 @compiled
 def token_for_output(plan, layer, t, scratch):
-    prepare_token(plan, attention_at(plan), NO_NORM, n_embd(plan), t, n_tokens(plan), scratch)
+    prepare_token(plan, attention_at(plan), NO_NORM, n_q(plan), t, n_tokens(plan), scratch)
 
 
 @compiled
@@ -140,13 +149,18 @@ def n_width(plan):
 
 
 @compiled
+def n_heads_width(plan):
+    return units(n_q(plan), PANEL_ROWS)
+
+
+@compiled
 def n_hidden(plan):
     return units(n_ff(plan), PANEL_ROWS)
 
 
 @compiled
 def n_qkv(plan):
-    return 3 * n_width(plan)
+    return 3 * n_heads_width(plan)
 
 
 @compiled
@@ -157,17 +171,17 @@ def n_pieces(plan):
 @compiled
 def qkv_panel(plan, layer, unit, scratch):
     """Queries, then keys, then values."""
-    width = n_embd(plan)
-    which, first = unit // n_width(plan), unit % n_width(plan) * PANEL_ROWS
-    matrix, y = layer_at(plan, layer) + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * width * which
-    panel_of(plan, matrix, width, first, width, n_tokens(plan), scratch, y, 3 * width, 0)
+    width, w = n_q(plan), layer_at(plan, layer)
+    which, first = unit // n_heads_width(plan), unit % n_heads_width(plan) * PANEL_ROWS
+    matrix, y, bias = w + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * width * which, bias_of_qkv(w, which)
+    panel_of(plan, matrix, bias, n_embd(plan), first, width, n_tokens(plan), scratch, y, 3 * width, 0)
 
 
 @compiled
 def output_panel(plan, layer, unit, scratch):
     """What attention gives, added to the residual stream."""
-    width, matrix = n_embd(plan), layer_at(plan, layer) + WO
-    panel_of(plan, matrix, width, unit * PANEL_ROWS, width, n_tokens(plan), scratch, x_at(plan), width, 1)
+    width, w, first = n_embd(plan), layer_at(plan, layer), unit * PANEL_ROWS
+    panel_of(plan, w + WO, bias_wo(w), n_q(plan), first, width, n_tokens(plan), scratch, x_at(plan), width, 1)
 
 
 @compiled
@@ -175,8 +189,8 @@ def gate_and_up_panel(plan, layer, unit, scratch):
     """silu(w1 · x) · (w3 · x)."""
     width, hidden, first, tokens = n_embd(plan), n_ff(plan), unit * PANEL_ROWS, n_tokens(plan)
     w, gate, up = layer_at(plan, layer), gate_at(plan), up_at(plan)
-    panel_of(plan, w + W1, width, first, hidden, tokens, scratch, gate, hidden, 0)
-    panel_of(plan, w + W3, width, first, hidden, tokens, scratch, up, hidden, 0)
+    panel_of(plan, w + W1, bias_w1(w), width, first, hidden, tokens, scratch, gate, hidden, 0)
+    panel_of(plan, w + W3, bias_w3(w), width, first, hidden, tokens, scratch, up, hidden, 0)
     for t in range(tokens):
         place = 4 * (t * hidden + first)
         silu_mul(gate + place, up + place, min(PANEL_ROWS, hidden - first))
@@ -185,14 +199,14 @@ def gate_and_up_panel(plan, layer, unit, scratch):
 @compiled
 def down_panel(plan, layer, unit, scratch):
     """What the feed-forward layer gives, added to the residual stream."""
-    width, matrix = n_embd(plan), layer_at(plan, layer) + W2
-    panel_of(plan, matrix, n_ff(plan), unit * PANEL_ROWS, width, n_tokens(plan), scratch, x_at(plan), width, 1)
+    width, w, first = n_embd(plan), layer_at(plan, layer), unit * PANEL_ROWS
+    panel_of(plan, w + W2, bias_w2(w), n_ff(plan), first, width, n_tokens(plan), scratch, x_at(plan), width, 1)
 
 
 @compiled
 def logit_panel(plan, layer, unit, scratch):
     first, n = unit * PANEL_ROWS, n_vocab(plan)
-    panel_of(plan, plan + OUTPUT, n_embd(plan), first, n, n_logits(plan), scratch, logits_at(plan), n, 0)
+    panel_of(plan, plan + OUTPUT, NO_BIAS, n_embd(plan), first, n, n_logits(plan), scratch, logits_at(plan), n, 0)
 
 
 prepare_attention = phase(n_tokens, token_for_attention)

@@ -10,6 +10,7 @@ A matrix brings the addresses of the functions that multiply it, so this is comp
 from __future__ import annotations
 
 from ggmlpy.machine.kernels import compiled
+from ggmlpy.machine.vectors import load_f32, store_f32
 
 from .activations import normalize_or_copy, quantize_groups, silu_mul
 from .attention import attention_head
@@ -25,6 +26,13 @@ from .plan_fields import (
     any_quantized,
     attention_at,
     attention_norm_at,
+    bias_w1,
+    bias_w2,
+    bias_w3,
+    bias_wk,
+    bias_wo,
+    bias_wq,
+    bias_wv,
     counters_at,
     ffn_norm_at,
     gate_at,
@@ -35,6 +43,7 @@ from .plan_fields import (
     n_ff,
     n_head,
     n_layer,
+    n_q,
     n_vocab,
     norm_at,
     qkv_at,
@@ -47,10 +56,10 @@ from .plan_fields import (
 )
 from .work import phase, scratch_of, units
 
-__all__ = ["NO_NORM", "attend", "logits", "multiply", "prepare", "token"]
+__all__ = ["NO_BIAS", "NO_NORM", "attend", "begin_rows", "bias_of_qkv", "logits", "multiply", "prepare", "token"]
 
 ROWS = 64  # of a matrix, in a unit of work
-NO_NORM = 0
+NO_NORM = NO_BIAS = 0
 
 multiply = call_by_address(ROWS_SIGNATURE)
 
@@ -65,11 +74,28 @@ def prepare(plan, x, norm, n, scratch):
 
 
 @compiled
-def rows_of(plan, matrix, rows, cols, first, scratch, y, accumulate):
-    """y[first : first + ROWS] = (or +=) rows of a MATRIX [rows, cols] times the prepared vector."""
+def begin_rows(bias, first, last, y, accumulate):
+    """Put a bias, f32, into y[first : last] before the product is added; whether that is to be added."""
+    if bias == 0:
+        return accumulate
+    for i in range(4 * first, 4 * last, 4):
+        store_f32(y + i, load_f32(bias + i) + load_f32(y + i) if accumulate != 0 else load_f32(bias + i))
+    return 1
+
+
+@compiled
+def rows_of(plan, matrix, bias, rows, cols, first, scratch, y, accumulate):
+    """y[first : first + ROWS] = (or +=) rows of a MATRIX [rows, cols] times the prepared vector, and their bias."""
     x, record, spare = scratch + scratch_vector(plan), scratch + scratch_record(plan), scratch + scratch_sums(plan)
     last = min(first + ROWS, rows)
-    multiply(rows_function(matrix), matrix_at(matrix), cols, x, record, spare, first, last, y, accumulate)
+    more = begin_rows(bias, first, last, y, accumulate)
+    multiply(rows_function(matrix), matrix_at(matrix), cols, x, record, spare, first, last, y, more)
+
+
+@compiled
+def bias_of_qkv(w, which):
+    """The bias of queries, keys or values."""
+    return bias_wq(w) if which == 0 else bias_wk(w) if which == 1 else bias_wv(w)
 
 
 # The operations of a layer: how many units there are, and what a unit is.
@@ -81,13 +107,18 @@ def n_width(plan):
 
 
 @compiled
+def n_heads_width(plan):
+    return units(n_q(plan), ROWS)
+
+
+@compiled
 def n_hidden(plan):
     return units(n_ff(plan), ROWS)
 
 
 @compiled
 def n_qkv(plan):
-    return 3 * n_width(plan)
+    return 3 * n_heads_width(plan)
 
 
 @compiled
@@ -98,37 +129,38 @@ def n_pieces(plan):
 @compiled
 def qkv_rows(plan, layer, unit, scratch):
     """Queries, then keys, then values."""
-    width = n_embd(plan)
-    which, first = unit // n_width(plan), unit % n_width(plan) * ROWS
-    matrix, y = layer_at(plan, layer) + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * width * which
-    rows_of(plan, matrix, width, width, first, scratch, y, 0)
+    width, w = n_q(plan), layer_at(plan, layer)
+    which, first = unit // n_heads_width(plan), unit % n_heads_width(plan) * ROWS
+    matrix, y = w + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * width * which
+    rows_of(plan, matrix, bias_of_qkv(w, which), width, n_embd(plan), first, scratch, y, 0)
 
 
 @compiled
 def output_rows(plan, layer, unit, scratch):
     """What attention gives, added to the residual stream."""
-    width = n_embd(plan)
-    rows_of(plan, layer_at(plan, layer) + WO, width, width, unit * ROWS, scratch, x_at(plan), 1)
+    w = layer_at(plan, layer)
+    rows_of(plan, w + WO, bias_wo(w), n_embd(plan), n_q(plan), unit * ROWS, scratch, x_at(plan), 1)
 
 
 @compiled
 def gate_and_up_rows(plan, layer, unit, scratch):
     """silu(w1 · x) · (w3 · x)."""
     width, hidden, first, w = n_embd(plan), n_ff(plan), unit * ROWS, layer_at(plan, layer)
-    rows_of(plan, w + W1, hidden, width, first, scratch, gate_at(plan), 0)
-    rows_of(plan, w + W3, hidden, width, first, scratch, up_at(plan), 0)
+    rows_of(plan, w + W1, bias_w1(w), hidden, width, first, scratch, gate_at(plan), 0)
+    rows_of(plan, w + W3, bias_w3(w), hidden, width, first, scratch, up_at(plan), 0)
     silu_mul(gate_at(plan) + 4 * first, up_at(plan) + 4 * first, min(ROWS, hidden - first))
 
 
 @compiled
 def down_rows(plan, layer, unit, scratch):
     """What the feed-forward layer gives, added to the residual stream."""
-    rows_of(plan, layer_at(plan, layer) + W2, n_embd(plan), n_ff(plan), unit * ROWS, scratch, x_at(plan), 1)
+    w = layer_at(plan, layer)
+    rows_of(plan, w + W2, bias_w2(w), n_embd(plan), n_ff(plan), unit * ROWS, scratch, x_at(plan), 1)
 
 
 @compiled
 def logit_rows(plan, layer, unit, scratch):
-    rows_of(plan, plan + OUTPUT, n_vocab(plan), n_embd(plan), unit * ROWS, scratch, logits_at(plan), 0)
+    rows_of(plan, plan + OUTPUT, NO_BIAS, n_vocab(plan), n_embd(plan), unit * ROWS, scratch, logits_at(plan), 0)
 
 
 project_qkv = phase(n_qkv, qkv_rows)
@@ -149,7 +181,7 @@ def token(plan, thread):
         prepare(plan, x, attention_norm_at(w), width, scratch)
         work = project_qkv(plan, thread, work, layer)
         work = attend(plan, thread, work, layer)
-        prepare(plan, attention_at(plan), NO_NORM, width, scratch)
+        prepare(plan, attention_at(plan), NO_NORM, n_q(plan), scratch)
         work = project_output(plan, thread, work, layer)
         prepare(plan, x, ffn_norm_at(w), width, scratch)
         work = gate_and_up(plan, thread, work, layer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["LAYER", "MATRIX", "PLAN", "TOKENS_A_CALL"]
+__all__ = ["LAYER", "MATRICES", "MATRIX", "PLAN", "TOKENS_A_CALL"]
 
 TOKENS_A_CALL = 128  # a longer batch is evaluated in pieces: their activations fit the second-level cache
 
@@ -19,6 +19,7 @@ MATRIX_FIELDS = {
     "rows":              "the function `Product.rows` of its kind",
     "panel":             "the function `Product.panel` of its kind",
 }
+MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")  # of a layer
 PLAN_FIELDS = {
     # the model's shape
     "n_vocab":           "pieces of the vocabulary, rows of the output matrix",
@@ -26,7 +27,8 @@ PLAN_FIELDS = {
     "n_ff":              "width of the feed-forward layer",
     "n_head":            "heads of the attention",
     "n_layer":           "layers",
-    "head_dim":          "n_embd / n_head",
+    "head_dim":          "width of a head",
+    "n_q":               "n_head * head_dim: width of all queries, of all keys and of all values",
     "head_pad":          "head_dim rounded up to a multiple of 16",
     # the model's weights
     "layers_at":         "LAYER [n_layer]",
@@ -49,11 +51,11 @@ PLAN_FIELDS = {
     "n_logits":          "how many of the last tokens to give logits for",
     # activations, f32, and their quantized form
     "x_at":              "[n_tokens, n_embd], the residual stream; the caller fills in the embeddings",
-    "qkv_at":            "[n_tokens, 3 * n_embd], queries, keys and values before rope",
-    "attention_at":      "[n_tokens, n_embd], what attention gives",
+    "qkv_at":            "[n_tokens, 3 * n_q], queries, keys and values before rope",
+    "attention_at":      "[n_tokens, n_q], what attention gives",
     "gate_at":           "[n_tokens, n_ff], w1 · x, then silu of it times up",
     "up_at":             "[n_tokens, n_ff], w3 · x",
-    "normed_at":         "[n_tokens, max(n_embd, n_ff)], what the next matrix multiplies, for f32 matrices",
+    "normed_at":         "[n_tokens, max(n_embd, n_ff, n_q)], what the next matrix multiplies, for f32 matrices",
     "records_at":        "the same quantized, of all tokens: see `activations`",
     "logits_at":         "[n_logits, n_vocab]",
     # threads
@@ -64,7 +66,7 @@ PLAN_FIELDS = {
     # memory of one thread
     "scratch_at":        "[n_threads], scratch_bytes each",
     "scratch_bytes":     "bytes of a thread",
-    "scratch_vector":    "offset of f32 [max(n_embd, n_ff)], or of a head's queries and results",
+    "scratch_vector":    "offset of f32 [max(n_embd, n_ff, n_q)], or of a head's queries and results",
     "scratch_record":    "offset of the same vector, quantized",
     "scratch_panel":     "offset of the rows that are packed for many tokens",
     "scratch_sums":      "offset of sums that do not fit the registers",
@@ -74,13 +76,14 @@ PLAN_FIELDS = {
 LAYER_FIELDS = {
     "attention_norm_at": "f32 [n_embd]",
     "ffn_norm_at":       "f32 [n_embd]",
-    "wq":                "MATRIX [n_embd, n_embd]",
-    "wk":                "MATRIX [n_embd, n_embd]",
-    "wv":                "MATRIX [n_embd, n_embd]",
-    "wo":                "MATRIX [n_embd, n_embd]",
+    "wq":                "MATRIX [n_q, n_embd]",
+    "wk":                "MATRIX [n_q, n_embd]",
+    "wv":                "MATRIX [n_q, n_embd]",
+    "wo":                "MATRIX [n_embd, n_q]",
     "w1":                "MATRIX [n_ff, n_embd], gate",
     "w2":                "MATRIX [n_embd, n_ff], down",
     "w3":                "MATRIX [n_ff, n_embd], up",
+    **{f"bias_{name}": f"f32, what is added to the product with {name}; 0: nothing" for name in MATRICES},
 }
 # fmt: on
 

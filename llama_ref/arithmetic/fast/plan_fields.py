@@ -10,7 +10,7 @@ from llvmlite import ir
 from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import I64, address, at, integer, load_as, op
 
-from .plan import LAYER, MATRIX, PLAN
+from .plan import LAYER, MATRICES, MATRIX, PLAN
 
 
 def field(name: str, record: np.dtype = PLAN) -> Any:
@@ -26,8 +26,8 @@ def field(name: str, record: np.dtype = PLAN) -> Any:
     return read
 
 
-n_threads, n_vocab, n_embd, n_ff, n_head, n_layer, head_dim, head_pad = map(
-    field, ("n_threads", "n_vocab", "n_embd", "n_ff", "n_head", "n_layer", "head_dim", "head_pad")
+n_threads, n_vocab, n_embd, n_ff, n_head, n_layer, head_dim, head_pad, n_q = map(
+    field, ("n_threads", "n_vocab", "n_embd", "n_ff", "n_head", "n_layer", "head_dim", "head_pad", "n_q")
 )
 any_quantized, any_float = map(field, ("any_quantized", "any_float"))
 n_tokens, n_past, n_logits = map(field, ("n_tokens", "n_past", "n_logits"))
@@ -48,6 +48,7 @@ attention_norm_at, ffn_norm_at = field("attention_norm_at", LAYER), field("ffn_n
 EPS, OUTPUT = (PLAN.fields[name][1] for name in ("eps_bits", "output"))  # type: ignore[index]
 WQ, WO, W1, W2, W3 = (LAYER.fields[name][1] for name in ("wq", "wo", "w1", "w2", "w3"))  # type: ignore[index]
 LAYER_SIZE, MATRIX_SIZE = LAYER.itemsize, MATRIX.itemsize
+bias_wq, bias_wk, bias_wv, bias_wo, bias_w1, bias_w2, bias_w3 = (field(f"bias_{name}", LAYER) for name in MATRICES)
 matrix_at, rows_function, panel_function = (field(name, MATRIX) for name in ("at", "rows", "panel"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggmlpy.machine.vectors import load, load_f16x16
+from ggmlpy.machine.vectors import load, load_bf16x16, load_f16x16
 
 from .float_products import make_float_product
 from .layouts import FLOATS, LAYOUTS
@@ -12,10 +12,12 @@ from .row_products import make_rows
 
 __all__ = ["make_product"]
 
+LOADS = {"f32": load, "f16": load_f16x16, "bf16": load_bf16x16}  # sixteen values as f32
+
 
 def make_product(kind: str) -> Product:
-    """The functions for a kind of matrix: a name in `LAYOUTS`, or "f16" or "f32"."""
+    """The functions for a kind of matrix: a name in `LAYOUTS` or in `FLOATS`."""
     if kind in FLOATS:
-        return make_float_product(load_f16x16 if kind == "f16" else load, FLOATS[kind])
+        return make_float_product(LOADS[kind], FLOATS[kind])
     layout = LAYOUTS[kind]
     return Product(make_rows(layout), make_panel(layout))

@@ -1,0 +1,142 @@
+"""Rotary position embedding: by what angle each pair of a head turns, position by position.
+
+The pair ``i`` of a head of ``d`` dimensions turns by ``position * θ_i``, with θ_i = base^(-2i/d) (Su et al. 2021).
+Models for longer contexts stretch that:
+
+=========  ============================================================  ==========================
+scaling    frequency                                                     factor on cosine and sine
+=========  ============================================================  ==========================
+none       θ_i                                                           1
+linear     θ_i / factor                                                  1
+yarn       θ_i / factor where a pair turns less than once within the     0.1 · ln(factor) + 1
+           original context, θ_i where it turns more than 32 times, and
+           a mixture of both between
+=========  ============================================================  ==========================
+
+LLaMA 3.1's scaling stands in GGUF as a tensor, ``rope_freqs.weight`` [d/2], that divides the frequencies. Everything
+here follows llama.cpp, which reads GGUF so: of YaRN it takes the factor and the original context, and always 32 and 1
+for the two bounds and the factor above on cosine and sine, whatever ``rope.scaling.yarn_*`` says (transformers honors
+those); ``rope.scaling.attn_factor`` is one more factor. Scalings that llama.cpp does not know in GGUF (dynamic, llama3
+by name, longrope) are refused.
+
+Sources: rope_yarn in ggml's ops.cpp and load_hparams in llama-model.cpp at c392e5094; Peng et al. 2023 (YaRN).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError
+
+if TYPE_CHECKING:
+    from ggmlpy.formats.model_file import ModelFile
+    from ggmlpy.formats.model_params import ModelParams, RopeScaling
+
+__all__ = ["ROPE_FREQS", "Rotation", "rotation_of"]
+
+ROPE_FREQS = "rope_freqs.weight"
+FAST_TURNS, SLOW_TURNS = 32.0, 1.0  # within the original context, where YaRN's interpolation ends and begins
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How the pairs of a head turn.
+
+    Attributes:
+        frequencies: float64 [head_dim / 2], radians per position.
+        magnitude: factor on cosine and sine.
+    """
+
+    frequencies: F64
+    magnitude: float = 1.0
+
+    def table(self, first: int, last: int) -> F32:
+        """Cosine and sine for every position from first to last and every pair: [last - first, head_dim / 2, 2]."""
+        angle = np.arange(first, last)[:, None] * self.frequencies  # [last - first, head_dim / 2]
+        return (np.stack([np.cos(angle), np.sin(angle)], axis=-1) * self.magnitude).astype(np.float32)
+
+
+def rotation_of(file: ModelFile) -> Rotation:
+    """The rotation of a model file's heads.
+
+    Raises:
+        UnsupportedError: a scaling that is not known.
+        FormatError: numbers that mean nothing.
+    """
+    h = file.hparams
+    if not 0 < h.rope_freq_base < math.inf:
+        raise FormatError(
+            "the base of the rotary frequencies must be positive",
+            path=file.path,
+            field="llama.rope.freq_base",
+            found=h.rope_freq_base,
+        )
+    base = h.rope_freq_base ** (-np.arange(0, h.head_dim, 2) / h.head_dim) / _divisors(file)
+    scaling = h.rope_scaling
+    if scaling is None or scaling.type == "none":
+        return Rotation(base, _extra(scaling))
+    if scaling.type not in ("linear", "yarn"):
+        raise UnsupportedError(
+            f"rope scaling {scaling.type!r} is not supported",
+            path=file.path,
+            field="llama.rope.scaling.type",
+            expected="none, linear or yarn; LLaMA 3.1's stands in GGUF as the tensor rope_freqs.weight",
+            found=scaling.type,
+            cause="a converter of its own, for llama.cpp refuses such a file too",
+        )
+    factor = _factor(file, scaling)
+    if scaling.type == "linear":
+        return Rotation(base / factor, _extra(scaling))
+    kept = _kept(h, scaling)
+    return Rotation(base / factor * (1 - kept) + base * kept, _extra(scaling) * (0.1 * math.log(factor) + 1))
+
+
+def _divisors(file: ModelFile) -> F64:
+    """What divides each frequency: float64 [head_dim / 2]."""
+    tensor, n = file.tensors.get(ROPE_FREQS), file.hparams.head_dim // 2
+    if tensor is None:
+        return np.ones(n)
+    if tensor.shape != (n,):
+        raise ShapeError(
+            f"tensor {ROPE_FREQS} has another shape than the header implies",
+            path=file.path,
+            offset=tensor.offset,
+            field=ROPE_FREQS,
+            expected=[n],
+            found=list(tensor.shape),
+        )
+    return tensor.numpy().astype(np.float64)
+
+
+def _factor(file: ModelFile, scaling: RopeScaling) -> float:
+    """By how much the context grows; a missing factor and 0 mean that it does not."""
+    factor = scaling.factor or 1.0
+    if factor < 0:
+        field = "llama.rope.scaling.factor"
+        raise FormatError("the factor of rope scaling must be positive", path=file.path, field=field, found=factor)
+    return factor
+
+
+def _extra(scaling: RopeScaling | None) -> float:
+    """The further factor on cosine and sine; a missing one and 0 mean 1."""
+    return (scaling.magnitude if scaling else None) or 1.0
+
+
+def _kept(h: ModelParams, scaling: RopeScaling) -> F64:
+    """How much of each frequency YaRN leaves unscaled, 0 to 1: float64 [head_dim / 2]."""
+    context = scaling.original_context or h.context_length
+
+    def pair(turns: float) -> float:
+        """The pair that turns so many times within the original context."""
+        return h.head_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(h.rope_freq_base))
+
+    low, high = max(0, math.floor(pair(FAST_TURNS))), min(h.head_dim - 1, math.ceil(pair(SLOW_TURNS)))
+    ramp = (np.arange(h.head_dim // 2) - low) / max(0.001, high - low)
+    return 1 - np.clip(ramp, 0, 1)
