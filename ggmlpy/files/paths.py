@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
-__all__ = ["stays_inside"]
+from .errors import UsageError
+
+__all__ = ["refuse_overwriting", "stays_inside"]
 
 LONGEST_NAME = 255  # bytes, as file systems have it
 
@@ -19,3 +23,20 @@ def stays_inside(name: str) -> bool:
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         return False
     return all(len(part.encode("utf-8", "replace")) <= LONGEST_NAME for part in path.parts)
+
+
+def refuse_overwriting(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse an output that is one of the inputs, under whatever name: what is read would be lost.
+
+    Every command that writes follows this; symbolic and hard links are seen through.
+
+    Raises:
+        UsageError: they are the same file.
+    """
+    output = Path(output)
+    if not output.is_file():
+        return
+    for source in map(Path, inputs):
+        if source.is_file() and output.samefile(source):
+            named = f"{output} is the input" if output == source else f"{output} is the input {source} by another name"
+            raise UsageError(f"{named}: write beside it, look at the result, then rename it")

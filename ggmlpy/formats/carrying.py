@@ -322,6 +322,11 @@ def _of_the_model(key: str) -> bool:
     return key.startswith("llama.") and key not in _SILENT["gguf"] and key not in _DECISIVE["gguf"]
 
 
+def _our_own(key: str, value: Any) -> bool:
+    """A name that this library gives every model."""
+    return key == "general.name" and getattr(value, "value", None) == b"LLaMA"
+
+
 def _assumed(params: ModelParams, field: str) -> Any:
     """What a reader takes that is told nothing."""
     match field:
@@ -345,7 +350,8 @@ def _told(params: ModelParams, target: str, source: str) -> Iterator[str]:
     if target == "gguf" and len(params.eos_ids) > 1 and source != "gguf":
         yield f"more than one eos_token_id: of {shown(params.eos_ids)} it has the first"
     if target != source:
-        keys = [key for key in params.other if key not in _SILENT.get(source, ()) and key not in _DECISIVE[source]]
+        known = {*_SILENT.get(source, ()), *_DECISIVE.get(source, ())}
+        keys = [key for key, value in params.other.items() if key not in known and not _our_own(key, value)]
         if keys:
             more = f" and {len(keys) - _SHOWN} more keys" if len(keys) > _SHOWN else ""
             yield f"{', '.join(keys[:_SHOWN])}{more}"

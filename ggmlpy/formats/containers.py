@@ -21,6 +21,7 @@ Sources: llama.cpp at da5303c1e (ggml), ed3c680bc (ggmf), 352589927, 6986c7835 a
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -38,6 +39,8 @@ __all__ = [
     "HISTORY",
     "Container",
     "container_named",
+    "container_of_name",
+    "refuse_name",
 ]
 
 ALIGNMENT = 32
@@ -163,3 +166,26 @@ def container_named(name: str) -> tuple[Container, int]:
     if found is None:
         raise UsageError(f"unknown container {name!r}; choose one of {', '.join(names)}")
     return found
+
+
+def container_of_name(path: str | os.PathLike[str], usual: str) -> str:
+    """The container that a file's name asks for: "gguf" if it ends in .gguf, else the usual one.
+
+    >>> container_of_name("7b.gguf", "ggjt1"), container_of_name("7b.bin", "ggjt1")
+    ('gguf', 'ggjt1')
+    """
+    return "gguf" if os.fspath(path).lower().endswith(".gguf") else usual
+
+
+def refuse_name(path: str | os.PathLike[str], container: str, instead: str = "") -> None:
+    """Refuse to write another container under a name that says GGUF: every reader of today would call it damaged.
+
+    Args:
+        instead: how GGUF is asked for.
+
+    Raises:
+        UsageError: the name ends in .gguf and the container is another.
+    """
+    if container_of_name(path, container) != container:
+        asked = f", or ask for GGUF: {instead}" if instead else ""
+        raise UsageError(f"{os.fspath(path)} is named as GGUF, but {container} was asked for: name it .bin{asked}")

@@ -29,7 +29,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,13 +217,15 @@ def _read_metadata(cursor: Cursor, records: Records, count: int) -> dict[str, Va
     smallest = 2 * records.size.size + 1
     check_count(cursor, "n_kv", count, smallest)
     metadata: dict[str, Value] = {}
+    as_written = cursor.order == "<" and records.size.size == 8
     for _ in range(count):
         start = cursor.offset
         pair = read(cursor, records.pair)
         key = pair["key"].decode("utf-8", "backslashreplace")
         if key in metadata:
             raise FormatError(f"metadata key {key!r} occurs twice", path=cursor.path, offset=start, field="key")
-        metadata[key] = pair["value"]
+        pair_bytes = cursor.buffer[start : cursor.offset] if as_written else None
+        metadata[key] = replace(pair["value"], pair=pair_bytes)
     return metadata
 
 

@@ -12,7 +12,7 @@ Source: convert-llama-ggmlv3-to-gguf.py at llama.cpp dadbed99e, llama-vocab.cpp 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
 from .model_params import LLAMA_EPS, ModelParams, RopeScaling, find_n_mult
 from .tensor_names import meta_name
 
-__all__ = ["from_gguf_token", "gguf_metadata", "open_gguf_model", "to_gguf_token"]
+__all__ = ["from_gguf_token", "gguf_metadata", "kept_metadata", "open_gguf_model", "to_gguf_token"]
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNKNOWN_TEXT = " ⁇ ".encode()
@@ -37,6 +37,7 @@ SPACE, UNDERLINE = b" ", "▁".encode()
 CONTROL_NAMES = (b"<unk>", b"<s>", b"</s>")
 BYTES_BEGIN, BYTES_END = 3, 259
 QUANTIZATION_VERSION = 2
+SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 N = TypeVar("N", int, float)
 
 LARGEST_F32 = float(np.finfo(np.float32).max)
@@ -65,7 +66,9 @@ def open_gguf_model(path: Path) -> ModelFile:
     if "output.weight" not in tensors and "tok_embeddings.weight" in tensors:
         tied = tensors["tok_embeddings.weight"]  # the output layer is the embedding
         tensors["output.weight"] = Tensor("output.weight", tied.type, tied.shape, tied.pieces)
-    return ModelFile(parts, tensors, [])
+    model = ModelFile(parts, tensors, [])
+    model.metadata = files[0].metadata
+    return model
 
 
 def _check_architecture(file: GgufFile) -> None:
@@ -308,6 +311,34 @@ def gguf_metadata(params: ModelParams, vocab: Sequence[tuple[bytes, float]], nam
     if any(from_gguf_token(token, kind) != piece for (token, kind), piece in zip(tokens, pieces, strict=True)):
         metadata["ggmlpy.vocabulary"] = Value("array", pieces, "string")
     return _checked(metadata)
+
+
+def types_lost(model: ModelFile) -> Iterator[str]:
+    """Which types of tokens the older containers can't say: they only know those of LLaMA's own vocabulary."""
+    kinds = model.metadata.get("tokenizer.ggml.token_type")
+    if kinds is None:
+        return
+    pairs = zip(model.vocab, np.asarray(kinds.value).tolist(), strict=True)
+    lost = [piece for index, (piece, kind) in enumerate(pairs) if to_gguf_token(index, piece)[1] != kind]
+    if lost:
+        first = lost[0].decode("utf-8", "replace")
+        yield f"the types of {len(lost)} tokens, {first!r} first: they become ordinary text"
+
+
+def kept_metadata(metadata: Mapping[str, Value], ftype: int | None = None) -> dict[str, Value]:
+    """All keys of a GGUF file for one made from it, in their order and to the byte; a split file is joined.
+
+    Args:
+        ftype: the file type if it was quantized: that and the version of quantization then stand at the end.
+
+    Source: llama_model_quantize_impl at llama.cpp c392e5094.
+    """
+    set_anew = {} if ftype is None else {
+        "general.quantization_version": Value("u32", QUANTIZATION_VERSION),
+        "general.file_type": Value("u32", ftype),
+    }  # fmt: skip
+    dropped = {*set_anew, *SPLIT_KEYS}
+    return {**{key: value for key, value in metadata.items() if key not in dropped}, **set_anew}
 
 
 def _written_scaling(scaling: RopeScaling | None) -> dict[str, Value]:

@@ -41,11 +41,13 @@ class Value:
         type: "u32", "string", "array" …
         value: a number, bytes, a numpy array of numbers, or a list (of bytes or values).
         item: the type of an array's items.
+        pair: of a little-endian file since v2, the bytes of the whole pair, key included: copied where it is kept.
     """
 
     type: str
     value: Any
     item: str = ""
+    pair: memoryview | None = field(default=None, compare=False, repr=False)
 
     def text(self) -> str:
         """A string value as text."""

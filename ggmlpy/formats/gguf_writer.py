@@ -35,34 +35,44 @@ def write_gguf(
     """
     tensors = list(tensors)
     beginning, _ = prefix(metadata, tensors)
+    alignment = _alignment(metadata)
     with atomic_write(path, size=gguf_size(metadata, tensors)) as stream:
         stream.write(beginning)
         for tensor in tensors:
             write_chunks(stream, tensor, progress)
-            stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
+            stream.write(b"\0" * (-stream.tell() % alignment))
         return stream.tell()
 
 
 def gguf_size(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> int:
     """Bytes of the file that :func:`write_gguf` would write."""
-    return len(prefix(metadata, tensors)[0]) + sum(tensor.nbytes + -tensor.nbytes % ALIGNMENT for tensor in tensors)
+    alignment = _alignment(metadata)
+    return len(prefix(metadata, tensors)[0]) + sum(tensor.nbytes + -tensor.nbytes % alignment for tensor in tensors)
+
+
+def _alignment(metadata: Mapping[str, Value]) -> int:
+    """What every tensor's data begins at a multiple of."""
+    stated = metadata.get("general.alignment", Value("u32", ALIGNMENT)).value
+    if not isinstance(stated, int) or stated < 1 or stated & (stated - 1):
+        raise UsageError(f"an alignment is a power of two, not {stated}")
+    return stated
 
 
 def prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> tuple[bytes, list[int]]:
     """Everything before the data, and each tensor's offset in the data section."""
-    if "general.alignment" in metadata and metadata["general.alignment"].value != ALIGNMENT:
-        raise UsageError(f"GGUF files are written with an alignment of {ALIGNMENT}")
     records = records_of(3)
+    alignment = _alignment(metadata)
     counts = {"magic": GGUF_MAGIC, "version": 3, "n_tensors": len(tensors), "n_kv": len(metadata)}
     out = [write(records.header, counts)]
     for key, value in metadata.items():
-        out.append(write(records.pair, {"key": key.encode(), "type": TYPE_IDS[value.type], "value": value}))
+        pair = {"key": key.encode(), "type": TYPE_IDS[value.type], "value": value}
+        out.append(write(records.pair, pair) if value.pair is None else bytes(value.pair))
     offsets = []
     offset = 0
     for tensor in tensors:
         offsets.append(offset)
         values = {"name": tensor.name.encode(), "dims": tensor.shape[::-1], "type": tensor.type.id, "offset": offset}
         out.append(write(records.tensor, values))
-        offset += tensor.nbytes + -tensor.nbytes % ALIGNMENT
+        offset += tensor.nbytes + -tensor.nbytes % alignment
     before = b"".join(out)
-    return before + Align("padding", multiple=ALIGNMENT).write({}, len(before)), offsets
+    return before + Align("padding", multiple=alignment).write({}, len(before)), offsets

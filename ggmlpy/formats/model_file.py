@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -33,6 +33,9 @@ from .dequantize import dequantize
 from .fields import Cursor
 from .model_params import ModelParams
 from .tensor_types import TensorType, types_of
+
+if TYPE_CHECKING:
+    from .gguf_values import Value
 
 __all__ = ["ModelFile", "Part", "Piece", "Tensor", "Vocabulary"]
 
@@ -175,7 +178,7 @@ class Tensor:
 
     @property
     def n_rows(self) -> int:
-        return self.shape[0] if len(self.shape) == 2 else 1
+        return math.prod(self.shape[:-1])
 
     @property
     def n_cols(self) -> int:
@@ -280,6 +283,7 @@ class ModelFile:
         container, version: "ggml", "ggmf", "ggjt" or "gguf", and 0 to 3.
         hparams: the shape and the numbers of the model, as far as the file says them.
         vocab: the vocabulary.
+        metadata: of GGUF, all its keys in their order; empty for others.
         tensors: the tensors by name, in the order of the file, parts joined.
         problems: what ``strict=False`` let pass.
     """
@@ -293,6 +297,7 @@ class ModelFile:
         self.version = first.version
         self.hparams = first.hparams
         self.vocab = first.vocab
+        self.metadata: Mapping[str, Value] = {}
         self.tensors = dict(tensors)
         self.problems = list(problems)
         self._touching: Touching | None = None
@@ -301,6 +306,12 @@ class ModelFile:
     def path(self) -> Path:
         """The (first) file."""
         return self.paths[0]
+
+    @property
+    def stored(self) -> list[Tensor]:
+        """The tensors that stand in the file: :attr:`tensors` has an output matrix even where it is the embedding."""
+        names = {name for part in self.parts for name in part.tensors}
+        return [tensor for name, tensor in self.tensors.items() if name in names]
 
     @property
     def size(self) -> int:
@@ -357,7 +368,7 @@ class ModelFile:
 
 
 def _rows(shape: tuple[int, ...]) -> int:
-    return shape[0] if len(shape) == 2 else 1
+    return math.prod(shape[:-1])
 
 
 def _as_blocks(raw: NDArray[np.uint8], tensor_type: TensorType) -> NDArray[Any]:

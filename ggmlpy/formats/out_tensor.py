@@ -5,6 +5,7 @@ Writers take these from open files, from quantizers and from checkpoints alike, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -43,7 +44,7 @@ class OutTensor:
 
     @property
     def nbytes(self) -> int:
-        return (self.shape[0] if len(self.shape) == 2 else 1) * self.type.row_bytes(self.shape[-1])
+        return math.prod(self.shape[:-1]) * self.type.row_bytes(self.shape[-1])
 
 
 def out_tensor(tensor: Tensor) -> OutTensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import UsageError
 
-from .containers import CONTAINERS, Container
+from .containers import CONTAINERS, Container, refuse_name
 from .fields import Number, write
 from .model_params import ModelParams
 from .out_tensor import OutTensor, write_chunks
@@ -31,6 +31,7 @@ def write_model(
     vocab: Iterable[tuple[bytes, float]],
     tensors: Iterable[OutTensor],
     progress: Callable[[int], object] | None = None,
+    metadata: Mapping[str, Value] | None = None,
 ) -> int:
     """Write one file and return its size in bytes.
 
@@ -39,6 +40,7 @@ def write_model(
         vocab: text and score of each piece (unversioned files drop the score), ``hparams.n_vocab`` of them.
         tensors: in the order of the file; each one's bytes are asked for once.
         progress: called with the number of bytes after each chunk.
+        metadata: of GGUF, all keys, in place of those that say ``hparams`` and ``vocab``.
 
     Raises:
         UsageError: the vocabulary or a tensor does not have the promised size, or a type does not exist there.
@@ -47,7 +49,8 @@ def write_model(
     if container == "gguf":
         from .gguf_writer import write_gguf
 
-        return write_gguf(path, *_as_gguf(version, hparams, vocab, tensors), progress)
+        return write_gguf(path, *_as_gguf(version, hparams, vocab, tensors, metadata), progress)
+    refuse_name(path, container)
     declared = CONTAINERS[container]
     tensors = list(tensors)
     prefix = header_bytes(declared, version, hparams, vocab)
@@ -92,14 +95,15 @@ def _as_gguf(
     hparams: ModelParams,
     vocab: Iterable[tuple[bytes, float]],
     tensors: Iterable[OutTensor],
-) -> tuple[dict[str, Value], list[OutTensor]]:
+    metadata: Mapping[str, Value] | None = None,
+) -> tuple[Mapping[str, Value], list[OutTensor]]:
     """The metadata and the tensors under GGUF's names."""
     from .gguf_model import gguf_metadata
 
     if version != 3:
         raise UsageError("GGUF is written as version 3")
     renamed = [replace(tensor, name=gguf_name(tensor.name)) for tensor in tensors]
-    return gguf_metadata(hparams, list(vocab)), renamed
+    return gguf_metadata(hparams, list(vocab)) if metadata is None else metadata, renamed
 
 
 def header_bytes(

@@ -1,7 +1,7 @@
 """Carrying a model from one container to another.
 
 Parts are joined, names and header are kept, and each tensor's bytes are copied untouched where the new container
-gives them the same meaning. Where it doesn't (the code order changed in May 2023, scales became f16 in August), the
+gives them the same meaning. Where it doesn't (the code order changed in May 2023, scales became f16 later), the
 caller must ask for the change: codes are then reordered and scales rounded (:func:`ggmlpy.formats.codes.repack`), or,
 if another type is named, values are dequantized and quantized anew; what that cost is reported for each tensor.
 """
@@ -17,16 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.files.errors import FormatError, UnsupportedError, UsageError
+from ggmlpy.files.paths import refuse_overwriting
+from ggmlpy.formats.carrying import carry
 from ggmlpy.formats.codes import repack, repackable
-from ggmlpy.formats.containers import CONTAINERS, GGUF, Container
+from ggmlpy.formats.containers import CONTAINERS, GGUF, Container, refuse_name
 from ggmlpy.formats.dequantize import dequantize
 from ggmlpy.formats.eras import eras_writing
 from ggmlpy.formats.file_types import FTYPES
+from ggmlpy.formats.gguf_model import kept_metadata, types_lost
+from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.multipart import part_path, split_sizes
 from ggmlpy.formats.out_tensor import OutTensor
-from ggmlpy.formats.tensor_names import split_axis
+from ggmlpy.formats.tensor_names import is_known, split_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named, types_of
 from ggmlpy.formats.vocabulary_names import size_of_vocabulary
 from ggmlpy.formats.writer import write_model
@@ -75,12 +79,14 @@ class MigrationReport:
         size: their bytes.
         losses: one entry per tensor whose bytes changed.
         derived_scores: whether the vocabulary's scores had to be derived (unversioned files have none).
+        notes: what the source says and the new container has no place for, and its reader must know.
     """
 
     paths: tuple[Path, ...]
     size: int
     losses: tuple[Loss, ...]
     derived_scores: bool
+    notes: tuple[str, ...] = ()
 
 
 def migrate(
@@ -103,26 +109,34 @@ def migrate(
         progress: called with the bytes written.
 
     Raises:
-        UsageError: the container can't hold the model this way; the message says what to ask for.
+        UsageError: the container can't hold the model this way; the message says what to ask for. Or the output is the
+            input.
+        UnsupportedError: a reader of that container would compute something else.
     """
     declared = GGUF if container == "gguf" else CONTAINERS[container]
+    refuse_name(path, container, "--container gguf")
+    notes = _notes(model, declared, version)
     if n_parts < 1:
         raise UsageError(f"a model has at least one part, not {n_parts}")
     if n_parts > 1 and not declared.multipart:
         raise UsageError(f"{container} models are always one file; --parts goes with ggml and ggmf")
     if n_parts > 1:
         _check_width(model)
-    targets = _targets(model, container, version, requantize)
-    losses = [Loss(t.name, t.type.layout, targets[t.name].layout) for t in model.tensors.values() if _moves(t, targets)]
+    stored = model.stored if declared is GGUF else [*model.tensors.values()]
+    targets = {tensor.name: _target(tensor, container, version, requantize) for tensor in stored}
+    losses = [Loss(t.name, t.type.layout, targets[t.name].layout) for t in stored if _moves(t, targets)]
     by_name = {loss.name: loss for loss in losses}
     hparams = replace(model.hparams, ftype=_ftype(model, targets, requantize))
     pairs, derived = _vocabulary(model, declared, scores)
+    metadata = _metadata(model, declared, hparams.ftype)
     paths = tuple(part_path(Path(path), index) for index in range(n_parts))
+    for out in paths:
+        refuse_overwriting(out, model.paths)
     size = 0
     for index, out in enumerate(paths):
-        tensors = [_out(t, targets[t.name], by_name.get(t.name), index, n_parts) for t in model.tensors.values()]
-        size += write_model(out, container, version, hparams, pairs, tensors, progress)
-    return MigrationReport(paths, size, tuple(losses), derived)
+        tensors = [_out(t, targets[t.name], by_name.get(t.name), index, n_parts) for t in stored]
+        size += write_model(out, container, version, hparams, pairs, tensors, progress, metadata)
+    return MigrationReport(paths, size, tuple(losses), derived, tuple(notes))
 
 
 def derived_scores(pieces: Iterable[bytes]) -> NDArray[np.float32]:
@@ -161,9 +175,36 @@ def _vocabulary(
     return list(zip(model.vocab, scores, strict=True)), derive
 
 
-def _targets(model: ModelFile, container: str, version: int, requantize: bool | str) -> dict[str, TensorType]:
-    """The type of each tensor in the new container."""
-    return {tensor.name: _target(tensor, container, version, requantize) for tensor in model.tensors.values()}
+def _metadata(model: ModelFile, target: Container, ftype: int) -> dict[str, Value] | None:
+    """All keys of a GGUF file that becomes another; None where they are made from what the model says."""
+    if target is not GGUF or not model.metadata:
+        return None
+    return kept_metadata(model.metadata, None if ftype == model.hparams.ftype else ftype)
+
+
+def _notes(model: ModelFile, target: Container, version: int) -> list[str]:
+    """What the new container has no place for; GGUF has one for everything.
+
+    Raises:
+        UnsupportedError: a reader would compute something else.
+    """
+    if target is GGUF:
+        return []
+    title, source = target.title(version), "gguf" if model.metadata else "ggml"
+    notes = carry(model.hparams, "ggml", source, model.path, title=title, next_step=f"`migrate {model.path} OUT.gguf`")
+    unknown = [] if source == "ggml" else [name for name in model.tensors if not is_known(name)]
+    if unknown:
+        raise UnsupportedError(
+            f"{title} has no place for tensor {unknown[0]!r}: a reader would compute something else",
+            path=model.path,
+            field=unknown[0],
+            found=f"{len(unknown)} tensors that the first LLaMA does not have",
+            next_step=f"`migrate {model.path} OUT.gguf`",
+        )
+    notes += [f"{title} has no place for {words}" for words in types_lost(model)]
+    if not target.scored and model.declared.scored and derived_scores(model.vocab).tolist() != list(model.vocab.scores):
+        notes.append(f"{title} has no place for the scores of the vocabulary: readers take those of LLaMA's")
+    return notes
 
 
 def _target(tensor: Tensor, container: str, version: int, requantize: bool | str) -> TensorType:
@@ -177,8 +218,7 @@ def _target(tensor: Tensor, container: str, version: int, requantize: bool | str
             f"{title} has no {tensor.type.name} (tensor {tensor.name}); "
             f"--requantize TYPE converts the values, e.g. --requantize {_nearest(there)}"
         )
-    carried = container == "gguf" and repackable(tensor.type, same)  # there is no older GGUF to be true to
-    if same.layout != tensor.type.layout and not (requantize or carried):
+    if same.layout != tensor.type.layout and not requantize:
         raise UsageError(
             f"{tensor.type.name} has other bytes in {title} ({tensor.type.layout} became {same.layout}; tensor "
             f"{tensor.name}); --requantize carries the codes over and says what is lost"

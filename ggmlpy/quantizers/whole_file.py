@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError, UsageError
 from ggmlpy.files.ordered import Workers
-from ggmlpy.formats.containers import CONTAINERS
+from ggmlpy.files.paths import refuse_overwriting
+from ggmlpy.formats.containers import CONTAINERS, container_of_name
 from ggmlpy.formats.eras import APRIL_30, DEFAULT_ERA, GGUF_ERA, MARCH_19, MARCH_31, Era, era_of
 from ggmlpy.formats.file_types import FileType, TypeChooser, file_type_of
+from ggmlpy.formats.gguf_model import kept_metadata
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.multipart import part_path
 from ggmlpy.formats.opening import open_model
@@ -185,9 +187,8 @@ def quantize_file(
 
     Args:
         in_path: an f32 or f16 model of any container; the first file of a multi-part one.
-        out_path: the file to write, in the era's container (GGUF if the input is). It may be ``in_path``: the new file
-            replaces the old one only when it is complete. In a multi-part era parts become ``out_path``,
-            ``out_path.1`` …
+        out_path: the file to write, in the era's container (GGUF if the input is, or if it is named so). In a
+            multi-part era parts become ``out_path``, ``out_path.1`` …
         type: the file type as llama.cpp takes it: 2, "2", "q4_0", "Q4_K_M"; see :mod:`ggmlpy.formats.file_types`.
         era: a date, see :mod:`ggmlpy.formats.eras`; 2023-03-31 if not given, 2023-08-21 for GGUF.
         threads: workers; by default one per processor.
@@ -200,7 +201,7 @@ def quantize_file(
         what was done, with the histograms.
 
     Raises:
-        UsageError: the era has no such type.
+        UsageError: the era has no such type, or the output is the input.
         FormatError: the input is damaged, is quantized already, or has rows that blocks don't divide.
         OutputError: the result could not be written; no file of that name is left then.
 
@@ -213,19 +214,23 @@ def quantize_file(
         model = stack.enter_context(open_model(in_path))
         files = stack.enter_context(RowFiles(model))
         workers = stack.enter_context(_workers(threads))
-        moment = _moment(model, era)
+        gguf = model.container == "gguf" or container_of_name(out_path, "") == "gguf"
+        moment = _moment(gguf, era)
         job = _Job(moment, file_type_of(type, moment), allow_requantize, leave_output)
-        container = ("gguf", 3) if model.container == "gguf" else (moment.container, moment.version)
+        container = ("gguf", 3) if gguf else (moment.container, moment.version)
         outputs = _outputs(model, Path(out_path), moment)
+        for path, _ in outputs:
+            refuse_overwriting(path, model.paths)
         report = QuantizeReport([path for path, _ in outputs], moment, job.file_type)
         planned = [(path, _plan(model, tensors, job, report)) for path, tensors in outputs]
         hparams = replace(model.hparams, ftype=job.file_type.id)
-        vocab = list(zip(model.vocab, _scores(model, moment), strict=True))
+        vocab = list(zip(model.vocab, _scores(model, moment, gguf), strict=True))
+        metadata = kept_metadata(model.metadata, job.file_type.id) if model.metadata else None
         total = report.target_bytes
         advance = None if progress is None else lambda size: progress(size, total)
         for path, plan in planned:
             streams = _streams(plan, job, report, workers, files, on_tensor)
-            write_model(path, *container, hparams, vocab, streams, advance)
+            write_model(path, *container, hparams, vocab, streams, advance, metadata)
     return report
 
 
@@ -248,10 +253,10 @@ class _Job:
 Plan = list[tuple[Tensor, int]]  # a tensor and the index of its report
 
 
-def _moment(model: ModelFile, era: str | Era | None) -> Era:
+def _moment(gguf: bool, era: str | Era | None) -> Era:
     """The era that was asked for. GGUF keeps the bytes of 2023-08-21, whose quantizers today's llama.cpp still has."""
-    moment = era_of(era or (GGUF_ERA if model.container == "gguf" else DEFAULT_ERA))
-    if model.container == "gguf" and moment.date != GGUF_ERA:
+    moment = era_of(era or (GGUF_ERA if gguf else DEFAULT_ERA))
+    if gguf and moment.date != GGUF_ERA:
         raise UsageError(f"GGUF files are quantized as of {GGUF_ERA}, not {moment}: leave --era out")
     return moment
 
@@ -259,7 +264,7 @@ def _moment(model: ModelFile, era: str | Era | None) -> Era:
 def _outputs(model: ModelFile, out: Path, moment: Era) -> list[tuple[Path, list[Tensor]]]:
     """The files to write and the tensors in each."""
     if len(model.parts) == 1 or not CONTAINERS[moment.container].multipart:
-        return [(out, list(model.tensors.values()))]
+        return [(out, model.stored)]
     return [
         (
             part_path(out, index),
@@ -269,10 +274,10 @@ def _outputs(model: ModelFile, out: Path, moment: Era) -> list[tuple[Path, list[
     ]
 
 
-def _scores(model: ModelFile, moment: Era) -> list[float]:
+def _scores(model: ModelFile, moment: Era, gguf: bool) -> list[float]:
     """The vocabulary's scores. For an unversioned file llama.cpp of April 2023 and later wrote zeros ("dummy scores");
     March's refused it, so nothing is contradicted by deriving them there."""
-    if model.declared.scored or moment > MARCH_31:
+    if model.declared.scored or (moment > MARCH_31 and not gguf):
         return model.vocab.scores.tolist()
     return derived_scores(model.vocab).tolist()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.gguf_model import from_gguf_token, to_gguf_token
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
+from ggmlpy.formats.out_tensor import out_tensor
+from ggmlpy.formats.tensor_names import gguf_name
 from ggmlpy.look.check import problems_of
 from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
@@ -71,7 +74,7 @@ def test_the_real_vocabulary_survives_spelt_as_sentencepiece_does(vectors, tmp_p
 @pytest.mark.parametrize("version", [1, 2])
 def test_older_eras_keep_their_codes_and_round_their_scales(type_name, version, tmp_path):
     source = write_tiny(tmp_path / "a.bin", "ggjt", version, type_name)
-    to_gguf(source, tmp_path / "m.gguf")
+    to_gguf(source, tmp_path / "m.gguf", requantize=True)
     with open_model(source) as a, open_model(tmp_path / "m.gguf") as b:
         for name, tensor in a.tensors.items():
             other = b.tensors[name]
@@ -257,6 +260,146 @@ def test_quantizing_gguf_gives_the_bytes_of_the_last_era(type_name, tmp_path):
     quantize_file(source, tmp_path / "q.bin", type_name, "2023-08-21")
     quantize_file(tmp_path / "a.gguf", tmp_path / "q.gguf", type_name)
     assert back(tmp_path / "q.gguf", tmp_path / "again.bin").read_bytes() == (tmp_path / "q.bin").read_bytes()
+
+
+def test_bytes_of_older_eras_change_only_when_asked(tmp_path):
+    source = write_tiny(tmp_path / "a.bin", "ggjt", 1, "q4_0")
+    with pytest.raises(UsageError, match="--requantize"):
+        to_gguf(source, tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def test_a_name_that_says_gguf_holds_nothing_else(tmp_path):
+    source = write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16")
+    with pytest.raises(UsageError, match=r"x\.gguf is named as GGUF, but ggjt was asked for"):
+        back(source, tmp_path / "x.gguf")
+
+
+def pair(key: bytes, rest: bytes) -> bytes:
+    return struct.pack("<Q", len(key)) + key + rest
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+NUMBERS = st.sampled_from(sorted(SIZES)).flatmap(
+    lambda number: st.binary(min_size=SIZES[number], max_size=SIZES[number]).map(
+        lambda data: struct.pack("<I", number) + data
+    )
+)
+STRINGS = st.binary(max_size=40).map(lambda value: struct.pack("<I", 8) + text(value))
+ARRAYS = st.sampled_from(sorted(SIZES)).flatmap(
+    lambda number: st.integers(0, 9).flatmap(
+        lambda count: st.binary(min_size=SIZES[number] * count, max_size=SIZES[number] * count).map(
+            lambda data: struct.pack("<IIQ", 9, number, count) + data
+        )
+    )
+)
+TEXTS = st.lists(st.binary(max_size=9), max_size=9).map(
+    lambda items: struct.pack("<IIQ", 9, 8, len(items)) + b"".join(map(text, items))
+)
+KEYS = st.text(min_size=1, max_size=30).map(lambda name: f"other.{name}".encode("utf-8", "replace"))
+VALUES = NUMBERS | STRINGS | ARRAYS | TEXTS
+PAIRS = st.lists(st.tuples(KEYS, VALUES), min_size=30, max_size=30, unique_by=lambda item: item[0])
+
+
+def with_pairs(gguf: Path, target: Path, pairs: list[bytes]) -> list[bytes]:
+    """The file with these pairs in front of its own; all of its pairs then."""
+    file, data = open_gguf(gguf), gguf.read_bytes()
+    own = [bytes(value.pair) for value in file.metadata.values()]
+    infos = data[24 + sum(map(len, own)) : file.cursor.offset]
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(file.tensors), len(pairs) + len(own)) + b"".join(pairs + own) + infos
+    target.write_bytes(head + bytes(-len(head) % 32) + data[file.data_offset :])
+    return pairs + own
+
+
+@settings(max_examples=25)
+@given(pairs=PAIRS)
+def test_unknown_keys_survive_migrating_and_quantizing_byte_for_byte(pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keys")
+    to_gguf(write_tiny(folder / "a.bin", "ggjt", 3, "f16"), folder / "a.gguf")
+    before = with_pairs(folder / "a.gguf", folder / "b.gguf", [pair(*each) for each in pairs])
+    to_gguf(folder / "b.gguf", folder / "c.gguf")
+    assert (folder / "c.gguf").read_bytes() == (folder / "b.gguf").read_bytes()
+    quantize_file(folder / "b.gguf", folder / "q.gguf", "q4_0")
+    written = [bytes(value.pair) for value in open_gguf(folder / "q.gguf").metadata.values()]
+    kept = [each for each in before if b"general.file_type" not in each and b"general.quantization_version" not in each]
+    assert written[:-2] == kept
+    assert [each[8 : each.index(b"\x04\x00\x00\x00")] for each in written[-2:]] == [
+        b"general.quantization_version",
+        b"general.file_type",
+    ]
+
+
+def test_a_stated_alignment_and_unknown_tensors_are_kept(tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16"), tmp_path / "a.gguf")
+    with open_model(tmp_path / "a.gguf") as model:
+        metadata = {"general.alignment": Value("u32", 64), **model.metadata}
+        f32 = types_of("gguf", 3)[0]
+        extra = OutTensor("rope_freqs.weight", f32, (8,), lambda: [np.ones(8, "<f4")])
+        experts = OutTensor("blk.0.x_exps.weight", f32, (2, 3, 32), lambda: [np.arange(192, dtype="<f4")])
+        tensors = [extra, experts, *map(out_tensor, model.tensors.values())]
+        write_gguf(tmp_path / "b.gguf", metadata, [replace(t, name=gguf_name(t.name)) for t in tensors])
+    to_gguf(tmp_path / "b.gguf", tmp_path / "c.gguf")
+    assert (tmp_path / "c.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    quantize_file(tmp_path / "b.gguf", tmp_path / "q.gguf", "q8_0")
+    kept = open_gguf(tmp_path / "q.gguf").tensors["blk.0.x_exps.weight"].data
+    assert bytes(kept) == np.arange(192, dtype="<f4").tobytes()
+    with pytest.raises(UnsupportedError, match=r"ggjt v3 has no place for tensor 'rope_freqs.weight'"):
+        back(tmp_path / "b.gguf", tmp_path / "x.bin")
+
+
+def test_a_tied_output_is_not_written_a_second_time(tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16"), tmp_path / "a.gguf")
+    with open_model(tmp_path / "a.gguf") as model:
+        tensors = [
+            replace(out_tensor(t), name=gguf_name(t.name)) for t in model.tensors.values() if t.name != "output.weight"
+        ]
+        write_gguf(tmp_path / "tied.gguf", model.metadata, tensors)
+    to_gguf(tmp_path / "tied.gguf", tmp_path / "again.gguf")
+    assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "tied.gguf").read_bytes()
+    quantize_file(tmp_path / "tied.gguf", tmp_path / "q.gguf", "q4_0")
+    assert "output.weight" not in open_gguf(tmp_path / "q.gguf").tensors
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.rope.scaling.factor", Value("f32", 4.0)),
+        ("llama.rope.freq_base", Value("f32", 1e6)),
+        ("llama.attention.head_count_kv", Value("u32", 1)),
+        ("llama.attention.value_length", Value("u32", 7)),
+        ("llama.something_new", Value("u32", 1)),
+    ],
+)
+def test_what_ggjt_cannot_say_is_refused(key, value, tmp_path):
+    edited(tmp_path, {key: value})
+    with pytest.raises(UnsupportedError, match=rf"ggjt v3 has no place for {key.removesuffix('.factor')}.*OUT\.gguf"):
+        back(tmp_path / "b.gguf", tmp_path / "x.bin")
+
+
+def test_what_ggjt_drops_is_told(tmp_path):
+    added = {
+        "general.license": Value("string", b"mit"),
+        "tokenizer.chat_template": Value("string", b"{{ x }}"),
+        "llama.attention.layer_norm_rms_epsilon": Value("f32", 1e-5),
+        "tokenizer.ggml.eos_token_id": Value("u32", 7),
+    }
+    edited(tmp_path, added)
+    with open_model(tmp_path / "b.gguf") as model:
+        notes = "\n".join(migrate(model, tmp_path / "x.bin", "ggjt", 3).notes)
+    for word in ("general.license", "tokenizer.chat_template", "generate needs --norm-eps 1e-05", "eos_token_id 7"):
+        assert word in notes
+
+
+def edited(folder: Path, changes: dict[str, Value]) -> None:
+    """A model with other keys, ``b.gguf``."""
+    to_gguf(write_tiny(folder / "a.bin", "ggjt", 3, "f16"), folder / "a.gguf")
+    with open_model(folder / "a.gguf") as model:
+        tensors = [replace(out_tensor(t), name=gguf_name(t.name)) for t in model.tensors.values()]
+        write_gguf(folder / "b.gguf", {**model.metadata, **changes}, tensors)
 
 
 def test_gguf_of_another_era_is_refused(tmp_path):

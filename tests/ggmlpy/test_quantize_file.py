@@ -13,6 +13,7 @@ from ggmlpy import ERAS, TENSOR_TYPES, ModelParams, OutTensor, UsageError, open_
 from ggmlpy.files.errors import FormatError, ShapeError, TruncatedError, UnsupportedError
 from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
+from ggmlpy.verify.compare import compare
 from tests.conftest import ROOT
 from tests.ggmlpy.models import write_tiny
 
@@ -35,12 +36,28 @@ def test_the_number_of_threads_changes_nothing(f16_model, q4_0_bytes, tmp_path, 
     assert report.histogram.sum() == sum(t.n_values for t in report.tensors if not t.copied)
 
 
-def test_input_and_output_may_be_the_same_file(f16_model, q4_0_bytes, tmp_path):
-    model = tmp_path / "model.bin"
+@pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
+def test_the_input_is_never_the_output(f16_model, link, tmp_path):
+    model = output = tmp_path / "model.bin"
     shutil.copyfile(f16_model, model)
-    quantize_file(model, model, "q4_0")
-    assert model.read_bytes() == q4_0_bytes
-    assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
+    if link:
+        output = tmp_path / "other.bin"
+        getattr(output, link)(model)
+    with pytest.raises(UsageError, match=r"is the input.*: write beside it"):
+        quantize_file(model, output, "q4_0")
+    assert model.read_bytes() == f16_model.read_bytes()
+
+
+def test_a_name_that_says_gguf_is_gguf(f16_model, tmp_path):
+    """quantize to .gguf = migrate to GGUF, then quantize."""
+    quantize_file(f16_model, tmp_path / "at once.gguf", "q4_0")
+    with open_model(f16_model) as model:
+        migrate(model, tmp_path / "f16.gguf", "gguf", 3)
+    quantize_file(tmp_path / "f16.gguf", tmp_path / "in two steps.gguf", "q4_0")
+    with open_model(tmp_path / "at once.gguf") as a, open_model(tmp_path / "in two steps.gguf") as b:
+        assert compare(a, b).verdict == "same content"
+    with pytest.raises(UsageError, match="GGUF files are quantized as of 2023-08-21"):
+        quantize_file(f16_model, tmp_path / "old.gguf", "q4_0", "2023-03-31")
 
 
 def test_any_container_may_be_read(golden, q4_0_bytes, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.foreign import one_line
+from toolchain.terminal.program import spoken
 from toolchain.terminal.talk import print_json, put, say
 
 from .options import Commands, command, era_option, json_option, threads_option, tokenizer_option
@@ -18,12 +19,12 @@ def add_migrate(commands: Commands) -> None:
         commands,
         "migrate",
         run_migrate,
-        "Carry a model into another container; parts are joined, tensor bytes stay as they are.",
+        "Carry a model into another container: parts are joined; tensor bytes change only with --requantize.",
         "migrate files/ggml-model-f16.bin model.gguf --container gguf\n"
         "migrate old.bin new.bin --container ggjt3 --requantize",
     )
     parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
-    parser.add_argument("output", metavar="OUT", help="the file to write; it may be IN")
+    parser.add_argument("output", metavar="OUT", help="the file to write")
     parser.add_argument(
         "--container",
         metavar="C",
@@ -46,11 +47,10 @@ def run_migrate(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from ggmlpy import open_model
-    from ggmlpy.formats.containers import container_named
+    from ggmlpy.formats.containers import container_named, container_of_name
     from ggmlpy.quantizers.migration import migrate
 
-    named = "gguf" if args.output.lower().endswith(".gguf") else "ggjt1"
-    container, version = container_named(args.container or named)
+    container, version = container_named(args.container or container_of_name(args.output, "ggjt1"))
     scores = _scores_of(args.tokenizer) if args.tokenizer else None
     with open_model(args.input) as model, progress_bar(args, model.size, "migrate") as bar:
         report = migrate(
@@ -66,6 +66,8 @@ def run_migrate(args: argparse.Namespace) -> int:
         source = model.format_name
     if report.derived_scores:
         say(args, "note: the file has no scores; they were derived from the order of the pieces (exact for LLaMA's)")
+    for note in report.notes:
+        say(args, f"note: {spoken(note)}")
     for loss in report.losses:
         say(
             args,
@@ -74,7 +76,7 @@ def run_migrate(args: argparse.Namespace) -> int:
     say(args, f"{source} -> {container.title(version)}: {', '.join(map(str, report.paths))}, {report.size:,} bytes")
     if args.json:
         losses = [{**asdict(loss), "rmse": loss.rmse} for loss in report.losses]
-        print_json({"files": report.paths, "size": report.size, "losses": losses})
+        print_json({"files": report.paths, "size": report.size, "losses": losses, "notes": report.notes})
     return 0
 
 
@@ -95,7 +97,7 @@ def add_quantize(commands: Commands) -> None:
         "quantize model-f16.bin model-q4_k_m.bin q4_k_m --era 2023-08-21",
     )
     parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
-    parser.add_argument("output", metavar="OUT", help="the file to write; it may be IN")
+    parser.add_argument("output", metavar="OUT", help="the file to write; GGUF if IN is, or if it is named .gguf")
     parser.add_argument("type", metavar="TYPE", help="as llama.cpp takes it (2, 3) or by name (q4_0, q4_k_m)")
     era_option(parser, "whose quantizer: 2023-03-19 … 2023-08-21 (default 2023-03-31; for GGUF, the last)")
     threads_option(parser)
