@@ -23,12 +23,14 @@ _SERIAL = itertools.count()
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], *, size: int | None = None) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], *, size: int | None = None, private: bool = False) -> Iterator[BinaryIO]:
     """Open ``path`` for writing in binary; the file appears under its name only if the block ends without an error.
 
     Arguments:
         path: the target. A symbolic link is followed. A device (``/dev/null``, a pipe) is written directly.
         size: bytes that will be written, if known: checked against the free disk space before anything is created.
+
+        private: only the user may read and write the file, whatever the process's mask says.
 
     Raises:
         DiskSpaceError: fewer than ``size`` bytes are free.
@@ -53,7 +55,8 @@ def atomic_write(path: str | os.PathLike[str], *, size: int | None = None) -> It
     partial = target.with_name(f".{target.name}.{os.getpid()}-{next(_SERIAL)}.partial")
     done = False
     try:
-        with open(partial, "xb") as stream:  # inside: Ctrl-C may come when the file is made, but not yet known here
+        # inside: Ctrl-C may come when the file is made, but not yet known here
+        with open(partial, "xb", opener=_open_private if private else None) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -68,6 +71,10 @@ def atomic_write(path: str | os.PathLike[str], *, size: int | None = None) -> It
         if not done:
             with contextlib.suppress(OSError):
                 partial.unlink()
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def require_space(path: str | os.PathLike[str], size: int) -> None:

@@ -6,17 +6,23 @@ Windows            ``%LOCALAPPDATA%\\ggmlpy\\cache``
 macOS              ``~/Library/Caches/ggmlpy``
 elsewhere          ``$XDG_CACHE_HOME/ggmlpy``, or ``~/.cache/ggmlpy`` if it is not set; a relative path is ignored, as
                    the XDG Base Directory Specification asks
-otherwise          ``ggmlpy-USER`` among the temporary files, if none of these can be written
+otherwise          ``ggmlpy-USER`` among the temporary files, if none of these can be written; if another user has made
+                   that first, a folder of a random name for this process alone, which is removed at its end
 =================  ====================================================================================================
 
 Machine code is loaded from here, so a folder must belong to the user, and nobody else may write to it: other users'
-folders are not used, and permission to write is withdrawn from others. A relative path would mean another folder in
-every working directory, some of which other people fill.
+folders and files are not used, and permission to write to the folder is withdrawn from others. A relative path would
+mean another folder in every working directory, some of which other people fill.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
+import itertools
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -25,7 +31,7 @@ from pathlib import Path
 
 from .errors import OutputError
 
-__all__ = ["cache_directory"]
+__all__ = ["cache_directory", "is_own", "is_own_folder"]
 
 
 def cache_directory() -> Path:
@@ -34,13 +40,30 @@ def cache_directory() -> Path:
     Raises:
         OutputError: neither the usual folder nor one among the temporary files can be used.
     """
-    for folder in (*_usual_places(), _temporary()):
+    for folder in itertools.chain(_usual_places(), _temporary_places()):  # the last one is made only if need be
         if _is_made(folder) and _is_private(folder):
             return folder
     raise OutputError(
         "there is no folder to keep compiled kernels and the demo model in",
         next_step="set GGMLPY_CACHE (or XDG_CACHE_HOME) to a folder of yours that can be written",
     )
+
+
+def is_own_folder(folder: Path) -> bool:
+    """Whether there is a folder, now at least, that belongs to the user and that nobody else may write to."""
+    return _is_made(folder) and not folder.is_symlink() and _is_private(folder)
+
+
+def is_own(path: Path) -> bool:
+    """Whether there is a file that belongs to the user and that nobody else may write to."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & others)
 
 
 def _usual_places() -> Iterator[Path]:
@@ -65,9 +88,24 @@ def _absolute(variable: str) -> Path | None:
     return path if path.is_absolute() else None
 
 
-def _temporary() -> Path:
+def _temporary_places() -> Iterator[Path]:
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    return Path(tempfile.gettempdir()).absolute() / f"ggmlpy-{user}"
+    try:
+        temporary = os.path.abspath(tempfile.gettempdir())
+    except OSError:  # there is none
+        return
+    known = Path(temporary, f"ggmlpy-{user}")
+    if not known.is_symlink():  # by which others could choose a folder of the user's
+        yield known
+    with contextlib.suppress(OSError):
+        yield _of_this_process(temporary)
+
+
+@functools.cache
+def _of_this_process(temporary: str) -> Path:
+    folder = tempfile.mkdtemp(prefix="ggmlpy-", dir=temporary)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _is_made(folder: Path) -> bool:

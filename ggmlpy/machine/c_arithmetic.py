@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, overload
+
+from ggmlpy.machine.jit import intrinsic, overload, types
 
 from .kernels import inlined
 from .vectors import I64, bits, call, constant, f16_of_bits, float_of, vector

@@ -49,7 +49,7 @@ def listen_to_numba() -> None:
     global _listening
     if not _listening:
         _listening = True
-        from numba.core import event
+        from ggmlpy.machine.jit import event
 
         class Listener(event.Listener):
             def on_start(self, event: object) -> None:

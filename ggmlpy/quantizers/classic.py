@@ -29,7 +29,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import UsageError
@@ -46,6 +45,7 @@ from ggmlpy.formats.eras import (
 )
 from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.machine.c_arithmetic import ABS, narrow, order_extremes, round_half_away, truncate, value_of, widen
+from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
 from ggmlpy.machine.vectors import bits, float_of
 

@@ -28,10 +28,10 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import types
 
 from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
 from ggmlpy.machine.c_arithmetic import narrow, widen
+from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
 
 from .search import clipped, magnitude_of, nearest_int, search_affine, search_symmetric

@@ -67,8 +67,7 @@ def _kernel() -> Callable[[np.ndarray, np.ndarray, int], None] | None:
 
     if not MACHINE.has("pclmul"):
         return None
-    from numba import types
-
+    from ggmlpy.machine.jit import types
     from ggmlpy.machine.kernels import kernel
     from ggmlpy.machine.vectors import fold_polynomial, load_i64x2, pair_i64, store_i64x2
 

@@ -90,6 +90,39 @@ def test_somebody_elses_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.M
 
 
 @posix
+def test_a_folder_that_others_made_among_the_temporary_files_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name can be guessed; a link there would choose a folder of the user's that others fill."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "filled by others").mkdir()
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / f"ggmlpy-{os.getuid()}").symlink_to(tmp_path / "filled by others")
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    folder = cache_directory()
+    assert folder.parent == tmp_path / "tmp"
+    assert not folder.is_symlink()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert cache_directory() == folder
+    assert not list((tmp_path / "filled by others").iterdir())
+
+
+@posix
+def test_files_that_others_may_write_are_not_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    assert not caches.is_own(file)
+    file.write_text("")
+    file.chmod(0o600)
+    assert caches.is_own(file)
+    (tmp_path / "link").symlink_to(file)
+    assert not caches.is_own(tmp_path / "link")
+    for mode in (0o620, 0o602):
+        file.chmod(mode)
+        assert not caches.is_own(file)
+
+
+@posix
 def test_others_may_no_longer_write_to_it(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "open"
     folder.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,67 @@ def test_no_process_loads_what_another_is_writing(tmp_path: Path, monkeypatch: p
     assert set(seen) <= {None, "code of q3_K"}
     assert reader.load("q3_K") == "code of q3_K"
     assert len(list(tmp_path.rglob("*.nbc"))) == 1  # the old code is gone
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="owners and modes are a matter of POSIX")
+@pytest.mark.parametrize("pattern", ["*.nbc", "*.nbi"])
+def test_code_that_others_could_have_written_is_not_loaded(
+    tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = cache_of_a_kernel(monkeypatch, tmp_path, "sources")
+    cache.save("q3_K", "code")
+    assert cache.load("q3_K") == "code"
+    (file,) = tmp_path.rglob(pattern)
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o666)
+    assert cache.load("q3_K") is None
+
+
+def test_a_damaged_index_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = cache_of_a_kernel(monkeypatch, tmp_path, "sources")
+    cache.save("q3_K", "code")
+    (file,) = tmp_path.rglob("*.nbi")
+    file.write_bytes(file.read_bytes()[:-3])
+    assert cache.load("q3_K") is None
+    cache.save("q3_K", "code")
+    assert cache.load("q3_K") == "code"
+
+
+def test_without_a_place_kernels_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "file"))
+    assert kernels.kernel(lambda x: x + 1)(2) == 3
+
+
+@pytest.mark.parametrize("settings", ["disable_jit: 1", "cache_dir: .nb", "opt: nonsense", "- not a mapping", "{"])
+def test_the_working_directory_has_no_say(tmp_path: Path, settings: str) -> None:
+    """Numba would read this file, and a stranger's folder that one works in may have one."""
+    (tmp_path / ".numba_config.yaml").write_text(f"{settings}\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "20"
+    assert done.stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == [".numba_config.yaml"]
+
+
+def test_a_relative_folder_for_code_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", ".nb")
+    kernels.kernel(lambda x: x)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_file_imports_numba() -> None:
+    """``ggmlpy.machine.jit`` sees to it that the working directory has no say; a second door would have none to see."""
+    found = {
+        str(file.relative_to(ROOT))
+        for top in ("ggmlpy", "llama_ref", "lora", "toolchain")
+        for file in (ROOT / top).rglob("*.py")
+        if re.search(r"^\s*(from|import) numba\b", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert found == {str(Path("ggmlpy/machine/jit.py"))}
 
 
 def test_two_processes_that_save_at_once_keep_their_code_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,11 @@ def lines_of(stream: BinaryIO, out: BinaryIO) -> LineSource:
 
 
 def history_path() -> Path:
-    """Where the lines that a person typed are kept between chats."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "ggmlpy" / "chat_history"
+    """Where the lines that a person typed are kept between chats; never in the working directory."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():  # as the XDG Base Directory Specification asks
+        state = Path(os.path.expanduser("~")) / ".local" / "state"
+    return state.absolute() / "ggmlpy" / "chat_history"
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+
+from ggmlpy.machine.jit import types
 
 from .language import (
     I1,

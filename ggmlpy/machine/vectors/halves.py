@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 
 from ggmlpy.machine.features import MACHINE
+from ggmlpy.machine.jit import types
 
 from .language import (
     F16,

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+
+from ggmlpy.machine.jit import cgutils, intrinsic, models, register_model, types
 
 __all__ = [
     "F16",

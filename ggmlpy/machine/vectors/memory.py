@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from ggmlpy.machine.features import MACHINE
+from ggmlpy.machine.jit import cgutils
 
 from .language import (
     F32,

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils
+
+from ggmlpy.machine.jit import cgutils
 
 from .language import I8, I64, call
 

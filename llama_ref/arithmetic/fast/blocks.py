@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from ggmlpy.machine.features import MACHINE
+from ggmlpy.machine.jit import cgutils
 from ggmlpy.machine.vectors import (
     F16,
     F32,

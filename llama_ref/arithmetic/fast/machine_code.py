@@ -30,7 +30,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from ggmlpy.files.atomic import atomic_write
-from ggmlpy.files.caches import cache_directory
+from ggmlpy.files.caches import cache_directory, is_own
 from ggmlpy.files.errors import OutputError
 from ggmlpy.machine.compiling import compiling, source_digest
 from ggmlpy.machine.features import MACHINE
@@ -104,7 +104,9 @@ def _digest(name: str) -> str:
 
 
 def _read(path: Path) -> bytes | None:
-    """What `_write` wrote, or None where it is missing or damaged."""
+    """What `_write` wrote, or None where it is missing, damaged, or not the user's own."""
+    if not is_own(path):
+        return None
     try:
         data = path.read_bytes()
     except OSError:
@@ -116,7 +118,7 @@ def _read(path: Path) -> bytes | None:
 def _write(path: Path, code: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as stream:
+        with atomic_write(path, private=True) as stream:
             stream.write(MAGIC + hashlib.sha256(code).digest() + code)
     except (OSError, OutputError):
         return  # a full or read-only disk costs the next start some seconds, and this one nothing

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 
+from ggmlpy.machine.jit import cgutils, types
 from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import I8, I32, I64, address, load_f32, nothing, op, store_f32
 
