@@ -39,6 +39,7 @@ __all__ = [
     "shard_axis",
     "spelling_of",
     "split_axis",
+    "unwrapped",
 ]
 
 Spelling = Literal["meta", "huggingface", "gguf"]
@@ -153,6 +154,26 @@ def find(name: str) -> tuple[TensorName, int | None]:
 def is_known(name: str) -> bool:
     """Whether the table has this name in any spelling."""
     return _lookup(name) is not None
+
+
+# What training tools put around a module, and so into the names of its tensors.
+_WRAPPERS = {
+    "_orig_mod": "torch.compile",
+    "module": "DistributedDataParallel, DeepSpeed",
+    "_fsdp_wrapped_module": "FullyShardedDataParallel",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "_fpw_module": "FullyShardedDataParallel of torch 1.11",
+    "_forward_module": "Lightning",
+}
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without the wrappers of ``torch.compile`` and of distributed training.
+
+    >>> unwrapped("module._orig_mod.model.layers.0._fsdp_wrapped_module.mlp.up_proj.weight")
+    'model.layers.0.mlp.up_proj.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def is_derived(name: str) -> bool:

@@ -42,7 +42,7 @@ def open_huggingface(folder: Folder) -> Checkpoint:
         for file in files:
             opened.append(open_weights(file))
             stack.enter_context(opened[-1])
-        originals = _tensors(opened)
+        originals, names_in_files = _tensors(opened)
         try:
             tensors = {
                 rename(name, "meta"): in_layout(
@@ -55,7 +55,7 @@ def open_huggingface(folder: Folder) -> Checkpoint:
             raise
         _tie(config, tensors)
         check_model(directory, params, path, tensors, _unfinished(folder))
-        names = {rename(name, "meta"): name for name in originals}
+        names = {rename(name, "meta"): in_file for name, in_file in names_in_files.items()}
         return Checkpoint(
             directory,
             "huggingface",
@@ -70,18 +70,19 @@ def open_huggingface(folder: Folder) -> Checkpoint:
         )
 
 
-def _tensors(opened: Sequence[WeightFile]) -> dict[str, LazyTensor]:
-    """The known tensors of all files by their own names."""
+def _tensors(opened: Sequence[WeightFile]) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """The known tensors of all files by their names without wrappers, and these names -> those in the files."""
     found: dict[str, LazyTensor] = {}
+    names: dict[str, str] = {}
     for weights in opened:
         file, tensors = Path(weights.path), weights.state_dict
-        for name in known_tensors(file, tensors):
+        for name, in_file in known_tensors(file, tensors).items():
             if name in found:
                 raise ShapeError(
                     f"tensor {name!r} is in two files", path=file, cause="parts of two downloads mixed in one directory"
                 )
-            found[name] = tensors[name]
-    return found
+            found[name], names[name] = tensors[in_file], in_file
+    return found, names
 
 
 def _tie(config: Mapping[str, Any], tensors: dict[str, LazyTensor]) -> None:

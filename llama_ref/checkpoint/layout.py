@@ -8,6 +8,7 @@ rows of these two are stored in another order, ``w.reshape(h, d//2, 2, -1).trans
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError, UsageError
 from ggmlpy.formats.model_params import ModelParams
-from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, meta_names, shard_axis
+from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, meta_names, shard_axis, unwrapped
 
 from .folder import Layout
 from .tensor import LazyTensor
@@ -222,34 +223,65 @@ def _check_tensor(path: Path, params_path: Path, tensor: LazyTensor, shape: tupl
         )
 
 
-def known_tensors(path: Path, names: Iterable[str]) -> list[str]:
-    """Of the names in a file those that the table has; derived ones are dropped.
+def known_tensors(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Of the names in a file those that the table has, as name -> name in the file; derived ones are dropped.
+
+    The wrappers of ``torch.compile`` and of distributed training are no part of a name.
 
     Raises:
         ShapeError: any other name: an adapter, a quantized checkpoint, or another architecture.
     """
-    kept, unknown = [], []
+    kept: dict[str, str] = {}
+    unknown = []
     for name in names:
-        if is_known(name):
-            kept.append(name)
-        elif not is_derived(name):
+        bare = unwrapped(name)
+        if is_known(bare) and bare not in kept:
+            kept[bare] = name
+        elif not is_derived(bare):
             unknown.append(name)
     if not unknown:
         return kept
     raise ShapeError(
         f"{len(unknown)} tensors do not belong to a LLaMA model, the first {unknown[0]!r}",
         path=path,
-        cause=_origin(unknown),
+        cause=origin_of(unknown),
         next_step=f"`identify {path}`",
     )
 
 
-def _origin(unknown: list[str]) -> str:
-    text = " ".join(unknown[:200])
-    if "lora_" in text:
-        return "the file is a LoRA adapter: merge it into its base first (`merge`)"
-    if "qweight" in text or "qzeros" in text or "SCB" in text:
-        return "the checkpoint is quantized (GPTQ, bitsandbytes); start from the unquantized weights"
-    if text.startswith("base_model.model."):
-        return "the model was saved from within PEFT without merging"
+# A part of a tensor's name -> where such tensors come from.
+_TRACES = {
+    "lora_": "the file is a LoRA adapter: merge it into its base first (`merge`)",
+    "quant_map": "the checkpoint is quantized (bitsandbytes); start from the unquantized weights",
+    "quant_state": "the checkpoint is quantized (bitsandbytes); start from the unquantized weights",
+    ".SCB": "the checkpoint is quantized (bitsandbytes); start from the unquantized weights",
+    ".absmax": "the checkpoint is quantized (bitsandbytes); start from the unquantized weights",
+    ".qweight": "the checkpoint is quantized (GPTQ, AWQ); start from the unquantized weights",
+    ".qzeros": "the checkpoint is quantized (GPTQ, AWQ); start from the unquantized weights",
+    ".g_idx": "the checkpoint is quantized (GPTQ); start from the unquantized weights",
+    "weight_scale": "the checkpoint is quantized (compressed-tensors, FP8); start from the unquantized weights",
+    "weight_packed": "the checkpoint is quantized (compressed-tensors); start from the unquantized weights",
+    "modules_to_save": "the model was saved from within PEFT without merging",
+    "base_layer": "the model was saved from within PEFT without merging",
+    "base_model.model.": "the model was saved from within PEFT without merging",
+    "exp_avg": "the file holds an optimizer's state; name the weights of the model",
+    "layers.0.self_attn.q_proj.bias": "the model has biases, as Qwen's: another architecture than the first LLaMA",
+}
+
+
+def origin_of(unknown: Iterable[str]) -> str:
+    """Where tensors of unknown names come from, in words."""
+    keys = list(itertools.islice(unknown, 200))
+    trace = next((words for part, words in _TRACES.items() if any(part in key for key in keys)), None)
+    if trace:
+        return trace
+    if all(map(_stands_in_llama, keys)):
+        return "the file holds more than the weights of a LLaMA: a model that was changed or wrapped"
     return "the model has another architecture than the first LLaMA"
+
+
+def _stands_in_llama(key: str) -> bool:
+    """Whether a key names a module of a LLaMA, with something unknown behind it or in front."""
+    parts = unwrapped(key).split(".")
+    spans = (parts[begin:end] for begin in range(min(3, len(parts))) for end in range(begin + 1, len(parts) + 1))
+    return any(is_known(".".join([*span, "weight"])) or is_known(".".join(span)) for span in spans)

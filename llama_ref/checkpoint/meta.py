@@ -23,7 +23,7 @@ from ggmlpy.formats.tensor_names import shard_axis
 from .folder import Folder
 from .layout import Checkpoint, check_model, known_tensors
 from .params import params_json, params_of_meta
-from .pth import open_pth
+from .pth import PthFile, open_pth
 from .tensor import LazyTensor
 
 __all__ = ["join", "open_meta"]
@@ -41,7 +41,7 @@ def open_meta(folder: Folder) -> Checkpoint:
         raise MissingFileError("no consolidated.00.pth here", path=directory, next_step=f"ls {directory}")
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_pth(file)) for file in files]
-        shards = [file.state_dict for file in opened]
+        shards = [_known(file) for file in opened]
         names = _common_names(files, shards)
         tensors = {name: join(name, [shard[name] for shard in shards], files) for name in names}
         params, params_path = _params(folder, tensors)
@@ -116,9 +116,16 @@ def _sizes(name: str, parts: Sequence[LazyTensor]) -> list[int]:
     return [] if axis is None else [part.shape[axis] for part in parts]
 
 
+def _known(file: PthFile) -> dict[str, LazyTensor]:
+    """A shard's tensors of the model under their names without wrappers."""
+    tensors = file.state_dict
+    names = known_tensors(Path(file.path), tensors)
+    return {name: tensors[in_file].with_(name=name) for name, in_file in names.items()}
+
+
 def _common_names(files: Sequence[Path], shards: Sequence[Mapping[str, LazyTensor]]) -> list[str]:
     """The model's names in the order of the first shard; every shard must have the same."""
-    kept = [known_tensors(file, shard) for file, shard in zip(files, shards)]
+    kept = [list(shard) for shard in shards]
     for file, names in zip(files, kept):
         odd = set(names) ^ set(kept[0])
         if odd:

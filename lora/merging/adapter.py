@@ -1,77 +1,32 @@
 """Reading a PEFT LoRA adapter: a directory, or the ZIP as it was downloaded.
 
 An adapter is ``adapter_config.json`` and ``adapter_model.bin`` (torch.save) or ``adapter_model.safetensors``, often
-with the tokenizer that it needs. PEFT's versions spell the same tensors differently::
-
-    base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight            PEFT, as in Chinese-LLaMA-Alpaca
-    base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight    a state dict saved by hand
-    model.layers.0.self_attn.q_proj.lora_A.weight                             after conversion tools
-    base_model.model.model.embed_tokens.weight                                modules_to_save, saved by PEFT
-    base_model.model.model.embed_tokens.modules_to_save.default.weight        modules_to_save, saved by hand
-    base_model.model.lm_head.0.weight                                         after prepare_model_for_int8_training
-
-All of them are read. What one module's pair means is decided by :mod:`lora.merging.adapter_config`.
-
-A tensor that is saved whole (embeddings and output of a grown vocabulary) replaces the base's. Whatever is in the file
-or the config and would be ignored by this arithmetic (DoRA, biases, PiSSA, …) is refused, never dropped.
-
-Sources: peft 0.2.0 and 0.3.0 ``tuners/lora.py``, ``utils/save_and_load.py``.
+with the tokenizer that it needs. What its tensors are is decided by :mod:`lora.merging.adapter_tensors`, what the
+configuration says by :mod:`lora.merging.adapter_config`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
-from ggmlpy.files.errors import ShapeError
-from ggmlpy.formats.tensor_names import is_derived, is_known, rename
+from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.tensor_names import rename
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.weights import WeightFile, open_weights
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, load_vocabulary
 
 from .adapter_config import CONFIG, AdapterConfig, read_adapter_config
 from .adapter_files import TOKENIZER_FILES, WEIGHTS, files_of_adapter, incomplete
+from .adapter_tensors import LoraPair, sort_out
 
-__all__ = ["Adapter", "LoraPair", "open_adapter"]
+__all__ = ["FAN_IN_FAN_OUT", "Adapter", "LoraPair", "open_adapter"]
 
-
-@dataclass(frozen=True)
-class LoraPair:
-    """The low-rank change of one matrix: ``scale * (b @ a)``, or its transpose if ``transposed``.
-
-    ``b`` is [rows, r] and ``a`` [r, columns], in Hugging Face's order of rows.
-    """
-
-    name: str  # Meta name of the matrix
-    a: LazyTensor
-    b: LazyTensor
-    scale: float
-    transposed: bool = False
-
-    @property
-    def rank(self) -> int:
-        return self.a.shape[0]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the matrix that it changes."""
-        rows, columns = self.b.shape[0], self.a.shape[1]
-        return (columns, rows) if self.transposed else (rows, columns)
-
-    def factors(self) -> tuple[np.ndarray, np.ndarray]:
-        """float32 ``left`` [rows, r] and ``right`` [r, columns] whose product, scaled, is the change.
-
-        A transposed change is ``a.T @ b.T``: the same products in the same order, so the same bits.
-        """
-        a, b = self.a.f32(), self.b.f32()
-        return (a.T, b.T) if self.transposed else (b, a)
+FAN_IN_FAN_OUT = ("peft", "v1.1")  # what to do when adapter_config.json says true: ignore it, or transpose the change
 
 
 @dataclass
@@ -87,6 +42,7 @@ class Adapter:
         tokenizer: its vocabulary, or None if it brings none.
         tokenizer_files: name -> path of tokenizer.model and its side files.
         notes: things worth telling the user.
+        turned: whether its changes are added transposed, as the v1.1 script does with ``fan_in_fan_out: true``.
     """
 
     path: Path
@@ -97,6 +53,7 @@ class Adapter:
     tokenizer: GgmlVocabulary | None
     tokenizer_files: dict[str, Path]
     notes: list[str] = field(default_factory=list)
+    turned: bool = False
     _file: WeightFile | None = field(default=None, repr=False)
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
@@ -127,19 +84,25 @@ class Adapter:
         return list(dict.fromkeys((*self.replaced, *self.pairs)))
 
 
-def open_adapter(path: str | os.PathLike[str]) -> Adapter:
+def open_adapter(path: str | os.PathLike[str], *, fan_in_fan_out: str = "peft") -> Adapter:
     """Open an adapter.
 
     Args:
         path: a PEFT directory (or one with a single one below it), or a ZIP of one, which is unpacked among the
             system's temporary files until it is closed.
+        fan_in_fan_out: what to do if the configuration says ``fan_in_fan_out: true``. "peft": nothing, as PEFT does for
+            the linear layers of LLaMA; "v1.1": add the change transposed, as the merge script of Chinese-LLaMA-Alpaca
+            v1.1 does.
 
     Raises:
+        UsageError: an unknown ``fan_in_fan_out``.
         MissingFileError: there is no adapter; lists what there is.
         UnsupportedError: the adapter does more than add ``B @ A`` to weights; see :func:`read_adapter_config`.
         ShapeError: a tensor belongs to no LLaMA, lacks its partner, is empty, or contradicts the configuration.
         FormatError: a file is damaged.
     """
+    if fan_in_fan_out not in FAN_IN_FAN_OUT:
+        raise UsageError(f"unknown fan_in_fan_out {fan_in_fan_out!r}; choose one of {', '.join(FAN_IN_FAN_OUT)}")
     with contextlib.ExitStack() as stack:
         files = files_of_adapter(Path(path), stack)
         if CONFIG not in files:
@@ -150,21 +113,24 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
         config = read_adapter_config(files[CONFIG])
         opened = open_weights(weights)
         stack.enter_context(opened)
-        pairs, replaced = _sort_out(weights, config, opened)
+        turned = config.fan_in_fan_out and fan_in_fan_out == "v1.1"
+        found = sort_out(weights, config, opened, turned)
         tokenizer_files = {name: files[name] for name in TOKENIZER_FILES if name in files}
         model = tokenizer_files.get("tokenizer.model")
         adapter = Adapter(
             Path(path),
             config,
             weights,
-            pairs,
-            replaced,
+            found.pairs,
+            found.replaced,
             load_vocabulary(model) if model else None,
             tokenizer_files,
+            [*config.notes, *found.notes],
+            turned,
             _file=opened,
             _open=stack.pop_all(),
         )
-    adapter.notes += _doubts(adapter)
+    adapter.notes += [*_doubts(adapter), *_on_fan_in_fan_out(adapter.config, fan_in_fan_out)]
     return adapter
 
 
@@ -178,103 +144,11 @@ def _doubts(adapter: Adapter) -> Iterator[str]:
         yield f"{adapter.config.path} promises {', '.join(lost)} whole (modules_to_save), which the weights lack"
 
 
-_KEY = re.compile(
-    r"(?P<module>.+?)\.(?:"
-    r"lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.(?P<adapter>\w+))?(?:\.weight)?"
-    r"|modules_to_save\.\w+\.weight(?P<saved>)"
-    r"|original_module\.weight(?P<original>)"
-    r"|weight(?P<whole>)"
-    r")"
-)
-
-
-def _sort_out(
-    path: Path, config: AdapterConfig, tensors: Mapping[str, LazyTensor]
-) -> tuple[dict[str, LoraPair], dict[str, LazyTensor]]:
-    """The pairs and the whole tensors of a weights file, by Meta name."""
-    sides: dict[tuple[str, bool], dict[str, LazyTensor]] = {}
-    replaced: dict[str, LazyTensor] = {}
-    unknown = []
-    for key, tensor in tensors.items():
-        match = _KEY.fullmatch(key)
-        name = _meta_name(match["module"]) if match else None
-        if is_derived(key) or (match and match["original"] is not None):
-            continue  # recomputed, or a copy of the base
-        if match is None or name is None:
-            unknown.append(key)
-            continue
-        _check_not_empty(path, key, tensor)
-        taken = sides.setdefault((name, bool(match["embedding"])), {}) if match["side"] else replaced
-        slot = match["side"] or name
-        if slot in taken:
-            raise _bad_tensor(path, key, "the tensor is there twice", cause="a file with more than one adapter in it")
-        taken[slot] = tensor
-    _refuse_unknown(path, unknown)
-    pairs = {name: _pair(path, config, name, on_embedding, pair) for (name, on_embedding), pair in sides.items()}
-    if not pairs and not replaced:
-        raise _saved_empty(path, f"{len(tensors)} tensors, {path.stat().st_size:,} bytes")
-    return pairs, replaced
-
-
-def _meta_name(module: str) -> str | None:
-    """``base_model.model.model.layers.0.self_attn.q_proj`` -> ``layers.0.attention.wq.weight``; None if no LLaMA's."""
-    stem = re.sub(r"^(?:base_model\.)?(?:model\.)*|(?<=lm_head)\.0$", "", module)
-    spellings = (f"{prefix}{stem}.weight" for prefix in ("", "model."))
-    return next((rename(spelling, "meta") for spelling in spellings if is_known(spelling)), None)
-
-
-def _pair(
-    path: Path, config: AdapterConfig, name: str, on_embedding: bool, sides: Mapping[str, LazyTensor]
-) -> LoraPair:
-    if len(sides) != 2:
-        raise _bad_tensor(path, name, f"lora_{next(iter(sides))} without its partner", cause="the file is incomplete")
-    a, b = sides["A"], sides["B"]
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
-        raise _bad_tensor(path, name, f"lora_A {list(a.shape)} and lora_B {list(b.shape)} do not fit together")
-    module = rename(name, "huggingface").removesuffix(".weight")
-    if a.shape[0] != config.rank_of(module):
-        raise ShapeError(
-            f"lora_A of {module} has another rank than {CONFIG} says",
-            path=path,
-            field=module,
-            expected=f"r = {config.rank_of(module)} ({config.path})",
-            found=f"r = {a.shape[0]}",
-            cause=f"{CONFIG} belongs to another adapter",
-            next_step="copy both files again from the same place",
+def _on_fan_in_fan_out(config: AdapterConfig, way: str) -> Iterator[str]:
+    if config.fan_in_fan_out:
+        yield f"{config.path} says fan_in_fan_out: true. " + (
+            "The changes are added transposed, as the v1.1 merge script does; PEFT ignores it"
+            if way == "v1.1"
+            else "LLaMA's layers are linear, so it is ignored, as PEFT does; the v1.1 merge script transposes the "
+            "changes: --fan-in-fan-out v1.1"
         )
-    return LoraPair(name, a, b, config.scale_of(module), config.fan_in_fan_out != on_embedding)
-
-
-def _check_not_empty(path: Path, key: str, tensor: LazyTensor) -> None:
-    if tensor.size == 0:
-        raise _saved_empty(path, f"{key} has shape {list(tensor.shape)}")
-    if tensor.dtype not in ("float16", "bfloat16", "float32", "float64"):
-        raise _bad_tensor(path, key, f"holds {tensor.dtype}", cause="a quantized adapter, or no adapter")
-
-
-def _saved_empty(path: Path, found: str) -> ShapeError:
-    return ShapeError(
-        "0 LoRA pairs: this file was saved empty",
-        path=path,
-        found=found,
-        cause="a saving bug of early PEFT with DeepSpeed ZeRO-3 or a replaced state_dict: training ran, the tensors "
-        "never reached the file",
-        next_step="extract the adapter from the training checkpoint (pytorch_model.bin) or download it again",
-    )
-
-
-def _bad_tensor(path: Path, key: str, problem: str, cause: str | None = None) -> ShapeError:
-    return ShapeError(f"{key}: {problem}", path=path, field=key, cause=cause, next_step="download the adapter again")
-
-
-def _refuse_unknown(path: Path, keys: list[str]) -> None:
-    if not keys:
-        return
-    dora = any("lora_magnitude" in key for key in keys)
-    shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-    raise ShapeError(
-        f"{len(keys)} tensors cannot be applied to a LLaMA: {shown}",
-        path=path,
-        cause="a DoRA adapter" if dora else "an adapter for another architecture, or one that does more than LoRA",
-        next_step="merge it with the PEFT version that made it, then start from the merged model",
-    )

@@ -2,10 +2,14 @@
 
 The configuration decides what the pair of one module means::
 
-    W' = W + scale * (B @ A)          B [rows, r], A [r, columns]; transposed as a whole if fan_in_fan_out
+    W' = W + scale * (B @ A)          B [rows, r], A [r, columns]
     scale = alpha / r                 alpha / sqrt(r) with use_rslora; rank_pattern and alpha_pattern per module
 
-Whatever would be ignored by this arithmetic (DoRA, biases, PiSSA, …) is refused, never dropped.
+Whatever would be ignored by this arithmetic (DoRA, aLoRA, PiSSA, …) is refused, never dropped:
+:mod:`lora.merging.adapter_features` has the table.
+
+``fan_in_fan_out`` is for layers that store their weights transposed (GPT-2's Conv1D). LLaMA has none: PEFT warns and
+takes it as false. The merge script of Chinese-LLaMA-Alpaca v1.1 added the change transposed.
 
 Sources: peft 0.2.0 and 0.3.0 ``tuners/lora.py``; peft 0.14 ``tuners/lora/config.py``.
 """
@@ -23,6 +27,7 @@ from typing import Any
 from ggmlpy.files.errors import FormatError, UnsupportedError
 from llama_ref.checkpoint.params import read_json
 
+from .adapter_features import active_features
 from .module_patterns import ModulePatterns
 
 __all__ = ["CONFIG", "AdapterConfig", "read_adapter_config"]
@@ -43,6 +48,7 @@ class AdapterConfig:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     modules_to_save: tuple[str, ...] = ()
     base_model: str = ""
+    notes: tuple[str, ...] = ()
 
     def rank_of(self, module: str) -> int:
         """The rank of a module: that of the first key of rank_pattern that is its name or its end, else ``r``."""
@@ -91,21 +97,6 @@ class _ByPattern:
         return FormatError("not a pattern for modules", path=self.path, field=self.field, found=str(error))
 
 
-# What changes the arithmetic in a way that W + scale * B @ A does not cover: value of the key -> whether it is active.
-_REFUSED = {
-    "use_dora": (bool, "DoRA scales each column by a learned magnitude"),
-    "use_qalora": (bool, "QALoRA groups the input"),
-    "enable_lora": (lambda value: value is not None, "MergedLinear adapts slices of one matrix"),
-    "lora_bias": (bool, "biases that LLaMA does not have"),
-    "layer_replication": (bool, "the adapted model has repeated layers"),
-    "trainable_token_indices": (bool, "single rows of the embedding are replaced"),
-    "init_lora_weights": (
-        lambda value: str(value).lower().startswith(("pissa", "olora", "loftq", "corda", "lora_ga")),
-        "the base itself was changed when training began",
-    ),
-}
-
-
 def read_adapter_config(path: str | os.PathLike[str]) -> AdapterConfig:
     """Read and check ``adapter_config.json``.
 
@@ -118,9 +109,10 @@ def read_adapter_config(path: str | os.PathLike[str]) -> AdapterConfig:
     method = record.get("peft_type", "LORA")
     if method != "LORA":
         raise _refused(path, f"peft_type {method}", "only LoRA adapters are added to weights")
-    for key, (is_active, reason) in _REFUSED.items():
-        if is_active(record.get(key)):
-            raise _refused(path, f"{key} = {record[key]!r}", reason)
+    active = active_features(record)
+    for key, feature in active.items():
+        if feature.effect == "refused":
+            raise _refused(path, f"{key} = {record[key]!r}"[:120], feature.reason)
     config = AdapterConfig(
         path=Path(path),
         r=int(_number(path, record, "r", whole=True)),
@@ -131,6 +123,7 @@ def read_adapter_config(path: str | os.PathLike[str]) -> AdapterConfig:
         alpha_pattern=_patterns(path, record, "alpha_pattern"),
         modules_to_save=_names(path, record, "modules_to_save"),
         base_model=str(record.get("base_model_name_or_path") or ""),
+        notes=tuple(f"{path}: {key} = {record[key]!r}"[:160] + f": {row.reason}" for key, row in active.items()),
     )
     config.scale_of("")  # a bad pattern is found here
     return config

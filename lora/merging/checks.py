@@ -225,7 +225,8 @@ def _wrong_base(base: Checkpoint, adapter: Adapter, name: str, shape: Sequence[i
         field=name,
         expected=f"{list(base.tensors[name].shape)} ({base.path})",
         found=list(shape),
-        cause=f"the adapter was trained on a model of another size than {base.params.published or 'this'}",
+        cause=f"the adapter was trained on a model of another size than {base.params.published or 'this'}"
+        + (", or fan_in_fan_out, which only square matrices survive" if adapter.turned else ""),
         next_step="name the base that the adapter was trained on"
         + (f" ({adapter.config.base_model})" if adapter.config.base_model else ""),
     )

@@ -28,7 +28,7 @@ from ggmlpy.machine.kernels import kernel
 from ggmlpy.machine.vectors import bits as bits_of
 from ggmlpy.machine.vectors import bits_of_f16, f16_of_bits, float_of
 
-__all__ = ["Delta"]
+__all__ = ["Delta", "bfloat16_bits", "rounded"]
 
 TILE = 512  # columns
 ROWS = 32  # rows that pass before the next tile: 32 KB of weights
@@ -57,14 +57,18 @@ class Delta:
             raise UsageError(f"b [rows, rank] and a [rank, columns] do not fit: {b.shape} and {a.shape}")
         return cls(_pack_b(b), _pack_a(a), np.float32(scale), a.shape[1])
 
-    def add_to(self, weights: np.ndarray, first_row: int = 0) -> float:
-        """Add the change's rows from ``first_row`` on to ``weights`` (float16 [n, columns], contiguous), in place.
+    def add_to(self, weights: np.ndarray, first_row: int = 0, dtype: str = "float16") -> float:
+        """Add the change's rows from ``first_row`` on to ``weights`` ([n, columns], contiguous), in place.
 
-        Returns the largest ``|new - old|`` (NaN or infinity if a value left the range of half precision).
+        Args:
+            weights: float16; for the other types float32, which holds their values.
+            dtype: what the sums are rounded to: "float16", "bfloat16" or "float32".
+
+        Returns the largest ``|new - old|`` (NaN or infinity if a value left the range of the type).
         """
         stop = first_row + len(weights)
         if (
-            weights.dtype != np.float16
+            weights.dtype != (np.float16 if dtype == "float16" else np.float32)
             or not weights.flags.c_contiguous
             or weights.shape[1:] != (self.n_columns,)
             or not 0 <= first_row <= stop <= len(self.b)
@@ -73,6 +77,8 @@ class Delta:
                 f"rows {first_row}:{stop} of a change of {len(self.b)} x {self.n_columns} do not fit "
                 f"{weights.dtype} weights of shape {weights.shape}"
             )
+        if dtype != "float16":
+            return _add_wide(weights, self.b[first_row:stop], self.a, self.scale, dtype)
         add = _add_compiled if MACHINE.has_f16 else add_plainly
         return float(add(weights.view(np.uint16), self.b[first_row:stop], self.a, self.scale))
 
@@ -92,15 +98,53 @@ def _pack_a(a: np.ndarray) -> np.ndarray:
     return packed
 
 
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """A contiguous copy of float values, rounded to nearest even; what is too large becomes an infinity, as in torch.
+
+    Returns float16 for "float16", and float32 for "float32" and "bfloat16", whose values it holds.
+
+    >>> rounded(np.array([1.00390625, 1.01171875], np.float32), "bfloat16").tolist()
+    [1.0, 1.015625]
+    """
+    with np.errstate(over="ignore"):
+        if dtype == "float16":
+            return np.array(values, dtype=np.float16, order="C", copy=True)
+        wide = np.array(values, dtype=np.float32, order="C", copy=True)
+    if dtype == "bfloat16":
+        bits = wide.view(np.uint32)
+        up = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        bits[...] = np.where(np.isnan(wide), bits | np.uint32(0x400000), bits + up) & np.uint32(0xFFFF0000)
+    return wide
+
+
+def bfloat16_bits(values: np.ndarray) -> np.ndarray:
+    """The upper halves (uint16) of float32 values that :func:`rounded` made bfloat16's."""
+    return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+
+def _change(b: np.ndarray, a: np.ndarray, n_columns: int) -> np.ndarray:
+    """``b @ a`` unscaled, float32 [n, columns]: one product and one sum at a time."""
+    rank = a.shape[1]
+    columns = a.transpose(1, 0, 2).reshape(rank, -1)[:, :n_columns]  # [rank, columns]
+    delta = np.zeros((len(b), n_columns), np.float32)
+    for k in range(rank):
+        delta += b.reshape(-1, rank)[:, k, None] * columns[k]
+    return delta
+
+
+def _add_wide(weights: np.ndarray, b: np.ndarray, a: np.ndarray, scale: np.float32, dtype: str) -> float:
+    """The kernel for sums of another type than half precision."""
+    old = weights.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights[...] = rounded(old + _change(b, a, weights.shape[1]) * scale, dtype)
+        return float(np.abs(weights - old).max(initial=0.0))
+
+
 def add_plainly(bits: np.ndarray, b: np.ndarray, a: np.ndarray, scale: np.float32) -> float:
     """The kernel as numpy reads it: its definition in the tests, and its stand-in without half-precision hardware."""
     weights = bits.view(np.float16)  # [n, columns]
-    rank = a.shape[1]
-    columns = a.transpose(1, 0, 2).reshape(rank, -1)[:, : weights.shape[1]]  # [rank, columns]
-    delta = np.zeros(weights.shape, np.float32)
-    for k in range(rank):
-        delta += b.reshape(-1, rank)[:, k, None] * columns[k]
     old = weights.astype(np.float32)
+    delta = _change(b, a, weights.shape[1])
     with np.errstate(over="ignore"):
         weights[...] = (old + delta * scale).astype(np.float16)
     return float(np.abs(weights.astype(np.float32) - old).max(initial=0.0))

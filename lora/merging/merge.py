@@ -89,7 +89,7 @@ class MergePlan(CheckedMerge):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the merged tensors in half precision: how much is computed and (but for GGML types) written."""
+        """Bytes of the merged tensors: how much is computed and (but for GGML types) written."""
         return sum(self.model.tensor(name).nbytes for name in self.base.tensors)
 
     def target(self) -> Target:
@@ -192,6 +192,8 @@ def merge(
     shard_size: str | int | None = None,
     check_base: bool = False,
     n_threads: int | None = None,
+    dtype: str = "f16",
+    fan_in_fan_out: str = "peft",
 ) -> MergeReport:
     """Merge ``adapters``, in this order, into ``base`` and write the result.
 
@@ -215,6 +217,9 @@ def merge(
             files, else 10GB.
         check_base: first read all of the base and say whether it is an original one, by SHA256.
         n_threads: number of threads that compute; None: one per processor.
+        dtype: of the merged tensors, for pth and huggingface: "f16" as the scripts, "bf16", "f32", or "auto": each
+            tensor as in the base. Sums are rounded to it once per adapter.
+        fan_in_fan_out: "peft" or "v1.1", see :func:`lora.merging.adapter.open_adapter`.
 
     Raises as :func:`plan_merge` and :meth:`MergePlan.run` do.
     """
@@ -233,6 +238,8 @@ def merge(
         shard_size=shard_size,
         check_base=check_base,
         n_threads=n_threads,
+        dtype=dtype,
+        fan_in_fan_out=fan_in_fan_out,
     ) as plan:
         return plan.run(force=force, resume=resume, progress=progress)
 
@@ -254,6 +261,8 @@ def plan_merge(
     shard_size: str | int | None = None,
     check_base: bool = False,
     n_threads: int | None = None,
+    dtype: str = "f16",
+    fan_in_fan_out: str = "peft",
 ) -> MergePlan:
     """Open everything and check that it fits together; nothing is written.
 
@@ -279,18 +288,21 @@ def plan_merge(
         shard_size=shard_size,
         check_base=check_base,
         n_threads=n_threads,
+        dtype=dtype,
+        fan_in_fan_out=fan_in_fan_out,
     )
     check_options(chosen)
     if not adapters:
         raise UsageError("no adapter to merge; name at least one with --lora")
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(open_checkpoint(base))
-        readers = [stack.enter_context(open_adapter(path)) for path in adapters]
+        readers = [stack.enter_context(open_adapter(path, fan_in_fan_out=fan_in_fan_out)) for path in adapters]
         check_output(opened, readers, Path(output))
         chain = check_chain(opened, readers, init=chosen.init, tokenizer=chosen.tokenizer)
         known = identify_inputs(opened, readers, check_base=chosen.check_base, progress=progress)
         chain = replace(chain, notes=(*known, *chain.notes))
-        model = MergedModel(opened, readers, _filler(readers, chain, chosen) if chosen.init else None)
+        filler = _filler(readers, chain, chosen) if chosen.init else None
+        model = MergedModel(opened, readers, filler, chosen.merged_dtype)
         plan = MergePlan(opened, readers, Path(output), chosen, chain, model)
         plan.chain = replace(chain, notes=(*chain.notes, *plan.target().notes()))
         plan._open = stack.pop_all()

@@ -20,10 +20,14 @@ from .checks import Chain
 from .resize import INITIALIZATIONS
 from .stream import MergedModel
 
-__all__ = ["OUTPUT_TYPES", "CheckedMerge", "MergeOptions", "check_options"]
+__all__ = ["DTYPES", "OUTPUT_TYPES", "CheckedMerge", "MergeOptions", "check_options"]
 
 # and ggml- or gguf- with any type that the era can quantize to
 OUTPUT_TYPES = ("pth", "huggingface", "ggml-f16", "ggml-q4_0", "gguf-f16", "gguf-q4_0")
+
+
+# --dtype -> type of the merged tensors; None: each tensor's own in the base
+DTYPES = {"auto": None, "f16": "float16", "bf16": "bfloat16", "f32": "float32"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,13 @@ class MergeOptions:
     shard_size: str | int | None
     check_base: bool
     n_threads: int | None
+    dtype: str
+    fan_in_fan_out: str
+
+    @property
+    def merged_dtype(self) -> str | None:
+        """The type of the merged tensors; None: each has the base's."""
+        return DTYPES[self.dtype]
 
 
 def check_options(options: MergeOptions) -> None:
@@ -55,6 +66,10 @@ def check_options(options: MergeOptions) -> None:
         file_type_of(type_name, GGUF_ERA if family == "gguf" else options.era)
     elif kind not in OUTPUT_TYPES:
         raise UsageError(f"unknown output type {options.output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}")
+    if options.dtype not in DTYPES:
+        raise UsageError(f"unknown type {options.dtype!r}; choose one of {', '.join(DTYPES)}")
+    if options.dtype != "f16" and family in ("ggml", "gguf"):
+        raise UsageError(f"--dtype {options.dtype} is for pth and huggingface; {kind} says the type itself")
     if options.init not in (None, *INITIALIZATIONS):
         raise UsageError(f"unknown initialization {options.init!r}; choose one of {', '.join(INITIALIZATIONS)}")
     if options.n_shards is not None and not 1 <= options.n_shards <= 64:

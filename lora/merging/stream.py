@@ -6,6 +6,7 @@ threads ahead of the writer and handed out in order.
 
 For each row panel: the base's rows as half precision (a wider base is rounded once, as it is on loading), then for each
 adapter in order either its whole tensor in their place or its change added, rounded to half precision each time.
+Instead of half precision it can be another type that is asked for, or each tensor's own.
 
 Adapters speak of Hugging Face's order of rows, the stream is in Meta's. Instead of permuting weights, the rows of the
 left factor of wq and wk are permuted once: the sums stay the same to the bit.
@@ -27,7 +28,7 @@ from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.layout import Checkpoint, in_layout
 
 from .adapter import Adapter, LoraPair
-from .kernels import Delta
+from .kernels import Delta, bfloat16_bits, rounded
 
 __all__ = ["Changes", "MergedModel", "MergedTensor"]
 
@@ -81,6 +82,7 @@ class MergedModel:
         base: the open base.
         adapters: open adapters in the order of application.
         fill: adds rows to an embedding or output matrix that is too short for the vocabulary; None: there is none.
+        dtype: of the merged tensors: "float16", "bfloat16" or "float32"; None: each has the base's.
         workers: who computes.
         changes: filled in as tensors are read.
         progress: called with the number of bytes after each piece that was read.
@@ -89,6 +91,7 @@ class MergedModel:
     base: Checkpoint
     adapters: Sequence[Adapter]
     fill: Callable[[LazyTensor], LazyTensor] | None = None
+    dtype: str | None = "float16"
     workers: Workers | None = None
     changes: Changes = field(default_factory=Changes)
     progress: Callable[[int], object] | None = None
@@ -108,8 +111,13 @@ class MergedModel:
         """The merged tensor's shape."""
         return self._starting_point(name)[0].shape
 
+    def dtype_of(self, name: str) -> str:
+        """The merged tensor's type."""
+        own = self.base.tensors[name].dtype
+        return self.dtype or ("float32" if own == "float64" else own)
+
     def tensor(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> MergedTensor:
-        """A merged tensor by its Meta name, in Meta layout and half precision; or a block of it.
+        """A merged tensor by its Meta name, in Meta layout and the wanted type; or a block of it.
 
         Args:
             rows, columns: the block; only its values are computed.
@@ -121,7 +129,7 @@ class MergedModel:
         return MergedTensor(
             name,
             part,
-            "float16",
+            self.dtype_of(name),
             lambda start, stop: self._panel(name, first + start, first + stop, columns),
             self._source(name),
             "meta",
@@ -133,10 +141,11 @@ class MergedModel:
         """Rows ``start:stop`` of the merged tensor."""
         whole, later = self._starting_point(name)
         values = whole.rows(start, stop)
-        panel = _half(values[:, columns] if values.ndim == 2 else values)
+        dtype = self.dtype_of(name)
+        panel = rounded(values[:, columns] if values.ndim == 2 else values, dtype)
         for delta in self._deltas(name, later, columns.start, columns.stop):
-            self.changes.record(name, delta.add_to(panel, start))
-        return panel
+            self.changes.record(name, delta.add_to(panel, start, dtype))
+        return bfloat16_bits(panel) if dtype == "bfloat16" else panel
 
     def _find_starting_point(self, name: str) -> tuple[LazyTensor, int]:
         """The last whole tensor (an adapter's, or the base's) and the adapter from which on changes are added."""
@@ -181,9 +190,3 @@ class MergedModel:
             + [f"replaced by {a.path.name}" for a in self.adapters if name in a.replaced]
             + [f"changed by {a.path.name}" for a in self.adapters if name in a.pairs]
         )
-
-
-def _half(values: np.ndarray) -> np.ndarray:
-    """A contiguous copy in half precision; what is too large becomes an infinity, as in torch."""
-    with np.errstate(over="ignore"):
-        return np.array(values, dtype=np.float16, order="C", copy=True)

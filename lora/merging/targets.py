@@ -29,7 +29,7 @@ from ggmlpy.formats.eras import GGUF_ERA, era_of
 from ggmlpy.formats.file_types import TypeChooser, file_type_of
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
-from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, rename, shard_axis
+from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, rename, shard_axis, unwrapped
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.writer import write_model, written_size
 from ggmlpy.quantizers.classic import quantize_rows
@@ -42,7 +42,7 @@ from llama_ref.conversion.checkpoints import SHARD_SIZE, huggingface_files, kept
 from llama_ref.conversion.ggml import carried_notes
 from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
 
-from .checks import OUTPUT, Chain
+from .checks import EMBEDDING, OUTPUT, Chain
 from .plan import CheckedMerge
 from .stream import MergedModel, MergedTensor
 
@@ -202,7 +202,7 @@ class HuggingFaceTarget(DirectoryTarget):
         total = sum(tensor.nbytes for tensors in files.values() for tensor in tensors)
         weight_map = {tensor.name: name for name, tensors in files.items() for tensor in tensors}
         changes: dict[str, dict[str, Any]] = {
-            "config.json": {"vocab_size": self.plan.chain.n_vocab, "torch_dtype": "float16"},
+            "config.json": {"vocab_size": self.plan.chain.n_vocab, "torch_dtype": self.plan.model.dtype_of(EMBEDDING)},
             "generation_config.json": {},
         }
         if len(files) > 1:
@@ -213,10 +213,10 @@ class HuggingFaceTarget(DirectoryTarget):
 
     def _merged_or_derived(self, name: str, tensor: LazyTensor) -> LazyTensor:
         """The merged tensor of that name; the rotary frequencies, which no adapter changes, as they are."""
-        if not is_known(name):
+        if not is_known(unwrapped(name)):
             return LazyTensor.of_array(name, tensor.numpy().copy(), source=tensor.source)
-        merged = self.plan.model.tensor(rename(name, "meta"))
-        return in_layout(merged, "huggingface", self.plan.base.params.n_head).with_(name=name)
+        merged = self.plan.model.tensor(rename(unwrapped(name), "meta"))
+        return in_layout(merged, "huggingface", self.plan.base.params.n_head).with_(name=unwrapped(name))
 
     def _changed_json(self, name: str, changes: dict[str, Any]) -> str:
         """The base's file of that name (if it has one) with values changed, formatted as the script does."""
@@ -334,6 +334,7 @@ def _identity(plan: CheckedMerge) -> dict[str, Any]:
         "adapters": [str(adapter.path.resolve()) for adapter in plan.adapters],
         "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources],
         "output": [options.output_type, options.torch_format, plan.n_shards, options.weights, str(options.shard_size)],
+        "arithmetic": [options.dtype, options.fan_in_fan_out],
         "vocabulary": [plan.chain.n_vocab, options.init, options.seed],
     }
 

@@ -57,7 +57,9 @@ def assert_same_tensors(found: Checkpoint, expected: Checkpoint) -> None:
 def test_the_original_scripts_files(golden, tmp_path: Path, case: str) -> None:
     base, adapters = CASES[case]
     folder = golden(f"merge/{case}")
-    report = merge(golden(f"merge/{base}"), [folder / name for name in adapters], tmp_path / "out")
+    way = "v1.1" if "fan-in" in case else "peft"
+    sources = [folder / name for name in adapters]
+    report = merge(golden(f"merge/{base}"), sources, tmp_path / "out", fan_in_fan_out=way)
     assert_same_files(tmp_path / "out", folder / "out")
     assert report.n_changed == report.n_with_pairs == (4 if "fan-in" in case else 14)
     assert 0 < report.largest < 1

@@ -131,7 +131,9 @@ def test_a_fan_in_fan_out_adapter_of_the_wrong_orientation(base: Path, llama: Pa
     turned = changed(llama, tmp_path / "turned")
     config = json.loads((turned / "adapter_config.json").read_text())
     (turned / "adapter_config.json").write_text(json.dumps({**config, "fan_in_fan_out": True}))
-    assert_tells(refused(base, [turned], tmp_path), "has another shape", "[64, 256]", "[256, 64]")
+    assert_tells(
+        refused(base, [turned], tmp_path, fan_in_fan_out="v1.1"), "has another shape", "[64, 256]", "fan_in_fan_out"
+    )
 
 
 def test_a_base_that_was_half_resized(base: Path, llama: Path, tmp_path: Path) -> None:

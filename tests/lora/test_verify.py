@@ -37,7 +37,16 @@ def inputs(golden, case: str) -> tuple[Path, list[Path], Path]:
 def test_golden_merges_are_right(case, golden):
     base, adapters, out = inputs(golden, case)
     report = verify_output(out, base, adapters)
-    assert (report.step, report.verdict, report.exit_code) == ("merge", "identical bytes", 0)
+    step = "merge --fan-in-fan-out v1.1" if "fan-in" in case else "merge"
+    assert (report.step, report.verdict, report.exit_code) == (step, "identical bytes", 0)
+
+
+def test_a_merge_of_a_fan_in_fan_out_adapter_as_peft_does_it_is_right(golden, tmp_path):
+    base, adapters, out = inputs(golden, "v11-qv-fan-in-fan-out")
+    merge(base, adapters, tmp_path / "out")
+    report = verify_output(tmp_path / "out", base, adapters)
+    assert (report.step, report.exit_code) == ("merge", 0)
+    assert (tmp_path / "out" / "consolidated.00.pth").read_bytes() != (out / "consolidated.00.pth").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["ggml-f16", "ggml-q4_0", "gguf-q8_0", "huggingface"])

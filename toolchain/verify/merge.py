@@ -57,9 +57,31 @@ def verify_merge(
 
     Args:
         output: directory of a merged checkpoint in either layout, or a GGML file.
+
+    If an adapter says ``fan_in_fan_out: true``, PEFT's way (ignored) and the v1.1 script's (transposed) are both right;
+    the step of the report names the latter.
     """
-    nowhere = output.parent / f".{output.name}.expected"  # nothing is ever written there
     options: dict[str, Any] = {"tokenizer": Path(tokenizer) if tokenizer else None}
+    report, says_fan_in_fan_out = _verified(output, base, adapters, era, options, progress)
+    if report.exit_code and says_fan_in_fan_out:
+        transposed, _ = _verified(output, base, adapters, era, options | {"fan_in_fan_out": "v1.1"}, progress)
+        if not transposed.exit_code:
+            transposed.step = "merge --fan-in-fan-out v1.1"
+            return transposed
+    return report
+
+
+def _verified(
+    output: Path,
+    base: Path,
+    adapters: Sequence[str | os.PathLike[str]],
+    era: str | None,
+    given: dict[str, Any],
+    progress: Progress | None,
+) -> tuple[OutputReport, bool]:
+    """The report with the merge options that are given, and whether an adapter says ``fan_in_fan_out: true``."""
+    nowhere = output.parent / f".{output.name}.expected"  # nothing is ever written there
+    options = dict(given)
     name = " + ".join([str(base), *(str(path) for path in adapters)])
     if output.is_dir():
         with open_checkpoint(output) as theirs:
@@ -68,11 +90,11 @@ def verify_merge(
             else:
                 options |= {"output_type": "huggingface", "weights": weights_kind(theirs.files[0])}
             with plan_merge(base, adapters, nowhere, **options) as plan, Workers(None) as plan.model.workers:
-                return _checkpoint(plan, theirs, name, progress)
+                return _checkpoint(plan, theirs, name, progress), _says_fan_in_fan_out(plan.adapters)
     with open_model(output) as model:
         options["era"] = era or era_of_file(model).date
         with plan_merge(base, adapters, nowhere, output_type=_output_type(model), **options) as plan:
-            return _ggml(plan, model, name, progress)
+            return _ggml(plan, model, name, progress), _says_fan_in_fan_out(plan.adapters)
 
 
 def _checkpoint(plan: MergePlan, theirs: Checkpoint, name: str, progress: Progress | None) -> OutputReport:
@@ -143,7 +165,7 @@ def merge_mistakes(plan: MergePlan) -> list[Mistake]:
     model = plan.model
 
     def tensors_of(adapters: Sequence[Adapter]) -> Callable[[LazyTensor], LazyTensor | None]:
-        other = MergedModel(plan.base, adapters, model.fill)
+        other = MergedModel(plan.base, adapters, model.fill, model.dtype)
         return lambda tensor: other.tensor(tensor.name) if tensor.name in touched(model.adapters) else None
 
     def rescaled(scale: Callable[[LoraPair], float]) -> Callable[[LazyTensor], LazyTensor | None]:
@@ -161,7 +183,7 @@ def merge_mistakes(plan: MergePlan) -> list[Mistake]:
         Mistake("the change was scaled by alpha, not divided by r", rescaled(lambda pair: pair.scale * pair.rank)),
         Mistake("the change was divided by r, not multiplied by alpha", rescaled(lambda pair: 1.0 / pair.rank)),
         Mistake("the change was rounded to f16 before it was added", _rounded_changes(plan)),
-        Mistake("the change was added transposed", tensors_of([_with_pairs(a, _transposed) for a in model.adapters])),
+        Mistake(_transposing(model.adapters), tensors_of([_with_pairs(a, _transposed) for a in model.adapters])),
         *(
             Mistake(
                 f"adapters were applied in another order: {', '.join(a.path.name for a in order)}", tensors_of(order)
@@ -184,6 +206,16 @@ def touched(adapters: Sequence[Adapter]) -> set[str]:
 
 def _with_pairs(adapter: Adapter, change: Callable[[LoraPair], LoraPair]) -> Adapter:
     return replace(adapter, pairs={name: change(pair) for name, pair in adapter.pairs.items()})
+
+
+def _transposing(adapters: Sequence[Adapter]) -> str:
+    """The name of adding changes transposed; the v1.1 script does so on purpose where an adapter says so."""
+    by_script = ", as the v1.1 script does with fan_in_fan_out (`merge --fan-in-fan-out v1.1`)"
+    return "the change was added transposed" + (by_script if _says_fan_in_fan_out(adapters) else "")
+
+
+def _says_fan_in_fan_out(adapters: Sequence[Adapter]) -> bool:
+    return any(adapter.config.fan_in_fan_out for adapter in adapters)
 
 
 def _transposed(pair: LoraPair) -> LoraPair:
