@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import tempfile
 import time
 from typing import Any
 
@@ -195,25 +197,42 @@ def add_instructions(commands: Commands) -> None:
 
 
 def run_instructions(args: argparse.Namespace) -> int:
+    from ggmlpy.files.atomic import atomic_write
     from ggmlpy.files.errors import UsageError
-    from lora.training.instructions import merge_records, read_instructions, write_instructions
+    from lora.training.instructions import CleanReport, dump_instructions, iterate_instructions
 
     if args.json and not args.output:
         raise UsageError("--json writes the report to stdout: name a file for the records with --output")
-    read = {path: read_instructions(path) for path in args.files}
-    records = merge_records(records for records, _ in read.values())
-    for path, (_, report) in read.items():
-        say(args, f"{path}: {report}")
-        for finding in report.findings if args.verbose else ():
-            say(args, f"  {finding}")
+    reports = {path: CleanReport() for path in args.files}
+    seen: set[bytes] = set()
+    records = (record for path in args.files for record in iterate_instructions(path, reports[path], seen))
+    with atomic_write(args.output) if args.output else tempfile.TemporaryFile() as stream:
+        count = dump_instructions(stream, records)
+        for path, report in reports.items():
+            _say_cleaning(args, path, report)
+        if not args.output:
+            _copy_to_stdout(stream)
     if args.output:
-        write_instructions(args.output, records)
-        say(args, f"{args.output}: {len(records)} records")
+        say(args, f"{args.output}: {count} records")
     if args.json:
-        print_json({path: report.as_dict() for path, (_, report) in read.items()})
-    elif not args.output:
-        print_json(records)
+        print_json({path: report.as_dict() for path, report in reports.items()})
     return 0
+
+
+def _say_cleaning(args: argparse.Namespace, path: str, report: Any) -> None:
+    say(args, f"{path}: {report}")
+    for finding in report.findings if args.verbose else ():
+        say(args, f"  {finding}")
+    hidden = sum(report.counts.values()) - len(report.findings)
+    if args.verbose and hidden > 0:
+        say(args, f"  and {hidden:,} more")
+
+
+def _copy_to_stdout(stream: Any) -> None:
+    """What was collected in a file: nothing is printed unless all files could be read."""
+    stream.seek(0)
+    for line in stream:
+        sys.stdout.write(line.decode())
 
 
 def add_crawl(commands: Commands) -> None:
