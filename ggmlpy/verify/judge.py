@@ -24,6 +24,7 @@ from ggmlpy.formats.row_reader import RowFiles
 from .aspects import container_differences
 from .expected import Deviation, Expected, Explainer
 from .numbers import Difference
+from .plain_causes import EXACT
 from .tables import figures, first_difference, headings, tensor_table
 from .tensors import Found, TensorDifference, compare_tensors
 from .terms import AGAINST, OTHER_BEHAVIOR, SAME
@@ -108,6 +109,9 @@ class OutputReport(Verdict):
         values = sum(tensor.n_different for tensor in self.differing)
         farthest = max((tensor.max_ulp for tensor in self.differing), default=0)
         words = [f"{len(self.differing)} of {len(self.tensors)} tensors, {values:,} values, at most {farthest:,} ulp"]
+        if not values and all(tensor.n_values for tensor in self.differing):
+            kinds = {tensor.status for tensor in self.differing if tensor.odd}
+            words = [f"{len(self.differing)} of {len(self.tensors)} tensors, same values, {'; '.join(sorted(kinds))}"]
         return "differs: " + "; ".join((words if self.differing else []) + self.behavior + self.container)
 
     def note(self, differences: Iterable[Difference]) -> None:
@@ -224,7 +228,7 @@ def explain(
     """
     if not report.differing:
         return
-    explained = list(_explained(report, found, explainers, progress))
+    explained = list(_explained(report, found, [*map(_Plain, EXACT), *explainers], progress))
     report.unexplained = [tensor.name for tensor in report.differing]
     chosen: list[Explainer] = []
     for words, explainer, names in sorted(explained, key=lambda item: -len(item[2])):
@@ -236,6 +240,16 @@ def explain(
             chosen.append(explainer)
     if len(chosen) == 1 and not report.unexplained:
         report.era = _era(report, found, chosen[0])
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The explainer of a cause that is seen at once."""
+
+    see: Callable[[Found, TensorDifference], str | None]
+
+    def explain(self, found: Found, difference: TensorDifference) -> str | None:
+        return self.see(found, difference)
 
 
 def _explained(
@@ -252,7 +266,12 @@ def _explained(
             if words:
                 said.setdefault(words, []).append(tensor.name)
         yield from ((words, explainer, names) for words, names in said.items())
-        if sum(map(len, said.values())) == len(differing):
+        if isinstance(explainer, _Plain):  # what is as plain as this is no mistake's
+            told = {name for names in said.values() for name in names}
+            differing = [tensor for tensor in differing if tensor.name not in told]
+        elif sum(map(len, said.values())) == len(differing):
+            return
+        if not differing:
             return
 
 

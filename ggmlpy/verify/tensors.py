@@ -63,7 +63,8 @@ class TensorDifference:
     Attributes:
         status: "same", "differs", or what else is wrong with it, in words (see :class:`~ggmlpy.verify.terms.Terms`).
         n_values, n_different: values in it, values that decode differently.
-        max_ulp, median_ulp: distance of the different values, in units in the last place of f32.
+        max_ulp, median_ulp: distance of the different values, in units in the last place of the stored type where both
+            are f16 or both bf16, else of f32.
         max_error: largest absolute difference.
         row, column, a, b: the first difference, decoded on both sides.
         signs: whose quantizers the two look like.
@@ -185,7 +186,7 @@ class _Measure:
 
     def _values(self, ours: Bytes, theirs: Bytes) -> NDArray[np.bool_]:
         x, y = decoded(ours, self.a.type), decoded(theirs, self.b.type)  # [rows, columns]
-        distance = ulp_distance(x, y)
+        distance = ulp_distance(x, y, self.a.type.name if self.a.type.name == self.b.type.name else "f32")
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(x.astype(np.float64) - y)
         different: NDArray[np.bool_] = (distance > 0) & ~(error <= self.terms.tolerance)
@@ -267,21 +268,30 @@ def decoded(rows: Bytes, record: TensorType) -> NDArray[np.float32]:
     return dequantize(np.ascontiguousarray(rows).view(record.block), record)
 
 
-def ulp_distance(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.int64]:
-    """How many f32 numbers lie between x and y, elementwise; 0 for equal bits, for +0 and -0, and for two nans.
+def ulp_distance(x: NDArray[np.float32], y: NDArray[np.float32], type_name: str = "f32") -> NDArray[np.int64]:
+    """How many numbers of a type lie between x and y, elementwise; 0 for equal bits, for +0 and -0, and for two nans.
 
+    Args:
+        type_name: "f16" or "bf16" if x and y are numbers of that type; all others are measured in f32.
+
+    >>> ulp_distance(np.float32([1.0]), np.float32([1.0009765625]), "f16").tolist()
+    [1]
     >>> ulp_distance(np.float32([1.0]), np.nextafter(np.float32([1.0]), np.float32(2))).tolist()
     [1]
     """
-    distance = np.abs(_ordered(x) - _ordered(y))
+    distance = np.abs(_ordered(x, type_name) - _ordered(y, type_name))
     distance[np.isnan(x) & np.isnan(y)] = 0
     return distance
 
 
-def _ordered(x: NDArray[np.float32]) -> NDArray[np.int64]:
+def _ordered(x: NDArray[np.float32], type_name: str) -> NDArray[np.int64]:
     """Integers in the order of the numbers."""
+    if type_name == "f16":
+        half = np.ascontiguousarray(x).astype(np.float16).view(np.int16).astype(np.int64)
+        return np.where(half < 0, -(half & 0x7FFF), half)
     bits = np.ascontiguousarray(x, np.float32).view(np.int32).astype(np.int64)
-    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    ordered = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    return ordered // (1 << 16) if type_name == "bf16" else ordered
 
 
 def _block_of(tensor: OutTensor, row: Bytes, number: int, column: int) -> BlockView:

@@ -15,7 +15,7 @@ from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 from ggmlpy.verify.tensors import row_chunks
 from llama_ref.checkpoint import LazyTensor
 
-__all__ = ["TYPE_NAMES", "quantized", "stored", "type_of"]
+__all__ = ["TYPE_NAMES", "quantized", "rounded_to_bfloat16", "stored", "type_of"]
 
 CHUNK_BYTES = 1 << 22
 TYPE_NAMES = {"float16": "f16", "float32": "f32", "bfloat16": "bf16"}  # torch's names: ours
@@ -41,13 +41,22 @@ def stored(tensor: LazyTensor, record: TensorType) -> OutTensor:
         step = max(1, CHUNK_BYTES // max(1, tensor.nbytes // max(1, tensor.shape[0])))
         for start in range(0, tensor.shape[0], step):
             stop = min(start + step, tensor.shape[0])
-            if record.name == "bf16":
+            if record.name == "bf16" == TYPE_NAMES.get(tensor.dtype):
                 yield np.ascontiguousarray(tensor.stored(start, stop))
+            elif record.name == "bf16":
+                yield rounded_to_bfloat16(tensor.rows(start, stop).astype(np.float32))
             else:
                 with np.errstate(over="ignore"):
                     yield np.ascontiguousarray(tensor.rows(start, stop), record.block)
 
     return OutTensor(tensor.name, record, tensor.shape, chunks)
+
+
+def rounded_to_bfloat16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The bits of the nearest bfloat16, ties to even, as torch rounds; NaN stays NaN."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.where(np.isnan(x), np.uint32(0x7FC0), rounded).astype("<u2")
 
 
 def quantized(tensor: OutTensor, target: TensorType, era: Era) -> OutTensor:

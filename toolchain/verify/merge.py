@@ -35,7 +35,7 @@ from lora.merging.targets import DirectoryTarget, GgmlTarget, target_of
 
 from .beside import folder_differences
 from .conversion import deviations_of
-from .mistakes import Mistake, mistakes
+from .mistakes import Mistake, cut_to_half, mistakes, through_bfloat16, to_half
 from .weights import verify_weights
 
 __all__ = ["merge_mistakes", "verify_merge"]
@@ -192,7 +192,64 @@ def merge_mistakes(plan: MergePlan) -> list[Mistake]:
         ),
         *(Mistake(f"only the first adapters were applied: {_names(some)}", tensors_of(some)) for some in firsts),
         Mistake("all changes were added before the only rounding", _unrounded_sum(plan)),
+        *precision_mistakes(plan),
     ]
+
+
+def precision_mistakes(plan: MergePlan) -> list[Mistake]:
+    """The whole merge in another precision: each explains every tensor, those included that no adapter touches."""
+    changes = [_with_pairs(adapter, lambda pair: pair) for adapter in plan.adapters]
+    wide = _Precision(plan, changes)
+    return [
+        Mistake("the base went through bfloat16 before it was merged", replace(wide, base=through_bfloat16).apply),
+        Mistake(
+            "the merge was computed in bfloat16",
+            replace(wide, base=through_bfloat16, result=through_bfloat16).apply,
+        ),
+        Mistake(
+            "the merge was computed in bfloat16, the changes too",
+            replace(wide, base=through_bfloat16, change=through_bfloat16, result=through_bfloat16).apply,
+        ),
+        Mistake("the merge was computed in f32 and not rounded to f16", replace(wide, result=_as_it_is).apply),
+        Mistake("values were cut off to f16 instead of rounded", replace(wide, result=cut_to_half).apply),
+    ]
+
+
+def _as_it_is(x: NDArray[Any]) -> NDArray[Any]:
+    return x
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """A merge whose base, changes and results are rounded in other ways than ours.
+
+    Attributes:
+        base, change, result: float32 [rows, columns] -> what becomes of it.
+    """
+
+    plan: MergePlan
+    adapters: Sequence[Adapter]
+    base: Callable[[NDArray[np.float32]], NDArray[Any]] = _as_it_is
+    change: Callable[[NDArray[np.float32]], NDArray[Any]] = _as_it_is
+    result: Callable[[NDArray[np.float32]], NDArray[Any]] = to_half
+
+    def apply(self, tensor: LazyTensor) -> LazyTensor | None:
+        """The tensor as such a merge has it."""
+        replaced = [a.replaced[tensor.name] for a in self.adapters if tensor.name in a.replaced]
+        start_at = replaced[-1] if replaced else self.plan.base.tensors.get(tensor.name)
+        if start_at is None or start_at.shape != tensor.shape:
+            return None
+        pairs = [a.pairs[tensor.name] for a in self.adapters if tensor.name in a.pairs]
+
+        def read(start: int, stop: int) -> NDArray[Any]:
+            with np.errstate(all="ignore"):
+                values = self.base(start_at.rows(start, stop).astype(np.float32)).astype(np.float32)
+                for pair in pairs:
+                    change = self.change(_change(self.plan, pair)[start:stop]).astype(np.float32)
+                    values = self.result(values + change).astype(np.float32)
+                return (values if pairs else self.result(values)).astype(np.float32)
+
+        return tensor.with_(read=read, dtype="float32")
 
 
 def _names(adapters: Sequence[Adapter]) -> str:

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.formats.tensor_names import find
-from llama_ref.checkpoint import Checkpoint, LazyTensor
+from llama_ref.checkpoint import Checkpoint, LazyTensor, widen_bfloat16
 from llama_ref.checkpoint.layout import in_layout
 
-__all__ = ["Mistake", "mistakes"]
+from .as_written import rounded_to_bfloat16
+
+__all__ = ["Mistake", "cut_to_half", "mistakes", "through", "through_bfloat16", "to_half"]
 
 Change = Callable[[LazyTensor], LazyTensor | None]
 
@@ -64,7 +66,7 @@ def mistakes(checkpoint: Checkpoint, layout: str = "meta") -> list[Mistake]:
         Mistake(PERMUTATION_MISSING[layout], missing),
         Mistake(PERMUTED_TWICE[layout], twice),
         Mistake("values went through bfloat16, cut off", through(cut_to_bfloat16)),
-        Mistake("values went through bfloat16, rounded", through(rounded_to_bfloat16)),
+        Mistake("values went through bfloat16, rounded", through(through_bfloat16)),
         Mistake("values were cut off to f16 instead of rounded", through(cut_to_half)),
         Mistake("norms were rounded to f16", lambda t: through(to_half)(t) if len(t.shape) == 1 else None),
         *_shard_mistakes(checkpoint.shard_sizes or {}),
@@ -88,9 +90,8 @@ def cut_to_bfloat16(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def rounded_to_bfloat16(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    bits = x.view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+def through_bfloat16(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return widen_bfloat16(rounded_to_bfloat16(x))
 
 
 def to_half(x: NDArray[np.float32]) -> NDArray[np.float16]:

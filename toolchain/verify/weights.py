@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.mapping import map_file
 from ggmlpy.formats.out_tensor import OutTensor
-from ggmlpy.formats.tensor_names import is_known, rename
+from ggmlpy.formats.tensor_names import is_derived, is_known, rename
 from ggmlpy.verify.judge import Deviation, Explainer, OutputReport, Progress, compare_tensor, explain, settle
 from ggmlpy.verify.numbers import Difference
 from ggmlpy.verify.tensors import Found, TensorDifference, same_bytes
 from ggmlpy.verify.terms import AGAINST, SAME
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
+from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.layout import in_layout, shard_of
 from llama_ref.checkpoint.pth_writer import stream_pth
 from llama_ref.checkpoint.safetensors_file import safetensors_header
@@ -95,7 +96,9 @@ def verify_weights(
         explainers: what else to try where tensors differ.
         beside: how what stands beside the weights differs.
     """
+    files, notes = _as_split(output, files)
     judged = _Judged(OutputReport(str(output), source, step), checkpoint, len(files), progress)
+    judged.report.note(notes)
     judged.report.note(beside)
     with ExitStack() as stack:
         for index, (path, tensors) in enumerate(files.items()):
@@ -104,6 +107,29 @@ def verify_weights(
         deviations = [*(Deviation(m.name, remake.by(m)) for m in known), Deviation(SHORT, remake.shortened)]
         explain(judged.report, judged.there, [*deviations, *explainers], progress)
     return settle(judged.report)
+
+
+def _as_split(
+    output: Path, files: Mapping[Path, Sequence[LazyTensor]]
+) -> tuple[Mapping[Path, Sequence[LazyTensor]], list[Difference]]:
+    """The expected tensors in the files that a directory of Hugging Face's layout has, and what is told of that."""
+    there = Folder.of(output).parts
+    notes = []
+    if there and set(there) != set(files):
+        expected = {tensor.name: tensor for tensors in files.values() for tensor in tensors}
+        split: dict[Path, list[LazyTensor]] = {}
+        for path in there:
+            with closing(open_weights(path)) as weights:
+                split[path] = [expected.pop(name) for name in weights if name in expected]
+        split[there[0]] += expected.values()  # of no file there
+        notes.append(Difference(f"tensors in {len(there)} files instead of {len(files)}", False))
+        files = split
+    return files, notes
+
+
+def _without_frequencies(weights: WeightFile, tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
+    """Without the rotary frequencies where a file has none: transformers writes them up to 4.31."""
+    return [tensor for tensor in tensors if tensor.name in weights or not is_derived(tensor.name)]
 
 
 @dataclass
@@ -124,7 +150,12 @@ class _Judged:
 
     def file(self, index: int, weights: WeightFile, tensors: Sequence[LazyTensor]) -> None:
         """Hold one file against the tensors that it should have."""
-        path, names = Path(weights.path), {tensor.name for tensor in tensors}
+        kept = _without_frequencies(weights, tensors)
+        if len(kept) < len(tensors):
+            self.report.container.append(
+                f"{Path(weights.path).name}: no rotary_emb.inv_freq, which follow from the rest"
+            )
+        path, tensors, names = Path(weights.path), kept, {tensor.name for tensor in kept}
         differences = list(_file_differences(path, weights, tensors, self.progress))
         self.report.container += differences
         bytes_are_same = not is_safetensors(path) and not differences and set(weights) == names
