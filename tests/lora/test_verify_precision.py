@@ -66,7 +66,7 @@ def test_a_merge_stored_as_bfloat16_is_read(right, inputs, tmp_path):
 
 @pytest.mark.parametrize("words", ["the base went through bf", "the merge was computed in bf", "values were cut off"])
 def test_a_merge_in_another_precision_is_explained_whole(words, right, inputs, tmp_path):
-    layout, out = right
+    layout, _ = right
     with plan_merge(inputs[0], [inputs[1]], tmp_path / "nowhere") as plan:
         mistake = next(known for known in precision_mistakes(plan) if known.name.startswith(words))
         wrong = {}
