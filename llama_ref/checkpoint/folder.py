@@ -232,6 +232,9 @@ def directory_of(path: str | os.PathLike[str]) -> Path:
 _IN_CHECKPOINTS = ("zip", "pickle", "safetensors", "tokenizer")
 
 
+_WAY_BACK = "`to-meta {path} OUT_DIR` makes a checkpoint of it"
+
+
 def _refuse_other_kinds(path: Path) -> None:
     """A file stands for its directory, unless it is a model of its own, or an archive."""
     try:
@@ -245,5 +248,5 @@ def _refuse_other_kinds(path: Path) -> None:
             path=path,
             expected="the directory of a checkpoint, or one of its files",
             found=known[0],
-            next_step=known[1],
+            next_step=_WAY_BACK.format(path=path) if kind.name in ("ggml", "gguf") else known[1],
         )

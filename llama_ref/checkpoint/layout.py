@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError, UsageError
+from ggmlpy.formats.model_file import Vocabulary
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, meta_names, shard_axis, unwrapped
 
@@ -35,17 +37,18 @@ class Checkpoint:
 
     Attributes:
         path: its directory.
-        layout: the one it was stored in, "meta" or "huggingface".
+        layout: the one it was stored in, "meta" or "huggingface"; the container, where it was a file of llama.cpp's.
         params: its hyper-parameters, and ``params_path``, the file that states them.
         tensors: by Meta name, joined over shards, **in Meta layout**, in the order of the files.
         files: the weight files; several are shards (Meta) or parts (Hugging Face).
         original_names: Meta name -> the name in the files.
         shard_sizes: Meta name -> its size along the shard axis in each shard, where there are several.
         notes: things worth telling the user.
+        vocabulary: the pieces that a GGML file has beside its weights; checkpoints have theirs in tokenizer.model.
     """
 
     path: Path
-    layout: Layout
+    layout: Layout | Literal["ggml", "gguf"]
     params: ModelParams
     params_path: Path
     tensors: dict[str, LazyTensor]
@@ -53,6 +56,7 @@ class Checkpoint:
     original_names: dict[str, str]
     shard_sizes: dict[str, list[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    vocabulary: Vocabulary | None = None
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
     _opened: list[WeightFile] = field(default_factory=list, repr=False)
 

@@ -23,16 +23,20 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.files.atomic import atomic_write, require_space
-from ggmlpy.files.errors import MissingFileError, OutputError, UsageError
+from ggmlpy.files.errors import MissingFileError, OutputError, UsageError, VocabularyError
+from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.formats.carrying import carry, kept_keys
+from ggmlpy.formats.model_file import Vocabulary
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.tensor_names import meta_names, original_names, rename
 from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout, open_checkpoint
 from llama_ref.checkpoint.folder import Folder, is_weight_file, weight_file_names
+from llama_ref.checkpoint.ggml import open_ggml
 from llama_ref.checkpoint.layout import shard_of
 from llama_ref.checkpoint.params import config_json, params_json
 from llama_ref.checkpoint.tensor import DTYPES
 from llama_ref.checkpoint.weights import weights_size, write_weights
+from llama_ref.vocabulary.rebuilding import rebuilt_tokenizer, same_vocabulary
 from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary
 
@@ -70,6 +74,7 @@ class ExportPlan:
         copies: files copied as they are.
         torch_format: which bytes of torch.save to write in .pth and .bin files.
         notes: what the user should know.
+        made: other small files by name, which no source has.
     """
 
     checkpoint: Checkpoint
@@ -80,6 +85,7 @@ class ExportPlan:
     copies: list[Path]
     torch_format: str
     notes: list[str] = field(default_factory=list)
+    made: dict[str, bytes] = field(default_factory=dict)
 
     def __enter__(self) -> ExportPlan:
         return self
@@ -114,8 +120,11 @@ class ExportPlan:
         for name, text in self.texts.items():
             with atomic_write(self.directory / name) as stream:
                 stream.write(text.encode())
+        for name, content in self.made.items():
+            with atomic_write(self.directory / name) as stream:
+                stream.write(content)
         copied = [_copy(path, self.directory / path.name) for path in self.copies]
-        return [self.directory / name for name in (*self.files, *self.texts)] + copied
+        return [self.directory / name for name in (*self.files, *self.texts, *self.made)] + copied
 
     def _write_weights(self, path: Path, tensors: Sequence[LazyTensor], progress: Progress | None) -> None:
         def release(n: int) -> None:
@@ -167,7 +176,8 @@ def plan_to_hf(
     """Check the way from Meta's layout to Hugging Face's, without writing anything.
 
     Arguments:
-        source: the model (Meta's layout; Hugging Face's is accepted too, to change format, type or parts).
+        source: the model (Meta's layout; Hugging Face's is accepted too, to change format, type or parts), or a GGML or
+            GGUF file.
         directory: where to write.
         weights: "safetensors" or "bin".
         shard_size: start a new file before one would grow over this: "10GB", "500MB", bytes.
@@ -182,7 +192,7 @@ def plan_to_hf(
         FormatError: something is wrong with the source; VocabularyError if the tokenizer does not fit.
     """
     with contextlib.ExitStack() as stack:
-        checkpoint = stack.enter_context(open_checkpoint(source))
+        checkpoint = stack.enter_context(_open_source(source))
         notes = list(checkpoint.notes)
         vocab = None if weights_only else _fitting_vocabulary(checkpoint, tokenizer, notes)
         notes += carry(checkpoint.params, "huggingface", checkpoint.layout, checkpoint.params_path)
@@ -193,6 +203,9 @@ def plan_to_hf(
         plan.sizes = {name: weights_size(plan.directory / name, part, torch_format) for name, part in files.items()}
         if vocab:
             _add_tokenizer(plan, vocab)
+        elif not weights_only:
+            plan.texts |= {name: text.decode() for name, text in tokenizer_side_files().items()}
+            _add_rebuilt(plan)
         _refuse_same_directory(plan)
         stack.pop_all()
         return plan
@@ -238,7 +251,8 @@ def plan_from_hf(
     """Check the way from Hugging Face's layout to Meta's, without writing anything.
 
     Arguments:
-        source: the model (Hugging Face's layout; Meta's is accepted too, to change the number of shards).
+        source: the model (Hugging Face's layout; Meta's is accepted too, to change the number of shards), or a GGML or
+            GGUF file.
         directory: where to write.
         shards: how many files; by default as many as Meta had for this width (13B 2, 33B 4, 65B 8, else 1).
         dtype: "float16", "float32" or None to keep each tensor's.
@@ -250,7 +264,7 @@ def plan_from_hf(
         FormatError: something is wrong with the source.
     """
     with contextlib.ExitStack() as stack:
-        checkpoint = stack.enter_context(open_checkpoint(source))
+        checkpoint = stack.enter_context(_open_source(source))
         notes = list(checkpoint.notes)
         vocab = None if weights_only else _fitting_vocabulary(checkpoint, tokenizer, notes)
         notes += carry(checkpoint.params, "meta", checkpoint.layout, checkpoint.params_path)
@@ -265,6 +279,8 @@ def plan_from_hf(
         plan.texts = {"params.json": params_json(params, kept_from(checkpoint, "meta"))}
         if vocab:
             plan.copies = [path for path in (vocab.path, vocab.added_path) if path]
+        elif not weights_only:
+            _add_rebuilt(plan)
         _refuse_same_directory(plan)
         stack.pop_all()
         return plan
@@ -283,15 +299,67 @@ def parse_size(text: str | int) -> int:
     return size
 
 
+def _open_source(source: str | os.PathLike[str]) -> Checkpoint:
+    """The directory of a checkpoint, or a GGML or GGUF file on its way back."""
+    return open_ggml(source) if os.path.isfile(source) and is_ggml_file(source) else open_checkpoint(source)
+
+
 def _fitting_vocabulary(
     checkpoint: Checkpoint, tokenizer: str | os.PathLike[str] | None, notes: list[str]
-) -> GgmlVocabulary:
+) -> GgmlVocabulary | None:
+    """The tokenizer to go with the model; None where one has to be made from the file's own vocabulary."""
+    if checkpoint.vocabulary is not None:
+        return _tokenizer_of_file(checkpoint, checkpoint.vocabulary, tokenizer, notes)
     try:
         path = find_tokenizer(checkpoint.path, tokenizer)
     except MissingFileError as error:
         error.next_step = f"{error.next_step}; or write the weights alone: --weights-only"
         raise
     return check_vocabulary(checkpoint, load_vocabulary(path), notes=notes)
+
+
+def _tokenizer_of_file(
+    checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer: str | os.PathLike[str] | None, notes: list[str]
+) -> GgmlVocabulary | None:
+    """A tokenizer.model, named or beside a GGML file, that has the file's pieces and scores."""
+    try:
+        path = find_tokenizer(checkpoint.path.parent, tokenizer)
+    except MissingFileError:
+        if tokenizer:
+            raise
+        return None
+    found = load_vocabulary(path)
+    if same_vocabulary(vocabulary, found):
+        notes.append(f"{path} has the pieces and scores of the file, and was taken")
+        return found
+    if tokenizer:
+        raise VocabularyError(
+            "the tokenizer is not that of the file",
+            path=path,
+            expected=f"the {len(vocabulary)} pieces and scores of {checkpoint.path}",
+            found=f"{len(found)} pieces",
+            next_step="leave --tokenizer out: one is made from the file's own vocabulary",
+        )
+    return None
+
+
+def _add_rebuilt(plan: ExportPlan) -> None:
+    """A tokenizer.model from the vocabulary of the file."""
+    vocabulary, rows = plan.checkpoint.vocabulary or (), plan.checkpoint.n_vocab
+    if not isinstance(vocabulary, Vocabulary) or len(vocabulary) != rows:
+        raise VocabularyError(
+            "the file's vocabulary does not fit its embedding",
+            path=plan.checkpoint.path,
+            expected=f"{rows} pieces",
+            found=len(vocabulary),
+            next_step="name the model's tokenizer.model with --tokenizer, or write the weights alone: --weights-only",
+        )
+    plan.made["tokenizer.model"] = rebuilt_tokenizer(vocabulary).to_bytes()
+    plan.notes.append(
+        "tokenizer.model was made from the file's vocabulary: the same pieces and scores, LLaMA's settings. What the "
+        "file does not have (how it was trained, tokenizer.json) is missing, and its SHA256 is no published one; name "
+        "the original with --tokenizer where you have it"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ to-hf

@@ -102,9 +102,10 @@ def add_to_hf(commands: Commands) -> None:
         run_to_hf,
         "Write a Meta checkpoint in Hugging Face's layout: weights, config.json, tokenizer files.",
         "to-hf files/merged merged-hf\nto-hf models/13B llama-13b-hf --bin --shard-size 5GB\n"
-        "to-hf --input_dir models --model_size 7B --output_dir llama-7b-hf",
+        "to-hf --input_dir models --model_size 7B --output_dir llama-7b-hf\n"
+        "to-hf files/ggml-model-f16.bin back-hf",
     )
-    parser.add_argument("source", metavar="META_DIR", nargs="?")
+    parser.add_argument("source", metavar="META_DIR|FILE", nargs="?", help="a GGML or GGUF file goes, too")
     parser.add_argument("output", metavar="OUT", nargs="?", help="a directory of its own")
     _add_script_options(parser)
     parser.add_argument("--bin", action="store_true", help="pytorch_model.bin rather than model.safetensors")
@@ -155,13 +156,29 @@ def add_from_hf(commands: Commands) -> None:
         "Write a Hugging Face model in Meta's layout: consolidated.NN.pth and params.json.",
         "to-hf files/merged merged-hf\nfrom-hf merged-hf merged-meta\nfrom-hf llama-13b-hf models/13B --params 13B",
     )
-    parser.add_argument("source", metavar="HF_DIR")
+    parser.add_argument("source", metavar="HF_DIR|FILE", help="a GGML or GGUF file goes, too")
+    _add_meta_options(parser)
+
+
+def _add_meta_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="a directory of its own")
     parser.add_argument(
         "--shards", type=int, metavar="N", help="number of weight files (default: as Meta had for this width)"
     )
     parser.add_argument("--params", metavar="7B", help="a model's size or a params.json (default: derived)")
     _add_export_options(parser)
+
+
+def add_to_meta(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "to-meta",
+        run_from_hf,
+        "Write a GGML or GGUF file, or a Hugging Face model, in Meta's layout: consolidated.NN.pth and params.json.",
+        "to-meta files/ggml-model-f16.bin back\nto-meta files/ggml-model-q4_0.bin dequantized",
+    )
+    parser.add_argument("source", metavar="FILE|HF_DIR")
+    _add_meta_options(parser)
 
 
 def _add_export_options(parser: argparse.ArgumentParser) -> None:

@@ -131,6 +131,7 @@ COMMANDS: dict[str, str] = {
     "migrate": "files",        "inspect": "inspecting",    "identify": "inspecting",
     "hexdump": "inspecting",   "report": "inspecting",     "compare": "comparing",
     "fingerprint": "inspecting", "convert": "checkpoints", "to-hf": "checkpoints",
+    "to-meta": "checkpoints",
     "from-hf": "checkpoints",  "logits": "numbers",        "perplexity": "numbers",
     "bench": "numbers",        "verify": "verifying",      "vectors": "vectors",
     "doctor": "doctor",        "train": "training",        "instructions": "training",
