@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.files.atomic import atomic_write, require_space
-from ggmlpy.files.errors import MissingFileError, OutputError, UsageError, VocabularyError
+from ggmlpy.files.errors import OutputError, UsageError
 from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.formats.carrying import carry, kept_keys
-from ggmlpy.formats.model_file import Vocabulary
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.tensor_names import meta_names, original_names, rename
 from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout, open_checkpoint
@@ -36,12 +35,11 @@ from llama_ref.checkpoint.layout import shard_of
 from llama_ref.checkpoint.params import config_json, params_json
 from llama_ref.checkpoint.tensor import DTYPES
 from llama_ref.checkpoint.weights import weights_size, write_weights
-from llama_ref.vocabulary.rebuilding import rebuilt_tokenizer, same_vocabulary
 from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
-from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary
+from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary
 
-from .ggml import check_vocabulary
 from .tokenizer_json import tokenizer_json
+from .tokenizer_of import fitting_vocabulary, made_tokenizer
 
 __all__ = [
     "ExportPlan",
@@ -194,7 +192,7 @@ def plan_to_hf(
     with contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(_open_source(source))
         notes = list(checkpoint.notes)
-        vocab = None if weights_only else _fitting_vocabulary(checkpoint, tokenizer, notes)
+        vocab = None if weights_only else fitting_vocabulary(checkpoint, tokenizer, notes)
         notes += carry(checkpoint.params, "huggingface", checkpoint.layout, checkpoint.params_path)
         files, texts = huggingface_files(
             checkpoint, weights=weights, shard_size=shard_size, inv_freq=inv_freq, dtype=dtype
@@ -205,7 +203,7 @@ def plan_to_hf(
             _add_tokenizer(plan, vocab)
         elif not weights_only:
             plan.texts |= {name: text.decode() for name, text in tokenizer_side_files().items()}
-            _add_rebuilt(plan)
+            plan.made = made_tokenizer(checkpoint, plan.notes)
         _refuse_same_directory(plan)
         stack.pop_all()
         return plan
@@ -266,7 +264,7 @@ def plan_from_hf(
     with contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(_open_source(source))
         notes = list(checkpoint.notes)
-        vocab = None if weights_only else _fitting_vocabulary(checkpoint, tokenizer, notes)
+        vocab = None if weights_only else fitting_vocabulary(checkpoint, tokenizer, notes)
         notes += carry(checkpoint.params, "meta", checkpoint.layout, checkpoint.params_path)
         params = _chosen_params(checkpoint, params)
         count = params.n_shards if shards is None else shards
@@ -280,7 +278,7 @@ def plan_from_hf(
         if vocab:
             plan.copies = [path for path in (vocab.path, vocab.added_path) if path]
         elif not weights_only:
-            _add_rebuilt(plan)
+            plan.made = made_tokenizer(checkpoint, plan.notes)
         _refuse_same_directory(plan)
         stack.pop_all()
         return plan
@@ -302,64 +300,6 @@ def parse_size(text: str | int) -> int:
 def _open_source(source: str | os.PathLike[str]) -> Checkpoint:
     """The directory of a checkpoint, or a GGML or GGUF file on its way back."""
     return open_ggml(source) if os.path.isfile(source) and is_ggml_file(source) else open_checkpoint(source)
-
-
-def _fitting_vocabulary(
-    checkpoint: Checkpoint, tokenizer: str | os.PathLike[str] | None, notes: list[str]
-) -> GgmlVocabulary | None:
-    """The tokenizer to go with the model; None where one has to be made from the file's own vocabulary."""
-    if checkpoint.vocabulary is not None:
-        return _tokenizer_of_file(checkpoint, checkpoint.vocabulary, tokenizer, notes)
-    try:
-        path = find_tokenizer(checkpoint.path, tokenizer)
-    except MissingFileError as error:
-        error.next_step = f"{error.next_step}; or write the weights alone: --weights-only"
-        raise
-    return check_vocabulary(checkpoint, load_vocabulary(path), notes=notes)
-
-
-def _tokenizer_of_file(
-    checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer: str | os.PathLike[str] | None, notes: list[str]
-) -> GgmlVocabulary | None:
-    """A tokenizer.model, named or beside a GGML file, that has the file's pieces and scores."""
-    try:
-        path = find_tokenizer(checkpoint.path.parent, tokenizer)
-    except MissingFileError:
-        if tokenizer:
-            raise
-        return None
-    found = load_vocabulary(path)
-    if same_vocabulary(vocabulary, found):
-        notes.append(f"{path} has the pieces and scores of the file, and was taken")
-        return found
-    if tokenizer:
-        raise VocabularyError(
-            "the tokenizer is not that of the file",
-            path=path,
-            expected=f"the {len(vocabulary)} pieces and scores of {checkpoint.path}",
-            found=f"{len(found)} pieces",
-            next_step="leave --tokenizer out: one is made from the file's own vocabulary",
-        )
-    return None
-
-
-def _add_rebuilt(plan: ExportPlan) -> None:
-    """A tokenizer.model from the vocabulary of the file."""
-    vocabulary, rows = plan.checkpoint.vocabulary or (), plan.checkpoint.n_vocab
-    if not isinstance(vocabulary, Vocabulary) or len(vocabulary) != rows:
-        raise VocabularyError(
-            "the file's vocabulary does not fit its embedding",
-            path=plan.checkpoint.path,
-            expected=f"{rows} pieces",
-            found=len(vocabulary),
-            next_step="name the model's tokenizer.model with --tokenizer, or write the weights alone: --weights-only",
-        )
-    plan.made["tokenizer.model"] = rebuilt_tokenizer(vocabulary).to_bytes()
-    plan.notes.append(
-        "tokenizer.model was made from the file's vocabulary: the same pieces and scores, LLaMA's settings. What the "
-        "file does not have (how it was trained, tokenizer.json) is missing, and its SHA256 is no published one; name "
-        "the original with --tokenizer where you have it"
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ to-hf
