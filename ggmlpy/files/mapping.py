@@ -5,6 +5,12 @@ model of 4 GB. :class:`Touching` has the system map pages in advance, in a threa
 It reads one byte of every 64 KB, because that is how much Linux maps around a missing page. numpy does the reading,
 without Python's lock, so imports go on meanwhile. (One request of the system, ``MADV_POPULATE_READ``, would do it too,
 but it keeps the lock of the address space and so holds up the loading of libraries.)
+
+A page that the file no longer has, because another program cut it short meanwhile, can't be mapped: touching it ends
+the process (a bus error), and no program can answer that. So what streams through a file reads it instead
+(:func:`read_out`), which fails like any reading, and costs less than the faults of pages that are touched once. What
+must work on the map, the kernels that generate text, asks before each batch whether the file is still as long as it was
+(:func:`check_length`).
 """
 
 from __future__ import annotations
@@ -14,16 +20,91 @@ import os
 import stat
 import threading
 from collections.abc import Iterable
+from io import FileIO
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import MissingFileError, TruncatedError
 
-__all__ = ["Touching", "map_file"]
+__all__ = ["Touching", "check_length", "map_file", "read_out"]
 
 STEP = 1 << 16
 CHUNK = 1 << 30  # bytes between two looks at whether the thread is still wanted
 SMALL = 1 << 26  # bytes; less is not worth a thread
+
+
+class MappedFile(mmap.mmap):
+    """A whole file, mapped for reading, that can also be read.
+
+    Attributes:
+        path: its name.
+    """
+
+    path: str | os.PathLike[str]
+    _descriptor: int
+
+    def __new__(cls, stream: FileIO, path: str | os.PathLike[str]) -> MappedFile:
+        made = super().__new__(cls, stream.fileno(), 0, access=mmap.ACCESS_READ)
+        made.path, made._descriptor = path, os.dup(stream.fileno())
+        return made
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def read_at(self, offset: int, size: int, what: str) -> bytes:
+        """Bytes from the file.
+
+        Raises:
+            TruncatedError: it has become shorter.
+        """
+        parts, at = [], offset
+        while at < offset + size:
+            part = os.pread(self._descriptor, offset + size - at, at)
+            if not part:
+                raise _cut_short(what, self.path, at)
+            parts.append(part)
+            at += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_out(view: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
+    """The bytes of a contiguous view of a map, read from its file into memory of our own; any other array as it is.
+
+    Args:
+        what: whose bytes they are, for the error.
+
+    Raises:
+        TruncatedError: the file has become shorter since it was mapped.
+    """
+    file = _mapped_file(view)
+    if file is None or not view.size or not hasattr(os, "pread"):  # Windows does not let a mapped file be cut short
+        return view
+    offset = view.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data
+    return np.frombuffer(file.read_at(offset, view.nbytes, what), np.uint8).reshape(view.shape)
+
+
+def check_length(buffer: memoryview) -> None:
+    """Whether a mapped file still has all that is mapped; other buffers always have.
+
+    Raises:
+        TruncatedError: it has become shorter.
+    """
+    file = buffer.obj
+    if isinstance(file, MappedFile) and (size := file.size()) < len(file):
+        raise _cut_short("the model", file.path, size)
+
+
+def _mapped_file(view: Any) -> MappedFile | None:
+    while isinstance(view, np.ndarray):
+        view = view.base
+    file = view.obj if isinstance(view, memoryview) else view
+    return file if isinstance(file, MappedFile) else None
+
+
+def _cut_short(what: str, path: str | os.PathLike[str], offset: int) -> TruncatedError:
+    return TruncatedError(f"{what} ends early: the file was changed while it was read", path=path, offset=offset)
 
 
 def map_file(path: str | os.PathLike[str]) -> memoryview:
@@ -36,8 +117,8 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
     try:
         status = os.stat(path)
         _check_regular(path, status)
-        with open(path, "rb") as stream:
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        with open(path, "rb", buffering=0) as stream:
+            return memoryview(MappedFile(stream, path))
     except FileNotFoundError as error:
         raise MissingFileError("no such file", path=path, next_step="check the name and the directory") from error
     except (OSError, ValueError) as error:  # ValueError: a name with NUL in it, or a file that was emptied meanwhile

@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.html import html_table
-from ggmlpy.files.mapping import Touching
+from ggmlpy.files.mapping import Touching, check_length, read_out
 
 from .containers import Container
 from .dequantize import dequantize
@@ -67,7 +67,7 @@ class Vocabulary(Sequence[bytes]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
-        return bytes(self._buffer[int(self._starts[index]) + self._head : int(self._starts[index + 1]) - self._tail])
+        return self._read(int(self._starts[index]) + self._head, int(self._starts[index + 1]) - self._tail).tobytes()
 
     def __repr__(self) -> str:
         return f"<Vocabulary of {len(self):,} tokens>"
@@ -80,21 +80,25 @@ class Vocabulary(Sequence[bytes]):
         head, tail = self._head, self._tail
         for first in range(0, len(self), TEXTS):
             starts = self._starts[first : first + TEXTS + 1].tolist()
-            data, begin = bytes(self._buffer[starts[0] : starts[-1]]), starts[0]
+            data, begin = self._read(starts[0], starts[-1]).tobytes(), starts[0]
             yield from [data[a - begin + head : b - begin - tail] for a, b in itertools.pairwise(starts)]
 
     @property
     def scores(self) -> NDArray[np.float32]:
         if not self._tail:
             return np.zeros(len(self), np.float32)
-        data = np.frombuffer(self._buffer, np.uint8)
-        at = self._starts[1:].astype(np.int64)[:, None] - self._tail + np.arange(4)  # [n_vocab, 4]
+        begin = int(self._starts[0])
+        data = self._read(begin, int(self._starts[-1]))
+        at = self._starts[1:].astype(np.int64)[:, None] - begin - self._tail + np.arange(4)  # [n_vocab, 4]
         return data[at].view("<f4")[:, 0].astype(np.float32)
 
     @property
     def types(self) -> NDArray[np.int32] | None:
         """GGUF's type of each piece; None in the older containers, which state none."""
         return None
+
+    def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        return read_out(np.frombuffer(self._buffer[start:stop], np.uint8), "the vocabulary")
 
 
 class ListedVocabulary(Vocabulary):
@@ -194,18 +198,33 @@ class Tensor:
 
     def raw_rows(self, start: int, stop: int) -> NDArray[np.uint8]:
         """The bytes of rows ``start`` to ``stop``: uint8 [stop - start, row_bytes]; a view where they lie together."""
+        return self._joined(self._rows_of_pieces(start, stop))
+
+    def read_rows(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """The same, read from the file into memory of our own: for what goes through a whole file once.
+
+        Raises:
+            TruncatedError: the file has become shorter since it was opened.
+        """
+        return self._joined([read_out(rows, f"tensor {self.name!r}") for rows in self._rows_of_pieces(start, stop)])
+
+    def _rows_of_pieces(self, start: int, stop: int) -> list[NDArray[np.uint8]]:
         start, stop, _ = slice(start, stop).indices(self.n_rows)
         grids = [piece.data.reshape(_rows(piece.shape), -1) for piece in self.pieces]
         if len(grids) == 1 or self.axis is None:
-            return grids[0][start:stop]
+            return [grids[0][start:stop]]
         if self.axis == 1:
-            return np.concatenate([grid[start:stop] for grid in grids], axis=1)
+            return [grid[start:stop] for grid in grids]
         firsts = np.cumsum([0] + [len(grid) for grid in grids])
-        cut = [
+        return [
             grid[max(start - first, 0) : max(stop - first, 0)] for grid, first in zip(grids, firsts[:-1], strict=True)
         ]
-        filled = [grid for grid in cut if len(grid)]
-        return filled[0] if len(filled) == 1 else np.concatenate(cut)
+
+    def _joined(self, rows: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        if self.axis == 1 and len(rows) > 1:
+            return np.concatenate(rows, axis=1)
+        filled = [some for some in rows if len(some)] or rows[:1]
+        return filled[0] if len(filled) == 1 else np.concatenate(filled)
 
     def raw(self) -> NDArray[np.uint8]:
         """All bytes, in the order a single-part file has them: uint8 [nbytes]."""
@@ -215,15 +234,15 @@ class Tensor:
         """All bytes a few rows at a time, each piece about ``size`` bytes: uint8 [rows, row_bytes]."""
         step = max(1, size // max(1, self.row_bytes))
         for start in range(0, self.n_rows, step):
-            yield self.raw_rows(start, start + step)
+            yield self.read_rows(start, start + step)
 
     def blocks(self) -> NDArray[Any]:
         """The blocks with their named fields: [rows, blocks a row], or [blocks] of a 1-D tensor."""
-        return _as_blocks(self.raw_rows(0, self.n_rows), self.type).reshape(*self.shape[:-1], -1)
+        return as_blocks(self.raw_rows(0, self.n_rows), self.type).reshape(*self.shape[:-1], -1)
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows ``start`` to ``stop`` as numbers: float32 [stop - start, columns]."""
-        return dequantize(_as_blocks(self.raw_rows(start, stop), self.type), self.type)
+        return dequantize(as_blocks(self.raw_rows(start, stop), self.type), self.type)
 
     def numpy(self) -> NDArray[np.float32]:
         """The whole tensor as float32, dequantized, of shape :attr:`shape`."""
@@ -323,6 +342,15 @@ class ModelFile:
         """ "ggml (unversioned)", "ggmf v1", "ggjt v1" …"""
         return self.declared.title(self.version)
 
+    def check_length(self) -> None:
+        """Whether the files still have all that they had when they were opened.
+
+        Raises:
+            TruncatedError: one has become shorter. Reading what it lost through the map would end the process.
+        """
+        for part in self.parts:
+            check_length(part.cursor.buffer)
+
     @property
     def types(self) -> dict[int, TensorType]:
         """What the tensor type ids mean in this container."""
@@ -371,6 +399,6 @@ def _rows(shape: tuple[int, ...]) -> int:
     return math.prod(shape[:-1])
 
 
-def _as_blocks(raw: NDArray[np.uint8], tensor_type: TensorType) -> NDArray[Any]:
+def as_blocks(raw: NDArray[np.uint8], tensor_type: TensorType) -> NDArray[Any]:
     """uint8 [rows, row_bytes] -> blocks [rows, blocks a row]."""
     return np.ascontiguousarray(raw).view(tensor_type.block)

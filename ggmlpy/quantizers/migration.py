@@ -287,7 +287,7 @@ def _carried(
     """Rows ``start`` to ``stop`` in the new type, a few megabytes at a time: uint8 [rows, row_bytes]."""
     step = max(1, (1 << 22) // tensor.row_bytes)
     for row in range(start, stop, step):
-        raw = tensor.raw_rows(row, min(row + step, stop))
+        raw = tensor.read_rows(row, min(row + step, stop))
         yield raw if tensor.type.layout == target.layout else _convert(raw, tensor.type, target, loss)
 
 

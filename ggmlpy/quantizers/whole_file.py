@@ -30,7 +30,7 @@ from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.multipart import part_path
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor, out_tensor
-from ggmlpy.formats.row_reader import RowFiles, RowSource
+from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.formats.writer import write_model
 
@@ -212,7 +212,6 @@ def quantize_file(
         raise UsageError(f"at least one thread is needed, not {threads}")
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(in_path))
-        files = stack.enter_context(RowFiles(model))
         workers = stack.enter_context(_workers(threads))
         gguf = model.container == "gguf" or container_of_name(out_path, "") == "gguf"
         moment = _moment(gguf, era)
@@ -229,7 +228,7 @@ def quantize_file(
         total = report.target_bytes
         advance = None if progress is None else lambda size: progress(size, total)
         for path, plan in planned:
-            streams = _streams(plan, job, report, workers, files, on_tensor)
+            streams = _streams(plan, job, report, workers, on_tensor)
             write_model(path, *container, hparams, vocab, streams, advance, metadata)
     return report
 
@@ -333,7 +332,6 @@ def _streams(
     job: _Job,
     report: QuantizeReport,
     workers: Workers,
-    files: RowFiles,
     on_tensor: Callable[[QuantizeReport, int], object] | None,
 ) -> Iterator[OutTensor]:
     """The tensors to write, each with a generator of its bytes."""
@@ -344,7 +342,7 @@ def _streams(
             if outcome.copied:
                 yield from out_tensor(tensor).chunks()
             else:
-                rows = files.source(tensor)
+                rows = RowSource(tensor)
                 yield from quantized_rows(rows, outcome.target, job.era, workers, outcome.histogram)
             if on_tensor:
                 on_tensor(report, index)

@@ -161,4 +161,4 @@ def _compared(
 
 
 def _tensor_of(model: ModelFile, name: str) -> Found | None:
-    return Found.of(RowSource(model.tensors[name], None), str(model.path)) if name in model.tensors else None
+    return Found.of(RowSource(model.tensors[name]), str(model.path)) if name in model.tensors else None

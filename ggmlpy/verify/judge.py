@@ -19,7 +19,7 @@ from typing import Any
 from ggmlpy.files.foreign import visible
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.out_tensor import OutTensor
-from ggmlpy.formats.row_reader import RowFiles
+from ggmlpy.formats.row_reader import RowSource
 
 from .aspects import container_differences
 from .expected import Deviation, Expected, Explainer
@@ -175,12 +175,11 @@ def verify_model(output: ModelFile, expected: Expected, source: str, progress: P
     """
     report = OutputReport(str(output.path), source, expected.step)
     report.note(container_differences(output, expected))
-    with RowFiles(output) as files:
-        found = {name: Found.of(files.source(tensor), str(output.path)) for name, tensor in output.tensors.items()}
-        report.tensors = [compare_tensor(tensor, found.get(tensor.name), progress) for tensor in expected.tensors]
-        known = {tensor.name for tensor in expected.tensors}
-        report.tensors += [compare_tensor(None, tensor) for name, tensor in found.items() if name not in known]
-        explain(report, found, expected.explainers, progress)
+    found = {name: Found.of(RowSource(tensor), str(output.path)) for name, tensor in output.tensors.items()}
+    report.tensors = [compare_tensor(tensor, found.get(tensor.name), progress) for tensor in expected.tensors]
+    known = {tensor.name for tensor in expected.tensors}
+    report.tensors += [compare_tensor(None, tensor) for name, tensor in found.items() if name not in known]
+    explain(report, found, expected.explainers, progress)
     return settle(report)
 
 

@@ -24,8 +24,8 @@ from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
-from ggmlpy.formats.out_tensor import OutTensor
-from ggmlpy.formats.row_reader import RowFiles, RowSource
+from ggmlpy.formats.out_tensor import OutTensor, out_tensor
+from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 from ggmlpy.quantizers.migration import derived_scores
 from ggmlpy.quantizers.whole_file import quantized_rows
@@ -59,22 +59,20 @@ def verify_files(
     Raises:
         FormatError: a file can't be read, or no step leads from the source to the output.
     """
-    with open_model(output) as theirs, open_model(source) as ours, RowFiles(ours) as files:
+    with open_model(output) as theirs, open_model(source) as ours:
         with Workers(threads, ahead=AHEAD) as workers:
-            expected = _expected(theirs, ours, files, era, workers)
+            expected = _expected(theirs, ours, era, workers)
             report = verify_model(theirs, expected, str(source), progress)
         if era is not None and report.verdict == "identical to another era":
             report.verdict = "differs"
         return report
 
 
-def _expected(
-    output: ModelFile, source: ModelFile, files: RowFiles, era: str | Era | None, workers: Workers
-) -> Expected:
+def _expected(output: ModelFile, source: ModelFile, era: str | Era | None, workers: Workers) -> Expected:
     quantized = any(tensor.type.quantized for tensor in output.tensors.values())
     if any(tensor.type.quantized for tensor in source.tensors.values()) or not quantized:
-        return _migration(output, source, files)
-    return _quantization(output, source, files, era, workers)
+        return _migration(output, source)
+    return _quantization(output, source, era, workers)
 
 
 def _vocabulary(output: ModelFile, source: ModelFile) -> list[tuple[bytes, float]]:
@@ -101,12 +99,12 @@ def _stated(source: ModelFile) -> dict[str, Any]:
     return {"token_types": source.vocab.types, "header": bytes(part.cursor.buffer[: part.tensors_offset])}
 
 
-def _migration(output: ModelFile, source: ModelFile, files: RowFiles) -> Expected:
+def _migration(output: ModelFile, source: ModelFile) -> Expected:
     """The same tensors in another container."""
-    tensors = [files.source(tensor).copied() for tensor in source.tensors.values()]
+    tensors = [out_tensor(tensor) for tensor in source.tensors.values()]
 
     def reordered(name: str) -> OutTensor | None:
-        return _reordered(files.source(source.tensors[name]).copied()) if name in source.tensors else None
+        return _reordered(out_tensor(source.tensors[name])) if name in source.tensors else None
 
     place = output.container, output.version
     deviations = [Deviation(OTHER_ORDER, reordered)]
@@ -116,9 +114,7 @@ def _migration(output: ModelFile, source: ModelFile, files: RowFiles) -> Expecte
 # ---- quantization
 
 
-def _quantization(
-    output: ModelFile, source: ModelFile, files: RowFiles, era: str | Era | None, workers: Workers
-) -> Expected:
+def _quantization(output: ModelFile, source: ModelFile, era: str | Era | None, workers: Workers) -> Expected:
     file_type = _file_type(output)
     eras = [moment for moment in ERAS.values() if _writes(moment, output, file_type)]
     if era is not None:
@@ -132,8 +128,8 @@ def _quantization(
             next_step=f"`compare {output.path} OTHER --source {source.path}`",
         )
     moment = next((e for e in eras if e.date == DEFAULT_ERA), eras[0])
-    tensors = quantized_model(source, files, file_type, moment, workers)
-    deviations = quantization_deviations(source, files, output, moment, workers)
+    tensors = quantized_model(source, file_type, moment, workers)
+    deviations = quantization_deviations(source, output, moment, workers)
     hparams, vocab = _content(output, source)
     hparams = replace(hparams, ftype=file_type.id)
     version = (output.container, output.version) if output.container == "gguf" else (moment.container, moment.version)
@@ -160,15 +156,13 @@ def _writes(moment: Era, output: ModelFile, file_type: FileType) -> bool:
     return (moment.container, moment.version) == (output.container, output.version)
 
 
-def quantized_model(
-    source: ModelFile, files: RowFiles, file_type: FileType, era: Era, workers: Workers
-) -> list[OutTensor]:
+def quantized_model(source: ModelFile, file_type: FileType, era: Era, workers: Workers) -> list[OutTensor]:
     """What an era's ``quantize`` makes of an unquantized model, lazily."""
     choose = TypeChooser(file_type, era, source.tensors)
     out = []
     for tensor in source.tensors.values():
-        target, rows = choose(tensor.name, tensor.shape, tensor.type), files.source(tensor)
-        out.append(quantized_tensor(rows, target, era, workers) if target else rows.copied())
+        target, rows = choose(tensor.name, tensor.shape, tensor.type), RowSource(tensor)
+        out.append(quantized_tensor(rows, target, era, workers) if target else out_tensor(rows.tensor))
     return out
 
 
@@ -181,9 +175,7 @@ def quantized_tensor(source: RowSource, target: TensorType, era: Era, workers: W
     return OutTensor(source.tensor.name, target, source.tensor.shape, chunks)
 
 
-def quantization_deviations(
-    source: ModelFile, files: RowFiles, output: ModelFile, era: Era, workers: Workers
-) -> list[Deviation]:
+def quantization_deviations(source: ModelFile, output: ModelFile, era: Era, workers: Workers) -> list[Deviation]:
     """What else may have been done to the tensors of ``source``."""
 
     def by(make: Callable[[RowSource, TensorType], OutTensor | None]) -> Callable[[str], OutTensor | None]:
@@ -191,7 +183,7 @@ def quantization_deviations(
             tensor, found = source.tensors.get(name), output.tensors.get(name)
             if tensor is None or found is None or tensor.shape != found.shape:
                 return None
-            return make(files.source(tensor), found.type)
+            return make(RowSource(tensor), found.type)
 
         return deviated
 
@@ -210,7 +202,7 @@ def quantization_deviations(
     return [
         *eras,
         Deviation("a SIMD build's rounding of activations was used for the file", by(_simd_rounded)),
-        Deviation("the tensor was left unquantized", by(lambda rows, record: rows.copied())),
+        Deviation("the tensor was left unquantized", by(lambda rows, record: out_tensor(rows.tensor))),
         Deviation("one-dimensional tensors were written in f16", by(_as_f16)),
         Deviation("one-dimensional tensors were written in f32 from f16", by(_through_f16)),
         Deviation(OTHER_ORDER, by(lambda rows, record: _reordered(of_era(era)(rows, record)))),

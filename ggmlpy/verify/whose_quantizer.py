@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.codes import unpack_codes
+from ggmlpy.formats.dequantize import dequantize
 from ggmlpy.formats.eras import ERAS
-from ggmlpy.formats.model_file import Tensor
+from ggmlpy.formats.model_file import Tensor, as_blocks
 from ggmlpy.formats.row_reader import RowSource
 
 from .tensors import Found, writes_exactly
@@ -26,7 +27,7 @@ def quantizer_signs(tensor: Tensor, n_rows: int = 64) -> str:
     """
     if tensor.type.name != "q4_0":
         return ""
-    blocks = np.ascontiguousarray(tensor.raw_rows(0, n_rows)).view(tensor.type.block).reshape(-1)
+    blocks = np.ascontiguousarray(tensor.read_rows(0, n_rows)).view(tensor.type.block).reshape(-1)
     codes = unpack_codes(blocks, tensor.type)  # [n_blocks, 32]
     live = np.isfinite(blocks["d"]) & (blocks["d"] != 0)
     if not live.any():
@@ -61,8 +62,8 @@ def explain(
                     or not (tensor.type.quantized and era.writes(tensor.type))
                 ):
                     continue
-                made = quantized_tensor(_Widened(source, None), tensor.type, era, pool)
-                counts[era.date] = counts.get(era.date, 0) + writes_exactly(made, Found.of(RowSource(tensor, None), ""))
+                made = quantized_tensor(_Widened(source), tensor.type, era, pool)
+                counts[era.date] = counts.get(era.date, 0) + writes_exactly(made, Found.of(RowSource(tensor), ""))
                 progress(0)
     return counts
 
@@ -71,4 +72,4 @@ class _Widened(RowSource):
     """Rows of a tensor of any type as f32."""
 
     def floats(self, start: int, stop: int) -> NDArray[np.float32]:
-        return self.tensor.rows(start, stop)
+        return dequantize(as_blocks(self.raw(start, stop), self.tensor.type), self.tensor.type)

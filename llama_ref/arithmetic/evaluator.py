@@ -143,11 +143,14 @@ class Evaluator:
 
         Raises:
             UsageError: a token is outside the vocabulary, the positions are outside the cache, or the model was closed.
+            TruncatedError: another program made the file shorter. (One that does so during an evaluation ends the
+                process: the kernels read the map.)
         """
         cache = self.cache if cache is None else cache
         with self._turn:
             self._check_open()
             batch = self._checked(tokens, n_past, cache.length)
+            self.file.check_length()
             logits = self.backend.forward(self.weights, cache, batch, n_past, last_only)
             cache.length = n_past + len(batch)
         return logits[-1] if last_only else logits
