@@ -115,7 +115,7 @@ def same_json_meaning(path: str | os.PathLike[str], algorithm: str, digest: str)
     try:
         if os.path.getsize(path) > LARGEST_MEANING:
             return False
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
     if _is_deep(value):

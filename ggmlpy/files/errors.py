@@ -98,7 +98,7 @@ class BadMagicError(FormatError):
 class UnsupportedError(FormatError):
     """The file is well formed as far as can be seen, but a version, type or feature in it is not supported."""
 
-    usual_next_step = "`identify {path}`"
+    usual_next_step = "`doctor {directory}`"
 
 
 class TruncatedError(FormatError):

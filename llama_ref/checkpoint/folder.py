@@ -168,7 +168,7 @@ class Folder:
             or not all(isinstance(value, str) for value in weight_map.values())
         ):
             raise FormatError("has no weight_map", path=index, field="weight_map", found=str(weight_map)[:80])
-        names = sorted(set(weight_map.values()))
+        names = sorted({re.sub(r"^\.[/\\]", "", value) for value in weight_map.values()})
         for part in names:
             if PurePosixPath(part).name != part or not stays_inside(part):
                 raise FormatError(
@@ -189,7 +189,8 @@ class Folder:
             )
         first = next(iter(parts.values()))
         begin, end = first.string[: first.start(1)], first.string[first.end(1) :]
-        names = [f"{begin}{i:05}{end}" for i in range(1, int(first[2]) + 1)]
+        start = min(1, *(int(match[1]) for match in parts.values()))  # the first converter of LLaMA counted from 0
+        names = [f"{begin}{i:05}{end}" for i in range(start, start + int(first[2]))]
         return self._all_there(names, "the numbers in their names")
 
     def _all_there(self, names: list[str], source: str) -> list[Path]:

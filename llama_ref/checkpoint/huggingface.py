@@ -95,7 +95,8 @@ def _tie(config: Mapping[str, Any], tensors: dict[str, LazyTensor]) -> None:
 def _special_ids(config: Mapping[str, Any], path: Path) -> Iterator[str]:
     """Early third-party conversions of LLaMA carry wrong ids (0 and 1); what was trained on them is wrong too."""
     for key, expected in (("bos_token_id", 1), ("eos_token_id", 2)):
-        if config.get(key, expected) != expected:
+        said = config.get(key, expected)
+        if said != expected and not (isinstance(said, list) and expected in said):
             yield (
                 f"{path} says {key} {config[key]}, LLaMA's is {expected}: an early third-party conversion. Adapters "
                 "trained on another base do not fit it: compare the tensors (`fingerprint`)"

@@ -45,6 +45,7 @@ def open_meta(folder: Folder) -> Checkpoint:
         names = _common_names(files, shards)
         tensors = {name: join(name, [shard[name] for shard in shards], files) for name in names}
         params, params_path = _params(folder, tensors)
+        _check_all_shards(directory, params, params_path, tensors, len(files))
         check_model(directory, params, params_path, tensors, _missing_shards(params, files))
         sizes = {name: _sizes(name, [shard[name] for shard in shards]) for name in names} if len(files) > 1 else {}
         return Checkpoint(
@@ -154,6 +155,29 @@ def _params(folder: Folder, tensors: Mapping[str, LazyTensor]) -> tuple[ModelPar
                 content = params_json(model_named(size.name))
                 error.next_step = f"the weights look like {size.name}: write {content} into {path}"
         raise
+
+
+def _check_all_shards(
+    directory: Path, params: ModelParams, params_path: Path, tensors: Mapping[str, LazyTensor], n_files: int
+) -> None:
+    """The last shards may be missing without a gap in the numbers; then each matrix is narrower than it should be.
+
+    Raises:
+        MissingFileError: names them.
+    """
+    gate, wanted = tensors.get("layers.0.attention.wv.weight"), params.n_kv
+    width = gate.shape[0] if gate is not None and gate.shape else 0
+    total = wanted * n_files // width if width and wanted * n_files % width == 0 else n_files
+    if n_files < total <= 64:
+        absent = [f"consolidated.{i:02}.pth" for i in range(n_files, total)]
+        raise MissingFileError(
+            f"{', '.join(absent)} missing",
+            path=directory,
+            expected=f"{total} shards: by {params_path.name} wv has {wanted} rows",
+            found=f"{n_files} with {width} rows",
+            cause="the download is incomplete",
+            next_step=f"copy the missing shards into the directory, then `doctor {directory}`",
+        )
 
 
 def _missing_shards(params: ModelParams, files: Sequence[Path]) -> str | None:

@@ -138,7 +138,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         size = path.stat().st_size
         if size > LARGEST_JSON:
             raise FormatError("too large for a configuration", path=path, expected=f"<= {LARGEST_JSON}", found=size)
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())  # UTF-8 or UTF-16, with or without a byte order mark
     except FileNotFoundError as error:
         raise MissingFileError("is missing", path=path, next_step=f"copy {path.name} beside the weights") from error
     except (ValueError, RecursionError) as error:

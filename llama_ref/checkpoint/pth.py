@@ -403,9 +403,12 @@ def _refuse_foreign(buffer: memoryview, path: str) -> None:
 def _wrapper(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
     """The key of the dict that holds the model among others, as a path of one key; ``()`` if there is none.
 
-    The nesting decides, not the spelling: ``model.norm.weight`` may well be a name at the top.
+    The nesting decides, not the spelling: ``model.norm.weight`` may well be a name at the top. Tensors at the top are a
+    model if one has a dotted name, as parameters of modules do; a lone number beside the model, such as
+    ``best_val_loss``, has none.
     """
-    if any(len(keys) == 1 for keys in paths):
+    tops = [keys[0] for keys in paths if len(keys) == 1]
+    if len(tops) == len(paths) or any("." in name for name in tops):
         return ()
     heads = {keys[0] for keys in paths}
     return next(((key,) for key in _WRAPPERS if key in heads), ())

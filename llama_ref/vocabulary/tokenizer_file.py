@@ -87,7 +87,9 @@ def find_tokenizer(directory: str | os.PathLike[str], explicit: str | os.PathLik
         "tokenizer.model not found",
         path=directory,
         expected=" or ".join(map(str, candidates)),
-        cause="Meta's download keeps it one level above the weights; a merged model has its own beside them",
+        cause="only tokenizer.json is there, as transformers saves it today: it does not hold the SentencePiece model"
+        if explicit is None and (directory / "tokenizer.json").is_file()
+        else "Meta's download keeps it one level above the weights; a merged model has its own beside them",
         next_step=f"copy the model's tokenizer.model into {directory}, or name it with --tokenizer",
     )
 
@@ -95,7 +97,7 @@ def find_tokenizer(directory: str | os.PathLike[str], explicit: str | os.PathLik
 def load_vocabulary(
     tokenizer: str | os.PathLike[str], added_tokens: str | os.PathLike[str] | None = None
 ) -> GgmlVocabulary:
-    """Read a tokenizer, and ``added_tokens.json`` beside it where there is one.
+    """Read a tokenizer, and the tokens that a file beside it adds: the first of :data:`ADDED_TOKENS` that is there.
 
     Raises:
         MissingFileError: no such file.
@@ -103,11 +105,12 @@ def load_vocabulary(
     """
     tokenizer = Path(tokenizer)
     base = tuple(pieces_of(read_tokenizer(tokenizer), tokenizer))
-    if added_tokens is None and (tokenizer.parent / "added_tokens.json").is_file():
-        added_tokens = tokenizer.parent / "added_tokens.json"
-    if added_tokens is None:
-        return GgmlVocabulary(tokenizer, base)
-    return GgmlVocabulary(tokenizer, base, _added_tokens(Path(added_tokens), base), Path(added_tokens))
+    beside = (tokenizer.parent / name for name in ADDED_TOKENS)
+    for path in [Path(added_tokens)] if added_tokens is not None else filter(Path.is_file, beside):
+        added = _added_tokens(path, base)
+        if added or path.name == ADDED_TOKENS[0] or added_tokens is not None:
+            return GgmlVocabulary(tokenizer, base, added, path)
+    return GgmlVocabulary(tokenizer, base)
 
 
 def read_tokenizer(path: str | os.PathLike[str]) -> Any:
@@ -182,9 +185,31 @@ def _byte_of(piece: str, i: int, path: str | os.PathLike[str]) -> bytes:
     )
 
 
-def _added_tokens(path: Path, base: Sequence[object]) -> tuple[str, ...]:
-    """Texts of added_tokens.json by id; tokens that repeat ids of the tokenizer itself are its own and left out."""
+# Where tokens stand that tokenizer.model lacks; transformers of today writes only the last two.
+ADDED_TOKENS = ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
+
+
+def _ids_of_tokens(path: Path) -> dict[str, Any]:
+    """Text -> id in one of :data:`ADDED_TOKENS`."""
     record = read_json(path)
+    if path.name == "tokenizer_config.json":
+        decoder = record.get("added_tokens_decoder") or {}
+        entries = [(token, number) for number, token in decoder.items()] if isinstance(decoder, dict) else []
+    elif path.name == "tokenizer.json":
+        tokens = record.get("added_tokens") or []
+        entries = [(t, t.get("id")) for t in tokens if isinstance(t, dict)] if isinstance(tokens, list) else []
+    else:
+        return record
+    return {
+        str(token["content"]): int(number) if str(number).isdecimal() and len(str(number)) < 10 else -1
+        for token, number in entries
+        if isinstance(token, dict) and "content" in token
+    }
+
+
+def _added_tokens(path: Path, base: Sequence[object]) -> tuple[str, ...]:
+    """Texts of added tokens by id; tokens that repeat ids of the tokenizer itself are its own and left out."""
+    record = _ids_of_tokens(path)
     if not all(type(number) is int and number >= 0 for number in record.values()):
         raise VocabularyError("ids must be numbers", path=path, found=str(record)[:80])
     _check_encodable(path, record)
@@ -196,8 +221,8 @@ def _added_tokens(path: Path, base: Sequence[object]) -> tuple[str, ...]:
             path=path,
             expected=f"{len(base)} to {len(base) + len(added) - 1} without a gap",
             found=f"{sorted(record.values())[:12]}" + (f", without {missing[:12]}" if missing else ", one id twice"),
-            cause="added_tokens.json belongs to another tokenizer",
-            next_step="use the tokenizer.model and added_tokens.json of one and the same model",
+            cause=f"{path.name} belongs to another tokenizer",
+            next_step=f"use the tokenizer.model and {path.name} of one and the same model",
         )
     return tuple(added[number] for number in sorted(added))
 

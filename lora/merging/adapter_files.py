@@ -112,7 +112,7 @@ def _wanted_entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.Z
     """The adapter's entries by plain name: those of the one folder that has adapter_config.json or weights."""
     by_folder: dict[str, dict[str, zipfile.ZipInfo]] = {}
     for entry in archive.infolist():
-        inside = PurePosixPath(entry.filename)
+        inside = PurePosixPath(entry.filename.replace("\\", "/"))  # some programs for Windows write backslashes
         if inside.name in WANTED and not entry.is_dir() and "__MACOSX" not in inside.parts:
             by_folder.setdefault(str(inside.parent), {})[inside.name] = entry
     homes = [folder for folder, names in by_folder.items() if CONFIG in names or set(WEIGHTS) & set(names)]
