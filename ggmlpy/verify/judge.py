@@ -22,9 +22,10 @@ from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.row_reader import RowSource
 
 from .aspects import container_differences
+from .exchanged import Exchanged
 from .expected import Deviation, Expected, Explainer
 from .numbers import Difference
-from .plain_causes import EXACT
+from .plain_causes import EXACT, SEEN
 from .tables import figures, first_difference, headings, tensor_table
 from .tensors import Found, TensorDifference, compare_tensors
 from .terms import AGAINST, OTHER_BEHAVIOR, SAME
@@ -179,7 +180,8 @@ def verify_model(output: ModelFile, expected: Expected, source: str, progress: P
     report.tensors = [compare_tensor(tensor, found.get(tensor.name), progress) for tensor in expected.tensors]
     known = {tensor.name for tensor in expected.tensors}
     report.tensors += [compare_tensor(None, tensor) for name, tensor in found.items() if name not in known]
-    explain(report, found, expected.explainers, progress)
+    exchanged = Exchanged({tensor.name: tensor for tensor in expected.tensors})
+    explain(report, found, [*expected.explainers, exchanged], progress)
     return settle(report)
 
 
@@ -227,7 +229,7 @@ def explain(
     """
     if not report.differing:
         return
-    explained = list(_explained(report, found, [*map(_Plain, EXACT), *explainers], progress))
+    explained = list(_explained(report, found, [*map(_Plain, EXACT), *explainers, *map(_Seen, SEEN)], progress))
     report.unexplained = [tensor.name for tensor in report.differing]
     chosen: list[Explainer] = []
     for words, explainer, names in sorted(explained, key=lambda item: -len(item[2])):
@@ -251,20 +253,30 @@ class _Plain:
         return self.see(found, difference)
 
 
+class _Seen(_Plain):
+    """The explainer of what a person sees in the values, where no mistake explains them."""
+
+
 def _explained(
     report: OutputReport, found: Mapping[str, Found], explainers: Iterable[Explainer], progress: Progress | None
 ) -> Iterator[tuple[str, Explainer, list[str]]]:
     """What each explainer says, and of which tensors; none is asked after one that explains all."""
     differing = [tensor for tensor in report.differing if tensor.name in found]
+    explained: set[str] = set()
     for explainer in explainers:
         said: dict[str, list[str]] = {}
         for tensor in differing:
+            if isinstance(explainer, _Seen) and tensor.name in explained:
+                continue
             if progress:
                 progress(0)
             words = explainer.explain(found[tensor.name], tensor)
             if words:
                 said.setdefault(words, []).append(tensor.name)
         yield from ((words, explainer, names) for words, names in said.items())
+        if isinstance(explainer, _Seen):
+            continue
+        explained.update(name for names in said.values() for name in names)
         if isinstance(explainer, _Plain):  # what is as plain as this is no mistake's
             told = {name for names in said.values() for name in names}
             differing = [tensor for tensor in differing if tensor.name not in told]

@@ -198,8 +198,13 @@ def quantization_deviations(source: ModelFile, output: ModelFile, era: Era, work
         return make
 
     others = [moment for moment in ERAS.values() if moment != era]
-    eras = [Deviation(f"the quantizer of {moment}", by(of_era(moment)), moment.date) for moment in others]
+    place = output.container, output.version
+    eras = [
+        Deviation(f"the quantizer of {moment}", by(of_era(moment)), moment.date if _has(moment, *place) else None)
+        for moment in others
+    ]
     return [
+        *(_mixed(by(of_era(era)), name) for name in dict.fromkeys(t.type.name for t in output.tensors.values())),
         *eras,
         Deviation("a SIMD build's rounding of activations was used for the file", by(_simd_rounded)),
         Deviation("the tensor was left unquantized", by(lambda rows, record: out_tensor(rows.tensor))),
@@ -207,6 +212,21 @@ def quantization_deviations(source: ModelFile, output: ModelFile, era: Era, work
         Deviation("one-dimensional tensors were written in f32 from f16", by(_through_f16)),
         Deviation(OTHER_ORDER, by(lambda rows, record: _reordered(of_era(era)(rows, record)))),
     ]
+
+
+def _has(moment: Era, container: str, version: int) -> bool:
+    """Whether an era's tools write a container."""
+    return moment == AUGUST_21 if container == "gguf" else (moment.container, moment.version) == (container, version)
+
+
+def _mixed(make: Callable[[str], OutTensor | None], type_name: str) -> Deviation:
+    """Another choice of types, as ``--pure`` makes and later mixes do: right blocks of a type that is not expected."""
+
+    def of_type(name: str) -> OutTensor | None:
+        made = make(name)
+        return made if made is not None and made.type.name == type_name else None
+
+    return Deviation(f"another mix of types (--pure, or another program's): quantized rightly as {type_name}", of_type)
 
 
 def _same_block(a: TensorType, b: TensorType) -> bool:

@@ -66,6 +66,7 @@ class TensorDifference:
         max_ulp, median_ulp: distance of the different values, in units in the last place of the stored type where both
             are f16 or both bf16, else of f32.
         max_error: largest absolute difference.
+        n_not_finite, n_zero: of the different values, those that are NaN or infinite and those that are 0 in ``b``.
         row, column, a, b: the first difference, decoded on both sides.
         signs: whose quantizers the two look like.
     """
@@ -78,6 +79,8 @@ class TensorDifference:
     max_ulp: int = 0
     median_ulp: float = 0.0
     max_error: float = 0.0
+    n_not_finite: int = 0
+    n_zero: int = 0
     row: int | None = None
     column: int | None = None
     a: BlockView | None = None
@@ -193,6 +196,8 @@ class _Measure:
         if different.any():
             result, distance = self.result, distance[different]
             result.n_different += len(distance)
+            result.n_not_finite += int(np.count_nonzero(~np.isfinite(y[different])))
+            result.n_zero += int(np.count_nonzero(y[different] == 0))
             result.max_ulp = max(result.max_ulp, int(distance.max()))
             result.max_error = max(result.max_error, float(np.nan_to_num(error[different], nan=0.0).max()))
             if self.terms.max_sampled is None or sum(map(len, self.distances)) < self.terms.max_sampled:

@@ -161,12 +161,13 @@ def test_what_nothing_explains_is_left_unexplained(honest, source, tmp_path):
         tensor = model.tensors["layers.0.attention.wk.weight"]
     at = tensor.offset + 3 * tensor.row_bytes + 20 + 4  # row 3, second block, first code
     data[at] ^= 1
+    data[at + 1] ^= 1  # two codes: one flipped bit would be seen
     (tmp_path / "x.bin").write_bytes(data)
     names, report = causes(tmp_path / "x.bin", source)
     assert names == []
     assert report.unexplained == [tensor.name]
     (item,) = report.differing
-    assert (item.row, item.column, item.n_different) == (3, 32, 1)
+    assert (item.row, item.column, item.n_different) == (3, 32, 2)
     assert item.b.offset == at - 4
     assert abs(item.a.codes[0] - item.b.codes[0]) == 1
     assert "no known mistake explains layers.0.attention.wk.weight" in report.markdown()

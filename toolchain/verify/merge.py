@@ -36,6 +36,7 @@ from lora.merging.targets import DirectoryTarget, GgmlTarget, target_of
 from .beside import folder_differences
 from .conversion import deviations_of
 from .mistakes import Mistake, cut_to_half, mistakes, through_bfloat16, to_half
+from .scaled import Scaled, meta_name
 from .weights import verify_weights
 
 __all__ = ["merge_mistakes", "verify_merge"]
@@ -104,8 +105,17 @@ def _checkpoint(plan: MergePlan, theirs: Checkpoint, name: str, progress: Progre
     known = [*merge_mistakes(plan), *mistakes(merged, theirs.layout)]
     params = replace(plan.base.params, n_vocab=plan.chain.n_vocab)
     beside = folder_differences(theirs, params, plan.base.layout, list(plan.chain.tokenizer), target.small_content())
+    more: list[Explainer] = [_Resized(plan), scaled(plan)]
     report = verify_weights(
-        "merge", theirs.path, name, files, merged, known, progress, explainers=[_Resized(plan)], beside=beside
+        "merge",
+        theirs.path,
+        name,
+        files,
+        merged,
+        known,
+        progress,
+        explainers=more,
+        beside=beside,
     )
     return _worded(report, plan)
 
@@ -121,6 +131,7 @@ def _ggml(plan: MergePlan, output: ModelFile, name: str, progress: Progress | No
         *deviations_of(output, merged, known, target.era),
         *_other_eras(plan, target),
         _Resized(plan),
+        scaled(plan),
     ]
     place = target.container, target.version
     hparams = replace(target.hparams, other={})  # its own keys are not GGUF's
@@ -194,6 +205,11 @@ def merge_mistakes(plan: MergePlan) -> list[Mistake]:
         Mistake("all changes were added before the only rounding", _unrounded_sum(plan)),
         *precision_mistakes(plan),
     ]
+
+
+def scaled(plan: MergePlan) -> Scaled:
+    """The explainer of other factors than alpha / r."""
+    return Scaled(plan.base, plan.adapters, lambda pair: _change(plan, pair))
 
 
 def precision_mistakes(plan: MergePlan) -> list[Mistake]:
@@ -333,6 +349,7 @@ def _unrounded_sum(plan: MergePlan) -> Callable[[LazyTensor], LazyTensor | None]
 
 def _worded(report: OutputReport, plan: MergePlan) -> OutputReport:
     """Say which modules an adapter was applied to, where it was to some only."""
+    skipped = _skipped_layers(report, plan)
     same = {_module(tensor.name) for tensor in report.tensors if tensor.status == "same"}
     paired = {_module(name) for adapter in plan.adapters for name in adapter.pairs}
     changed = sorted(same & paired)
@@ -342,14 +359,27 @@ def _worded(report: OutputReport, plan: MergePlan) -> OutputReport:
         differing = {_module(tensor.name) for tensor in report.differing}
         if differing <= {"tok_embeddings", "output"}:
             report.causes[index] = replace(cause, name=f"{' and '.join(sorted(differing))} kept from the base")
+        elif skipped:
+            layers = ", ".join(map(str, skipped))
+            report.causes[index] = replace(cause, name=f"the adapter was not applied to layer {layers}")
         elif changed:
             report.causes[index] = replace(cause, name=f"the adapter was applied to {', '.join(changed)} only")
     return report
 
 
+def _skipped_layers(report: OutputReport, plan: MergePlan) -> list[int]:
+    """The layers of which every tensor with a change differs, if no tensor of another does."""
+    paired = {name for adapter in plan.adapters for name in adapter.pairs if name.startswith("layers.")}
+    differing = {meta_name(tensor.name) for tensor in report.differing}
+    layers = {int(name.split(".")[1]) for name in paired}
+    skipped = [layer for layer in sorted(layers) if any(n.startswith(f"layers.{layer}.") for n in differing)]
+    theirs = {name for name in paired if int(name.split(".")[1]) in skipped}
+    return skipped if differing == theirs and len(skipped) < len(layers) else []
+
+
 def _module(name: str) -> str:
     """ "layers.3.attention.wq.weight" -> "wq"."""
-    return name.rsplit(": ", 1)[-1].removesuffix(".weight").rsplit(".", 1)[-1]
+    return meta_name(name).removesuffix(".weight").rsplit(".", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -360,8 +390,9 @@ class _Resized:
 
     def explain(self, found: Found, difference: TensorDifference) -> str | None:
         """The sentence, if the rows that the base has are the base's."""
-        base = self.plan.base.tensors.get(found.name)
-        if base is None or difference.odd or find(found.name)[0].shape[0] != "n_vocab":
+        name = meta_name(found.name)
+        base = self.plan.base.tensors.get(name)
+        if base is None or difference.odd or find(name)[0].shape[0] != "n_vocab":
             return None
         rows = base.shape[0]
         if rows >= found.shape[0] or not np.array_equal(decoded(found.row_of(0, rows), found.type), base.f16()):

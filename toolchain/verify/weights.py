@@ -21,6 +21,7 @@ from ggmlpy.files.errors import UsageError
 from ggmlpy.files.mapping import map_file
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import is_derived, is_known, rename
+from ggmlpy.verify.exchanged import Exchanged
 from ggmlpy.verify.judge import Deviation, Explainer, OutputReport, Progress, compare_tensor, explain, settle
 from ggmlpy.verify.numbers import Difference
 from ggmlpy.verify.tensors import Found, TensorDifference, same_bytes
@@ -41,6 +42,7 @@ from .mistakes import Mistake, mistakes
 __all__ = ["verify_export", "verify_weights"]
 
 SHORT = "the last row is missing: an odd vocabulary was cut into equal shards"
+SHORT_ALONE = "the last row is missing"  # of one file
 
 
 def verify_export(
@@ -104,8 +106,14 @@ def verify_weights(
         for index, (path, tensors) in enumerate(files.items()):
             judged.file(index, stack.enter_context(closing(open_weights(path))), tensors)
         remake = _Remake(judged.places, judged.there, checkpoint, len(files))
-        deviations = [*(Deviation(m.name, remake.by(m)) for m in known), Deviation(SHORT, remake.shortened)]
-        explain(judged.report, judged.there, [*deviations, *explainers], progress)
+        deviations = [
+            *(Deviation(m.name, remake.by(m)) for m in known),
+            Deviation(SHORT if len(files) > 1 else SHORT_ALONE, remake.shortened),
+        ]
+        expected = {
+            key: replace(stored(tensor, type_of(tensor)), name=key) for key, (tensor, _) in judged.places.items()
+        }
+        explain(judged.report, judged.there, [*deviations, *explainers, Exchanged(expected)], progress)
     return settle(judged.report)
 
 

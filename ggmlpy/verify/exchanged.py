@@ -1,0 +1,89 @@
+"""Found by content: a tensor that holds what belongs to another, or its own values the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.tensor_names import is_known, rename
+
+from .tensors import Found, TensorDifference, row_chunks, writes_exactly
+
+__all__ = ["Exchanged"]
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """The explainer of layers, halves of a feed-forward or vocabulary matrices that changed places.
+
+    Attributes:
+        expected: what each tensor should be, by its name in the report.
+    """
+
+    expected: Mapping[str, OutTensor]
+
+    def explain(self, found: Found, difference: TensorDifference) -> str | None:
+        """Whose content it is, if it is another tensor's."""
+        own = self.expected.get(found.name)
+        if own is None or own.shape != found.shape or own.type.layout != found.type.layout or len(own.shape) != 2:
+            return None  # norms of different layers may be equal
+        for name in self._by_first_row.get(_key(found.type.layout, found.shape, found.row_of(0, 1).tobytes()), ()):
+            if name != found.name and writes_exactly(self.expected[name], found):
+                return _words(found.name, name)
+        if _is_transposed(own, found):
+            return "the tensor was transposed"
+        return None
+
+    @cached_property
+    def _by_first_row(self) -> dict[tuple[str, tuple[int, ...], bytes], list[str]]:
+        """Which tensors begin with a row: candidates, compared whole afterwards."""
+        names: dict[tuple[str, tuple[int, ...], bytes], list[str]] = {}
+        for name, tensor in self.expected.items():
+            if len(tensor.shape) == 2:
+                first = next(row_chunks(tensor))[:1].tobytes()
+                names.setdefault(_key(tensor.type.layout, tensor.shape, first), []).append(name)
+        return names
+
+
+def _key(layout: str, shape: tuple[int, ...], first: bytes) -> tuple[str, tuple[int, ...], bytes]:
+    return layout, shape, first
+
+
+def _is_transposed(own: OutTensor, found: Found) -> bool:
+    rows, columns = own.shape
+    if rows != columns or own.type.quantized:
+        return False
+    ours = np.concatenate(list(_blocks(own)))
+    there = found.row_of(0, rows).view(own.type.block).reshape(rows, columns)
+    return bool(np.array_equal(ours.view(np.uint8), np.ascontiguousarray(there.T).view(np.uint8)))
+
+
+def _blocks(tensor: OutTensor) -> Iterator[np.ndarray]:
+    for chunk in row_chunks(tensor):
+        yield np.ascontiguousarray(chunk).view(tensor.type.block).reshape(len(chunk), -1)
+
+
+def _words(found: str, other: str) -> str:
+    """In words that are the same for all tensors of an exchange.
+
+    >>> _words("layers.1.attention.wq.weight", "layers.2.attention.wq.weight")
+    'layers 1 and 2 were exchanged'
+    >>> _words("layers.2.feed_forward.w3.weight", "layers.2.feed_forward.w1.weight")
+    'w1 and w3 were exchanged, or one holds the other'
+    """
+    a, b = (_bare(name).split(".") for name in (found, other))
+    if a[0] == b[0] == "layers" and a[1] != b[1] and a[2:] == b[2:]:
+        return f"layers {' and '.join(sorted((a[1], b[1]), key=int))} were exchanged"
+    if {a[0], b[0]} == {"tok_embeddings", "output"}:
+        return "tok_embeddings and output were exchanged, or tied by mistake"
+    return f"{' and '.join(sorted((a[-2], b[-2])))} were exchanged, or one holds the other"
+
+
+def _bare(name: str) -> str:
+    """The Meta name of a tensor in a report."""
+    name = name.rsplit(": ", 1)[-1]
+    return rename(name, "meta") if is_known(name) else name
