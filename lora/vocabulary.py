@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ggmlpy.files.errors import MissingFileError, UsageError
+from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
 from llama_ref.vocabulary.sentencepiece_model import (
     NORMAL,
     Piece,
     SentencePieceModel,
     parse_sentencepiece,
 )
+from llama_ref.vocabulary.utf8 import printable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -63,13 +64,17 @@ def merge_vocabularies(
     and its type is absent (NORMAL).
 
     Raises:
-        UsageError: ``pad_token`` is a piece already.
+        UsageError: ``pad_token`` is a piece already, or empty.
+        VocabularyError: a piece of ``extra`` is empty or there twice; SentencePiece refuses a model with such pieces.
 
     >>> tiny = lambda *texts: SentencePieceModel(tuple(_appended(text.encode()) for text in texts), b"")
     >>> merged, growth = merge_vocabularies(tiny("a", "b"), tiny("b", "你"), pad_token="[PAD]")
     >>> [piece.text.decode() for piece in merged.pieces], growth
     (['a', 'b', '你', '[PAD]'], Growth(base=2, added=1, skipped=1, padded=1))
     """
+    _check_pieces(extra)
+    if pad_token == "":
+        raise UsageError("the pad token is empty; give it a text such as [PAD], or leave --pad-token out")
     added = tuple(_appended(piece.text) for piece in extra.pieces if piece.text not in base.ids)
     padding = () if pad_token is None else (_appended(pad_token.encode()),)
     grown = SentencePieceModel(base.pieces + added, base.rest)
@@ -78,6 +83,20 @@ def merge_vocabularies(
         raise UsageError(f"the pad token {pad_token!r} is piece {there} already; leave --pad-token out")
     growth = Growth(len(base), len(added), len(extra) - len(added), len(padding))
     return SentencePieceModel(grown.pieces + padding, base.rest), growth
+
+
+def _check_pieces(extra: SentencePieceModel) -> None:
+    for number, piece in enumerate(extra.pieces):
+        first = extra.ids[piece.text]
+        if piece.text and first == number:
+            continue
+        raise VocabularyError(
+            f"piece {number} of the added vocabulary is " + (f"piece {first} again" if piece.text else "empty"),
+            field=f"piece {number}",
+            found=repr(printable(piece.text)),
+            cause="a model that was put together by hand: SentencePiece refuses to read it",
+            next_step="take the pieces from a model that `identify` reads",
+        )
 
 
 def _appended(text: bytes) -> Piece:

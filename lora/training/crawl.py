@@ -4,7 +4,8 @@ Twenty records are asked for at a time, about topics and kinds of task that are 
 as it came, one per line, in ``OUT.raw.jsonl``; the cleaned records of all replies are in ``OUT``. A crawl that was
 interrupted goes on behind the last reply; one that is run again with a larger number asks for the rest.
 
-The key comes from the environment and goes nowhere but into the request's header. What comes back is data: it is
+The key comes from the environment and goes nowhere but into the request's header: not into a message, not into a file,
+even if the server repeats it. Every try has a deadline for the whole reply. What comes back is data: it is
 parsed, never run.
 
 Sources: Chinese-LLaMA-Alpaca ``scripts/crawl_prompt.py`` (twenty at a time, random topic); OpenAI API reference, chat
@@ -13,9 +14,11 @@ completions; RFC 9110 section 10.2.3 (Retry-After).
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -26,19 +29,15 @@ from pathlib import Path
 from typing import Any
 
 from ggmlpy.files.errors import FormatError, OutputError, UsageError
+from llama_ref.vocabulary.utf8 import printable
 
+from .crawl_prompts import TEMPLATE, prompt_for
 from .instructions import CleanReport, Record, clean, merge_records, write_instructions
 
-__all__ = ["KINDS", "TOPICS", "CrawlError", "CrawlOptions", "CrawlReport", "crawl", "prompt_for"]
+__all__ = ["CrawlError", "CrawlOptions", "CrawlReport", "crawl"]
 
-TOPICS = (
-    *("科技", "教育", "健康", "旅行", "美食", "历史", "文学", "音乐", "体育", "环境保护", "经济", "法律", "心理"),
-    *("家庭", "工作", "编程", "数学", "物理", "化学", "生物", "艺术", "电影", "节日", "城市", "农业", "交通", "安全"),
-)
-KINDS = (
-    *("问答", "改写", "翻译", "分类", "总结", "续写", "创作", "提取信息", "计算", "比较", "解释", "建议", "头脑风暴"),
-)
 LARGEST_REPLY = 16 << 20
+GRACE = 1.0  # seconds behind the deadline, in which a try that noticed it itself can end
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that may pass
 
 
@@ -58,7 +57,8 @@ class CrawlOptions:
         key_variable: the environment variable that holds the key; empty or unset: no key is sent.
         attempts: tries of one request.
         first_wait, longest_wait: seconds between tries, doubled each time.
-        timeout: seconds a reply may take.
+        timeout: seconds a whole reply may take, however slowly it comes.
+        template: what is asked for; see :mod:`lora.training.crawl_prompts`.
     """
 
     url: str
@@ -72,6 +72,7 @@ class CrawlOptions:
     first_wait: float = 1.0
     longest_wait: float = 60.0
     timeout: float = 120.0
+    template: str = TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -90,23 +91,6 @@ class CrawlReport:
             f"{self.n_records} records from {self.n_asked + self.n_resumed} replies ({self.n_resumed} from before, "
             f"{self.n_retries} retries); {cleaned}"
         )
-
-
-def prompt_for(seed: int, number: int, n_items: int) -> str:
-    """The text of request ``number``: always the same for the same seed.
-
-    >>> prompt_for(0, 0, 20) == prompt_for(0, 0, 20) != prompt_for(0, 1, 20)
-    True
-    """
-    rng = random.Random(f"{seed}:{number}")
-    topic, kinds = rng.choice(TOPICS), rng.sample(KINDS, 4)
-    return (
-        f"请写出{n_items}条不同的中文指令数据，主题是“{topic}”，任务类型包括{'、'.join(kinds)}。要求：\n"
-        "1. 指令要具体、多样，长短不一，不要重复动词。\n"
-        "2. 每条是一个JSON对象，有三个字段：instruction（指令）、input（输入，没有就写空字符串）、output（回答）。\n"
-        "3. 回答要正确、完整，不要编造个人信息。\n"
-        "4. 只返回一个JSON数组，不要写别的文字。"
-    )
 
 
 def crawl(
@@ -134,7 +118,7 @@ def crawl(
     try:
         with open(raw, "ab") as file:
             for number in range(n_resumed, options.n_requests):
-                replies.append(client.ask(prompt_for(options.seed, number, options.n_items)))
+                replies.append(client.ask(prompt_for(options.seed, number, options.n_items, options.template)))
                 line = json.dumps({"request": number, "content": replies[-1]}, ensure_ascii=False) + "\n"
                 file.write(line.encode("utf-8", "surrogatepass"))  # a reply may hold half of a character
                 file.flush()
@@ -151,12 +135,42 @@ def crawl(
 
 
 def _check(options: CrawlOptions) -> None:
-    parts = urllib.parse.urlsplit(options.url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UsageError(f"{options.url!r} is not an endpoint; give something like https://api.openai.com/v1")
+    problem = _problem_of_url(options.url)
+    if problem:
+        raise UsageError(f"{problem}; give something like https://api.openai.com/v1")
+    _key(options.key_variable)
     for name in ("n_requests", "n_items", "attempts"):
         if getattr(options, name) < 1:
             raise UsageError(f"{name} must be at least 1, not {getattr(options, name)}")
+
+
+def _problem_of_url(url: str) -> str | None:
+    """Why this is not an endpoint; what may be a secret is not repeated."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, user, _ = parts.hostname, parts.username, parts.port
+    except ValueError:
+        return "the URL is not an endpoint: its host or port cannot be read"
+    if user is not None or "@" in parts.netloc:
+        return "the URL is not an endpoint: it holds a user name or password; a key comes from an environment variable"
+    if parts.query or parts.fragment:
+        return "the URL is not an endpoint: it goes on with ? or #, behind which nothing can be appended"
+    if parts.scheme not in ("http", "https") or not host:
+        return f"{url!r} is not an endpoint"
+    if not all("!" <= character <= "~" for character in url):
+        return f"{url!a} is not an endpoint: spaces, control characters and other than ASCII letters must be encoded"
+    return None
+
+
+def _key(variable: str) -> str:
+    """The key out of the environment, or nothing; its value is in no message."""
+    key = os.environ.get(variable, "").strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise UsageError(
+            f"the environment variable {variable} does not hold a key: there is a space, a second line or a character "
+            "that is not ASCII in it; put the key alone into it"
+        )
+    return key
 
 
 def _counts(reports: Iterator[CleanReport]) -> dict[str, int]:
@@ -198,6 +212,7 @@ class _Client:
         self.options, self.sleep, self.n_retries = options, sleep, 0
         self.url = options.url.rstrip("/") + "/chat/completions"
         self.jitter = random.Random(options.seed)
+        self.key = _key(options.key_variable)
 
     def ask(self, prompt: str) -> str:
         """The reply to one prompt."""
@@ -221,26 +236,71 @@ class _Client:
         )
 
     def _post(self, prompt: str) -> str:
+        """One try. It runs beside us, because a server may send its headers, too, a byte at a time."""
+        outcome: list[str | Exception] = []
+        deadline = time.monotonic() + self.options.timeout
+
+        def run() -> None:
+            try:
+                outcome.append(self._exchange(prompt, deadline))
+            except Exception as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(self.options.timeout + GRACE)
+        if not outcome:
+            raise self._late()
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
+
+    def _late(self) -> _Passing:
+        return _Passing(f"no whole reply within {self.options.timeout:g} seconds")
+
+    def _exchange(self, prompt: str, deadline: float) -> str:
         body = {
             "model": self.options.model,
             "messages": [{"role": "user", "content": prompt}],
             "temperature": self.options.temperature,
         }
         headers = {"Content-Type": "application/json"}
-        key = os.environ.get(self.options.key_variable, "").strip()
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         try:
             with _opener().open(request, timeout=self.options.timeout) as response:
-                return _content(response.read(LARGEST_REPLY), self.url)
+                return _content(self._without_key(self._read(response, deadline)))
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None
         except OSError as error:  # URLError, timeouts, resets
-            raise _Passing(f"cannot reach the endpoint: {getattr(error, 'reason', error)}") from None
+            words = str(getattr(error, "reason", error))
+            raise _Passing(self._shown(f"cannot reach the endpoint: {words}")) from None
+        except (http.client.HTTPException, ValueError) as error:  # cut off, too many headers, no HTTP
+            words = f"a reply that is cut off or not HTTP: {type(error).__name__}"
+            raise _Passing(words) from None
+
+    def _read(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
+        data = bytearray()
+        while chunk := response.read1(1 << 16):
+            data += chunk
+            if len(data) > LARGEST_REPLY:
+                raise _Passing(f"a reply of more than {LARGEST_REPLY:,} bytes")
+            if time.monotonic() > deadline:
+                raise self._late()
+        if response.length:  # read1 does not tell
+            raise http.client.IncompleteRead(b"", response.length)
+        return bytes(data)
+
+    def _without_key(self, data: bytes) -> bytes:
+        """A server may repeat the key; it goes into no file and no message."""
+        return data.replace(self.key.encode(), b"***") if self.key else data
+
+    def _shown(self, words: str) -> str:
+        return printable(self._without_key(words.encode("utf-8", "surrogateescape")))
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
-        words = f"status {error.code} {error.reason}"
+        words = self._shown(f"status {error.code} {error.reason}")
         if error.code in RETRIED:
             return _Passing(words, _seconds(error.headers.get("Retry-After")))
         next_step = "check the model's name and the endpoint"
@@ -268,12 +328,12 @@ def _seconds(text: str | None) -> float:
         return 0.0
 
 
-def _content(data: bytes, url: str) -> str:
+def _content(data: bytes) -> str:
     """The text of the first choice."""
     try:
         content = json.loads(data)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        raise _Passing(f"a reply that is not a chat completion: {data[:80]!r}") from None
+        raise _Passing(f"a reply that is not a chat completion: {printable(data[:80])}") from None
     if not isinstance(content, str) or not content.strip():
         raise _Passing("an empty reply")
     return content

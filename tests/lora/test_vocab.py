@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cli
 from ggmlpy.files.errors import FormatError, MissingFileError, TruncatedError, UsageError, VocabularyError
 from llama_ref.vocabulary.sentencepiece_model import (
     BYTE,
@@ -79,7 +80,7 @@ def model_of(pieces: list[bytes], rest: bytes = b"\x12\x00") -> bytes:
     return b"".join(b"\x0a" + varint(len(body)) + body for body in bodies) + rest
 
 
-@given(base=texts, extra=texts)
+@given(base=texts, extra=texts.map(lambda some: list(dict.fromkeys(some))))
 def test_merging_keeps_the_base_and_appends_what_it_lacks(base: list[bytes], extra: list[bytes]) -> None:
     left, right = parse_sentencepiece(model_of(base)), parse_sentencepiece(model_of(extra))
     merged, growth = merge_vocabularies(left, right)
@@ -182,3 +183,28 @@ def test_the_grown_vocabulary_needs_fewer_tokens(tokenizers: Path) -> None:
     assert before.n_chinese == 25
     assert side_by_side([after], color=False).splitlines()[1].startswith("|▁|人工智能|是|计算机|科学|、|")
     assert side_by_side([after]).endswith("\x1b[0m")
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["<unk>", "", "a"], r"piece 1 of the added vocabulary is empty"),
+        (["<unk>", "a", "b", "a"], r"piece 3 of the added vocabulary is piece 1 again .*found 'a'"),
+    ],
+)
+def test_pieces_that_sentencepiece_refuses_are_refused_by_name(texts: list[str], words: str) -> None:
+    base = parse_sentencepiece(model_of([b"<unk>", b"z"]))
+    extra = parse_sentencepiece(model_of([text.encode() for text in texts]))
+    with pytest.raises(VocabularyError, match=words):
+        merge_vocabularies(base, extra)
+    with pytest.raises(UsageError, match="the pad token is empty"):
+        merge_vocabularies(base, base, "")
+
+
+def test_a_merge_that_sentencepiece_refuses_is_not_written(tmp_path: Path) -> None:
+    """The base has no piece for what is unknown."""
+    (tmp_path / "base.model").write_bytes(model_of([b"a"]))
+    (tmp_path / "extra.model").write_bytes(model_of([b"b"]))
+    argv = ["tokenizer", "merge", *(str(tmp_path / f"{name}.model") for name in ("base", "extra", "out"))]
+    assert cli.main(argv) == 3
+    assert not (tmp_path / "out.model").exists()

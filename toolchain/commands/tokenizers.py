@@ -127,9 +127,11 @@ def _add_tokenizer_stats(inner: Commands) -> None:
 
 def run_tokenizer_merge(args: argparse.Namespace) -> int:
     from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece, write_sentencepiece
+    from llama_ref.vocabulary.tokenizer_file import load_processor
     from lora.vocabulary import merge_vocabularies
 
     merged, growth = merge_vocabularies(read_sentencepiece(args.base), read_sentencepiece(args.extra), args.pad_token)
+    load_processor(merged.to_bytes(), args.base)  # what SentencePiece refuses is not written
     for path in write_sentencepiece(args.out, merged, args.pad_token):
         say(args, path)
     padded = f" + {args.pad_token}" if growth.padded else ""

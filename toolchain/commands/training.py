@@ -245,11 +245,13 @@ def add_crawl(commands: Commands) -> None:
     )
     parser.add_argument("output", metavar="OUT", help="JSON; the unedited replies are in OUT.raw.jsonl")
     parser.add_argument("--url", default="https://api.openai.com/v1", help="endpoint (default %(default)s)")
-    parser.add_argument("--model", required=True, help="its name at the endpoint")
+    parser.add_argument("--model", default="gpt-3.5-turbo", help="its name at the endpoint (default %(default)s)")
     parser.add_argument("--requests", type=int, default=1, metavar="N", help="replies in all (default 1)")
     parser.add_argument("--items", type=int, default=20, metavar="N", help="records a reply (default 20)")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="default 1.0")
     parser.add_argument("--seed", type=int, default=0, help="of topics and kinds of task (default 0)")
+    template = "what to ask for; may hold {topics}, {kinds}, {count}, {input_length} and {output_length}"
+    parser.add_argument("--template", metavar="FILE", help=template)
     parser.add_argument(
         "--key-variable", default="OPENAI_API_KEY", metavar="NAME", help="environment variable (default %(default)s)"
     )
@@ -257,6 +259,7 @@ def add_crawl(commands: Commands) -> None:
 
 def run_crawl(args: argparse.Namespace) -> int:
     from lora.training.crawl import CrawlOptions, crawl
+    from lora.training.crawl_prompts import TEMPLATE, read_template
 
     options = CrawlOptions(
         args.url,
@@ -266,6 +269,7 @@ def run_crawl(args: argparse.Namespace) -> int:
         seed=args.seed,
         temperature=args.temperature,
         key_variable=args.key_variable,
+        template=read_template(args.template) if args.template else TEMPLATE,
     )
     with progress_bar(args, args.requests, "crawl", "reply") as bar:
         report = crawl(args.output, options, progress=bar.update)
