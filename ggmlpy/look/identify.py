@@ -27,6 +27,14 @@ from .check import problems_of
 __all__ = ["Identification", "expected_size", "identify"]
 
 
+# fmt: off
+TYPE_SINCE = {  # tensor types that llama.cpp learned later than the first container that can hold them
+    **dict.fromkeys(("q2_K", "q3_K", "q4_K", "q5_K", "q6_K"), "2023-06-05"),  # 99009e72f
+    "bf16":                                                  "2024-05-08",   # 385541602
+}
+# fmt: on
+
+
 @dataclass(frozen=True)
 class Identification:
     """What is known of one file.
@@ -116,13 +124,28 @@ def _possible(shape: tuple[int, ...]) -> bool:
 def _era(model: ModelFile) -> str:
     written = HISTORY[model.container, model.version].written
     if (model.container, model.version) != ("ggjt", 1):
-        return written
+        return _not_before(written, {tensor.type.name for tensor in model.tensors.values()})
     later = {tensor.type.name for tensor in model.tensors.values()} - set(MARCH_31.type_names)
     if later:
         return f"{era_of_file(model)} ({', '.join(sorted(later))} exist since April)"
     signs = {quantizer_signs(tensor, 8) for tensor in model.tensors.values() if tensor.type.name == "q4_0"}
     told = sorted(sign for sign in signs if sign.startswith("quantizer"))
     return written + (f"; {' and '.join(told)}" if told else "")
+
+
+def _not_before(written: str, types: set[str]) -> str:
+    """When a container was written, with the day of its youngest tensor type where that is later than the container.
+
+    >>> _not_before("2023-05-19 – 2023-08-20", {"f32", "q4_K", "q6_K"})
+    '2023-06-05 – 2023-08-20 (q4_K, q6_K exist since 2023-06-05)'
+    """
+    since = max((TYPE_SINCE[name] for name in types & TYPE_SINCE.keys()), default="")
+    begin, dash, end = written.removeprefix("since ").partition(" – ")
+    if since <= begin:
+        return written
+    young = sorted(name for name in types if TYPE_SINCE.get(name) == since)
+    when = f"{since}{dash}{end}" if dash else f"since {since}"
+    return f"{when} ({', '.join(young)} exist{'s' * (len(young) == 1)} since {since})"
 
 
 def _next_step(model: ModelFile, problems: list[FormatError]) -> str:

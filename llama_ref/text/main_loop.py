@@ -61,6 +61,8 @@ class MainOptions:
         instruct: wrap each turn in the Alpaca template.
         reverse_prompts: texts that give the turn to the person when the model writes them.
         input_prefix: put in front of each turn.
+        turns_count: the tokens of a person's turn are taken off ``n_predict``, as ``main`` does; a long turn leaves
+            nothing for the answer.
     """
 
     prompt: bytes = b""
@@ -71,6 +73,7 @@ class MainOptions:
     instruct: bool = False
     reverse_prompts: tuple[bytes, ...] = ()
     input_prefix: bytes = b""
+    turns_count: bool = True
 
 
 @dataclass
@@ -280,7 +283,13 @@ class MainLoop:
         if self.options.instruct:
             turn += self._encode(RESPONSE_SUFFIX.encode())
         self._queue.extend(turn)
-        self._remaining -= len(line)
+        if self.options.turns_count:
+            self._remaining -= len(line)
+            if self._remaining <= 0 < self._limit:
+                self.note(
+                    f"note: no tokens are left for an answer: the {len(line)} of this turn count, too, and -n is "
+                    f"{self._limit}; a larger -n, or -n -1, leaves room"
+                )
         self.on_turn(turn)
 
     def _text_has_ended(self) -> bool:

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from ggmlpy import ModelParams, open_model
 from ggmlpy.look.identify import expected_size, identify
+from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.verify.compare import compare
 from ggmlpy.verify.tensors import ulp_distance
 from ggmlpy.verify.whose_quantizer import explain, quantizer_signs
+from tests.ggmlpy.k_models import write_k_model
 from tests.ggmlpy.models import write_tiny
 
 
@@ -85,6 +87,19 @@ def test_identify_tells_eras_apart(golden):
     assert "quantizer of 2023-03 " in identify(golden("ggml/T1_quant_p2/T1.q4_0.bin")).era
     assert "quantizer of 2023-04-30" in identify(golden("ggml/T1_quant_p3/T1.q4_0.bin")).era
     assert identify(golden("ggml/T1_quant_p3/T1.q5_1.bin")).era == "2023-04-30 (q5_1 exist since April)"
+
+
+@pytest.mark.parametrize("type", ["q2_k", "q3_k_m", "q4_k_s", "q5_k_m", "q6_k"])
+def test_identify_dates_a_file_by_its_types_too(type, tmp_path):
+    """ggjt v3 is of May 2023; its k-quants came in June."""
+    quantize_file(write_k_model(tmp_path / "f16.bin", 256), tmp_path / "k.bin", type, "2023-08-21")
+    era = identify(tmp_path / "k.bin").era
+    assert era.startswith("2023-06-05 – 2023-08-20 (")
+    assert era.endswith("since 2023-06-05)")
+
+
+def test_identify_dates_a_file_without_k_quants_by_its_container(tmp_path):
+    assert identify(write_k_model(tmp_path / "f16.bin", 256)).era == "2023-05-19 – 2023-08-20"
 
 
 @pytest.mark.parametrize("cut", [1, 100, 1500, 4000])

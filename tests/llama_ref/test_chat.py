@@ -54,6 +54,20 @@ def test_chat_is_instruct_with_the_alpaca_prompt() -> None:
     assert chat.stdout.startswith(b" " + PREAMBLE.encode() + b"\n> ")
 
 
+def test_a_question_longer_than_an_answer_is_answered() -> None:
+    """main takes a turn's tokens off -n, and then has none for the answer; chat does so only where -n was typed."""
+    model, question = str(T1 / "T1.q4_0.bin"), ("hello world " * 60).encode() + b"\n"
+    common = ["-m", model, "-s", "3", "--temp", "0", "--numerics", "exact"]
+    chat, strict = cli("chat", *common, typed=question), cli("chat", *common, "-n", "8", typed=question)
+    strict_main = cli("generate", "-ins", "-p", PREAMBLE, *common, "-n", "8", typed=question)
+    assert len(chat.stdout) > len(strict.stdout)
+    assert b"no tokens are left for an answer" not in chat.stderr
+    assert strict.stdout == strict_main.stdout
+    for run in (strict, strict_main):
+        assert b"note: no tokens are left for an answer" in run.stderr
+        assert b"a larger -n, or -n -1, leaves room" in run.stderr
+
+
 def test_a_reader_that_leaves_is_no_error() -> None:
     command = [sys.executable, str(ROOT / "cli.py"), "generate", "-m", str(T1 / "T1.q4_0.bin"), "-p", "x", "-n", "2000"]
     with subprocess.Popen(

@@ -168,6 +168,7 @@ def main_options(args: argparse.Namespace) -> MainOptions:
         instruct=args.instruct,
         reverse_prompts=tuple(map(os.fsencode, args.reverse_prompt)),
         input_prefix=os.fsencode(args.in_prefix),
+        turns_count=getattr(args, "turns_count", True),
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llama_ref.text.model import Model
 
 TRAINED_POSITIONS = 2048
+ANSWER = 128  # tokens of an answer at most, main's own default
 
 
 def add_generate(commands: Commands) -> None:
@@ -67,6 +68,7 @@ def add_chat(commands: Commands) -> None:
         "chat -m zh-alpaca/ggml-model-q4_0.bin -c 2048 --temp 0.2 --repeat-penalty 1.3",
     )
     add_main_options(parser)
+    parser.set_defaults(n_predict=None)
 
 
 def run_chat(args: argparse.Namespace) -> int:
@@ -74,6 +76,8 @@ def run_chat(args: argparse.Namespace) -> int:
     from llama_ref.vocabulary.prompts import PREAMBLE
     from toolchain.terminal.console import edited_lines
 
+    args.turns_count = args.n_predict is not None  # as in main where -n was typed; else every turn has an answer
+    args.n_predict = ANSWER if args.n_predict is None else args.n_predict
     args.instruct = True
     args.color = args.color or wants_color()
     if not args.prompt_parts and not args.random_prompt:
