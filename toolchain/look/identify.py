@@ -15,14 +15,18 @@ from pathlib import Path
 from ggmlpy.files.errors import BadMagicError, FormatError
 from ggmlpy.files.npy import ZIP_TROUBLE
 from ggmlpy.formats.model_sizes import describe_shape
-from ggmlpy.formats.tensor_names import is_derived, is_known, rename, spelling_of
+from ggmlpy.formats.opening import is_gguf
+from ggmlpy.formats.tensor_names import is_derived, is_known, rename, spelling_of, unwrapped
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from ggmlpy.look.identify import Identification, identify
 from llama_ref.checkpoint import LazyTensor, open_pth
+from llama_ref.checkpoint.layout import origin_of
 from llama_ref.checkpoint.params import read_config_json, read_params_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 from llama_ref.checkpoint.weights import is_safetensors
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
+
+from .foreign import foreign, foreign_gguf, identification
 
 __all__ = ["identify_any", "identify_other"]
 
@@ -41,15 +45,32 @@ def identify_any(path: str | os.PathLike[str]) -> Identification:
     Raises:
         FormatError: it is of one of these kinds, and bad; BadMagicError if it is of none.
     """
+    found = _of_others(Path(path))
+    if found is not None:
+        return found
     try:
         return identify(path)
     except BadMagicError as error:
         other = identify_other(path)
         if other is not None:
             return other
-        if str(error.next_step).startswith("`identify "):
-            error.next_step = "compare its size and SHA256 with its source, and fetch it again"
-        raise
+        raise _without_a_circle(error) from error
+    except FormatError as error:
+        raise _without_a_circle(error) from error
+
+
+def _of_others(path: Path) -> Identification | None:
+    try:
+        return foreign(path) or (foreign_gguf(path) if is_gguf(path) else None)
+    except (OSError, FormatError):
+        return None  # its reader says what is wrong
+
+
+def _without_a_circle(error: FormatError) -> FormatError:
+    """The error without the advice to identify the file, which was just done."""
+    if str(error.next_step).startswith("`identify "):
+        error.next_step = "compare its size and SHA256 with its source, and fetch it again"
+    return error
 
 
 def identify_other(path: str | os.PathLike[str]) -> Identification | None:
@@ -84,7 +105,7 @@ def _zip(path: Path) -> Identification:
     adapter = "adapter_config.json" in names
     what = "zip archive of a LoRA adapter" if adapter else f"zip archive of {len(names)} files, no adapter among them"
     step = f"`merge --base BASE_DIR --lora {path} --output OUT_DIR`" if adapter else f"unzip {path}"
-    return _identification(path, what, next_step=f"`verify {path}`, then {step}")
+    return identification(path, what, next_step=f"`verify {path}`, then {step}")
 
 
 def _pth(path: Path) -> Identification:
@@ -93,25 +114,30 @@ def _pth(path: Path) -> Identification:
 
 
 def _tensors(path: Path, tensors: Mapping[str, LazyTensor], container: str, writer: str) -> Identification:
+    tensors = {unwrapped(name): tensor for name, tensor in tensors.items()}
     known = {rename(name, "meta"): tensor for name, tensor in tensors.items() if is_known(name)}
+    readers = "PyTorch, transformers, `convert` and merge"
+    cause = origin_of(name for name in tensors if not is_known(name) and not is_derived(name))
     if any("lora_" in name for name in tensors):
         kind = "LoRA adapter"
         step = f"`merge --base BASE_DIR --lora {path.parent} --output OUT_DIR`"
+    elif known and "quantized" in cause:
+        kind, readers, step = "a quantized checkpoint", "the library that quantized it", cause
     elif known:
         spelling = spelling_of(next(name for name in tensors if is_known(name)))
         kind = f"LLaMA weights in {LAYOUTS[spelling]}"
         step = f"`doctor {path.parent}`"
     else:
         kind = "tensors of another kind of model" if tensors else "no tensors: the file was saved empty"
-        step = "start from the model's own files"
-    return _identification(
+        step, readers = "start from the model's own files", "PyTorch"
+    return identification(
         path,
         f"{container}, {kind}",
         era=writer,
         types=dict(Counter(tensor.dtype for tensor in tensors.values())),
         model=_model(path, known, tensors),
         vocabulary=_vocabulary(tensors),
-        readers="PyTorch, transformers, `convert` and merge",
+        readers=readers,
         next_step=step,
     )
 
@@ -147,16 +173,10 @@ def _vocabulary(tensors: Mapping[str, LazyTensor]) -> str:
 def _tokenizer(path: Path) -> Identification:
     vocabulary = load_vocabulary(path)
     added = f", and {len(vocabulary.added)} added tokens beside it" if vocabulary.added else ""
-    return _identification(
+    return identification(
         path,
         "SentencePiece tokenizer",
         vocabulary=vocabulary_name(len(vocabulary.base)) + added,
         readers="sentencepiece, transformers, `tokenize` and convert",
         next_step=f'`tokenize -m {path} "text"`',
     )
-
-
-def _identification(path: Path, what: str, **known: object) -> Identification:
-    size = path.stat().st_size
-    values = {"era": "", "types": {}, "model": "", "vocabulary": "", "readers": "unzip", "next_step": ""} | known
-    return Identification(path=str(path), what=what, size=size, expected_size=size, problems=[], **values)  # type: ignore[arg-type]
