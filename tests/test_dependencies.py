@@ -29,3 +29,15 @@ def imports_of(node: ast.AST) -> Iterator[str]:
         yield node.module.partition(".")[0]
     for child in ast.iter_child_nodes(node):
         yield from imports_of(child)
+
+
+def test_the_lock_file_holds_versions_within_the_declared_bounds():
+    """Each dependency has both bounds, and the locked version lies between them."""
+    block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    lines = (ROOT / "requirements" / "test.lock").read_text().splitlines()
+    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for name, low, high in re.findall(r'"([a-z]+)>=([0-9.]+),<([0-9.]+)"', block[1]):
+        version, *bounds = ([int(part) for part in text.split(".")] for text in (locked.pop(name), low, high))
+        assert bounds[0] <= version < bounds[1]
+    assert len(re.findall('"', block[1])) == 2 * len(re.findall(",<", block[1]))
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in locked)
