@@ -214,6 +214,7 @@ def _check_tensor(path: Path, params_path: Path, tensor: LazyTensor, shape: tupl
             cause="shards are missing or belong to different models"
             if tensor.size < np.prod(shape, dtype=object)
             else f"{params_path} belongs to another model",
+            next_step=f"compare the folder with its source, then `doctor {path}`",
         )
     if tensor.dtype not in FLOATS:
         raise UnsupportedError(
