@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
-from .processors import available_processors
+from .processors import checked_threads
 
 __all__ = ["Workers"]
 
@@ -33,7 +33,7 @@ class Workers:
     """
 
     def __init__(self, n_threads: int | None = None, *, ahead: int | None = None) -> None:
-        self.n_threads = n_threads or available_processors()
+        self.n_threads = checked_threads(n_threads)
         self.ahead = ahead or self.n_threads + 1
         self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="ggmlpy")
 

@@ -25,7 +25,26 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-__all__ = ["available_processors"]
+from .errors import UsageError
+
+__all__ = ["available_processors", "checked_threads"]
+
+MOST_THREADS = 1024  # more than any one machine's processors; each costs working memory and a stack
+
+
+def checked_threads(n_threads: int | None) -> int:
+    """The number of threads that was asked for; None means one for each processor.
+
+    Raises:
+        UsageError: it is not positive, or absurd.
+    """
+    if n_threads is None:
+        return available_processors()
+    if n_threads < 1:
+        raise UsageError(f"the number of threads must be at least 1, not {n_threads}")
+    if n_threads > MOST_THREADS:
+        raise UsageError(f"the number of threads must be at most {MOST_THREADS}, not {n_threads}")
+    return n_threads
 
 
 def available_processors(root: str | os.PathLike[str] = "/") -> int:

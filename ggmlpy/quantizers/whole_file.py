@@ -208,8 +208,6 @@ def quantize_file(
     >>> report = quantize_file("ggml-model-f16.bin", "ggml-model-q4_0.bin", "q4_0")   # doctest: +SKIP
     >>> print(*report.closing_lines(), sep="\\n")                                      # doctest: +SKIP
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"at least one thread is needed, not {threads}")
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(in_path))
         workers = stack.enter_context(_workers(threads))

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Evaluator"]
 
 E = TypeVar("E", bound="Evaluator")
+
+MOST_POSITIONS = 1 << 24  # the longest context that any model of this family was published with is 10,485,760
 
 
 class Evaluator:
@@ -104,12 +107,15 @@ class Evaluator:
 
         if n_ctx < 1:
             raise UsageError(f"n_ctx must be at least 1, not {n_ctx}")
+        if n_ctx > MOST_POSITIONS:
+            raise UsageError(f"n_ctx must be at most {MOST_POSITIONS:,}, not {n_ctx:,}: no model has a longer context")
         file = path if isinstance(path, ggmlpy.ModelFile) else ggmlpy.open_model(path)
         try:
             backend = create_backend(numerics, file, era=era, build=build, n_threads=n_threads)
             backend.norm_eps = file.hparams.eps if norm_eps is None else _checked_eps(norm_eps)
             model = cls(file, backend, n_ctx=n_ctx, memory_f32=memory_f32)
-            backend.prepare(model.weights, n_ctx)
+            with _room_for(n_ctx):
+                backend.prepare(model.weights, n_ctx)
             return model
         except BaseException:
             file.close()
@@ -122,7 +128,8 @@ class Evaluator:
     def new_cache(self) -> KVCache:
         """An empty cache of ``n_ctx`` positions, for a text of one's own. Memory is taken as positions are filled."""
         self._check_open()
-        return self.backend.new_cache(self.hparams, self.n_ctx, self.memory_f32)
+        with _room_for(self.n_ctx):
+            return self.backend.new_cache(self.hparams, self.n_ctx, self.memory_f32)
 
     def evaluate(
         self, tokens: Sequence[int], n_past: int, *, last_only: bool = False, cache: KVCache | None = None
@@ -151,7 +158,8 @@ class Evaluator:
             self._check_open()
             batch = self._checked(tokens, n_past, cache.length)
             self.file.check_length()
-            logits = self.backend.forward(self.weights, cache, batch, n_past, last_only)
+            with np.errstate(all="ignore"):  # weights that are not finite give logits that are not, and no warnings
+                logits = self.backend.forward(self.weights, cache, batch, n_past, last_only)
             cache.length = n_past + len(batch)
         return logits[-1] if last_only else logits
 
@@ -160,12 +168,12 @@ class Evaluator:
             raise UsageError("this model was closed; open its file again to evaluate with it")
 
     def _checked(self, tokens: Sequence[int], n_past: int, length: int) -> npt.NDArray[np.int64]:
-        batch = np.asarray(tokens, dtype=np.int64)
-        if batch.ndim != 1 or len(batch) == 0:
+        if np.ndim(tokens) != 1 or len(tokens) == 0:
             raise UsageError("nothing to evaluate: give at least one token")
-        if batch.min() < 0 or batch.max() >= self.n_vocab:
-            wrong = next(int(t) for t in batch if not 0 <= t < self.n_vocab)
+        if min(tokens) < 0 or max(tokens) >= self.n_vocab:
+            wrong = next(int(t) for t in tokens if not 0 <= t < self.n_vocab)
             raise UsageError(f"token {wrong} is outside the vocabulary of {self.n_vocab} tokens")
+        batch = np.asarray(tokens, dtype=np.int64)
         if not 0 <= n_past <= length:
             raise UsageError(f"n_past is {n_past}, but the cache holds {length} positions")
         if n_past + len(batch) > self.n_ctx:
@@ -189,6 +197,21 @@ class Evaluator:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+@contextmanager
+def _room_for(n_ctx: int) -> Iterator[None]:
+    """Memory that grows with the context.
+
+    Raises:
+        UsageError: the machine does not have as much.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise UsageError(
+            f"a context of {n_ctx:,} positions takes more memory than there is; choose a smaller one (-c)"
+        ) from error
 
 
 def _checked_eps(norm_eps: float) -> float:

@@ -23,13 +23,9 @@ from llama_ref.vocabulary.utf8 import Utf8Stream
 from .conversation import Conversation, Token
 from .main_words import prompt_table
 
-__all__ = ["Console", "MainLoop", "MainOptions", "PromptTooLongError"]
+__all__ = ["Console", "MainLoop", "MainOptions"]
 
 GREEDY_FAILURE = b"failed to tokenize string!\n"  # 2023-03-19 writes this on stdout and goes on
-
-
-class PromptTooLongError(UsageError):
-    """The prompt leaves no room in the context; ``main`` ends with exit code 1."""
 
 
 class Console(Protocol):
@@ -103,7 +99,7 @@ class MainLoop:
         self.prompt_tokens = self._encode(b" " + options.prompt, bos=True)
         if len(self.prompt_tokens) > n_ctx - 4:
             words = f"prompt is too long ({len(self.prompt_tokens)} tokens, max {n_ctx - 4})"
-            raise PromptTooLongError(f"{words}; shorten it, or take a larger context: -c {_context_for(self)}")
+            raise UsageError(f"{words}; shorten it, or take a larger context: -c {_context_for(self)}")
         keep_all = options.n_keep < 0 or options.n_keep > len(self.prompt_tokens) or options.instruct
         self.conversation.n_keep = len(self.prompt_tokens) if keep_all else options.n_keep
         self.reverse_prompts = list(options.reverse_prompts)

@@ -75,13 +75,13 @@ class SamplingOptions:
             raise UsageError(f"repeat_last_n must be 0 or more, not {self.repeat_last_n}")
         for name in ("top_p", "temp", "repeat_penalty"):
             if not _is_number(getattr(self, name)):
-                raise UsageError(f"{name} must be a number")
+                raise UsageError(f"{name} must be a finite number")
 
 
 def _is_number(value: float) -> bool:
-    """Not NaN; nor an integer beyond what any float holds, as a damaged file may have."""
+    """Not NaN and not infinite; nor an integer beyond what any float holds, as a damaged file may have."""
     try:
-        return not math.isnan(value)
+        return math.isfinite(value)
     except OverflowError:
         return False
 

@@ -158,7 +158,7 @@ def test_a_truncated_model_is_refused_and_nothing_is_left(f16_model, tmp_path):
 
 
 def test_no_threads_are_too_few(f16_model, tmp_path):
-    refused(UsageError, "at least one thread", f16_model, tmp_path / "out.bin", 2, threads=0)
+    refused(UsageError, "threads must be at least 1, not 0", f16_model, tmp_path / "out.bin", 2, threads=0)
 
 
 # --- the command --------------------------------------------------------------------------------------------------

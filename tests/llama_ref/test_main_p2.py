@@ -184,7 +184,7 @@ def test_what_is_typed_can_be_seen_in_its_template(monkeypatch, capsys) -> None:
         (["-m", str(MODEL), "-p", "x", "-s", "99999999999"], 2, "seed"),
         (["-m", str(MODEL), "-p", "x", "-b", "0"], 2, "n_batch"),
         (["-m", str(MODEL), "-p", "x", "--mtest", "-n", "600"], 2, "position 599"),
-        (["-m", str(MODEL), "-p", "x " * 80, "-c", "64"], 1, "prompt is too long (162 tokens, max 60)"),
+        (["-m", str(MODEL), "-p", "x " * 80, "-c", "64"], 2, "prompt is too long (162 tokens, max 60)"),
     ],
 )
 def test_refusals(monkeypatch, capsys, arguments: list[str], code: int, words: str) -> None:

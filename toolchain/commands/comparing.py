@@ -7,7 +7,7 @@ import argparse
 from toolchain.terminal.bars import progress_bar, searching
 from toolchain.terminal.reports import show
 
-from .options import Commands, command, json_option
+from .options import Commands, command, json_option, number
 
 
 def add_compare(commands: Commands) -> None:
@@ -21,7 +21,7 @@ def add_compare(commands: Commands) -> None:
     )
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
-    parser.add_argument("--tolerance", type=float, default=0.0, metavar="X", help="differences up to X are equal")
+    parser.add_argument("--tolerance", type=number, default=0.0, metavar="X", help="differences up to X are equal")
     parser.add_argument("--source", metavar="F16", help="the unquantized model: say which era's quantizer explains B")
     json_option(parser, "everything")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import sys
@@ -26,12 +27,21 @@ def main(argv: list[str] | None = None, door: str = "ggmlpy") -> int:
         argv: the command and its arguments; None: what the process was given.
         door: the name of the program, as the person typed it.
     """
+    speak_utf8()
     program.opened_as(door, COMMANDS)
     gc.set_threshold(50_000)  # looking for garbage while packages are imported takes 20 ms and finds none
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()  # what is held back fails here, and not when Python has ended
     except KeyboardInterrupt:
         pass
+    except BrokenPipeError:
+        _write_nowhere()  # the reader left: nothing more to say to it
+        return 0
+    except (OSError, MemoryError) as error:
+        return _gave_out(error)
     except ImportError as error:
         problem = _missing(error.name) if isinstance(error, ModuleNotFoundError) else ""
         if problem:
@@ -56,7 +66,6 @@ def _missing(module: str | None) -> str:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    speak_utf8()
     if not arguments:
         build_parser().print_help(sys.stderr)
         return 2
@@ -82,9 +91,25 @@ def _run(arguments: Sequence[str]) -> int:
     except FormatError as error:
         complain(program.spoken(error))
         return 3
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say to it
-        return 0
+
+
+def _write_nowhere() -> None:
+    """Standard output takes nothing more: neither now, nor what Python writes at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _gave_out(error: OSError | MemoryError) -> int:
+    """The machine has no more memory, or a disk no more room: one line, and exit code 3."""
+    words, step = "out of memory", "close other programs, or choose smaller numbers"
+    if isinstance(error, OSError):
+        # what writes a file says which; only standard streams have no name
+        words = f"{error.filename or 'standard output'}: {error.strerror or error}"
+        step = "check the disk, its free space and its permissions, then run the command again"
+    _write_nowhere()
+    with contextlib.suppress(OSError):
+        complain(f"{words}. Next: {step}")
+    return 3
 
 
 def build_parser(wanted: str = "") -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.talk import say
 
-from .options import Arguments, arithmetic_options, json_option, keeps_f32, model_option
+from .options import Arguments, arithmetic_options, json_option, keeps_f32, model_option, number
 
 if TYPE_CHECKING:
     from ggmlpy import ModelFile
@@ -96,12 +96,12 @@ def _add_sampling_options(group: Arguments) -> None:
     top_k = "sample from the N most likely tokens (default 40)"
     group.add_argument("--top-k", type=int, default=40, metavar="N", help=top_k)
     top_p = "sample from the smallest set of tokens whose probability reaches P (default 0.95)"
-    group.add_argument("--top-p", type=float, default=0.95, metavar="P", help=top_p)
-    group.add_argument("--temp", type=float, default=0.80, metavar="T", help="temperature (default 0.8; 0: greedy)")
+    group.add_argument("--top-p", type=number, default=0.95, metavar="P", help=top_p)
+    group.add_argument("--temp", type=number, default=0.80, metavar="T", help="temperature (default 0.8; 0: greedy)")
     last = "penalize the last N tokens (default 64)"
     group.add_argument("--repeat-last-n", type=int, default=64, metavar="N", help=last)
     penalty = "how much to penalize them (default 1.1; 1.3 in era 2023-03-19)"
-    group.add_argument("--repeat-penalty", type=float, metavar="X", help=penalty)
+    group.add_argument("--repeat-penalty", type=number, metavar="X", help=penalty)
     trace = "write one JSON line per token: the candidates and the random draw"
     group.add_argument("--trace-sampling", metavar="FILE", help=trace)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -90,6 +91,14 @@ def group(commands: Commands, name: str, summary: str, action: str) -> argparse.
     more = f"{program.name()} {name} {action} --help explains {action} and shows an example; so for the others."
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary, epilog=more)
     return parser
+
+
+def number(text: str) -> float:
+    """The type of an option that takes a number: a finite one."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
+    return value
 
 
 # ── options that many commands have ──────────────────────────────────────────────────────────────────────────────────

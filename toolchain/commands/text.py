@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.colors import wants_color
-from toolchain.terminal.program import spoken
-from toolchain.terminal.talk import complain, print_json, put_text, remark_text, say, say_text
+from toolchain.terminal.talk import print_json, put_text, remark_text, say, say_text
 from toolchain.terminal.widths import terminal_width
 
 from .main_options import add_main_options, is_interactive, main_options, new_conversation, settled
@@ -156,15 +155,11 @@ def _run_main(args: argparse.Namespace, loading: Loading, read_line: Any) -> int
 
 
 def _run_loop(args: argparse.Namespace, conversation: Any, options: Any, read_line: Any) -> int:
-    from llama_ref.text.main_loop import MainLoop, PromptTooLongError
+    from llama_ref.text.main_loop import MainLoop
     from toolchain.terminal.console import TerminalConsole
 
     console = TerminalConsole(io.BytesIO() if args.json else sys.stdout.buffer, read_line, use_color=args.color)
-    try:
-        loop = MainLoop(conversation, options, console, partial(say, args), collect=args.json)
-    except PromptTooLongError as error:
-        complain(spoken(error))
-        return 1
+    loop = MainLoop(conversation, options, console, partial(say, args), collect=args.json)
     _introduce(args, loop)
     try:
         with _token_bar(args, conversation):

@@ -11,7 +11,7 @@ from typing import Any
 from toolchain.terminal.colors import wants_color
 from toolchain.terminal.talk import print_json, put, put_painted, say, warn_of_encoding
 
-from .options import Commands, command, era_option, group, json_option, model_option, tokenizer_option
+from .options import Commands, command, era_option, group, json_option, model_option, number, tokenizer_option
 
 
 def add_tokenize(commands: Commands) -> None:
@@ -102,7 +102,7 @@ def _add_tokenizer_train(inner: Commands) -> None:
     train.add_argument("corpus", nargs="+", metavar="TEXT_FILE", help="UTF-8, one sentence per line")
     train.add_argument("-o", "--output", required=True, metavar="OUT", help="as for tokenizer merge")
     train.add_argument("--vocab-size", type=int, default=20000, metavar="N", help="at most N pieces (default 20000)")
-    train.add_argument("--character-coverage", type=float, default=0.9995, metavar="X", help="default 0.9995")
+    train.add_argument("--character-coverage", type=number, default=0.9995, metavar="X", help="default 0.9995")
     sample = "sample a larger corpus (default 10,000,000)"
     train.add_argument("--max-sentences", type=int, default=10_000_000, metavar="N", help=sample)
     train.add_argument("--no-byte-fallback", action="store_true", help="leave the 256 byte pieces out")

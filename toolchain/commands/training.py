@@ -11,7 +11,7 @@ from typing import Any
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.talk import print_json, say
 
-from .options import Arguments, Commands, command, group, json_option
+from .options import Arguments, Commands, command, group, json_option, number
 
 ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -85,16 +85,16 @@ def _add_shape_options(group: Arguments) -> None:
 
 def _add_lora_options(stage: Arguments) -> None:
     stage.add_argument("--r", type=int, default=8, metavar="N", help="rank (default 8)")
-    stage.add_argument("--alpha", type=float, default=32, metavar="X", help="default 32")
-    stage.add_argument("--dropout", type=float, default=0.05, metavar="P", help="default 0.05")
+    stage.add_argument("--alpha", type=number, default=32, metavar="X", help="default 32")
+    stage.add_argument("--dropout", type=number, default=0.05, metavar="P", help="default 0.05")
 
 
 def _add_optimizer_options(stage: Arguments) -> None:
-    stage.add_argument("--learning-rate", type=float, metavar="X", help="default: as Chinese-LLaMA-Alpaca")
+    stage.add_argument("--learning-rate", type=number, metavar="X", help="default: as Chinese-LLaMA-Alpaca")
     stage.add_argument("--steps", type=int, metavar="N", help="default: as Chinese-LLaMA-Alpaca")
     warmup = "part of the steps in which the rate rises (default: likewise)"
-    stage.add_argument("--warmup", type=float, metavar="PART", help=warmup)
-    stage.add_argument("--weight-decay", type=float, metavar="X", help="default: likewise")
+    stage.add_argument("--warmup", type=number, metavar="PART", help=warmup)
+    stage.add_argument("--weight-decay", type=number, metavar="X", help="default: likewise")
     batches = "batches per update (default 1; Chinese-LLaMA-Alpaca: 8)"
     stage.add_argument("--accumulation", type=int, default=1, metavar="N", help=batches)
     rows = "rows per batch (default 8; Chinese-LLaMA-Alpaca: 1)"
@@ -248,7 +248,7 @@ def add_crawl(commands: Commands) -> None:
     parser.add_argument("--model", default="gpt-3.5-turbo", help="its name at the endpoint (default %(default)s)")
     parser.add_argument("--requests", type=int, default=1, metavar="N", help="replies in all (default 1)")
     parser.add_argument("--items", type=int, default=20, metavar="N", help="records a reply (default 20)")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="default 1.0")
+    parser.add_argument("--temperature", type=number, default=1.0, metavar="X", help="default 1.0")
     parser.add_argument("--seed", type=int, default=0, help="of topics and kinds of task (default 0)")
     template = "what to ask for; may hold {topics}, {kinds}, {count}, {input_length} and {output_length}"
     parser.add_argument("--template", metavar="FILE", help=template)

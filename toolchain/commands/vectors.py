@@ -8,7 +8,7 @@ from toolchain.terminal.bars import advancing, progress_bar
 from toolchain.terminal.reports import show
 from toolchain.terminal.talk import say
 
-from .options import Commands, command, era_option, group, json_option, junit_option
+from .options import Commands, command, era_option, group, json_option, junit_option, number
 
 
 def add_vectors(commands: Commands) -> None:
@@ -47,7 +47,7 @@ def _add_check(inner: Commands) -> None:
     )
     era_option(check, "only the cases of this era")
     check.add_argument("--match", default="*", metavar="PATTERN", help="only these outputs: 'quantize/*/q4_0.bin'")
-    check.add_argument("--timeout", type=float, default=600, metavar="S", help="seconds for each (default 600)")
+    check.add_argument("--timeout", type=number, default=600, metavar="S", help="seconds for each (default 600)")
     check.add_argument("--shell", action="store_true", help="the command is a shell's")
     junit_option(check, "the verdicts")
     json_option(check, "the verdicts")

@@ -7,6 +7,7 @@ reaches the terminal (see :mod:`ggmlpy.files.foreign`).
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from .foreign import escape, one_line, safe_json
@@ -107,7 +108,10 @@ def print_json(value: object) -> None:
 
 
 def speak_utf8() -> None:
-    """Chinese text must survive consoles that speak another encoding."""
+    """Chinese text must survive consoles that speak another encoding; and a stream that is closed is an empty one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 it stays open
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace" if stream is sys.stderr else "replace")

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.files.processors import available_processors
+from ggmlpy.files.processors import checked_threads
 from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_30, MARCH_31, MAY_19, Era, era_of
 from ggmlpy.formats.model_params import LLAMA_EPS, LLAMA_ROPE_THETA
 from llama_ref.arithmetic.rotation import ROPE_FREQS
@@ -142,7 +142,7 @@ class ExactBackend(Backend):
         self.n_head = file.hparams.n_head
         self.head_dim = file.hparams.n_embd // file.hparams.n_head
         self.old_threads = n_threads or 1  # what the arithmetic of 2023-03-19 depends on
-        self.n_threads = n_threads or available_processors()
+        self.n_threads = checked_threads(n_threads)
         self.pool = self._new_pool()
         self.angles = Angles(self.rules, self.head_dim, file.hparams.rope_freq_base)
         self.exp_table, self.silu_table = half_tables(self.rules)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import UnsupportedError, UsageError
-from ggmlpy.files.processors import available_processors
+from ggmlpy.files.processors import checked_threads
 from llama_ref.arithmetic.reference import Matrix, ReferenceBackend
 
 from .layouts import DIRECT, FLOATS, matrix_bytes, rounded, score_bytes, widen, work_sizes
@@ -73,14 +73,12 @@ class FastBackend(ReferenceBackend):
             n_threads: None means one for each processor that this process may use.
 
         Raises:
-            UsageError: n_threads is not positive.
+            UsageError: n_threads is not positive, or absurd.
             UnsupportedError: rows whose length is not a multiple of 32.
         """
         super().__init__(file)
-        if n_threads is not None and n_threads < 1:
-            raise UsageError(f"the number of threads must be at least 1, not {n_threads}")
         check_shapes(file)
-        self.n_threads = n_threads or available_processors()
+        self.n_threads = checked_threads(n_threads)
         self.hparams, self.n_ff = file.hparams, file.n_ff
         self.team = Team(self.n_threads)
         self.kernels: Kernels | None = None
@@ -263,7 +261,10 @@ def aligned(shape: Any, dtype: Any) -> npt.NDArray[Any]:
         room = np.zeros(size + LINE, np.uint8)
         start = -room.ctypes.data % LINE
         return room[start : start + size].view(dtype).reshape(shape)
-    pages = mmap.mmap(-1, size)
+    try:
+        pages = mmap.mmap(-1, size)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"{size:,} bytes") from error
     with contextlib.suppress(AttributeError, OSError):  # only Linux knows this advice, and not every Linux
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, np.uint8).view(dtype).reshape(shape)

@@ -1,0 +1,129 @@
+"""Absurd numbers, full and closed streams: one line, the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama_ref.text.model import Model
+from tests.conftest import ROOT
+from tests.docs.blocks import run
+from tests.llama_ref.random_models import Shape, write_random_model
+from toolchain.commands.options import number
+
+HUGE = 10**20
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_model(tmp_path_factory.mktemp("model") / "m.bin", Shape(n_vocab=300), "q4_0")
+
+
+GENERATE = "generate -m MODEL -p a -n 2 -q"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (f"{GENERATE} -c {HUGE}", "n_ctx must be at most 16,777,216"),
+        (f"{GENERATE} -c 1000000000", "n_ctx must be at most"),
+        (f"{GENERATE} -c 0", "n_ctx must be at least 1"),
+        (f"{GENERATE} -t 1000000", "threads must be at most 1024"),
+        (f"{GENERATE} -t {HUGE} --numerics exact", "threads must be at most 1024"),
+        (f"{GENERATE} -t -1 --numerics exact", "threads must be at least 1"),
+        (f"{GENERATE} -t 0", "threads must be at least 1"),
+        (f"{GENERATE} -s {HUGE}", "the seed must be between"),
+        (f"perplexity -m MODEL -f MODEL -c {HUGE}", "n_ctx must be at most"),
+        (f"logits -m MODEL --out X --tokens 1,{HUGE}", f"token {HUGE} is outside the vocabulary of 300 tokens"),
+        (f"logits -m MODEL --out X --tokens -{HUGE}", "outside the vocabulary"),
+        (f"bench -m MODEL -t {HUGE} -r 1", "threads must be at most 1024"),
+        (f"bench -m MODEL -n {HUGE} -t 1", "n_ctx must be at most"),
+        (f"quantize MODEL X 2 -t {HUGE}", "threads must be at most 1024"),
+        (f"{GENERATE} --norm-eps -1", "must be a number from 0 on"),
+        (f"{GENERATE} --norm-eps nan", "must be a number from 0 on"),
+        (f"{GENERATE} -c 8 -p {'a' * 30}", "prompt is too long"),
+        *(
+            (f"{GENERATE} --{option} {value}", "must be a finite number")
+            for option in ("temp", "top-p", "repeat-penalty")
+            for value in ("nan", "inf", "1e999")
+        ),
+        ("compare MODEL MODEL --tolerance nan", "must be a finite number"),
+    ],
+)
+def test_an_absurd_number_is_a_usage_error(model: Path, tmp_path: Path, command: str, words: str) -> None:
+    argv = command.replace("MODEL", str(model)).replace(" X", f" {tmp_path / 'x'}")
+    code, said = run(shlex.split(argv))
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert (code, len(errors)) == (2, 1), said
+    assert words in errors[0]
+    assert "Traceback" not in said
+
+
+def test_a_context_that_the_machine_has_no_memory_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mmap
+
+    def nothing_left(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", nothing_left)
+    from ggmlpy.files.errors import UsageError
+    from llama_ref.arithmetic.fast.backend import aligned
+
+    with pytest.raises(MemoryError):
+        aligned((1 << 30,), "u1")
+    monkeypatch.undo()
+    with Model.from_file(model, numerics="reference") as opened:
+        monkeypatch.setattr(opened.backend, "new_cache", lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(UsageError, match=r"a context of 512 positions takes more memory than there is.*\(-c\)"):
+            opened.new_cache()
+
+
+def test_numbers_of_options_are_finite() -> None:
+    import argparse
+
+    assert number("-1e-3") == -0.001
+    for text in ("nan", "inf", "-inf", "1e999"):
+        with pytest.raises(argparse.ArgumentTypeError, match="finite"):
+            number(text)
+
+
+def shell(line: str, model: Path) -> tuple[int, str, str]:
+    """A command line of a shell, whose redirections no call of ours could make."""
+    call = f"{shlex.quote(sys.executable)} cli.py {line.replace('MODEL', shlex.quote(str(model)))}"
+    done = subprocess.run(["sh", "-c", call], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    "command", ["inspect MODEL --json", "identify MODEL", "tokenize -m MODEL a", "generate -m MODEL -n 3 -q -p a"]
+)
+def test_a_full_standard_output_is_one_line_and_code_3(model: Path, command: str) -> None:
+    code, _, said = shell(f"{command} >/dev/full", model)
+    errors = [line for line in said.splitlines() if "error" in line.lower()]
+    assert (code, len(errors)) == (3, 1), said
+    assert errors[0].startswith("error: standard output: No space left on device. Next: ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of Unix closes the streams")
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("chat -m MODEL -q <&-", 0),
+        ("generate -m MODEL -q -n 2 <&-", 0),
+        ("identify nowhere 2>&-", 3),
+        ("identify MODEL 2>&-", 0),
+        ("identify MODEL >&-", 0),
+        ("identify nowhere <&- >&- 2>&-", 3),
+        ("identify nowhere 2>/dev/full", 3),
+    ],
+)
+def test_closed_streams_are_empty_ones(model: Path, command: str, expected: int) -> None:
+    code, _, said = shell(command, model)
+    assert code == expected, said
+    assert "Traceback" not in said
