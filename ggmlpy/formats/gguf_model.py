@@ -204,9 +204,9 @@ def _vocabulary(file: GgufFile) -> ListedVocabulary:
     kinds = np.asarray(_parallel(file, "tokenizer.ggml.token_type", "i32", count, NORMAL), np.int32)
     kept = file.metadata.get("ggmlpy.vocabulary")
     if kept is not None and kept.item == "string" and len(kept.value) == count:
-        return ListedVocabulary(kept.value, scores, kinds)
+        return ListedVocabulary(kept.value, scores, kinds, tokens)
     pairs = zip(tokens, kinds.tolist(), strict=True)
-    return ListedVocabulary([from_gguf_token(token, kind) for token, kind in pairs], scores, kinds)
+    return ListedVocabulary([from_gguf_token(token, kind) for token, kind in pairs], scores, kinds, tokens)
 
 
 def _parallel(file: GgufFile, key: str, item: str, count: int, default: float) -> Any:

@@ -97,6 +97,11 @@ class Vocabulary(Sequence[bytes]):
         """GGUF's type of each piece; None in the older containers, which state none."""
         return None
 
+    @property
+    def spellings(self) -> Sequence[bytes] | None:
+        """GGUF's text of each piece: ▁ for a space, ``<0x0A>`` for a byte; None in the older containers."""
+        return None
+
     def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
         return read_out(np.frombuffer(self._buffer[start:stop], np.uint8), "the vocabulary")
 
@@ -105,9 +110,14 @@ class ListedVocabulary(Vocabulary):
     """A vocabulary that was read as a list (GGUF keeps texts, scores and types in three arrays)."""
 
     def __init__(
-        self, pieces: Sequence[bytes], scores: NDArray[np.float32], types: NDArray[np.int32] | None = None
+        self,
+        pieces: Sequence[bytes],
+        scores: NDArray[np.float32],
+        types: NDArray[np.int32] | None = None,
+        spellings: Sequence[bytes] | None = None,
     ) -> None:
         self._pieces = pieces
+        self._spellings = spellings
         self._scores = scores
         self._types = types
 
@@ -131,6 +141,10 @@ class ListedVocabulary(Vocabulary):
     @property
     def types(self) -> NDArray[np.int32] | None:
         return self._types
+
+    @property
+    def spellings(self) -> Sequence[bytes] | None:
+        return self._spellings
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import Era, era_of
 from llama_ref.arithmetic.evaluator import Evaluator
-from llama_ref.vocabulary.tokenizer import EOS, GreedyTokenizer, ScoreTokenizer, tokenizer_for
+from llama_ref.vocabulary.gguf_tokenizer import file_tokenizer
+from llama_ref.vocabulary.tokenizer import GreedyTokenizer, ScoreTokenizer, tokenizer_for
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
 from .sampling import Sample, Sampler, SamplingOptions, log_softmax_of
@@ -90,7 +91,9 @@ def _tokenizer_of(model: Evaluator, era: Era) -> ScoreTokenizer | GreedyTokenize
     """Made once per model: fifty thousand pieces take a moment."""
     known = _TOKENIZERS.setdefault(model, {})
     if era not in known:
-        known[era] = tokenizer_for(list(model.vocab), model.vocab.scores.tolist(), era)
+        file = getattr(model, "file", None)
+        listed = list(model.vocab), model.vocab.scores.tolist()
+        known[era] = tokenizer_for(*listed, era) if file is None else file_tokenizer(file, era)
     return known[era]
 
 
@@ -179,9 +182,9 @@ class Conversation:
             raise UsageError("nothing to continue: say something first")
         began = time.perf_counter()
         logits = self.logits
-        if self.ignore_eos and len(logits) > EOS:
+        if self.ignore_eos:
             logits = logits.copy()
-            logits[EOS] = 0.0
+            logits[[token for token in self.tokenizer.ends if token < len(logits)]] = 0.0
         sample = self.sampler.choose(logits, self.recent)
         self.timings.sampling_seconds += time.perf_counter() - began
         self.timings.samples += 1
@@ -225,7 +228,7 @@ class Conversation:
             self.evaluate()
             token = self.sample()
             self.waiting.append(token)
-            if token == EOS:
+            if token in self.tokenizer.ends:
                 return
             made += 1
             yield self.describe(token, stream)
@@ -235,8 +238,7 @@ class Conversation:
             return [int(token) for token in prompt]
         if self.n_past or self.waiting:
             return self.tokenizer.encode(prompt)
-        space = " " if isinstance(prompt, str) else b" "
-        return self.tokenizer.encode(space + prompt, bos=True)  # type: ignore[operator]
+        return self.tokenizer.encode_first(prompt)
 
     def _check_length(self, tokens: Sequence[int]) -> None:
         if len(tokens) > self.model.n_ctx - 4:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from ggmlpy.files.errors import UsageError
 from llama_ref.vocabulary.prompts import INSTRUCTION_PREFIX, RESPONSE_SUFFIX, REVERSE_PROMPT
-from llama_ref.vocabulary.tokenizer import EOS, GreedyTokenizer
+from llama_ref.vocabulary.tokenizer import GreedyTokenizer
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
 from .conversation import Conversation, Token
@@ -96,7 +96,7 @@ class MainLoop:
 
     def __post_init__(self) -> None:
         options, n_ctx = self.options, self.conversation.model.n_ctx
-        self.prompt_tokens = self._encode(b" " + options.prompt, bos=True)
+        self.prompt_tokens = self._encode_first(options.prompt)
         if len(self.prompt_tokens) > n_ctx - 4:
             words = f"prompt is too long ({len(self.prompt_tokens)} tokens, max {n_ctx - 4})"
             raise UsageError(f"{words}; shorten it, or take a larger context: -c {_context_for(self)}")
@@ -120,6 +120,12 @@ class MainLoop:
         if getattr(self.conversation.era, "pin", "") != "p0":
             return n_predict
         return max(0, min(n_predict, self.conversation.model.n_ctx - len(self.prompt_tokens)))
+
+    def _encode_first(self, prompt: bytes) -> list[int]:
+        tokenizer = self.conversation.tokenizer
+        if isinstance(tokenizer, GreedyTokenizer):
+            return self._encode(b" " + prompt, bos=True)
+        return tokenizer.encode_first(prompt)
 
     def _encode(self, text: bytes, *, bos: bool = False) -> list[int]:
         tokenizer = self.conversation.tokenizer
@@ -207,7 +213,7 @@ class MainLoop:
     def _sample(self) -> int:
         conversation = self.conversation
         token = conversation.sample()
-        if token == EOS and self.interactive and not self.options.instruct:
+        if token in self.conversation.tokenizer.ends and self.interactive and not self.options.instruct:
             token = self._encode(b"\n")[0]
             if self.reverse_prompts:
                 self._queue.extend(self._encode(self.reverse_prompts[0]))
@@ -289,7 +295,7 @@ class MainLoop:
         self.on_turn(turn)
 
     def _text_has_ended(self) -> bool:
-        if self.conversation.waiting[-1:] != [EOS]:
+        if not self.conversation.tokenizer.ends.intersection(self.conversation.waiting[-1:]):
             return False
         if self.options.instruct:
             self.persons_turn = True

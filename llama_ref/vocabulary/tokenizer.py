@@ -70,7 +70,19 @@ def _c_string(text: str | bytes) -> bytes:
 
 
 class _PieceTokenizer:
-    """A vocabulary as a GGML file holds it: piece ``i`` is the text of token ``i``."""
+    """A vocabulary as a GGML file holds it: piece ``i`` is the text of token ``i``.
+
+    Attributes:
+        bos: the token that begins a text.
+        eos: the token that ends one.
+        ends: the tokens after which nothing more is generated; ``eos`` is one of them.
+        adds_bos: whether a text begins with ``bos``.
+    """
+
+    bos = BOS
+    eos = EOS
+    ends: frozenset[int] = frozenset({EOS})
+    adds_bos = True
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self.pieces = list(pieces)
@@ -90,6 +102,15 @@ class _PieceTokenizer:
                 "token outside the vocabulary", field="token", expected=f"0 … {len(self.pieces) - 1}", found=token
             )
         return self.pieces[token]
+
+    def encode_first(self, text: str | bytes) -> list[int]:
+        """The token ids of a text from its beginning: with a space in front, as ``main`` puts it there, and ``bos``."""
+        data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+        return self.encode(b" " + data, bos=self.adds_bos)
+
+    def encode(self, text: str | bytes, *, bos: bool = False) -> list[int]:
+        """The token ids of ``text``."""
+        raise NotImplementedError
 
     def decode(self, tokens: Sequence[int]) -> bytes:
         """The pieces one after another, each as a C string (the piece of byte 0 is empty)."""
@@ -141,11 +162,15 @@ class ScoreTokenizer(_PieceTokenizer):
         data = _c_string(text)
         if not data:
             return []
-        tokens = [BOS] if bos else []
+        return ([self.bos] if bos else []) + self._split(data)
+
+    def _split(self, data: bytes) -> list[int]:
+        """The tokens of a stretch of text."""
+        tokens: list[int] = []
         characters = utf8_characters(data)
         self._characters_seen += len(characters)
         if self._characters_seen <= FEW_CHARACTERS:
-            return tokens + self._merge(characters)
+            return self._merge(characters)
         for span in self._independent_spans(characters):
             tokens.extend(self._encode_span(span))
         return tokens
@@ -261,7 +286,7 @@ class GreedyTokenizer(_PieceTokenizer):
             tokens.append(token)
             stop -= len(self.pieces[token])
         if bos:
-            tokens.append(BOS)
+            tokens.append(self.bos)
         return tokens[::-1]
 
     def _forward(self, data: bytes) -> list[int]:
@@ -306,7 +331,7 @@ class SentencePieceTokenizer(_PieceTokenizer):
         """The token ids of ``text``. SentencePiece itself puts a space in front."""
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         tokens = [int(token) for token in self._processor.encode(data)]
-        return [BOS, *tokens] if bos else tokens
+        return [self.bos, *tokens] if bos else tokens
 
 
 def open_tokenizer(path: str | os.PathLike[str]) -> SentencePieceTokenizer:

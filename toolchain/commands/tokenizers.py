@@ -23,7 +23,7 @@ def add_tokenize(commands: Commands) -> None:
         'tokenize -m files/ggml-model-q4_0.bin "你好，世界"\n'
         'tokenize -m files/base/tokenizer.model --compare "1234567 apples"',
     )
-    model_option(parser, "a GGML file or a tokenizer.model", required=False)
+    model_option(parser, "a GGML or GGUF file, or a tokenizer.model", required=False)
     parser.add_argument("words", nargs="+", metavar="[tokenizer.model] TEXT", help="the text; - is stdin")
     era_option(parser, "2023-03-19 splits greedily (default: the file's)")
     tokenizer_option(parser, "with --compare: the SentencePiece model of a GGML file")

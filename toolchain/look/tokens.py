@@ -16,7 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ggmlpy
 from ggmlpy.files.kinds import is_ggml_file
+from ggmlpy.formats.era_of_file import era_of_file
+from llama_ref.vocabulary.gguf_tokenizer import GgufTokenizer, file_tokenizer
 from llama_ref.vocabulary.sentencepiece_model import BYTE, parse_sentencepiece, tokenizer_bytes
 from llama_ref.vocabulary.tokenizer import (
     GreedyTokenizer,
@@ -50,7 +53,7 @@ def open_tokenizers(
     """The tokenizer that belongs to a file, by name, and all that can be made of its vocabulary.
 
     Args:
-        path: a GGML file or a ``tokenizer.model``.
+        path: a GGML or GGUF file, or a ``tokenizer.model``.
         era: for a GGML file: whose tokenizer; None: of the era that its container implies. For a ``tokenizer.model``:
             None is SentencePiece itself.
         sentencepiece: the ``tokenizer.model`` of a GGML file, to compare with.
@@ -59,8 +62,12 @@ def open_tokenizers(
         FormatError: not such a file.
     """
     if is_ggml_file(path):
-        pieces, scores, era = _ggml_vocabulary(path, era)
         extra: dict[str, Tokenizer] = {"sentencepiece": SentencePieceTokenizer(sentencepiece)} if sentencepiece else {}
+        with ggmlpy.open_model(path) as file:
+            pieces, scores, era = list(file.vocab), file.vocab.scores.tolist(), era or era_of_file(file).date
+            own = file_tokenizer(file, era)
+        if isinstance(own, GgufTokenizer):
+            return "gguf", {"gguf": own, "greedy": GreedyTokenizer(pieces), **extra}
     else:
         model = SentencePieceTokenizer(path)
         pieces, scores, extra = model.pieces, model.scores, {"sentencepiece": model}
@@ -76,16 +83,10 @@ def open_tokenizers(
     return name, {**tokenizers, name: chosen}
 
 
-def _ggml_vocabulary(path: str | os.PathLike[str], era: str | None) -> tuple[list[bytes], list[float], str]:
-    import ggmlpy
-    from ggmlpy.formats.era_of_file import era_of_file
-
-    with ggmlpy.open_model(path) as file:
-        return list(file.vocab), file.vocab.scores.tolist(), era or era_of_file(file).date
-
-
 def encode_text(tokenizer: Tokenizer, text: bytes, *, bos: bool = False, space: bool = True) -> list[int]:
-    """The ids of a text with one space in front; SentencePiece puts its own."""
+    """The ids of a text with one space in front; SentencePiece and the tokenizer of GGUF files put their own."""
+    if isinstance(tokenizer, GgufTokenizer) and space:
+        return tokenizer.spaced(text, bos=bos)
     own = isinstance(tokenizer, SentencePieceTokenizer)
     return tokenizer.encode(b" " + text if space and not own else text, bos=bos)
 
