@@ -22,7 +22,6 @@ from .options import Commands, arithmetic_of, command
 if TYPE_CHECKING:
     from llama_ref.text.model import Model
 
-TRAINED_POSITIONS = 2048
 ANSWER = 128  # tokens of an answer at most, main's own default
 
 
@@ -109,10 +108,14 @@ class Loading:
         from llama_ref.arithmetic.choosing import backend_class
         from llama_ref.text.model import Model
 
-        n = args.ctx_size
-        if n > TRAINED_POSITIONS:
-            beyond = f"LLaMA was trained on {TRAINED_POSITIONS} positions; expect poor results beyond them (-c {n})"
+        n, params = args.ctx_size, self.file.hparams
+        if n > params.context_length:
+            of = "LLaMA" if params.n_ctx_train is None else "this model"
+            beyond = f"{of} was trained on {params.context_length} positions; expect poor results beyond them (-c {n})"
             say(args, f"warning: {beyond}")
+        if params.rope_scaling is not None and params.rope_scaling.type != "none":
+            by = "" if params.rope_scaling.factor is None else f", factor {params.rope_scaling.factor:g}"
+            say(args, f"rope scaling: {params.rope_scaling.type}{by}")
         backend_class(args.numerics)  # importing is not part of loading
         began = time.perf_counter()
         model = Model.from_file(self.file, n_ctx=n, **arithmetic_of(args))
