@@ -1,7 +1,8 @@
 """Writing a file so that its final name holds either the old content or the finished new one, never a part.
 
 The bytes go to a temporary file beside the target (same file system), are flushed to the disk, and the temporary name
-is then renamed over the target. A process killed on the way leaves at most a ``*.partial`` file.
+is then renamed over the target. A process killed on the way leaves at most a ``*.partial`` file, and the next one that
+writes the same target removes it (see :mod:`ggmlpy.files.leftovers`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import DiskSpaceError, OutputError
+from .leftovers import hold, remove_abandoned
 
 __all__ = ["atomic_write", "require_space"]
 
@@ -50,6 +52,7 @@ def atomic_write(path: str | os.PathLike[str], *, size: int | None = None, priva
         with open(target, "wb") as device:
             yield device
         return
+    remove_abandoned(target)
     if size is not None:
         require_space(target, size)
     partial = target.with_name(f".{target.name}.{os.getpid()}-{next(_SERIAL)}.partial")
@@ -57,6 +60,7 @@ def atomic_write(path: str | os.PathLike[str], *, size: int | None = None, priva
     try:
         # inside: Ctrl-C may come when the file is made, but not yet known here
         with open(partial, "xb", opener=_open_private if private else None) as stream:
+            hold(stream)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from ggmlpy.files.encodings import encoding_doubt
 from ggmlpy.files.errors import MissingFileError, UsageError
+from ggmlpy.files.texts import LARGEST_PROMPT, read_bounded, read_stream
 from ggmlpy.formats.eras import MARCH_19, Era, era_of
 from llama_ref.vocabulary.prompts import PREAMBLE
 
@@ -35,6 +36,7 @@ def read_prompt(
 
     Raises:
         MissingFileError: a file cannot be read.
+        FormatError: there is more than 16 MB of it.
     """
     prompt = b""
     for kind, value in parts:
@@ -53,7 +55,7 @@ def _read(path: str, stdin: BinaryIO, tell: Callable[[str], object]) -> bytes:
         tell(f"note: {path} is not here: its text is known and was taken")
         return PREAMBLE.encode()
     try:
-        return stdin.read() if path == "-" else Path(path).read_bytes()
+        return read_stream(stdin, LARGEST_PROMPT) if path == "-" else read_bounded(path, LARGEST_PROMPT)
     except OSError as error:
         raise MissingFileError(
             f"the prompt cannot be read: {error.strerror}",

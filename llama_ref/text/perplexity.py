@@ -14,12 +14,12 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import MissingFileError, UsageError
+from ggmlpy.files.texts import LARGEST_TEXT, read_bounded
 from llama_ref.arithmetic.exact.libm import expf, logf
 
 from .model import Model
@@ -108,9 +108,10 @@ def read_text(path: str | os.PathLike[str]) -> bytes:
 
     Raises:
         MissingFileError: there is no such file, or it can't be read.
+        FormatError: there is more than 256 MB of it.
     """
     try:
-        return Path(path).read_bytes()
+        return read_bounded(path, LARGEST_TEXT)
     except OSError as error:
         raise MissingFileError(
             f"cannot read the text: {error.strerror}", path=path, next_step="check the name and the directory"

@@ -51,7 +51,13 @@ def _print_diagnosis(directory: str, diagnosis: Diagnosis) -> None:
         put(f"{finding.kind:<10} {finding.path}", f"{'':<10} {finding.words}")
     if not diagnosis.found:
         put(f"no model, adapter, tokenizer or GGML file in {directory}")
-    for title, lines in (("fits", diagnosis.fits), ("does not fit", diagnosis.misfits), ("bad", diagnosis.bad)):
+    parts = {
+        "fits": diagnosis.fits,
+        "does not fit": diagnosis.misfits,
+        "bad": diagnosis.bad,
+        "left over": diagnosis.leftovers,
+    }
+    for title, lines in parts.items():
         if lines:
             put("", title, *(f"  {spoken(line)}" for line in lines))
     if diagnosis.steps:

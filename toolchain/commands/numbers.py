@@ -76,10 +76,11 @@ def add_perplexity(commands: Commands) -> None:
 
 
 def run_perplexity(args: argparse.Namespace) -> int:
+    from ggmlpy.files.texts import LARGEST_TEXT, read_stream
     from llama_ref.text.perplexity import perplexity, read_text
     from llama_ref.vocabulary.gguf_tokenizer import GgufTokenizer, file_tokenizer
 
-    text = sys.stdin.buffer.read() if args.file == "-" else read_text(args.file)
+    text = read_stream(sys.stdin.buffer, LARGEST_TEXT) if args.file == "-" else read_text(args.file)
     warn_of_encoding(args, args.file, text)
     with _open_for_arithmetic(args, args.ctx_size) as model:
         tokenizer, text = file_tokenizer(model.file, args.era), text.removesuffix(b"\n")

@@ -37,6 +37,7 @@ def add_generate(commands: Commands) -> None:
         "generate -m original.bin --compare-with chinese.bin -f prompts.txt --markdown",
     )
     add_main_options(parser)
+    _add_raw_output(parser)
     both = parser.add_argument_group("two models side by side")
     both.add_argument("--compare-with", metavar="MODEL_B", help="answer every line of the prompt file with both models")
     both.add_argument("--markdown", action="store_true", help="print the comparison as a Markdown table")
@@ -67,6 +68,12 @@ def add_chat(commands: Commands) -> None:
     )
     add_main_options(parser)
     parser.set_defaults(n_predict=None)
+    _add_raw_output(parser)
+
+
+def _add_raw_output(parser: argparse.ArgumentParser) -> None:
+    what = "let control sequences that the model writes reach the terminal (a pipe always gets every byte)"
+    parser.add_argument("--raw-output", action="store_true", help=what)
 
 
 def run_chat(args: argparse.Namespace) -> int:
@@ -161,7 +168,9 @@ def _run_loop(args: argparse.Namespace, conversation: Any, options: Any, read_li
     from llama_ref.text.main_loop import MainLoop
     from toolchain.terminal.console import TerminalConsole
 
-    console = TerminalConsole(io.BytesIO() if args.json else sys.stdout.buffer, read_line, use_color=args.color)
+    out = io.BytesIO() if args.json else sys.stdout.buffer
+    clean = sys.stdout.isatty() and not args.raw_output
+    console = TerminalConsole(out, read_line, use_color=args.color, without_controls=clean)
     loop = MainLoop(conversation, options, console, partial(say, args), collect=args.json)
     _introduce(args, loop)
     try:

@@ -34,6 +34,7 @@ def add_tokenize(commands: Commands) -> None:
 
 
 def run_tokenize(args: argparse.Namespace) -> int:
+    from ggmlpy.files.texts import LARGEST_PROMPT, read_stream
     from toolchain.look.tokens import comparison_lines, encode_text, open_tokenizers, token_records
 
     path, words = (args.model, args.words) if args.model else (args.words[0], args.words[1:])
@@ -41,7 +42,7 @@ def run_tokenize(args: argparse.Namespace) -> int:
         from ggmlpy.files.errors import UsageError
 
         raise UsageError("no text to tokenize")
-    text = sys.stdin.buffer.read() if words == ["-"] else os.fsencode(" ".join(words))
+    text = read_stream(sys.stdin.buffer, LARGEST_PROMPT) if words == ["-"] else os.fsencode(" ".join(words))
     warn_of_encoding(args, words[0] if words == ["-"] else "the text", text)
     name, tokenizers = open_tokenizers(path, args.era, args.tokenizer)
     chosen = tokenizers if args.compare else {name: tokenizers[name]}
@@ -172,18 +173,19 @@ def run_tokenizer_stats(args: argparse.Namespace) -> int:
 def _text_argument(args: argparse.Namespace) -> str:
     """The text of ``-f FILE``, of a single word that names a file, of stdin for ``-``, or the words themselves."""
     from ggmlpy.files.errors import MissingFileError, UsageError
+    from ggmlpy.files.texts import LARGEST_TEXT, read_stream
 
     file, words = args.file, args.text
     if file is None and not words:
         raise UsageError("give a text, the name of a file, or - for stdin")
     name = file or (words[0] if len(words) == 1 else "")
     if name == "-":
-        return sys.stdin.read()
+        return read_stream(sys.stdin.buffer, LARGEST_TEXT).decode("utf-8", "surrogateescape")
     if file is None and not os.path.isfile(name):
         return " ".join(words)
     try:
         with open(name, "rb") as stream:
-            data = stream.read()
+            data = read_stream(stream, LARGEST_TEXT, name)
     except OSError as error:
         raise MissingFileError(f"cannot be read: {error.strerror}", path=name) from error
     warn_of_encoding(args, name, data)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shlex
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from typing import Any
 
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
 from ggmlpy.files.kinds import is_ggml_file
+from ggmlpy.files.leftovers import abandoned
 from ggmlpy.files.npy import ZIP_TROUBLE
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from ggmlpy.look.identify import Identification, identify
@@ -68,6 +70,7 @@ class Diagnosis(Verdict):
         fits: what belongs together, in sentences.
         misfits: what does not, and why.
         bad: files that are broken or incomplete.
+        leftovers: what killed runs left, and how to remove it.
         steps: what to run next.
         free_disk, free_memory: bytes; memory is None where the system does not say.
     """
@@ -76,6 +79,7 @@ class Diagnosis(Verdict):
     fits: list[str] = field(default_factory=list)
     misfits: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     free_disk: int = 0
     free_memory: int | None = None
@@ -91,7 +95,7 @@ class Diagnosis(Verdict):
 
     def lines(self, *, verbose: bool = False) -> Iterator[str]:
         """What belongs together, what does not, and what is broken."""
-        yield from (*self.fits, *self.misfits, *self.bad)
+        yield from (*self.fits, *self.misfits, *self.bad, *self.leftovers)
 
     def table(self) -> Table:
         """The things in the folder."""
@@ -139,6 +143,12 @@ def _folders(root: Path, depth: int = 0) -> Iterator[Folder]:
             yield from _folders(path, depth + 1)
 
 
+def _leftover(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return f"{path}: {in_words(path.stat().st_size)} that a killed run left. Next: rm {shlex.quote(str(path))}"
+    return f"{path}: a killed run left it"
+
+
 def _free_memory() -> int | None:
     """Memory that can be had without swapping, where the system says (Linux)."""
     try:
@@ -165,6 +175,7 @@ class _Examination(contextlib.ExitStack):
 
     def look_into(self, folder: Folder) -> None:
         """Open what is in one directory, but not in those below it."""
+        self.diagnosis.leftovers += map(_leftover, abandoned(folder.path))
         if any(map(is_weight_file, folder.files)):
             self._try(partial(self._add_model, folder))
         if folder.files & {CONFIG, *WEIGHTS}:

@@ -12,6 +12,8 @@ from typing import BinaryIO, Protocol
 
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
+from .generated import WithoutControls
+
 __all__ = ["LineSource", "TerminalConsole", "edited_lines", "history_path", "lines_of"]
 
 COLORS = {"default": b"\x1b[0m", "prompt": b"\x1b[33m", "user": b"\x1b[1m\x1b[32m"}
@@ -27,29 +29,40 @@ class LineSource(Protocol):
 
 
 class TerminalConsole:
-    """stdout of a generation: whole characters are let through as soon as they are complete, no byte is changed.
+    """stdout of a generation: whole characters are let through as soon as they are complete.
+
+    No byte is changed, unless control sequences are to be removed from what the model writes.
 
     Args:
         out: a binary stream.
         read_line: asks for a line of user input.
         use_color: send ANSI colors.
+        without_controls: remove control sequences from text; for terminals.
     """
 
-    def __init__(self, out: BinaryIO, read_line: LineSource, *, use_color: bool = False) -> None:
+    def __init__(
+        self, out: BinaryIO, read_line: LineSource, *, use_color: bool = False, without_controls: bool = False
+    ) -> None:
         self._out = out
         self._read_line = read_line
         self._use_color = use_color
         self._color = "default"
         self._stream = Utf8Stream()
+        self._cleaner = WithoutControls() if without_controls else None
 
     def text(self, data: bytes) -> None:
         """Generated text, held back to whole characters."""
-        self._out.write(self._stream.feed(data))
+        ready = self._stream.feed(data)
+        self._out.write(self._cleaner.feed(ready) if self._cleaner else ready)
         self._out.flush()
 
     def raw(self, data: bytes) -> None:
         """Anything else: what is held goes out first."""
-        self._out.write(self._stream.flush() + data)
+        held = self._stream.flush()
+        if self._cleaner:
+            held = self._cleaner.feed(held)
+            self._cleaner.flush()
+        self._out.write(held + data)
         self._out.flush()
 
     def color(self, name: str) -> None:
