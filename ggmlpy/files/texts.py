@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
+from typing import IO, AnyStr
 
 from .errors import FormatError
 
@@ -24,7 +24,7 @@ def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
         return read_stream(stream, most, path)
 
 
-def read_stream(stream: BinaryIO, most: int, name: str | os.PathLike[str] = "standard input") -> bytes:
+def read_stream(stream: IO[AnyStr], most: int, name: str | os.PathLike[str] = "standard input") -> AnyStr:
     """What is left of a stream; raises as :func:`read_bounded` does."""
     data = stream.read(most + 1)
     if len(data) > most:

@@ -180,7 +180,7 @@ def _text_argument(args: argparse.Namespace) -> str:
         raise UsageError("give a text, the name of a file, or - for stdin")
     name = file or (words[0] if len(words) == 1 else "")
     if name == "-":
-        return read_stream(sys.stdin.buffer, LARGEST_TEXT).decode("utf-8", "surrogateescape")
+        return read_stream(sys.stdin, LARGEST_TEXT)
     if file is None and not os.path.isfile(name):
         return " ".join(words)
     try:
