@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from typing import Any
 
 from toolchain.terminal.bars import progress_bar
-from toolchain.terminal.talk import print_json, say
+from toolchain.terminal.talk import print_json, put_json, say
 
 from .options import Arguments, Commands, command, group, json_option, number
 
@@ -232,7 +231,7 @@ def _copy_to_stdout(stream: Any) -> None:
     """What was collected in a file: nothing is printed unless all files could be read."""
     stream.seek(0)
     for line in stream:
-        sys.stdout.write(line.decode())
+        put_json(line.decode())
 
 
 def add_crawl(commands: Commands) -> None:

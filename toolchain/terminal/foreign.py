@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["escape", "one_line", "safe_json"]
+__all__ = ["escape", "one_line", "safe_json", "visible_json"]
 
 
 def one_line(text: object) -> str:
@@ -42,7 +42,13 @@ def safe_json(value: object) -> str:
     """
     import json
 
+    return visible_json(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def visible_json(text: str) -> str:
+    """JSON with the unsafe characters in its strings as JSON's escapes."""
+    import json
+
     from ggmlpy.files.foreign import UNSAFE
 
-    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
     return re.sub(UNSAFE, lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text)

@@ -10,13 +10,14 @@ import argparse
 import os
 import sys
 
-from .foreign import escape, one_line, safe_json
+from .foreign import escape, one_line, safe_json, visible_json
 
 __all__ = [
     "complain",
     "memory_used",
     "print_json",
     "put",
+    "put_json",
     "put_painted",
     "put_text",
     "remark",
@@ -100,6 +101,11 @@ def memory_used() -> str:
         return ""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return f", at most {most / 1e6:,.0f} MB of memory, mapped files included"
+
+
+def put_json(text: str) -> None:
+    """Print JSON that is written already on stdout."""
+    print(visible_json(text), end="")
 
 
 def print_json(value: object) -> None:
