@@ -23,7 +23,7 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,8 +31,9 @@ import numpy as np
 
 from ggmlpy.files.atomic import require_space
 from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
+from ggmlpy.files.paths import refuse_overwriting
 from ggmlpy.formats.carrying import carry, lost_in
-from ggmlpy.formats.containers import Container, container_named
+from ggmlpy.formats.containers import Container, container_named, container_of_name, refuse_name
 from ggmlpy.formats.eras import APRIL_30, AUGUST_21, DEFAULT_ERA, Era, era_of
 from ggmlpy.formats.model_params import ModelParams, find_n_mult, model_named
 from ggmlpy.formats.model_sizes import PUBLISHED_SIZES
@@ -166,7 +167,7 @@ def plan_conversion(
     ...     plan.write()
     [PosixPath('models/7B/ggml-model-f16.bin')]
     """
-    era, declared, version = _target(outtype, era, container)
+    era, declared, version = _target(outtype, era, container, outfile)
     with contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(source))
         notes = list(checkpoint.notes)
@@ -183,7 +184,8 @@ def plan_conversion(
         plan = Plan({}, declared, version, hparams, vocab, [], notes, checkpoint)
         plan.parts = _parts(checkpoint, era, declared, type_named(outtype, declared.name, version), plan)
         plan.files = _files(outfile, checkpoint.path / f"ggml-model-{outtype}.{_suffix(declared)}", plan)
-        _refuse_overwriting(plan, [*checkpoint.files, vocab.path])
+        for target in plan.files:
+            refuse_overwriting(target, [*checkpoint.files, checkpoint.params_path, vocab.path])
         stack.pop_all()
         return plan
 
@@ -231,7 +233,7 @@ def plan_vocabulary(
     Raises:
         MissingFileError: no tokenizer, or no parameters.
     """
-    era, declared, version = _target(outtype, era, container)
+    era, declared, version = _target(outtype, era, container, outfile)
     directory = directory_of(source)
     vocab = load_vocabulary(find_tokenizer(directory, tokenizer))
     if era.has_convert_py:  # it writes nothing but the size, and one head to divide by
@@ -241,7 +243,8 @@ def plan_vocabulary(
         hparams = replace(params, n_vocab=len(vocab), ftype=OUTTYPES[outtype])
     plan = Plan({}, declared, version, hparams, vocab, [[]])
     plan.files = _files(outfile, directory / f"ggml-vocab.{_suffix(declared)}", plan)
-    _refuse_overwriting(plan, [vocab.path])
+    for target in plan.files:
+        refuse_overwriting(target, [vocab.path])
     return plan
 
 
@@ -339,13 +342,17 @@ def _differing(
     )
 
 
-def _target(outtype: str, era: str | Era, container: str | None) -> tuple[Era, Container, int]:
+def _target(
+    outtype: str, era: str | Era, container: str | None, outfile: str | os.PathLike[str] | None
+) -> tuple[Era, Container, int]:
+    """The era, and the container that was asked for, that the file's name says, or that is the era's."""
     if outtype not in OUTTYPES:
         raise UsageError(f"unknown outtype {outtype!r}: choose f16 or f32 (and quantize afterwards)")
     era = era_of(era)
-    if container is not None:
-        return era, *container_named(container)
-    return era, *container_named("ggjt1" if era.container == "ggjt" else era.container)
+    usual = "ggjt1" if era.container == "ggjt" else era.container
+    declared, version = container_named(container or container_of_name(outfile or "", usual))
+    refuse_name(outfile or "", declared.name, "--container gguf")
+    return era, declared, version
 
 
 def _params_beside(directory: Path) -> ModelParams:
@@ -416,12 +423,6 @@ def _files(outfile: str | os.PathLike[str] | None, default: Path, plan: Plan) ->
 
 def _suffix(container: Container) -> str:
     return "gguf" if container.name == "gguf" else "bin"
-
-
-def _refuse_overwriting(plan: Plan, inputs: Sequence[Path]) -> None:
-    for target, source in itertools.product(plan.files, inputs):
-        if target.exists() and target.samefile(source):
-            raise UsageError(f"{target} is an input of this conversion: choose another output with --outfile")
 
 
 def _parts(

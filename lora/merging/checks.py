@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UsageError, VocabularyError
+from ggmlpy.files.paths import refuse_overwriting
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from llama_ref.checkpoint.layout import Checkpoint
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary
@@ -311,3 +312,5 @@ def check_output(base: Checkpoint, adapters: Sequence[Adapter], output: Path) ->
     for source in (base.path, *(adapter.path for adapter in adapters)):
         if output.resolve() == source.resolve():
             raise UsageError(f"the output {output} is one of the inputs; name another directory")
+    of_adapters = (path for adapter in adapters for path in (adapter.path, adapter.config.path, adapter.weights))
+    refuse_overwriting(output, [*base.files, base.params_path, *of_adapters])

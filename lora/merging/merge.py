@@ -24,6 +24,7 @@ from typing import Any
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.foreign import visible
 from ggmlpy.files.ordered import Workers
+from ggmlpy.formats.containers import refuse_name
 from ggmlpy.formats.eras import DEFAULT_ERA
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.opening import open_checkpoint
@@ -292,6 +293,8 @@ def plan_merge(
         fan_in_fan_out=fan_in_fan_out,
     )
     check_options(chosen)
+    family, _, kind = output_type.partition("-")
+    refuse_name(output, family, f"--output-type gguf-{kind or 'f16'}")
     if not adapters:
         raise UsageError("no adapter to merge; name at least one with --lora")
     with contextlib.ExitStack() as stack:

@@ -18,6 +18,7 @@ from .options import (
     json_option,
     tokenizer_option,
     torch_format_option,
+    writes,
 )
 
 FTYPES = {"0": "f32", "1": "f16"}
@@ -36,8 +37,12 @@ def add_convert(commands: Commands) -> None:
     number = "as convert-pth-to-ggml.py takes it: 0 for f32, 1 for f16"
     parser.add_argument("ftype", metavar="0|1", nargs="?", help=number)
     parser.add_argument("--outtype", metavar="TYPE", help="f16 (default) or f32")
-    parser.add_argument("--outfile", metavar="FILE", help="default: ggml-model-TYPE.bin in MODEL_DIR")
-    parser.add_argument("--container", metavar="C", help="ggml, ggmf1, ggjt1, ggjt2, ggjt3, gguf (default: the era's)")
+    writes(parser.add_argument("--outfile", metavar="FILE", help="default: ggml-model-TYPE.bin in MODEL_DIR"))
+    parser.add_argument(
+        "--container",
+        metavar="C",
+        help="ggml, ggmf1, ggjt1, ggjt2, ggjt3, gguf (default: as FILE is named, or the era's)",
+    )
     era_option(parser, "whose container and order of tensors (default 2023-03-31)", "2023-03-31")
     tokenizer_option(parser)
     parser.add_argument("--vocab-only", action="store_true", help="header and vocabulary only; needs no weights")
@@ -106,7 +111,7 @@ def add_to_hf(commands: Commands) -> None:
         "to-hf files/ggml-model-f16.bin back-hf",
     )
     parser.add_argument("source", metavar="META_DIR|FILE", nargs="?", help="a GGML or GGUF file goes, too")
-    parser.add_argument("output", metavar="OUT", nargs="?", help="a directory of its own")
+    writes(parser.add_argument("output", metavar="OUT", nargs="?", help="a directory of its own"))
     _add_script_options(parser)
     parser.add_argument("--bin", action="store_true", help="pytorch_model.bin rather than model.safetensors")
     parser.add_argument(
@@ -161,7 +166,7 @@ def add_from_hf(commands: Commands) -> None:
 
 
 def _add_meta_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT", help="a directory of its own")
+    writes(parser.add_argument("output", metavar="OUT", help="a directory of its own"))
     parser.add_argument(
         "--shards", type=int, metavar="N", help="number of weight files (default: as Meta had for this width)"
     )

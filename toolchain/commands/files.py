@@ -11,7 +11,7 @@ from toolchain.terminal.foreign import one_line
 from toolchain.terminal.program import spoken
 from toolchain.terminal.talk import print_json, put, say
 
-from .options import Commands, command, era_option, json_option, threads_option, tokenizer_option
+from .options import Commands, command, era_option, json_option, threads_option, tokenizer_option, writes
 
 
 def add_migrate(commands: Commands) -> None:
@@ -24,7 +24,7 @@ def add_migrate(commands: Commands) -> None:
         "migrate old.bin new.bin --container ggjt3 --requantize",
     )
     parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
-    parser.add_argument("output", metavar="OUT", help="the file to write")
+    writes(parser.add_argument("output", metavar="OUT", help="the file to write"))
     parser.add_argument(
         "--container",
         metavar="C",
@@ -97,7 +97,7 @@ def add_quantize(commands: Commands) -> None:
         "quantize model-f16.bin model-q4_k_m.bin q4_k_m --era 2023-08-21",
     )
     parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
-    parser.add_argument("output", metavar="OUT", help="the file to write; GGUF if IN is, or if it is named .gguf")
+    writes(parser.add_argument("output", metavar="OUT", help="the file to write; GGUF if IN is, or if named .gguf"))
     parser.add_argument("type", metavar="TYPE", help="as llama.cpp takes it (2, 3) or by name (q4_0, q4_k_m)")
     era_option(parser, "whose quantizer: 2023-03-19 … 2023-08-21 (default 2023-03-31; for GGUF, the last)")
     threads_option(parser)

@@ -11,7 +11,7 @@ from toolchain.terminal.foreign import one_line
 from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import complain, print_json, put, put_painted, say
 
-from .options import Commands, command, json_option
+from .options import Commands, command, json_option, writes
 
 
 def add_identify(commands: Commands) -> None:
@@ -161,7 +161,7 @@ def add_report(commands: Commands) -> None:
         "report files/ggml-model-q4_0.bin --html q4_0.html --source files/ggml-model-f16.bin",
     )
     parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--html", metavar="OUT", required=True, help="the page to write")
+    writes(parser.add_argument("--html", metavar="OUT", required=True, help="the page to write"))
     parser.add_argument("--source", metavar="F16", help="the unquantized model, to measure errors against")
 
 

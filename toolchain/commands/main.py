@@ -15,7 +15,7 @@ from toolchain.terminal import program
 from toolchain.terminal.talk import complain, memory_used, put, remark, say_compiling, speak_utf8
 
 from .downloads import check_inputs
-from .options import Commands, Parser, dashed
+from .options import Commands, Parser, dashed, refuse_inputs_as_outputs
 
 OURS = ("ggmlpy", "llama_ref", "lora", "toolchain")
 
@@ -80,6 +80,7 @@ def _run(arguments: Sequence[str]) -> int:
     began = time.perf_counter()
     try:
         check_inputs(args)
+        refuse_inputs_as_outputs(args)
         code: int = args.run(args)
         if getattr(args, "verbose", False):
             remark(f"{time.perf_counter() - began:.2f} s{memory_used()}")

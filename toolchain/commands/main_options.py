@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.talk import say
 
-from .options import Arguments, arithmetic_options, json_option, keeps_f32, model_option, number
+from .options import Arguments, arithmetic_options, json_option, keeps_f32, model_option, number, writes
 
 if TYPE_CHECKING:
     from ggmlpy import ModelFile
@@ -103,7 +103,7 @@ def _add_sampling_options(group: Arguments) -> None:
     penalty = "how much to penalize them (default 1.1; 1.3 in era 2023-03-19)"
     group.add_argument("--repeat-penalty", type=number, metavar="X", help=penalty)
     trace = "write one JSON line per token: the candidates and the random draw"
-    group.add_argument("--trace-sampling", metavar="FILE", help=trace)
+    writes(group.add_argument("--trace-sampling", metavar="FILE", help=trace))
 
 
 def _add_interaction_options(group: Arguments) -> None:

@@ -19,6 +19,7 @@ from .options import (
     threads_option,
     tokenizer_option,
     torch_format_option,
+    writes,
 )
 
 
@@ -38,7 +39,7 @@ def add_merge(commands: Commands) -> None:
     adapters = "the adapters, in order (may be repeated)"
     parser.add_argument("--lora", "--lora-model", required=True, action="append", metavar="DIR|ZIP[,…]", help=adapters)
     output = "a directory, a file for GGML types (default: ./)"
-    parser.add_argument("--output", "--output-dir", default="./", metavar="DIR|FILE", help=output)
+    writes(parser.add_argument("--output", "--output-dir", default="./", metavar="DIR|FILE", help=output))
     _add_output_options(parser)
     _add_vocabulary_options(parser)
     original = "first check by SHA256 whether the base is an original"

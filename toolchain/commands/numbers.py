@@ -18,6 +18,7 @@ from .options import (
     keeps_f32,
     model_option,
     threads_option,
+    writes,
 )
 
 
@@ -44,7 +45,7 @@ def add_logits(commands: Commands) -> None:
     model_option(parser)
     arithmetic_options(parser)
     parser.add_argument("--tokens", required=True, metavar="IDS", help="token ids, separated by commas")
-    parser.add_argument("--out", required=True, metavar="F.npy", help="the file to write")
+    writes(parser.add_argument("--out", required=True, metavar="F.npy", help="the file to write"))
     parser.add_argument("--batch", type=int, metavar="N", help="tokens evaluated at a time (default: all at once)")
 
 

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from toolchain.terminal import program
 from toolchain.terminal.foreign import one_line
 
+LONGEST_PATH = 4096  # a prompt is longer, or names no file
+
 Commands = Any  # argparse's sub-parser action has no public name
 Arguments = Any  # a parser or a group of its options
 
@@ -104,6 +106,34 @@ def number(text: str) -> float:
 # ── options that many commands have ──────────────────────────────────────────────────────────────────────────────────
 
 
+def writes(action: argparse.Action) -> argparse.Action:
+    """Mark an argument as the name of a file that the command writes; see :func:`refuse_inputs_as_outputs`."""
+    action.writes = True  # type: ignore[attr-defined]
+    return action
+
+
+def refuse_inputs_as_outputs(args: argparse.Namespace) -> None:
+    """No command writes over a file that it was given to read; folders see to it themselves, for they hold several.
+
+    Raises:
+        UsageError: one of the outputs is one of the inputs.
+    """
+    from ggmlpy.files.paths import refuse_overwriting  # here: --help starts without the libraries
+
+    actions = args.parser._actions if "parser" in args else ()
+    outputs = {action.dest for action in actions if getattr(action, "writes", False)}
+    values = {dest: _as_list(value) for dest, value in vars(args).items()}
+    inputs = [value for dest, found in values.items() if dest not in outputs for value in found]
+    for output in (value for dest in outputs for value in values.get(dest, ())):
+        refuse_overwriting(output, inputs)
+
+
+def _as_list(value: object) -> list[str]:
+    """The texts of an argument that could name files."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return [item for item in items if isinstance(item, str) and 0 < len(item) < LONGEST_PATH and "\0" not in item]
+
+
 def json_option(parser: Arguments, what: str = "the result", instead_of: str = "") -> None:
     """``--json``."""
     instead = f" instead of {instead_of}" if instead_of else ""
@@ -145,7 +175,7 @@ def torch_format_option(parser: Arguments) -> None:
 
 def junit_option(parser: Arguments, what: str = "the verdict") -> None:
     """``--junit``."""
-    parser.add_argument("--junit", metavar="FILE", help=f"also write {what} as JUnit XML, for a CI server")
+    writes(parser.add_argument("--junit", metavar="FILE", help=f"also write {what} as JUnit XML, for a CI server"))
 
 
 def arithmetic_options(

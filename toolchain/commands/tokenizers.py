@@ -11,7 +11,7 @@ from typing import Any
 from toolchain.terminal.colors import wants_color
 from toolchain.terminal.talk import print_json, put, put_painted, say, warn_of_encoding
 
-from .options import Commands, command, era_option, group, json_option, model_option, number, tokenizer_option
+from .options import Commands, command, era_option, group, json_option, model_option, number, tokenizer_option, writes
 
 
 def add_tokenize(commands: Commands) -> None:
@@ -87,7 +87,11 @@ def _add_tokenizer_merge(inner: Commands) -> None:
     )
     merge.add_argument("base", metavar="BASE")
     merge.add_argument("extra", metavar="EXTRA")
-    merge.add_argument("out", metavar="OUT", help="a .model file, or a directory for all of a LlamaTokenizer's files")
+    writes(
+        merge.add_argument(
+            "out", metavar="OUT", help="a .model file, or a directory for all of a LlamaTokenizer's files"
+        )
+    )
     merge.add_argument("--pad-token", metavar="PIECE", help="one more piece at the end, as Chinese-Alpaca has [PAD]")
 
 
@@ -101,7 +105,7 @@ def _add_tokenizer_train(inner: Commands) -> None:
         "tokenizer train corpus.txt --output chinese_sp.model",
     )
     train.add_argument("corpus", nargs="+", metavar="TEXT_FILE", help="UTF-8, one sentence per line")
-    train.add_argument("-o", "--output", required=True, metavar="OUT", help="as for tokenizer merge")
+    writes(train.add_argument("-o", "--output", required=True, metavar="OUT", help="as for tokenizer merge"))
     train.add_argument("--vocab-size", type=int, default=20000, metavar="N", help="at most N pieces (default 20000)")
     train.add_argument("--character-coverage", type=number, default=0.9995, metavar="X", help="default 0.9995")
     sample = "sample a larger corpus (default 10,000,000)"

@@ -10,7 +10,7 @@ from typing import Any
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.talk import print_json, put_json, say
 
-from .options import Arguments, Commands, command, group, json_option, number
+from .options import Arguments, Commands, command, group, json_option, number, writes
 
 ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -43,8 +43,10 @@ def add_train(commands: Commands) -> None:
         inner, "plot", run_train_plot, "Plot loss curves.", "train plot stage1-lora/work stage2-lora/work -o loss.svg"
     )
     plot.add_argument("logs", nargs="+", metavar="LOG", help="log.jsonl files or their folders, in order")
-    plot.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="the picture to write; its name ends in .svg"
+    writes(
+        plot.add_argument(
+            "-o", "--output", required=True, metavar="FILE", help="the picture to write; its name ends in .svg"
+        )
     )
 
 
@@ -191,7 +193,7 @@ def add_instructions(commands: Commands) -> None:
         "instructions replies.txt more.json --output clean.json",
     )
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("-o", "--output", metavar="OUT", help="default: stdout")
+    writes(parser.add_argument("-o", "--output", metavar="OUT", help="default: stdout"))
     json_option(parser, "the report (needs --output)")
 
 
@@ -242,7 +244,7 @@ def add_crawl(commands: Commands) -> None:
         "Ask a language model for instruction data, twenty records at a time; an interrupted crawl goes on.",
         "crawl data.json --url https://api.openai.com/v1 --model gpt-3.5-turbo --requests 50",
     )
-    parser.add_argument("output", metavar="OUT", help="JSON; the unedited replies are in OUT.raw.jsonl")
+    writes(parser.add_argument("output", metavar="OUT", help="JSON; the unedited replies are in OUT.raw.jsonl"))
     parser.add_argument("--url", default="https://api.openai.com/v1", help="endpoint (default %(default)s)")
     parser.add_argument("--model", default="gpt-3.5-turbo", help="its name at the endpoint (default %(default)s)")
     parser.add_argument("--requests", type=int, default=1, metavar="N", help="replies in all (default 1)")
