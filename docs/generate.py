@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from ggmlpy.formats.carrying import NEEDLESS, NUMBERS, REFUSED, SCALINGS, TARGETS, TOLD
 from ggmlpy.formats.codes import unpack_codes
 from ggmlpy.formats.containers import CONTAINERS, Container
 from ggmlpy.formats.eras import ERAS
@@ -326,6 +327,33 @@ def type_section() -> Iterator[str]:
         yield f"| {era.date} | {era.pin} | {era.commit} | {title} | {', '.join(era.type_names[2:])} |"
 
 
+def carrying_section() -> Iterator[str]:
+    """What becomes of each number of a model on its way into each container."""
+    yield "\n## What becomes of each number of a model\n"
+    yield (
+        "No container says all that another does. A cell is the key that carries the number. **refused**: a reader "
+        "would compute something else, so nothing is written. **told**: a note says what the reader has to be given. "
+        "A value that every reader assumes anyway (as in the first LLaMA) is nothing to tell. From GGUF to GGUF every "
+        "key is kept, byte for byte and in its order; quantizing sets `general.quantization_version` and "
+        "`general.file_type` anew, at the end.\n"
+    )
+    yield f"| number | {' | '.join(TARGETS.values())} |"
+    yield "|---|" + "---|" * len(TARGETS)
+    for number in NUMBERS:
+        if number.field != "rope_scaling":
+            cells = [getattr(number, target) for target in TARGETS]
+            yield f"| {number.what} | {' | '.join(map(_cell, cells))} |"
+            continue
+        for name, cells_of in SCALINGS.items():
+            words = "longrope and others" if name == "longrope" else name
+            yield f"| {number.what}: {words} | {' | '.join(_cell(cells_of[target]) for target in TARGETS)} |"
+
+
+def _cell(text: str) -> str:
+    """A key as code, an outcome in bold."""
+    return f"**{text}**" if text in (REFUSED, TOLD) else text if text == NEEDLESS else f"`{text}`"
+
+
 def write_all(target: Path) -> None:
     """Write the page and the pictures below ``target``."""
     (target / "img").mkdir(parents=True, exist_ok=True)
@@ -337,6 +365,7 @@ def write_all(target: Path) -> None:
         *gguf_section(target / "img"),
         *changes_section(target / "img"),
         *type_section(),
+        *carrying_section(),
     ]
     torch_archives(target / "img" / "pth.svg")
     adapter_files(target / "img" / "adapter.svg")

@@ -54,7 +54,7 @@ def test_a_missing_package_is_named_with_the_way_to_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "container", "magic"),
-    [("m.gguf", [], b"GGUF"), ("m.bin", [], b"tjgg"), ("m.gguf", ["--container", "ggjt1"], b"tjgg")],
+    [("m.gguf", [], b"GGUF"), ("m.bin", [], b"tjgg"), ("m.bin", ["--container", "gguf"], b"GGUF")],
 )
 def test_migrate_goes_by_the_name_of_the_output(name, container, magic, data, tmp_path):
     source = data / "ggml" / "T1_convert_f16" / "T1.p2.f16.bin"

@@ -9,7 +9,7 @@ a column per target; a cell is the key that carries the number, or what happens 
 
 A value that every reader of the target assumes anyway (:func:`is_usual`) is nothing to tell. Whoever writes a model
 calls :func:`carry` first: ``convert``, ``merge``, ``to-hf``, ``from-hf``, ``migrate``, ``quantize`` and ``doctor`` do,
-and the table in docs/checkpoints.md is generated from here.
+and the table in docs/formats.md is generated from here.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ def carry(
             expected=shown(usual),
             found=shown(value),
             cause="a model later than the first LLaMA",
-            next_step=next_step or "keep the model in a container that says it: the table in docs/checkpoints.md",
+            next_step=next_step or "keep the model in a container that says it: the table in docs/formats.md",
         )
     return [f"{title} has no place for {words}" for words in _told(params, target, source)]
 
