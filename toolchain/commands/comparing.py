@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from toolchain.terminal.bars import progress_bar, searching
 from toolchain.terminal.reports import show
@@ -15,7 +16,7 @@ def add_compare(commands: Commands) -> None:
         commands,
         "compare",
         run_compare,
-        "Compare two model files independently of their containers, down to the first differing block.",
+        "Compare two models, adapters or tokenizers, files or directories, independently of what is around them.",
         "compare files/ggml-model-f16.bin files/ggml-model-q4_0.bin\n"
         "compare mine-q4_0.bin theirs-q4_0.bin --source model-f16.bin",
     )
@@ -27,6 +28,13 @@ def add_compare(commands: Commands) -> None:
 
 
 def run_compare(args: argparse.Namespace) -> int:
+    from ggmlpy.files.kinds import is_ggml_file
+
+    if any(os.path.exists(path) and not is_ggml_file(path) for path in (args.a, args.b)) and not args.source:
+        from toolchain.verify.sides import compare_anything
+
+        with progress_bar(args, 0, "compare", "values") as bar:
+            return show(args, compare_anything(args.a, args.b, tolerance=args.tolerance, progress=bar.update))
     from ggmlpy import open_model
     from ggmlpy.verify.compare import compare
     from ggmlpy.verify.whose_quantizer import explain

@@ -1,0 +1,37 @@
+"""compare takes any two things that hold a model, an adapter or a tokenizer."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+import cli
+from llama_ref.conversion.checkpoints import plan_to_hf
+from llama_ref.conversion.ggml import convert
+from toolchain.verify.sides import compare_anything
+
+
+@pytest.fixture(scope="module")
+def forms(golden, tmp_path_factory):
+    """One model in several forms."""
+    folder = tmp_path_factory.mktemp("forms")
+    base = golden("merge/v11-llama/base/7B")
+    for kind in ("safetensors", "bin"):
+        with plan_to_hf(base, folder / kind, weights=kind) as plan:
+            plan.write()
+    convert(base, folder / "f16.bin")
+    files = [folder / "safetensors/model.safetensors", folder / "bin/pytorch_model.bin"]
+    return [base, base / "consolidated.00.pth", folder / "safetensors", folder / "bin", *files, folder / "f16.bin"]
+
+
+def test_a_model_is_itself_in_every_form(forms):
+    for a, b in itertools.combinations(forms, 2):
+        assert compare_anything(a, b).verdict == "same content", (a.name, b.name)
+
+
+def test_adapters_and_tokenizers_are_compared(golden, capsys):
+    adapter, base = golden("merge/v11-llama/lora"), golden("merge/v11-llama/base/7B")
+    assert cli.main(["compare", "-q", str(adapter), str(adapter)]) == 0
+    assert cli.main(["compare", "-q", str(base.parent / "tokenizer.model"), str(adapter / "tokenizer.model")]) == 1
+    assert "vocabularies of" in capsys.readouterr().out

@@ -1,0 +1,151 @@
+"""Comparing any two things that hold a model, an adapter or a tokenizer, whatever lies around them.
+
+Tensors are matched by Meta's names, with the rows of wq and wk in Meta's order where the number of heads is known (a
+weight file by itself takes it from the configuration beside it). Numbers and vocabularies are compared where both sides
+have them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlpy.files.errors import FormatError
+from ggmlpy.files.kinds import is_ggml_file
+from ggmlpy.formats.carrying import unstated
+from ggmlpy.formats.model_params import ModelParams
+from ggmlpy.formats.opening import open_model
+from ggmlpy.formats.row_reader import RowSource
+from ggmlpy.formats.tensor_names import is_derived, is_known, rename
+from ggmlpy.verify.compare import Comparison
+from ggmlpy.verify.numbers import params_differences
+from ggmlpy.verify.tensors import Found, compare_tensors
+from ggmlpy.verify.terms import BETWEEN
+from llama_ref.checkpoint import LazyTensor, in_layout, open_checkpoint
+from llama_ref.checkpoint.folder import Folder
+from llama_ref.checkpoint.weights import open_weights
+from llama_ref.vocabulary.tokenizer_file import load_vocabulary
+
+from .as_written import type_of
+from .beside import Pieces, tokenizer_differences, vocabulary_beside
+
+__all__ = ["compare_anything"]
+
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass
+class _Side:
+    """What one of the two is."""
+
+    tensors: dict[str, Found] = field(default_factory=dict)
+    params: ModelParams | None = None
+    layout: str = ""
+    vocab: Pieces | None = None
+
+
+def compare_anything(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    tolerance: float = 0.0,
+    progress: Callable[[int], object] | None = None,
+) -> Comparison:
+    """Compare two files or directories that hold a model, an adapter or a tokenizer.
+
+    Args:
+        tolerance: absolute differences up to this count as equal.
+        progress: called with the number of values compared after each piece.
+
+    Raises:
+        FormatError: one of them is bad, or holds none of the three.
+    """
+    terms, result = replace(BETWEEN, tolerance=tolerance), Comparison()
+    with ExitStack() as stack:
+        ours, theirs = _opened(Path(a), stack), _opened(Path(b), stack)
+        if ours.params and theirs.params:
+            skip = {*unstated(ours.layout), *unstated(theirs.layout), "n_mult", "ftype"}
+            skip |= {"other"} if ours.layout != theirs.layout else set()
+            numbers = list(params_differences(ours.params, theirs.params, terms, skip))
+            result.header = [item.words for item in numbers]
+            result.behavior = [item.words for item in numbers if item.changes_results]
+        if ours.vocab is not None and theirs.vocab is not None:
+            result.vocabulary = [item.words for item in tokenizer_differences(ours.vocab, theirs.vocab, terms)]
+        for name in [*ours.tensors, *(name for name in theirs.tensors if name not in ours.tensors)]:
+            first, second = ours.tensors.get(name), theirs.tensors.get(name)
+            result.tensors.append(compare_tensors(first, second, terms))
+            if progress and first:
+                progress(int(np.prod(first.shape)))
+    return result
+
+
+def _opened(path: Path, stack: ExitStack) -> _Side:
+    if path.is_dir():
+        return _directory(path, stack)
+    if is_ggml_file(path):
+        model = stack.enter_context(open_model(path))
+        tensors = {name: Found.of(RowSource(tensor), str(path)) for name, tensor in model.tensors.items()}
+        vocab = list(zip(model.vocab, model.vocab.scores.tolist(), strict=True))
+        layout = "gguf" if model.container == "gguf" else "ggml"
+        return _Side(tensors, model.hparams, layout, vocab if model.declared.scored else None)
+    if path.suffix == ".model":
+        return _Side(vocab=list(load_vocabulary(path)))
+    return _weights(path, stack)
+
+
+def _directory(path: Path, stack: ExitStack) -> _Side:
+    folder = Folder.of(path)
+    if folder.holds_weights:
+        checkpoint = stack.enter_context(open_checkpoint(path))
+        tensors = {name: _found(tensor, str(path)) for name, tensor in checkpoint.tensors.items()}
+        return _Side(tensors, checkpoint.params, checkpoint.layout, vocabulary_beside(path, checkpoint.layout))
+    adapter = next((name for name in ADAPTERS if name in folder.files), None)
+    if adapter:
+        return replace(_weights(path / adapter, stack), vocab=vocabulary_beside(path, "huggingface"))
+    if "tokenizer.model" in folder.files:
+        return _Side(vocab=list(load_vocabulary(path / "tokenizer.model")))
+    raise FormatError(
+        "holds no model, adapter or tokenizer",
+        path=path,
+        next_step=f"`identify {path}`",
+        found=f"{len(folder.names)} files",
+    )
+
+
+def _weights(path: Path, stack: ExitStack) -> _Side:
+    """One file of weights; the heads are those of the configuration beside it."""
+    file = stack.enter_context(open_weights(path))
+    n_head = _heads_beside(path.parent)
+    tensors = {}
+    for name, tensor in file.items():
+        if is_derived(name):
+            continue
+        if is_known(name):
+            meta = rename(name, "meta")
+            tensor = tensor.with_(name=meta)
+            if meta != name and n_head:
+                tensor = in_layout(tensor.with_(layout="huggingface"), "meta", n_head)
+        tensors[tensor.name] = _found(tensor, str(path))
+    return _Side(tensors)
+
+
+def _heads_beside(directory: Path) -> int | None:
+    try:
+        n_head = Folder.of(directory).json("config.json").get("num_attention_heads")
+    except (FormatError, OSError):
+        return None
+    return n_head if type(n_head) is int and n_head > 0 else None
+
+
+def _found(tensor: LazyTensor, path: str) -> Found:
+    def row_of(start: int, stop: int) -> NDArray[np.uint8]:
+        rows = tensor.stored(start, stop) if len(tensor.shape) == 2 else tensor.stored()[None]
+        return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+
+    return Found.at(tensor.name, type_of(tensor), tensor.shape, row_of, None, path)
