@@ -79,7 +79,12 @@ class FileType:
     @property
     def title(self) -> str:
         """Its name as the summary of a header has it: "q4_K_M"."""
-        return self.words or self.name[0].lower() + self.name[1:]
+        return self.words or (self.name[0].lower() + self.name[1:] if self.name[0] in "FQ" else self.name.lower())
+
+    @property
+    def only_in_gguf(self) -> bool:
+        """Whether it is later than the last container before GGUF."""
+        return self.id > LAST_BEFORE_GGUF
 
     def is_target_of(self, era: Era) -> bool:
         """Whether an era's ``quantize`` takes it."""
@@ -136,6 +141,8 @@ _ALL = (
     FileType(41, "Q2_0",       "q2_0",     None),
 )
 # fmt: on
+
+LAST_BEFORE_GGUF = 18
 
 FILE_TYPES: dict[str, FileType] = {record.name: record for record in _ALL}
 FTYPES: dict[int, FileType] = {record.id: record for record in _ALL}  # by the number in the header

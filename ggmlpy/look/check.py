@@ -84,13 +84,14 @@ def _header(model: ModelFile) -> Iterator[FormatError]:
             found=hparams.n_rot,
             cause="a corrupt header, or the params.json of another model at conversion",
         )
-    if hparams.ftype not in FTYPES:
+    known = [ftype for ftype in FTYPES.values() if model.container == "gguf" or not ftype.only_in_gguf]
+    if hparams.ftype not in {ftype.id for ftype in known}:
         yield UnsupportedError(
             f"bad ftype value {hparams.ftype} (llama.cpp says: bad f16 value {hparams.ftype})",
             path=model.path,
             offset=offsets["ftype"],
             field="ftype",
-            expected=", ".join(f"{ftype.id} {ftype.title}" for ftype in FTYPES.values()),
+            expected=", ".join(f"{ftype.id} {ftype.title}" for ftype in known),
             found=hparams.ftype,
             cause="a corrupt header, or a file of a later version than its magic says",
         )

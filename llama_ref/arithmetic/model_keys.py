@@ -128,7 +128,7 @@ def _check_values(file: ModelFile, n_ctx: int) -> None:
 
 
 def _check_tensors(file: ModelFile) -> None:
-    known = {*expected_shapes(file.hparams), ROPE_FREQS} if file.hparams.n_layer <= len(file.tensors) else set()
+    known = {*expected_shapes(file.hparams), ROPE_FREQS} if 0 <= file.hparams.n_layer <= len(file.tensors) else set()
     for layer in range(file.hparams.n_layer if known else 0):
         known |= {bias_name(f"layers.{layer}.{matrix}.weight") for matrix in BIASED}
     for name, tensor in file.tensors.items():

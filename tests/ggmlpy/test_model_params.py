@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ggmlpy import ModelParams, open_model
+from ggmlpy import FormatError, ModelParams, open_model
 from ggmlpy.formats.containers import HPARAMS
 from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.gguf_values import Value
@@ -87,7 +87,6 @@ def test_a_gguf_file_is_read_to_its_last_key(tmp_path: Path) -> None:
 def test_a_carried_value_of_another_type_refuses_no_file(tmp_path: Path) -> None:
     wrong = {
         "llama__rope__scaling__type": Value("u32", 1),
-        "llama__attention__key_length": Value("string", b"wide"),
         "llama__attention__sliding_window": Value("f32", 0.5),
     }
     with open_model(with_keys(tmp_path, **wrong)) as model:
@@ -103,3 +102,9 @@ def test_one_name_for_each_size_and_vocabulary() -> None:
         "Chinese-LLaMA-2 (55296)",
         "LLaMA-3 (128256)",
     ]
+
+
+def test_a_head_width_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
+    path = with_keys(tmp_path, llama__attention__key_length=Value("string", b"wide"))
+    with pytest.raises(FormatError, match=r"no number 'llama\.attention\.key_length'"), open_model(path):
+        pass
