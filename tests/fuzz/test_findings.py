@@ -397,6 +397,6 @@ def test_a_number_beyond_all_floats_is_none() -> None:
 def test_a_model_of_another_width_than_its_header_is_not_cut_into_parts(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin", type_name="f32")
     with open_model(path) as model:
-        model.hparams = replace(model.hparams, n_embd=64, n_ff=192)
+        model.hparams = replace(model.hparams, n_embd=64, n_ff=192, head_dim=32)
         with pytest.raises(UsageError, match="32 columns but the header says 64"):
             migrate(model, tmp_path / "x.bin", "ggmf", 1, n_parts=2)
