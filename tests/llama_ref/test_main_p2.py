@@ -67,6 +67,11 @@ def generate(monkeypatch, arguments: list[str], stdin: bytes, build: str) -> tup
     return code, out.buffer.getvalue()
 
 
+def exit_code_of(name: str) -> int:
+    """``main`` ends with 1 if the prompt is too long; 1 means that compared things differ here, and 2 wrong usage."""
+    return 2 if name.startswith("too_long.") else MANIFEST[name]["rc"]
+
+
 @pytest.mark.parametrize("name", MANIFEST)
 def test_the_published_cases(monkeypatch, name: str) -> None:
     case, build = MANIFEST[name], BUILDS[name.rpartition(".")[2]]
@@ -78,7 +83,7 @@ def test_the_published_cases(monkeypatch, name: str) -> None:
     arguments[1] = str(MODEL)
     stdin = GOLDEN / f"{name.rpartition('.')[0]}.stdin"
     code, out = generate(monkeypatch, arguments, stdin.read_bytes() if stdin.exists() else b"", build)
-    assert (code, hashlib.sha256(out).hexdigest()) == (case["rc"], case["stdout_sha256"])
+    assert (code, hashlib.sha256(out).hexdigest()) == (exit_code_of(name), case["stdout_sha256"])
 
 
 @pytest.mark.parametrize("build", BUILDS.values())
@@ -101,7 +106,7 @@ def test_as_a_program(name: str) -> None:
         capture_output=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (case["rc"], (GOLDEN / f"{name}.stdout").read_bytes())
+    assert (done.returncode, done.stdout) == (exit_code_of(name), (GOLDEN / f"{name}.stdout").read_bytes())
 
 
 def test_underscores_are_dashes(monkeypatch) -> None:
