@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import resource
@@ -21,7 +22,7 @@ from ggmlpy.files.errors import FormatError, UsageError
 __all__ = ["Broken", "Guard", "Limits", "Verdict", "judged"]
 
 ROOT = Path(__file__).resolve().parents[2]
-OWN = (f"{ROOT}/ggmlpy", f"{ROOT}/llama_ref", f"{ROOT}/lora", f"{ROOT}/cli.py")
+OWN = (f"{ROOT}/ggmlpy", f"{ROOT}/llama_ref", f"{ROOT}/lora", f"{ROOT}/toolchain", f"{ROOT}/cli.py")
 ON_FILES = {
     "open",
     "os.listdir",
@@ -46,6 +47,9 @@ ON_FILES |= {"pathlib.Path.rglob"}
 READ_ANYWHERE = {"/proc/meminfo", os.devnull, f"{ROOT}/ggmlpy/look/report.html"}  # what doctor and report need
 HARMLESS = {"mmap.__new__", "object.__getattr__", "object.__setattr__", "sys._getframe", "builtins.id", "array.__new__"}
 HARMLESS |= {"sys.settrace"}  # our own tracer
+HARMLESS |= {"fcntl.flock"}  # a lock on the file that is being written says that its process lives
+for _codec in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "gb18030", "unicode_escape"):
+    codecs.lookup(_codec)  # now, for Python reads a codec from its own files when it is first used
 
 
 class Broken(Exception):

@@ -353,7 +353,7 @@ def read_tokenizer_file(folder: Path, name: str) -> None:
     path, looks = folder / "tokenizer.model", Looks()
     model = looks(read_sentencepiece, path)
     if model is not None:
-        merge_vocabularies(BASE, model)[0].to_bytes()
+        looks(lambda: merge_vocabularies(BASE, model)[0].to_bytes())
     vocabulary = looks(load_vocabulary, path)
     if vocabulary is not None:
         list(vocabulary)
@@ -696,7 +696,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "look", 55, GGML_SCENES | GGUF_SCENES, look_at_model, model_damage,
             ("ggmlpy/look/identify.py", "ggmlpy/look/hexdump.py", "ggmlpy/look/report.py", "ggmlpy/verify/compare.py",
-             "ggmlpy/verify/tensors.py", "ggmlpy/verify/headers.py", "ggmlpy/formats/codes.py",
+             "ggmlpy/verify/tensors.py", "ggmlpy/verify/vocabularies.py", "ggmlpy/formats/codes.py",
              "toolchain/verify/published_tensors.py"), model_spans,
         ),
         Target(

@@ -25,7 +25,7 @@ from toolchain.makers.vectors import MANIFEST, make_vectors, read_manifest
 PYTHON = f'"{sys.executable}"'
 COPY = f'{PYTHON} -c "import shutil, sys; shutil.copy(*sys.argv[1:])"'
 INPUTS_OF_SEED_0 = "ea2706aedfee90b7d32b39b9e890cb302765239287da3e0a4aa4db5c30fa2ed0"
-OUTPUTS_OF_SEED_0 = "8e6d34edc75e176740ebf35cb0822141a84cb086a5ee1b90191c051141470935"
+OUTPUTS_OF_SEED_0 = "a63043143d00f8aef0c491f8a40519639e3142d7e0bccb4194e3e21f7a8d374a"
 
 
 @pytest.fixture(scope="module")
