@@ -17,7 +17,7 @@ import numpy as np
 import cli
 from ggmlpy import open_model
 from ggmlpy.files.checksums import read_list
-from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.files.errors import FormatError, UsageError, VocabularyError
 from ggmlpy.look.check import check_model, problems_of
 from ggmlpy.look.contents import summarize
 from ggmlpy.look.hexdump import hexdump
@@ -353,7 +353,8 @@ def read_tokenizer_file(folder: Path, name: str) -> None:
     path, looks = folder / "tokenizer.model", Looks()
     model = looks(read_sentencepiece, path)
     if model is not None:
-        looks(lambda: merge_vocabularies(BASE, model)[0].to_bytes())
+        with contextlib.suppress(VocabularyError):  # of pieces, not of a file: it names no path
+            merge_vocabularies(BASE, model)[0].to_bytes()
     vocabulary = looks(load_vocabulary, path)
     if vocabulary is not None:
         list(vocabulary)
