@@ -49,6 +49,14 @@ class Value:
     item: str = ""
     pair: memoryview | None = field(default=None, compare=False, repr=False)
 
+    def __eq__(self, other: object) -> bool:
+        """Arrays compare number by number."""
+        if not isinstance(other, Value) or (self.type, self.item) != (other.type, other.item):
+            return False
+        if isinstance(self.value, np.ndarray) or isinstance(other.value, np.ndarray):
+            return np.array_equal(self.value, other.value)
+        return bool(self.value == other.value)
+
     def text(self) -> str:
         """A string value as text."""
         return bytes(self.value).decode("utf-8", "replace")

@@ -154,7 +154,7 @@ def _plain(value: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return _equal(a, b) or (_nothing(a) and _nothing(b))
+    return bool(a == b) or (_nothing(a) and _nothing(b))
 
 
 def _nothing(value: Any) -> bool:
@@ -168,13 +168,3 @@ def _shown(value: Any) -> str:
         value = value.decode("utf-8", "replace")
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _equal(a: object, b: object) -> bool:
-    """Whether two values are equal; those of GGUF may hold arrays, which compare number by number."""
-    if isinstance(a, Value) and isinstance(b, Value):
-        same_kind = (a.type, a.item) == (b.type, b.item)
-        return same_kind and (
-            np.array_equal(a.value, b.value) if isinstance(a.value, np.ndarray) else bool(a.value == b.value)
-        )
-    return bool(a == b)
