@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import ggmlpy
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ggmlpy", "llama_ref", "lora", "toolchain")
 
@@ -14,8 +16,13 @@ def test_imports_are_the_declared_dependencies():
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     imported = {name for path in files for name in imports_of(ast.parse(path.read_text(encoding="utf-8")))}
     foreign = imported - set(sys.stdlib_module_names) - set(PACKAGES)
-    block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    text = (ROOT / "pyproject.toml").read_text()
+    block = re.search(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)
     declared = set(re.findall(r'^\s*"([A-Za-z0-9_]+)', block[1], re.MULTILINE))
+    extras = re.search(r"^\[project.optional-dependencies\]\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
+    for name, packages in re.findall(r"^(\w+) = \[(.*?)\]", extras[1], re.DOTALL | re.MULTILINE):
+        if name not in ("test", "docs"):
+            declared |= set(re.findall(r'"([A-Za-z0-9_]+)', packages))
     assert foreign == declared
 
 
@@ -41,3 +48,7 @@ def test_the_lock_file_holds_versions_within_the_declared_bounds():
         assert bounds[0] <= version < bounds[1]
     assert len(re.findall('"', block[1])) == 2 * len(re.findall(",<", block[1]))
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in locked)
+
+
+def test_the_citation_names_this_version():
+    assert f"version: {ggmlpy.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-__all__ = ["check_inputs"]
+__all__ = ["INPUTS", "check_inputs", "is_hub_name", "looks_like_file"]
 
 # The arguments, of all commands, that name a file or a folder to read. Texts, outputs and numbers are not among them.
 # fmt: off
@@ -51,6 +51,17 @@ def check_inputs(args: argparse.Namespace) -> None:
             raise MissingFileError("not on this disk", path=name, cause=cause, next_step=next_step)
 
 
+def looks_like_file(name: str) -> bool:
+    """Whether a word is the name of a file: one that is here, or one with the ending of a model."""
+    return os.path.exists(name) or bool(_FILE.fullmatch(name)) or bool(_ADDRESS.fullmatch(name))
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a word that names no file looks like a model's name on Hugging Face."""
+    match = _HUB_NAME.fullmatch(name)
+    return bool(match) and not _FILE.fullmatch(name) and not _is_folder(name)
+
+
 def _named(args: argparse.Namespace) -> Iterator[str]:
     for key in INPUTS:
         if (args.command, key) in NO_INPUTS:
@@ -75,7 +86,7 @@ def _download(name: str) -> tuple[str, str] | None:
     if _ADDRESS.fullmatch(name):
         return "this is an address, and models are read from the disk", _from_address(name)
     match = _HUB_NAME.fullmatch(name)
-    if not match or _FILE.fullmatch(name) or _is_folder(name):
+    if not match or not is_hub_name(name):
         return None
     return "it looks like a name on Hugging Face, and models are read from the disk", _from_hub(match[1])
 

@@ -15,6 +15,7 @@ from toolchain.terminal import program
 from toolchain.terminal.talk import complain, memory_used, put, remark, say_compiling, speak_utf8
 
 from .downloads import check_inputs
+from .mistakes import translated
 from .options import Commands, Parser, dashed, refuse_inputs_as_outputs
 
 OURS = ("ggmlpy", "llama_ref", "lora", "toolchain")
@@ -69,7 +70,8 @@ def _run(arguments: Sequence[str]) -> int:
     if not arguments:
         build_parser().print_help(sys.stderr)
         return 2
-    args = build_parser(arguments[0]).parse_args([dashed(argument) for argument in arguments])
+    arguments = translated([dashed(argument) for argument in arguments])
+    args = build_parser(arguments[0]).parse_args(arguments)
     for name, value in getattr(args, "environment", {}).items():
         os.environ.setdefault(name, value)  # numpy's BLAS looks at it when it is first imported, below
     from ggmlpy.files.errors import FormatError, UsageError
@@ -122,6 +124,7 @@ def build_parser(wanted: str = "") -> argparse.ArgumentParser:
         f"stand after: {program.name()} demo --output files",
     )
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="show program's version number and exit")
+    parser.add_argument("--versions", action=ShowVersions, nargs=0, help="show all that a bug report needs, and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in [wanted] if wanted in COMMANDS else COMMANDS:
         _declaration(name)(commands)
@@ -135,6 +138,19 @@ class ShowVersion(argparse.Action):
         from ggmlpy import __version__
 
         put(f"ggmlpy {__version__}")
+        parser.exit()
+
+
+class ShowVersions(argparse.Action):
+    """``--versions``: what a bug report needs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from toolchain.look.versions import versions
+
+        facts = versions()
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            put(f"{name:<{width}}  {value}")
         parser.exit()
 
 
@@ -161,6 +177,6 @@ COMMANDS: dict[str, str] = {
     "from-hf": "checkpoints",  "logits": "numbers",        "perplexity": "numbers",
     "bench": "numbers",        "verify": "verifying",      "vectors": "vectors",
     "doctor": "doctor",        "train": "training",        "instructions": "training",
-    "crawl": "training",       "demo": "demo",
+    "crawl": "training",       "demo": "demo",             "completion": "completion",
 }
 # fmt: on

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from toolchain.terminal import program
 from toolchain.terminal.foreign import one_line
+from toolchain.terminal.talk import say
 
+from .mistakes import OF_OTHERS, hint_for_argument, hint_for_missing, meant, missing_dash
+
+USUAL_MODEL = "GGMLPY_MODEL"  # the environment's name of the model that is meant where none is named
 LONGEST_PATH = 4096  # a prompt is longer, or names no file
 
 Commands = Any  # argparse's sub-parser action has no public name
@@ -27,31 +33,31 @@ class Parser(argparse.ArgumentParser):
     """One line says what is wrong, with the name that was probably meant; the next one where help is."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)}\nsee: {self.prog} --help\n")
+        self.exit(2, f"error: {one_line(message + hint_for_missing(message, self))}\nsee: {self.prog} --help\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            option = unknown[0].partition("=")[0]
             parser = getattr(found, "parser", self)
-            known = parser._option_string_actions if option.startswith("-") else ()
-            parser.error(f"no option or argument {option!r} here{_meant(option, known)}")
+            hint = hint_for_argument(unknown[0], parser, found)
+            parser.error(f"no option or argument {unknown[0].partition('=')[0]!r} here{hint}")
         return found
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options = self._option_string_actions
+        for argument in args or ():
+            if argument in OF_OTHERS and argument not in options and "--model" in options:
+                self.error(f"no option {argument!r} here; {OF_OTHERS[argument]}")
+        if option := missing_dash(args or (), options):
+            self.error(f"a dash is missing: {option}")
+        return super().parse_known_args(args, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             self.error(
-                f"no command {value!r}" + (_meant(value, action.choices) or f"; there are {', '.join(action.choices)}")
+                f"no command {value!r}" + (meant(value, action.choices) or f"; there are {', '.join(action.choices)}")
             )
         super()._check_value(action, value)
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean --temp?", or nothing."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, [*known], n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def dashed(argument: str) -> str:
@@ -141,8 +147,19 @@ def json_option(parser: Arguments, what: str = "the result", instead_of: str = "
 
 
 def model_option(parser: Arguments, what: str = "a GGML or GGUF file", *, required: bool = True) -> None:
-    """``-m``."""
-    parser.add_argument("-m", "--model", required=required, metavar="MODEL", help=what)
+    """``-m``; without it, the model that the environment names."""
+    usual = os.environ.get(USUAL_MODEL)
+    what = f"{what} (default: ${USUAL_MODEL})" if required else what
+    parser.add_argument("-m", "--model", default=usual, required=required and not usual, metavar="MODEL", help=what)
+
+
+def model_or_demo(args: argparse.Namespace) -> str:
+    """The model that is meant; where none is named, the demo model, which is made on the first call."""
+    if args.model:
+        return str(args.model)
+    from toolchain.demo.story import default_model
+
+    return str(default_model(partial(say, args)))
 
 
 def threads_option(parser: Arguments, what: str = "number of threads (default: one per processor)") -> None:

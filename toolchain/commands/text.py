@@ -17,7 +17,7 @@ from toolchain.terminal.talk import print_json, put_text, remark_text, say, say_
 from toolchain.terminal.widths import terminal_width
 
 from .main_options import add_main_options, is_interactive, main_options, new_conversation, settled
-from .options import Commands, arithmetic_of, command
+from .options import Commands, arithmetic_of, command, model_or_demo
 
 if TYPE_CHECKING:
     from llama_ref.text.model import Model
@@ -103,7 +103,7 @@ class Loading:
     def __init__(self, args: argparse.Namespace) -> None:
         from ggmlpy import open_model
 
-        path = args.model or _demo_model(args)
+        path = model_or_demo(args)
         self.began = time.perf_counter()
         self.file = open_model(path)
         if args.numerics == "fast":
@@ -128,13 +128,6 @@ class Loading:
         model = Model.from_file(self.file, n_ctx=n, **arithmetic_of(args))
         self.seconds += time.perf_counter() - began
         return model
-
-
-def _demo_model(args: argparse.Namespace) -> str:
-    """The model that answers where none is named; made on the first call."""
-    from toolchain.demo.story import default_model
-
-    return str(default_model(partial(say, args)))
 
 
 # ── one text, or one conversation ────────────────────────────────────────────────────────────────────────────────────
@@ -236,7 +229,7 @@ def _run_comparison(args: argparse.Namespace) -> int:
     if not args.prompt_parts:
         raise UsageError("--compare-with needs prompts: -f prompts.txt (one per line)")
     prompts = prompts_of(read_prompt(args.prompt_parts, sys.stdin.buffer, partial(say, args)))
-    paths, columns = (args.model or _demo_model(args), args.compare_with), []
+    paths, columns = (model_or_demo(args), args.compare_with), []
     with progress_bar(args, 2 * len(prompts), "prompts", "prompt") as bar:
         for path in paths:
             loading = Loading(argparse.Namespace(**vars(args) | {"model": path}))

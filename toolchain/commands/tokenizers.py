@@ -11,7 +11,20 @@ from typing import Any
 from toolchain.terminal.colors import wants_color
 from toolchain.terminal.talk import print_json, put, put_painted, say, warn_of_encoding
 
-from .options import Commands, command, era_option, group, json_option, model_option, number, tokenizer_option, writes
+from .downloads import is_hub_name, looks_like_file
+from .options import (
+    USUAL_MODEL,
+    Commands,
+    command,
+    era_option,
+    group,
+    json_option,
+    model_option,
+    model_or_demo,
+    number,
+    tokenizer_option,
+    writes,
+)
 
 
 def add_tokenize(commands: Commands) -> None:
@@ -24,7 +37,8 @@ def add_tokenize(commands: Commands) -> None:
         'tokenize -m files/base/tokenizer.model --compare "1234567 apples"',
     )
     model_option(parser, "a GGML or GGUF file, or a tokenizer.model", required=False)
-    parser.add_argument("words", nargs="+", metavar="[tokenizer.model] TEXT", help="the text; - is stdin")
+    where = "the text (- is stdin), and before it the model, if -m names none and it is not to be the demo model"
+    parser.add_argument("words", nargs="+", metavar="[MODEL] TEXT", help=where)
     era_option(parser, "2023-03-19 splits greedily (default: the file's)")
     tokenizer_option(parser, "with --compare: the SentencePiece model of a GGML file")
     parser.add_argument("--bos", action="store_true", help="begin with the beginning-of-sequence token")
@@ -33,11 +47,21 @@ def add_tokenize(commands: Commands) -> None:
     json_option(parser, "the tokens")
 
 
+def _model_and_words(args: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """The first word is the model where no option names one and it is the name of a file."""
+    first, *more = args.words
+    named = args.model in (None, os.environ.get(USUAL_MODEL)) and (
+        looks_like_file(first) or (more and is_hub_name(first))
+    )
+    return (first, more) if named else (args.model, args.words)
+
+
 def run_tokenize(args: argparse.Namespace) -> int:
     from ggmlpy.files.texts import LARGEST_PROMPT, read_stream
     from toolchain.look.tokens import comparison_lines, encode_text, open_tokenizers, token_records
 
-    path, words = (args.model, args.words) if args.model else (args.words[0], args.words[1:])
+    args.model, words = _model_and_words(args)
+    path = model_or_demo(args)
     if not words:
         from ggmlpy.files.errors import UsageError
 
