@@ -99,11 +99,13 @@ def _row(field: str, meta: str, huggingface: str, ggml: str, gguf: str) -> Numbe
 _INSTEAD = {
     "norm_eps": "generate needs --norm-eps {}",
     "n_ctx_train": "readers assume 2048 tokens",
+    "sliding_window": "readers of the file see all tokens, so results differ from the model's from token {} on",
     **dict.fromkeys(("bos_id", "eos_ids", "unk_id"), "readers assume 1 (begin), 2 (end) and 0 (unknown)"),
 }
 
 # fmt: off
 _WORDS = {
+    "architecture":    "family",
     "n_embd":          "width",
     "n_layer":         "layers",
     "n_head":          "heads of queries",
@@ -129,20 +131,21 @@ _WORDS = {
 
 NUMBERS: tuple[Number, ...] = (
     #    field              params.json    config.json                GGML       GGUF
+    _row("architecture",    REFUSED,       "model_type",              REFUSED,   "general.architecture"),
     _row("n_embd",          "dim",         "hidden_size",             "n_embd",  ".embedding_length"),
     _row("n_layer",         "n_layers",    "num_hidden_layers",       "n_layer", ".block_count"),
     _row("n_head",          "n_heads",     "num_attention_heads",     "n_head",  ".attention.head_count"),
     _row("n_vocab",         NEEDLESS,      "vocab_size",              "n_vocab", ":tokens"),
     _row("n_mult",          "multiple_of", NEEDLESS,                  "n_mult",  "ggmlpy.n_mult"),
-    _row("n_ff",            REFUSED,       "intermediate_size",       REFUSED,   ".feed_forward_length"),
-    _row("n_head_kv",       REFUSED,       "num_key_value_heads",     REFUSED,   ".attention.head_count_kv"),
+    _row("n_ff",            "ffn_dim_multiplier", "intermediate_size",  REFUSED,   ".feed_forward_length"),
+    _row("n_head_kv",       "n_kv_heads",  "num_key_value_heads",     REFUSED,   ".attention.head_count_kv"),
     _row("head_dim",        REFUSED,       "head_dim",                REFUSED,   ".attention.key_length"),
     _row("n_rot",           REFUSED,       REFUSED,                   "n_rot",   ".rope.dimension_count"),
     _row("norm_eps",        "norm_eps",    "rms_norm_eps",            TOLD,      ".attention.layer_norm_rms_epsilon"),
     _row("rope_theta",      "rope_theta",  "rope_theta",              REFUSED,   ".rope.freq_base"),
     _row("rope_scaling",    SCALING,       SCALING,                   SCALING,   SCALING),
     _row("n_ctx_train",     TOLD,          "max_position_embeddings", TOLD,      ".context_length"),
-    _row("sliding_window",  REFUSED,       "sliding_window",          REFUSED,   REFUSED),
+    _row("sliding_window",  REFUSED,       "sliding_window",          REFUSED,   TOLD),
     _row("attention_bias",  REFUSED,       "attention_bias",          REFUSED,   "blk.N.attn_q.bias"),
     _row("mlp_bias",        REFUSED,       "mlp_bias",                REFUSED,   "blk.N.ffn_gate.bias"),
     _row("tied_embeddings", NEEDLESS,      NEEDLESS,                  NEEDLESS,  NEEDLESS),
@@ -152,14 +155,23 @@ NUMBERS: tuple[Number, ...] = (
     _row("pad_id",          NEEDLESS,      "pad_token_id",            NEEDLESS,  ":padding_token_id"),
 )
 
+_YARN_OF_READERS: dict[str, tuple[Any, ...]] = {  # what llama.cpp computes YaRN with, whatever the file says
+    "beta_fast": (32.0,),
+    "beta_slow": (1.0,),
+    "attention_factor": (),
+    "extrapolation_factor": (1.0,),
+    "mscale": (),
+    "mscale_all_dim": (),
+    "truncate": (True,),
+}
 _META_LLAMA3 = (8.0, 8192, 1.0, 4.0)  # what use_scaled_rope means in Meta's llama3/model.py
 
 SCALINGS: dict[str, dict[str, str]] = {  # how each type of rope scaling is carried; other types as "longrope"
     #            params.json                  config.json                   GGML             GGUF
     "linear":   {"meta": REFUSED,           "huggingface": _SCALING, "ggml": REFUSED, "gguf": "llama.rope.scaling.*"},
     "yarn":     {"meta": REFUSED,           "huggingface": _SCALING, "ggml": REFUSED, "gguf": "llama.rope.scaling.*"},
-    "dynamic":  {"meta": REFUSED,           "huggingface": _SCALING, "ggml": REFUSED, "gguf": REFUSED},
-    "llama3":   {"meta": "use_scaled_rope", "huggingface": _SCALING, "ggml": REFUSED, "gguf": REFUSED},
+    "dynamic":  {"meta": REFUSED,           "huggingface": _SCALING, "ggml": REFUSED, "gguf": TOLD},
+    "llama3":   {"meta": "use_scaled_rope", "huggingface": _SCALING, "ggml": REFUSED, "gguf": "rope_freqs.weight"},
     "longrope": {"meta": REFUSED,           "huggingface": _SCALING, "ggml": REFUSED, "gguf": REFUSED},
 }
 
@@ -211,6 +223,7 @@ def is_usual(params: ModelParams, field: str) -> bool:
 
 
 _USUAL: dict[str, tuple[Any, ...]] = {
+    "architecture": ("mistral", "llama"),
     "n_vocab": (FROM_TOKENIZER,),
     "norm_eps": (None, LLAMA_EPS),
     "rope_theta": (None, LLAMA_ROPE_THETA),
@@ -306,11 +319,6 @@ def _refused_scaling(key: str, scaling: RopeScaling, target: str) -> Iterator[tu
     other = target == "meta" and any(a not in (None, b) for a, b in zip(meta_says, _META_LLAMA3))
     if cell == REFUSED or other:
         yield key, scaling, "none"
-    elif target == "gguf":  # llama.cpp derives these from the factor, whatever they are
-        for name in ("mscale", "mscale_all_dim", "truncate"):
-            if getattr(scaling, name) not in (None, True):
-                yield f"{key}.{name}", getattr(scaling, name), "nothing"
-        yield from ((f"{key}.{name}", value, "nothing") for name, value in scaling.other.items())
 
 
 def _is_number(value: Any, usual: Any) -> bool:
@@ -347,6 +355,8 @@ def _told(params: ModelParams, target: str, source: str) -> Iterator[str]:
         if getattr(number, target) == TOLD and not is_usual(params, number.field):
             value = shown(getattr(params, number.field))
             yield f"{number.key(source)} {value}: {number.instead.format(value)}"
+    if target == "gguf" and params.rope_scaling and not is_usual(params, "rope_scaling"):
+        yield from _told_scaling(source, params.rope_scaling)
     if target == "gguf" and len(params.eos_ids) > 1 and source != "gguf":
         yield f"more than one eos_token_id: of {shown(params.eos_ids)} it has the first"
     if target != source:
@@ -355,6 +365,19 @@ def _told(params: ModelParams, target: str, source: str) -> Iterator[str]:
         if keys:
             more = f" and {len(keys) - _SHOWN} more keys" if len(keys) > _SHOWN else ""
             yield f"{', '.join(keys[:_SHOWN])}{more}"
+
+
+def _told_scaling(source: str, scaling: RopeScaling) -> Iterator[str]:
+    """What of a rope scaling a GGUF file does not say, or says in vain: llama.cpp reads the factor and the context."""
+    key = _SCALING_KEYS[source]
+    if scaling.type == "dynamic":
+        yield f"{key} {shown(scaling)}: readers of the file take the plain frequencies, however long the text"
+    if scaling.type != "yarn":
+        return
+    for name, usual in _YARN_OF_READERS.items():
+        if getattr(scaling, name) not in (None, *usual):
+            yield f"{key}.{name} {shown(getattr(scaling, name))}: readers of the file compute YaRN as published"
+    yield from (f"{key}.{name} {shown(value)}" for name, value in scaling.other.items())
 
 
 def shown(value: Any) -> str:

@@ -37,6 +37,7 @@ __all__ = [
     "feed_forward_width",
     "find_n_mult",
     "model_named",
+    "multiples_for",
 ]
 
 LLAMA_EPS = 1e-6  # of LLaMA 1, except the 65B; what a container means that does not say
@@ -214,6 +215,16 @@ class ModelParams:
         return self.head_dim * self.n_head_kv if self.n_head > 0 else self.n_embd
 
     @property
+    def wo_bias(self) -> bool:
+        """Whether wo has a bias, too: as the others of attention, except in Qwen 2."""
+        return self.attention_bias and self.architecture != "qwen2"
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether each head of queries and keys is normalized before it is rotated: in Qwen 3."""
+        return self.architecture == "qwen3"
+
+    @property
     def size(self) -> PublishedSize | None:
         """The published LLaMA of this shape."""
         return size_of_shape(self.n_embd, self.n_layer, self.n_head)
@@ -263,6 +274,24 @@ def find_n_mult(n_embd: int, n_ff: int, candidates: Iterable[int]) -> int | None
     (256, 64, None)
     """
     return next((n_mult for n_mult in candidates if 0 < n_ff == feed_forward_width(n_embd, n_mult)), None)
+
+
+def multiples_for(n_embd: int, n_ff: int, grouped: bool) -> dict[str, Any]:
+    """``multiple_of`` and, where it takes one, ``ffn_dim_multiplier`` from which Meta computes this width.
+
+    Arguments:
+        grouped: whether heads are grouped, as only in models whose params.json may have a multiplier.
+
+    >>> multiples_for(4096, 11008, False), multiples_for(8192, 28672, True)
+    ({'n_mult': 256}, {'n_mult': 4096, 'ffn_dim_multiplier': 1.3})
+    """
+    plain = [(n_mult, None) for n_mult in (256, 128, 64, 32)]
+    published = [(4096, 1.3), (1024, 1.3), (256, 1.5)] if grouped else []  # LLaMA 2 and 3 70B; 3 8B; 3.2 1B
+    smaller = [(n_ff, 0.5**i) for i in range(1, 32)]  # one of them leaves at least 1 and at most n_ff
+    for n_mult, multiplier in (*plain, *published, (n_ff, None), *smaller):
+        if n_ff == feed_forward_width(n_embd, n_mult, multiplier):
+            return {"n_mult": n_mult} if multiplier is None else {"n_mult": n_mult, "ffn_dim_multiplier": multiplier}
+    return {"n_mult": n_ff}
 
 
 def model_named(name: str) -> ModelParams:

@@ -1,11 +1,13 @@
 """The tensors of a LLaMA model: one row each, with its three spellings, shape, shard axis and rotary layout.
 
 Everything that has to know a tensor's name asks this table: the checkpoint readers, the converters, the merge. Inside
-the program tensors go by their Meta names.
+the program tensors go by their Meta names. :data:`TABLE` has the tensors of every LLaMA, :data:`OPTIONAL` those that
+only some models have: the biases of a matrix, which follow from the row of that matrix, and the norms of Qwen 3.
 
 ``shard_axis`` says along which axis Meta's model-parallel shards cut the tensor (None: a whole copy in every shard).
-``rotary`` marks the two projections whose rows Hugging Face stores in another order. Meta (and GGML) rotate the pair
-``(2i, 2i+1)`` of a head, Hugging Face the pair ``(i, i + d/2)``; the rows are permuted so that both compute the same.
+``rotary`` marks the two projections (with what belongs to their rows) that Hugging Face stores in another order. Meta
+(and GGML) rotate the pair ``(2i, 2i+1)`` of a head, Hugging Face the pair ``(i, i + d/2)``; the rows are permuted so
+that both compute the same.
 
 Sources: convert_llama_weights_to_hf.py of transformers 4.28.1, merge_llama_with_chinese_lora.py of
 Chinese-LLaMA-Alpaca v1.1, convert-pth-to-ggml.py (352589927) and convert.py (3e5aa8a1c) of llama.cpp.
@@ -23,6 +25,7 @@ from ggmlpy.files.errors import ShapeError, UsageError
 from .model_params import ModelParams
 
 __all__ = [
+    "OPTIONAL",
     "TABLE",
     "Spelling",
     "TensorName",
@@ -34,6 +37,7 @@ __all__ = [
     "is_known",
     "meta_name",
     "meta_names",
+    "names_of",
     "original_names",
     "rename",
     "shard_axis",
@@ -56,6 +60,8 @@ class TensorName:
     """Its dimensions, rows first, as attributes of :class:`~ggmlpy.formats.model_params.ModelParams`."""
     shard_axis: int | None
     rotary: bool = False
+    present: str = ""
+    """Which attribute of the model's parameters says that it has this tensor; empty: every model has it."""
 
     @property
     def per_layer(self) -> bool:
@@ -94,6 +100,32 @@ TABLE: tuple[TensorName, ...] = (
 )
 # fmt: on
 
+_BIASED = {  # the matrices that may have a bias, and which attribute of the parameters says that they do
+    **dict.fromkeys(("attention.wq", "attention.wk", "attention.wv"), "attention_bias"),
+    "attention.wo": "wo_bias",
+    **dict.fromkeys(("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"), "mlp_bias"),
+}
+
+
+def _bias(row: TensorName, present: str) -> TensorName:
+    """The row of a matrix's bias: cut and permuted as the rows of the matrix are."""
+    meta, huggingface, gguf = (name.removesuffix("weight") + "bias" for name in (row.meta, row.huggingface, row.gguf))
+    axis = 0 if row.shard_axis == 0 else None
+    return TensorName(meta, huggingface, gguf, row.shape[:1], axis, row.rotary, present)
+
+
+def _head_norm(which: str) -> TensorName:
+    """Qwen 3's norm over each head of queries or keys."""
+    meta, huggingface = f"layers.{{}}.attention.{which}_norm.weight", f"model.layers.{{}}.self_attn.{which}_norm.weight"
+    return TensorName(meta, huggingface, f"blk.{{}}.attn_{which}_norm.weight", ("head_dim",), None, True, "qk_norm")
+
+
+OPTIONAL: tuple[TensorName, ...] = (
+    *(_bias(row, _BIASED[stem]) for row in TABLE if (stem := row.meta[10:].removesuffix(".weight")) in _BIASED),
+    _head_norm("q"),
+    _head_norm("k"),
+)
+
 _GGML_LAYER_ORDER = (
     "layers.{}.attention.wq.weight",
     "layers.{}.attention.wk.weight",
@@ -107,11 +139,13 @@ _GGML_LAYER_ORDER = (
 )
 
 _LAYER = re.compile(r"(?:(?<=^layers\.)|(?<=^model\.layers\.)|(?<=^blk\.))(\d{1,6})(?=\.)")
-_DERIVED = re.compile(r"(^rope\.freqs$|\.inner_attention\.rope\.freqs$|rotary_emb\.inv_freq$|^rope_freqs\.weight$)")
+_DERIVED = re.compile(
+    r"(^rope\.freqs$|\.attention\.(masked_)?bias$|\.inner_attention\.rope\.freqs$|rotary_emb\.inv_freq$|^rope_freqs\.weight$)"
+)
 _BY_SPELLING: dict[str, tuple[TensorName, Spelling]] = {
-    **{row.gguf: (row, "gguf") for row in TABLE},
-    **{row.huggingface: (row, "huggingface") for row in TABLE},
-    **{row.meta: (row, "meta") for row in TABLE},  # last: "output.weight" is spelt alike in Meta and GGUF
+    **{row.gguf: (row, "gguf") for row in (*TABLE, *OPTIONAL)},
+    **{row.huggingface: (row, "huggingface") for row in (*TABLE, *OPTIONAL)},
+    **{row.meta: (row, "meta") for row in (*TABLE, *OPTIONAL)},  # last: "output.weight" is spelt alike in Meta and GGUF
 }
 
 
@@ -277,6 +311,17 @@ def ggml_names(n_layer: int) -> list[str]:
     ['tok_embeddings.weight', 'norm.weight', 'output.weight', 'layers.0.attention.wq.weight']
     """
     return list(_expand(["tok_embeddings.weight", "norm.weight", "output.weight", *_GGML_LAYER_ORDER], n_layer))
+
+
+def names_of(params: ModelParams) -> list[str]:
+    """The Meta names of all tensors of a model, those that only some models have behind the others.
+
+    >>> biased = ModelParams(n_embd=4, n_layer=1, n_head=2, n_ff=16, mlp_bias=True)
+    >>> names_of(biased)[-3:]
+    ['layers.0.feed_forward.w1.bias', 'layers.0.feed_forward.w2.bias', 'layers.0.feed_forward.w3.bias']
+    """
+    optional = [row.meta for row in OPTIONAL if getattr(params, row.present)]
+    return meta_names(params.n_layer) + [name.format(layer) for layer in range(params.n_layer) for name in optional]
 
 
 def _expand(patterns: list[str], n_layer: int) -> Iterator[str]:

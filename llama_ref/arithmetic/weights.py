@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError
-from ggmlpy.formats.tensor_names import expected_shapes, gguf_name
+from ggmlpy.formats.tensor_names import expected_shapes
 
 from .transformer import F32, LayerWeights, Weights
 
@@ -86,7 +86,7 @@ def _biases(file: ModelFile, backend: Backend, at: str) -> Iterator[tuple[str, F
 
 def bias_name(weight: str) -> str:
     """The name of a matrix's bias in a model file: only GGUF has any."""
-    return gguf_name(weight).removesuffix("weight") + "bias"
+    return weight.removesuffix("weight") + "bias"
 
 
 def _check_heads(file: ModelFile) -> None:

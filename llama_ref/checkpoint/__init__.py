@@ -28,7 +28,7 @@ who                                        does what
 =========================================  ============================================================================
 """
 
-from .layout import Checkpoint, in_layout
+from .layout import Checkpoint, Heads, in_layout
 from .opening import open_checkpoint
 from .pth import PthFile, open_pth
 from .pth_writer import pth_size, write_pth
@@ -39,6 +39,7 @@ __all__ = [
     "DTYPES",
     "TORCH_FORMATS",
     "Checkpoint",
+    "Heads",
     "LazyTensor",
     "PthFile",
     "in_layout",

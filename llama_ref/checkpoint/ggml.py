@@ -23,7 +23,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ggmlpy.files.errors import UnsupportedError
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.opening import open_model
 
@@ -45,12 +44,11 @@ def open_ggml(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a GGML or GGUF file of a LLaMA as a checkpoint in Meta's layout.
 
     Raises:
-        FormatError: the file is bad, not a whole model, or of a shape that the first LLaMA cannot have.
+        FormatError: the file is bad, or not a whole model.
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open_model(path))
         known = known_tensors(file.path, file.tensors)
-        _refuse_grouped(file)
         narrow = _has_narrow_norms(file)
         tensors = {name: _lazy(file, file.tensors[name], narrow) for name in known}
         notes = list(_losses(file))
@@ -106,19 +104,4 @@ def _losses(file: ModelFile) -> Iterator[str]:
         yield (
             f"{count} of {len(file.tensors)} tensors were quantized ({', '.join(sorted(quantized))}): dequantized and "
             "rounded to float16; what quantizing dropped does not come back"
-        )
-
-
-def _refuse_grouped(file: ModelFile) -> None:
-    """Grouped-query attention has other shapes of wk and wv than a checkpoint of this toolchain."""
-    params = file.hparams
-    if params.n_head_kv != params.n_head:
-        raise UnsupportedError(
-            "grouped-query attention is not written back",
-            path=file.path,
-            field="n_head_kv",
-            expected=params.n_head,
-            found=params.n_head_kv,
-            cause="a model later than the first LLaMA",
-            next_step="start from the checkpoint that the file was made from",
         )

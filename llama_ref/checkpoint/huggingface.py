@@ -46,7 +46,7 @@ def open_huggingface(folder: Folder) -> Checkpoint:
         try:
             tensors = {
                 rename(name, "meta"): in_layout(
-                    tensor.with_(name=rename(name, "meta"), layout="huggingface"), "meta", params.n_head
+                    tensor.with_(name=rename(name, "meta"), layout="huggingface"), "meta", params
                 )
                 for name, tensor in originals.items()
             }
@@ -95,8 +95,7 @@ def _tie(config: Mapping[str, Any], tensors: dict[str, LazyTensor]) -> None:
 def _special_ids(config: Mapping[str, Any], path: Path) -> Iterator[str]:
     """Early third-party conversions of LLaMA carry wrong ids (0 and 1); what was trained on them is wrong too."""
     for key, expected in (("bos_token_id", 1), ("eos_token_id", 2)):
-        said = config.get(key, expected)
-        if said != expected and not (isinstance(said, list) and expected in said):
+        if config.get(key, expected) == expected - 1:
             yield (
                 f"{path} says {key} {config[key]}, LLaMA's is {expected}: an early third-party conversion. Adapters "
                 "trained on another base do not fit it: compare the tensors (`fingerprint`)"

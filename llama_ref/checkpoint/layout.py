@@ -1,8 +1,9 @@
 """What both checkpoint layouts have in common: an open model, and the rotary permutation between them.
 
 Meta rotates neighbouring rows ``(2j, 2j+1)`` of a head of wq and wk, Hugging Face the rows ``(j, j + d/2)``. So the
-rows of these two are stored in another order, ``w.reshape(h, d//2, 2, -1).transpose(0, 2, 1, 3)`` with ``h`` heads of
-``d`` rows. A tensor carries its layout: permuting it twice, which makes a model fluent and then gibberish, raises.
+rows of these two (and of their biases) are stored in another order, ``w.reshape(h, d//2, 2, -1).transpose(0, 2, 1, 3)``
+with ``h`` heads of ``d`` rows: the heads of queries for wq, those of keys for wk. A tensor carries its layout:
+permuting it twice, which makes a model fluent and then gibberish, raises.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError, UsageError
 from ggmlpy.formats.model_file import Vocabulary
 from ggmlpy.formats.model_params import ModelParams
-from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, meta_names, shard_axis, unwrapped
+from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, names_of, shard_axis, unwrapped
 
 from .folder import Layout
 from .tensor import LazyTensor
 from .weights import WeightFile
 
-__all__ = ["Checkpoint", "check_model", "in_layout", "shard_of"]
+__all__ = ["Checkpoint", "HasHeads", "Heads", "check_model", "in_layout", "shard_of"]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -102,19 +103,38 @@ class Checkpoint:
         return find_tokenizer(self.path)
 
 
-def in_layout(tensor: LazyTensor, layout: Layout, n_head: int) -> LazyTensor:
+class HasHeads(Protocol):
+    """What the permutation asks a model for."""
+
+    @property
+    def n_head(self) -> int:
+        """Heads of queries."""
+
+    @property
+    def n_head_kv(self) -> int:
+        """Heads of keys."""
+
+
+class Heads(NamedTuple):
+    """The heads of a model of which nothing else is known."""
+
+    n_head: int
+    n_head_kv: int
+
+
+def in_layout(tensor: LazyTensor, layout: Layout, heads: HasHeads) -> LazyTensor:
     """The tensor under the same name with its rows in another layout: wq and wk are permuted, others only relabelled.
 
     Args:
         tensor: with the layout that it has now.
         layout: the one wanted; must be the other one.
-        n_head: heads of the model.
+        heads: of the model: its parameters, or the two numbers.
 
     Raises:
         UsageError: the tensor's layout is unknown, or it is in that layout already.
 
     >>> w = LazyTensor.of_array("layers.0.attention.wq.weight", np.arange(4, dtype="f4")[:, None], layout="meta")
-    >>> in_layout(w, "huggingface", 1).numpy().ravel()
+    >>> in_layout(w, "huggingface", Heads(1, 1)).numpy().ravel()
     array([0., 2., 1., 3.], dtype=float32)
     """
     if tensor.layout not in ("meta", "huggingface") or tensor.layout == layout:
@@ -122,19 +142,21 @@ def in_layout(tensor: LazyTensor, layout: Layout, n_head: int) -> LazyTensor:
             f"tensor {tensor.name!r} ({tensor.source}) has layout {tensor.layout}; it cannot be turned into {layout}. "
             "Permuting twice would scramble the heads"
         )
-    if not find(tensor.name)[0].rotary:
+    row = find(tensor.name)[0]
+    if not row.rotary:
         return tensor.with_(layout=layout)
-    if len(tensor.shape) != 2 or tensor.shape[0] % (2 * n_head):
+    n_head = {"n_q": heads.n_head, "n_kv": heads.n_head_kv, "head_dim": 1}[row.shape[0]]
+    if not 1 <= len(tensor.shape) <= 2 or n_head < 1 or tensor.shape[0] % (2 * n_head):
         raise ShapeError(
             f"tensor {tensor.name!r} does not divide into {n_head} heads of an even size", found=list(tensor.shape)
         )
-    d, columns = tensor.shape[0] // n_head, tensor.shape[1]
+    d = tensor.shape[0] // n_head
     split = (d // 2, 2) if layout == "huggingface" else (2, d // 2)
 
     def read(start: int, stop: int) -> np.ndarray:
         first, last = start // d, -(-stop // d)
-        heads = tensor.stored(first * d, last * d)  # [(last-first)*d, columns]
-        turned = heads.reshape(last - first, *split, columns).swapaxes(1, 2).reshape(heads.shape)
+        rows = tensor.stored(first * d, last * d)  # [(last-first)*d, columns]
+        turned = rows.reshape(last - first, *split, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
         return turned[start - first * d : stop - first * d]
 
     return tensor.with_(read=read, layout=layout, source=f"{tensor.source}, rows of {n_head} heads to {layout}")
@@ -172,7 +194,8 @@ def check_model(
     if embedding is None or len(embedding.shape) != 2:
         found = list(embedding.shape) if embedding else f"{len(tensors)} tensors, none of that name"
         raise ShapeError("no token embedding", path=path, field="tok_embeddings.weight", found=found)
-    expected = expected_shapes(replace(params, n_vocab=embedding.shape[0]), meta_names(params.n_layer))
+    params = replace(params, n_vocab=embedding.shape[0])
+    expected = expected_shapes(params, names_of(params))
     _check_names(path, params_path, expected, tensors, missing_cause)
     for name, shape in expected.items():
         _check_tensor(path, params_path, tensors[name], shape)
@@ -193,10 +216,11 @@ def _check_names(
             next_step=f"compare the folder with its source, then `doctor {path}`",
         )
     if surplus:
+        unsaid = find(surplus[0])[0].present
         raise ShapeError(
             f"{len(surplus)} more tensors than {params_path.name} implies, the first {surplus[0]!r}",
             path=path,
-            cause=f"{params_path} belongs to a smaller model",
+            cause=f"{params_path} does not say {unsaid}" if unsaid else f"{params_path} belongs to a smaller model",
             next_step=f"put the {params_path.name} of this model in its place",
         )
 
@@ -270,7 +294,6 @@ _TRACES = {
     "base_layer": "the model was saved from within PEFT without merging",
     "base_model.model.": "the model was saved from within PEFT without merging",
     "exp_avg": "the file holds an optimizer's state; name the weights of the model",
-    "layers.0.self_attn.q_proj.bias": "the model has biases, as Qwen's: another architecture than the first LLaMA",
 }
 
 

@@ -1,15 +1,16 @@
 """How a checkpoint states its numbers: Meta's ``params.json`` and Hugging Face's ``config.json``.
 
-Both are read into :class:`~ggmlpy.formats.model_params.ModelParams` and written from it.
+Both are read into :class:`~ggmlpy.formats.model_params.ModelParams` and written from it. What ``config.json`` leaves
+out is what transformers takes for that ``model_type``.
 
 ``params.json`` is what ``json.dump`` writes, without a newline, and its ``vocab_size`` is -1: the size of the
 vocabulary is the tokenizer's. ``config.json`` states the width of the feed-forward layer itself; Meta and GGML state
-``multiple_of`` and compute it::
+``multiple_of`` and compute it; since LLaMA 2 Meta also states a multiplier, with which any width can be said::
 
-    n_ff = (8 * n_embd // 3) rounded up to a multiple of n_mult
+    n_ff = int(ffn_dim_multiplier * (8 * n_embd // 3)) rounded up to a multiple of n_mult
 
-Sources: llama/model.py of facebookresearch/llama (57b0eb62), configuration_llama.py of transformers 4.28.1,
-convert.py of llama.cpp dadbed99e.
+Sources: llama/model.py of facebookresearch/llama (57b0eb62) and of llama3, configuration_llama.py of transformers
+4.28.1 and 5.24, convert.py of llama.cpp dadbed99e.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError
 from ggmlpy.formats.carrying import is_usual
-from ggmlpy.formats.model_params import ModelParams, RopeScaling, find_n_mult
+from ggmlpy.formats.model_params import ModelParams, RopeScaling, feed_forward_width, multiples_for
 
 __all__ = [
     "config_json",
@@ -37,6 +39,7 @@ __all__ = [
 N = TypeVar("N", int, float)
 
 LARGEST_JSON = 1 << 24  # an honest config has a few hundred bytes, an index of 65B about 60 kB
+LARGEST_MULTIPLIER = 64  # of the feed-forward width; the published ones are 1 to 1.5
 LARGEST_SIZE = 1 << 20  # of n_embd, n_mult, n_head, n_layer: far above any model, far below an overflow
 
 
@@ -49,11 +52,17 @@ def params_json(params: ModelParams, other: Mapping[str, Any] | None = None) -> 
     >>> params_json(ModelParams(n_embd=4096, n_mult=256, n_head=32, n_layer=32))
     '{"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-06, "vocab_size": -1}'
     """
-    rope: dict[str, Any] = {}
+    if params.n_ff != feed_forward_width(params.n_embd, params.n_mult, params.ffn_dim_multiplier):
+        params = replace(params, **multiples_for(params.n_embd, params.n_ff, params.n_head_kv != params.n_head))
+    later: dict[str, Any] = {}
+    if params.ffn_dim_multiplier is not None:
+        later["ffn_dim_multiplier"] = params.ffn_dim_multiplier
+    if not is_usual(params, "n_head_kv"):
+        later["n_kv_heads"] = params.n_head_kv
     if not is_usual(params, "rope_theta"):
-        rope["rope_theta"] = params.rope_theta
+        later["rope_theta"] = params.rope_theta
     if not is_usual(params, "rope_scaling"):
-        rope["use_scaled_rope"] = True
+        later["use_scaled_rope"] = True
     return json.dumps(
         {
             "dim": params.n_embd,
@@ -62,7 +71,7 @@ def params_json(params: ModelParams, other: Mapping[str, Any] | None = None) -> 
             "n_layers": params.n_layer,
             "norm_eps": params.eps,
             "vocab_size": -1,
-            **rope,
+            **later,
             **(other or {}),
         }
     )
@@ -159,36 +168,34 @@ def read_params_json(path: str | os.PathLike[str]) -> ModelParams:
 
     Raises:
         MissingFileError, FormatError: not there, not JSON, a value missing or out of range.
-        UnsupportedError: grouped-query attention or a feed-forward multiplier (LLaMA 2 70B).
     """
     return params_of_meta(read_json(path), path)
 
 
 def params_of_meta(record: Mapping[str, Any], path: str | os.PathLike[str]) -> ModelParams:
     """What ``params.json`` says, once it is read; ``path`` serves the messages. Raises as the reader does."""
-    _refuse_grouped(path, record.get("n_kv_heads"), record.get("n_heads"), "n_kv_heads")
-    if record.get("ffn_dim_multiplier") not in (None, 1, 1.0):
-        raise _unsupported(path, "ffn_dim_multiplier", record["ffn_dim_multiplier"])
     params = ModelParams(
         n_embd=_size(path, record, "dim"),
         n_mult=_size(path, record, "multiple_of"),
         n_head=_size(path, record, "n_heads"),
+        n_head_kv=_optional_size(path, record, "n_kv_heads"),
         n_layer=_size(path, record, "n_layers"),
+        ffn_dim_multiplier=_multiplier(path, record),
         norm_eps=_epsilon(path, record, "norm_eps"),
         n_vocab=_vocab_size(path, record),
         rope_theta=_number(record, "rope_theta", float),
         rope_scaling=RopeScaling(type="llama3") if record.get("use_scaled_rope") is True else None,
         other=_others(record, _PARAMS_KEYS),
     )
-    return _checked(path, params, ("dim", "n_heads"))
+    return _checked(path, params, ("dim", "n_heads", "n_kv_heads"))
 
 
 def read_config_json(path: str | os.PathLike[str]) -> ModelParams:
-    """Hugging Face's ``config.json`` of a LLaMA.
+    """Hugging Face's ``config.json`` of a model of the LLaMA family.
 
     Raises:
         MissingFileError, FormatError: not there, not JSON, a value missing or out of range.
-        UnsupportedError: another architecture, grouped-query attention, another activation.
+        UnsupportedError: another architecture, another activation.
     """
     return params_of_huggingface(read_json(path), path)
 
@@ -196,23 +203,37 @@ def read_config_json(path: str | os.PathLike[str]) -> ModelParams:
 def params_of_huggingface(record: Mapping[str, Any], path: str | os.PathLike[str]) -> ModelParams:
     """What ``config.json`` says, once it is read; ``path`` serves the messages. Raises as the reader does."""
     model_type = record.get("model_type", "llama")
-    if model_type != "llama":
+    if not isinstance(model_type, str) or model_type not in _DEFAULTS:
         raise _unsupported(path, "model_type", model_type)
-    _refuse_grouped(path, record.get("num_key_value_heads"), record.get("num_attention_heads"), "num_key_value_heads")
+    record = {**_DEFAULTS[model_type], **record}
     if record.get("hidden_act", "silu") != "silu":
         raise _unsupported(path, "hidden_act", record["hidden_act"])
     n_embd, n_ff = _size(path, record, "hidden_size"), _size(path, record, "intermediate_size")
+    n_head = _size(path, record, "num_attention_heads")
     params = ModelParams(
         n_embd=n_embd,
         n_ff=n_ff,
-        n_mult=_n_mult(path, n_embd, n_ff),
-        n_head=_size(path, record, "num_attention_heads"),
+        **multiples_for(n_embd, n_ff, record.get("num_key_value_heads") not in (None, n_head)),
+        n_head=n_head,
+        n_head_kv=_optional_size(path, record, "num_key_value_heads"),
+        head_dim=_optional_size(path, record, "head_dim"),
         n_layer=_size(path, record, "num_hidden_layers"),
         norm_eps=_epsilon(path, record, "rms_norm_eps"),
         n_vocab=_vocab_size(path, record),
+        architecture=model_type,
         **_carried(record),
     )
-    return _checked(path, params, ("hidden_size", "num_attention_heads"))
+    return _checked(path, params, ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+
+
+# fmt: off
+_DEFAULTS: dict[str, dict[str, Any]] = {  # model_type -> what transformers 5.24 takes where config.json has no such key
+    "llama":   {"max_position_embeddings": 2048},
+    "mistral": {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2":   {"max_position_embeddings": 32768, "num_key_value_heads": 32, "attention_bias": True},
+    "qwen3":   {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
+}
+# fmt: on
 
 
 _PARAMS_KEYS = {
@@ -224,6 +245,7 @@ _CONFIG_KEYS = {
     *("num_key_value_heads", "rms_norm_eps", "vocab_size", "rope_theta", "rope_scaling", "rope_parameters"),
     *("max_position_embeddings", "sliding_window", "attention_bias", "mlp_bias", "tie_word_embeddings"),
     *("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id", "torch_dtype", "dtype", "head_dim"),
+    *("use_sliding_window", "max_window_layers", "layer_types"),
 }
 # fmt: off
 _ROPE_KEYS = {  # in rope_scaling (to transformers 4) and rope_parameters (since 5)
@@ -248,12 +270,13 @@ def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
     theta = _number(rope, "rope_theta", float)
     eos = record.get("eos_token_id")
     dtype = record.get("dtype", record.get("torch_dtype"))
+    windowed = record.get("use_sliding_window", not record.get("model_type", "").startswith("qwen"))
+    contexts = [_number(record, f"{which}max_position_embeddings", int) for which in ("original_", "")]
     return {
-        "head_dim": _number(record, "head_dim", int),
         "rope_theta": _number(record, "rope_theta", float) if theta is None else theta,
-        "rope_scaling": _rope_scaling(rope, _number(record, "original_max_position_embeddings", int)),
-        "n_ctx_train": _number(record, "max_position_embeddings", int),
-        "sliding_window": _number(record, "sliding_window", int),
+        "rope_scaling": _rope_scaling(rope, *contexts),
+        "n_ctx_train": contexts[1],
+        "sliding_window": _number(record, "sliding_window", int) if windowed else None,
         "attention_bias": record.get("attention_bias") is True,
         "mlp_bias": record.get("mlp_bias") is True,
         "tied_embeddings": record.get("tie_word_embeddings") is True,
@@ -266,14 +289,19 @@ def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rope_scaling(rope: Mapping[str, Any], original_context: int | None) -> RopeScaling | None:
-    """``rope_scaling`` or ``rope_parameters``; "default" and nothing at all mean the plain frequencies."""
+def _rope_scaling(rope: Mapping[str, Any], outer_context: int | None, longest: int | None) -> RopeScaling | None:
+    """``rope_scaling`` or ``rope_parameters``; "default" and nothing at all mean the plain frequencies.
+
+    Arguments:
+        outer_context: the original context as it stands outside of them, which wins.
+        longest: the longest context, which counts as the original one where none is said.
+    """
     kind = rope.get("rope_type", rope.get("type", "default"))
     if not isinstance(kind, str) or kind == "default":
         return None
     said: dict[str, Any] = {name: _number(rope, key, number) for name, (key, number) in _ROPE_KEYS.items()}
-    if original_context is not None and kind in ("llama3", "yarn", "longrope"):
-        said["original_context"] = original_context  # the outer one wins there, as in transformers
+    if kind in ("llama3", "yarn", "longrope"):
+        said["original_context"] = outer_context or said["original_context"] or longest
     truncate = rope.get("truncate")
     understood = {key for key, _ in _ROPE_KEYS.values()} | {"type", "rope_type", "rope_theta", "truncate"}
     said |= {"truncate": truncate if isinstance(truncate, bool) else None, "other": _others(rope, understood)}
@@ -294,25 +322,6 @@ def _others(record: Mapping[str, Any], understood: Set[str]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in understood}
 
 
-def _n_mult(path: str | os.PathLike[str], n_embd: int, n_ff: int) -> int:
-    """A ``multiple_of`` from which GGML and Meta compute this feed-forward width: a usual one, else the width itself.
-
-    Raises:
-        UnsupportedError: there is none (the width is below 8/3 of ``n_embd``, as in models that are not LLaMA).
-    """
-    n_mult = find_n_mult(n_embd, n_ff, (256, 128, 64, 32, n_ff))
-    if n_mult is None:
-        raise UnsupportedError(
-            "the feed-forward width cannot be written as a multiple_of",
-            path=path,
-            field="intermediate_size",
-            expected=f"at least {8 * n_embd // 3} (8/3 of hidden_size {n_embd})",
-            found=n_ff,
-            cause="the model is not an original LLaMA: params.json and GGML headers hold no feed-forward width",
-        )
-    return n_mult
-
-
 def _size(path: str | os.PathLike[str], record: Mapping[str, Any], key: str) -> int:
     """A positive integer of the record."""
     if key not in record:
@@ -327,6 +336,23 @@ def _size(path: str | os.PathLike[str], record: Mapping[str, Any], key: str) -> 
     if type(value) is not int or not 0 < value <= LARGEST_SIZE:
         raise FormatError("not a plausible size", path=path, field=key, expected=f"1 to {LARGEST_SIZE}", found=value)
     return value
+
+
+def _optional_size(path: str | os.PathLike[str], record: Mapping[str, Any], key: str) -> Any:
+    """A positive integer, or None where there is none."""
+    return None if record.get(key) is None else _size(path, record, key)
+
+
+def _multiplier(path: str | os.PathLike[str], record: Mapping[str, Any]) -> float | None:
+    value = record.get("ffn_dim_multiplier")
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 < value <= LARGEST_MULTIPLIER:
+        raise FormatError(
+            "not a plausible multiplier", path=path, field="ffn_dim_multiplier",
+            expected=f"0 to {LARGEST_MULTIPLIER}", found=value,
+        )  # fmt: skip
+    return float(value)
 
 
 def _vocab_size(path: str | os.PathLike[str], record: Mapping[str, Any]) -> int:
@@ -346,37 +372,35 @@ def _epsilon(path: str | os.PathLike[str], record: Mapping[str, Any], key: str) 
     return float(value)
 
 
-def _refuse_grouped(path: str | os.PathLike[str], n_kv_head: Any, n_head: Any, field: str) -> None:
-    if n_kv_head is not None and n_kv_head != n_head:
-        raise UnsupportedError(
-            "grouped-query attention",
-            path=path,
-            field=field,
-            expected=f"{n_head}, one key and value head for each query head",
-            found=n_kv_head,
-            cause="this is a LLaMA 2 70B or a later model; these formats are those of the first LLaMA",
-        )
-
-
 def _unsupported(path: str | os.PathLike[str], field: str, found: Any) -> UnsupportedError:
     return UnsupportedError(
-        "not an original LLaMA",
+        "not a model of the LLaMA family",
         path=path,
         field=field,
+        expected=", ".join(_DEFAULTS) if field == "model_type" else "silu",
         found=found,
-        cause="this is another model family; these formats are those of the first LLaMA",
+        cause="this is another model family",
         next_step="start from a LLaMA model, or use the tools of this one",
     )
 
 
-def _checked(path: str | os.PathLike[str], params: ModelParams, names: tuple[str, str]) -> ModelParams:
-    """The heads must divide the width into even parts, for the rotary embedding turns pairs."""
-    if params.n_embd % params.n_head or params.n_rot % 2:
+def _checked(path: str | os.PathLike[str], params: ModelParams, names: tuple[str, str, str]) -> ModelParams:
+    """Heads have an even width, for the rotary embedding turns pairs, and as many queries share each head of keys."""
+    own = params.head_dim == params.n_embd // params.n_head
+    if (own and params.n_embd % params.n_head) or params.n_rot % 2:
         raise ShapeError(
             f"{names[0]} does not divide into heads of an even size",
             path=path,
             field=names[1],
             expected=f"a divisor of {params.n_embd} that leaves an even head",
             found=params.n_head,
+        )
+    if params.n_head % params.n_head_kv:
+        raise ShapeError(
+            "heads of queries and keys do not fit together",
+            path=path,
+            field=names[2],
+            expected=f"a divisor of {params.n_head}",
+            found=params.n_head_kv,
         )
     return params

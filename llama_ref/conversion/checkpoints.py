@@ -27,7 +27,7 @@ from ggmlpy.files.errors import OutputError, UsageError
 from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.formats.carrying import carry, kept_keys
 from ggmlpy.formats.model_params import ModelParams
-from ggmlpy.formats.tensor_names import meta_names, original_names, rename
+from ggmlpy.formats.tensor_names import names_of, original_names, rename
 from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout, open_checkpoint
 from llama_ref.checkpoint.folder import Folder, is_weight_file, weight_file_names
 from llama_ref.checkpoint.ggml import open_ggml
@@ -307,10 +307,10 @@ def _open_source(source: str | os.PathLike[str]) -> Checkpoint:
 
 def _huggingface_tensors(checkpoint: Checkpoint, dtype: str | None, inv_freq: bool) -> Iterator[LazyTensor]:
     """All tensors under their Hugging Face names, in the order of the state dict."""
-    n_head = checkpoint.params.n_head
-    frequencies = inverse_frequencies(checkpoint.params.n_rot)
-    for name in meta_names(checkpoint.params.n_layer):
-        tensor = _cast(in_layout(checkpoint.tensors[name], "huggingface", n_head), dtype)
+    params = checkpoint.params
+    frequencies = inverse_frequencies(params.n_rot)
+    for name in names_of(params):
+        tensor = _cast(in_layout(checkpoint.tensors[name], "huggingface", params), dtype)
         yield tensor.with_(name=rename(name, "huggingface"))
         if inv_freq and name.endswith(".attention.wo.weight"):
             prefix = rename(name, "huggingface").removesuffix("o_proj.weight")

@@ -157,7 +157,7 @@ class MergedModel:
         return (self.fill(whole) if self.fill and is_vocabulary else whole), later
 
     def _in_meta_layout(self, name: str, tensor: LazyTensor) -> LazyTensor:
-        return in_layout(tensor.with_(name=name, layout="huggingface"), "meta", self.base.params.n_head)
+        return in_layout(tensor.with_(name=name, layout="huggingface"), "meta", self.base.params)
 
     def _make_deltas(self, name: str, later: int, first: int | None, last: int | None) -> list[Delta]:
         pairs = [adapter.pairs[name] for adapter in self.adapters[later:] if name in adapter.pairs]

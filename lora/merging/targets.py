@@ -216,7 +216,7 @@ class HuggingFaceTarget(DirectoryTarget):
         if not is_known(unwrapped(name)):
             return LazyTensor.of_array(name, tensor.numpy().copy(), source=tensor.source)
         merged = self.plan.model.tensor(rename(unwrapped(name), "meta"))
-        return in_layout(merged, "huggingface", self.plan.base.params.n_head).with_(name=unwrapped(name))
+        return in_layout(merged, "huggingface", self.plan.base.params).with_(name=unwrapped(name))
 
     def _changed_json(self, name: str, changes: dict[str, Any]) -> str:
         """The base's file of that name (if it has one) with values changed, formatted as the script does."""

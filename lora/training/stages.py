@@ -227,7 +227,7 @@ def publish_adapter(
 def _published_pair(matrix: str, weights: Weights, shape: ModelParams) -> tuple[np.ndarray, np.ndarray]:
     """A and B of a matrix in half precision, the rows of B in Hugging Face's order."""
     left = LazyTensor.of_array(f"{matrix}.weight", _half(weights[f"{matrix}.lora_B"]), layout="meta")
-    return _half(weights[f"{matrix}.lora_A"]), in_layout(left, "huggingface", shape.n_head).numpy()
+    return _half(weights[f"{matrix}.lora_A"]), in_layout(left, "huggingface", shape).numpy()
 
 
 def _check_rows(weights: Weights, tokenizer: SentencePieceModel) -> None:

@@ -119,12 +119,23 @@ def test_rope_scaling_survives_the_way_from_config_to_config(scaling):
     assert again.rope_scaling == params.rope_scaling is not None
 
 
-def test_what_gguf_has_no_key_for_is_refused(folder):
-    for scaling in ({"type": "dynamic", "factor": 2.0}, {**YARN, "mscale": 0.707}, {"type": "longrope", "x": [1]}):
-        model = folder("huggingface", rope_scaling=scaling)
-        with pytest.raises(UnsupportedError, match="has no place for rope_scaling"):
-            plan_conversion(model, container="gguf")
+def test_what_readers_of_gguf_compute_otherwise_is_told(folder):
+    for changes, words in (
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic, factor 2: readers of the file take the plain"),
+        ({"rope_scaling": {**YARN, "mscale": 0.707}}, "mscale 0.707: readers of the file compute YaRN as published"),
+        ({"rope_scaling": {**YARN, "beta_fast": 16}}, "beta_fast 16: readers of the file compute YaRN as published"),
+        ({"model_type": "mistral", "num_key_value_heads": 4}, "sliding_window 4096: readers of the file see all"),
+    ):
+        model = folder("huggingface", **changes)
+        with plan_conversion(model, container="gguf") as plan:
+            assert any(words in note for note in plan.notes), plan.notes
         shutil.rmtree(model)
+
+
+def test_a_scaling_that_gguf_cannot_say_is_refused(folder):
+    model = folder("huggingface", rope_scaling={"type": "longrope", "x": [1]})
+    with pytest.raises(UnsupportedError, match="has no place for rope_scaling"):
+        plan_conversion(model, container="gguf")
 
 
 def test_meta_says_the_base_and_the_scaling_of_llama_3_and_no_other(folder, tmp_path):

@@ -194,9 +194,9 @@ def test_what_the_arithmetic_does_not_do_is_refused_by_name(key, value, gguf, tm
 
 
 def test_a_tensor_that_no_llama_has_is_refused(gguf, tmp_path):
-    stranger = OutTensor("blk.0.attn_q_norm.weight", TENSOR_TYPES["f32"], (32,), lambda: [np.ones(32, "<f4")])
+    stranger = OutTensor("blk.0.attn_sinks.weight", TENSOR_TYPES["f32"], (32,), lambda: [np.ones(32, "<f4")])
     path = with_keys(gguf, tmp_path / "t.gguf", tensors=[stranger])
-    with pytest.raises(FormatError, match=r"unknown tensor 'blk\.0\.attn_q_norm\.weight'"):
+    with pytest.raises(FormatError, match=r"unknown tensor 'blk\.0\.attn_sinks\.weight'"):
         logits(path)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
 from ggmlpy.formats import tensor_names as names
 from ggmlpy.formats.model_params import ModelParams
-from llama_ref.checkpoint import LazyTensor, in_layout, open_checkpoint, open_pth, write_pth
+from llama_ref.checkpoint import Heads, LazyTensor, in_layout, open_checkpoint, open_pth, write_pth
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.layout import shard_of
 from llama_ref.checkpoint.meta import join
@@ -208,10 +208,10 @@ def test_permutation_there_and_back(n_head, half, data):
     rows = n_head * half * 2
     array = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
     tensor = LazyTensor.of_array("layers.0.attention.wq.weight", array, layout="meta")
-    there = in_layout(tensor, "huggingface", n_head)
+    there = in_layout(tensor, "huggingface", Heads(n_head, n_head))
     expected = array.reshape(n_head, half, 2, 3).transpose(0, 2, 1, 3).reshape(rows, 3)
     assert np.array_equal(there.numpy(), expected)
-    assert np.array_equal(in_layout(there, "meta", n_head).numpy(), array)
+    assert np.array_equal(in_layout(there, "meta", Heads(n_head, n_head)).numpy(), array)
     start = data.draw(st.integers(0, rows))
     stop = data.draw(st.integers(start, rows))
     assert np.array_equal(there.rows(start, stop), expected[start:stop])
@@ -219,18 +219,18 @@ def test_permutation_there_and_back(n_head, half, data):
 
 def test_permuting_twice_is_impossible():
     tensor = LazyTensor.of_array("layers.0.attention.wk.weight", np.zeros((8, 2), "f4"), layout="meta")
-    once = in_layout(tensor, "huggingface", 2)
+    once = in_layout(tensor, "huggingface", Heads(2, 2))
     with pytest.raises(UsageError, match="Permuting twice would scramble the heads"):
-        in_layout(once, "huggingface", 2)
+        in_layout(once, "huggingface", Heads(2, 2))
     with pytest.raises(UsageError, match="it cannot be turned into meta"):
-        in_layout(tensor, "meta", 2)
+        in_layout(tensor, "meta", Heads(2, 2))
     with pytest.raises(UsageError, match="has layout None"):
-        in_layout(tensor.with_(layout=None), "meta", 2)
+        in_layout(tensor.with_(layout=None), "meta", Heads(2, 2))
 
 
 def test_other_tensors_are_only_relabelled():
     tensor = LazyTensor.of_array("layers.0.attention.wv.weight", np.arange(16, dtype="f4").reshape(8, 2), layout="meta")
-    turned = in_layout(tensor, "huggingface", 2)
+    turned = in_layout(tensor, "huggingface", Heads(2, 2))
     assert turned.layout == "huggingface"
     assert np.array_equal(turned.numpy(), tensor.numpy())
 
@@ -238,4 +238,4 @@ def test_other_tensors_are_only_relabelled():
 def test_rows_that_do_not_divide_into_heads():
     tensor = LazyTensor.of_array("layers.0.attention.wq.weight", np.zeros((6, 2), "f4"), layout="meta")
     with pytest.raises(ShapeError, match="does not divide into 2 heads"):
-        in_layout(tensor, "huggingface", 2)
+        in_layout(tensor, "huggingface", Heads(2, 2))

@@ -43,7 +43,7 @@ def test_ggml_order_puts_the_norm_before_the_feed_forward():
         "layers.{}.attention.wq.weight",
         "layers.00.attention.wq.weight",
         "layers.-1.attention.wq.weight",
-        "layers.0.attention.wq.bias",
+        "layers.0.attention_norm.bias",
         "model.layers.0.self_attn.W_pack.weight",
         "model.layers.0.self_attn.q_proj.qweight",
         "xlayers.0.attention.wq.weight",

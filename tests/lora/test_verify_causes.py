@@ -38,17 +38,17 @@ def values_of(base, adapters, change=lambda adapter: adapter):
     with plan_merge(base, adapters, base.parent / "nowhere") as plan:
         model = MergedModel(plan.base, [change(adapter) for adapter in plan.adapters])
         tensors = {name: model.tensor(name).f16().copy() for name in plan.base.tensors}
-        return tensors, plan.base.params.n_head
+        return tensors, plan.base.params
 
 
-def verdict(case, tmp_path, values, n_head, adapters=1):
+def verdict(case, tmp_path, values, heads, adapters=1):
     """The report on a merge with these values."""
     layout, base, all_adapters, out = case
     shutil.copytree(out, tmp_path / "copy")
 
     def made(tensor):
         own = LazyTensor.of_array(rename(tensor.name, "meta"), values[rename(tensor.name, "meta")], layout="meta")
-        own = in_layout(own, "huggingface", n_head) if layout == "huggingface" else own
+        own = in_layout(own, "huggingface", heads) if layout == "huggingface" else own
         return LazyTensor.of_array(tensor.name, own.numpy().astype(tensor.numpy().dtype))
 
     with open_weights(out / FILES[layout]) as weights:
@@ -79,10 +79,10 @@ def test_the_only_adapter_of_two_is_named(case, tmp_path):
 
 def edited(case, change):
     _, base, adapters, _ = case
-    values, n_head = values_of(base, adapters[:1])
+    values, heads = values_of(base, adapters[:1])
     with open_checkpoint(base) as original:
         change(values, {name: tensor.f16() for name, tensor in original.tensors.items()})
-    return values, n_head
+    return values, heads
 
 
 def swap(a, b):

@@ -165,7 +165,7 @@ def test_a_permutation_of_an_export_is_named(shape, seed, twice):
                 tensors.append(tensor)
                 continue
             assumed = tensor.with_(layout="meta" if twice else "huggingface")
-            wrong = in_layout(assumed, "huggingface" if twice else "meta", shape.n_head)
+            wrong = in_layout(assumed, "huggingface" if twice else "meta", shape)
             tensors.append(LazyTensor.of_array(tensor.name, wrong.numpy().copy()))
         tensors = [LazyTensor.of_array(tensor.name, tensor.numpy().copy()) for tensor in tensors]
     assert verify_output(folder / "hf", folder / "base").exit_code == 0

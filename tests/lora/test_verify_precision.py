@@ -73,13 +73,13 @@ def test_a_merge_in_another_precision_is_explained_whole(words, right, inputs, t
         for name, tensor in plan.model.checkpoint.tensors.items():
             made = mistake.apply(tensor)
             wrong[name] = tensor if made is None else LazyTensor.of_array(name, made.f16(), layout="meta")
-        n_head = plan.base.params.n_head
+        heads = plan.base.params
     from ggmlpy.formats.tensor_names import rename
     from llama_ref.checkpoint import in_layout
 
     def change(tensor):
         made = wrong[rename(tensor.name, "meta")].with_(layout="meta")
-        made = in_layout(made, "huggingface", n_head) if layout == "huggingface" else made
+        made = in_layout(made, "huggingface", heads) if layout == "huggingface" else made
         return LazyTensor.of_array(tensor.name, made.f16().copy())
 
     report = verify_output(changed(right, tmp_path, change), inputs[0], [inputs[1]])

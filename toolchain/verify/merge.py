@@ -307,7 +307,7 @@ def _change(plan: MergePlan, pair: LoraPair) -> NDArray[np.float32]:
     if find(pair.name)[0].rotary:
         from llama_ref.checkpoint import in_layout
 
-        change = in_layout(change, "meta", plan.base.params.n_head)
+        change = in_layout(change, "meta", plan.base.params)
     return change.numpy()
 
 

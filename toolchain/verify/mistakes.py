@@ -52,14 +52,14 @@ def mistakes(checkpoint: Checkpoint, layout: str = "meta") -> list[Mistake]:
     Args:
         layout: of the output, in which a missing permutation is described in other words.
     """
-    n_head = checkpoint.params.n_head
+    heads = checkpoint.params
 
     def permuted(tensor: LazyTensor) -> LazyTensor | None:
-        return in_layout(tensor, "huggingface", n_head) if find(tensor.name)[0].rotary else None
+        return in_layout(tensor, "huggingface", heads) if find(tensor.name)[0].rotary else None
 
     def unpermuted(tensor: LazyTensor) -> LazyTensor | None:
         once = tensor.with_(layout="huggingface")
-        return in_layout(once, "meta", n_head) if find(tensor.name)[0].rotary else None
+        return in_layout(once, "meta", heads) if find(tensor.name)[0].rotary else None
 
     missing, twice = (permuted, unpermuted) if layout == "meta" else (unpermuted, permuted)
     return [

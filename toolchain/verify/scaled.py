@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ggmlpy.formats.tensor_names import is_known, rename
 from ggmlpy.verify.tensors import Found, TensorDifference, decoded
 from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout
+from llama_ref.checkpoint.layout import HasHeads
 from lora.merging.adapter import Adapter, LoraPair
 
 __all__ = ["Scaled", "meta_name", "meta_values"]
@@ -41,7 +42,7 @@ class Scaled:
         replaced = any(name in adapter.replaced for adapter in self.adapters)
         if base is None or not pairs or replaced or found.type.quantized or base.shape != found.shape:
             return None
-        there, start = meta_values(found, self.base.params.n_head), base.f16().astype(np.float32)
+        there, start = meta_values(found, self.base.params), base.f16().astype(np.float32)
         changes = [self.change(pair) for _, pair in pairs]
         factors = _fitted(there - start, changes)
         if factors is None or all(abs(factor - 1) < NEAR for factor in factors):
@@ -60,14 +61,14 @@ def meta_name(key: str) -> str:
     return rename(name, "meta") if is_known(name) else name
 
 
-def meta_values(found: Found, n_head: int) -> NDArray[np.float32]:
+def meta_values(found: Found, heads: HasHeads) -> NDArray[np.float32]:
     """The values of a tensor that was found, rows in Meta's order: float32 [rows, columns]."""
     name = found.name.rsplit(": ", 1)[-1]
     values = decoded(found.row_of(0, found.shape[0]), found.type).reshape(found.shape)
     if name == meta_name(found.name):
         return values
     tensor = LazyTensor.of_array(meta_name(found.name), values, layout="huggingface")
-    return in_layout(tensor, "meta", n_head).f32()
+    return in_layout(tensor, "meta", heads).f32()
 
 
 def _fitted(difference: NDArray[np.float32], changes: Sequence[NDArray[np.float32]]) -> list[float] | None:

@@ -27,7 +27,7 @@ from ggmlpy.verify.compare import Comparison
 from ggmlpy.verify.numbers import params_differences
 from ggmlpy.verify.tensors import Found, compare_tensors
 from ggmlpy.verify.terms import BETWEEN
-from llama_ref.checkpoint import LazyTensor, in_layout, open_checkpoint
+from llama_ref.checkpoint import Heads, LazyTensor, in_layout, open_checkpoint
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.weights import open_weights
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
@@ -121,7 +121,7 @@ def _directory(path: Path, stack: ExitStack) -> _Side:
 def _weights(path: Path, stack: ExitStack) -> _Side:
     """One file of weights; the heads are those of the configuration beside it."""
     file = stack.enter_context(open_weights(path))
-    n_head = _heads_beside(path.parent)
+    heads = _heads_beside(path.parent)
     tensors = {}
     for name, tensor in file.items():
         if is_derived(name):
@@ -129,18 +129,22 @@ def _weights(path: Path, stack: ExitStack) -> _Side:
         if is_known(name):
             meta = rename(name, "meta")
             tensor = tensor.with_(name=meta)
-            if meta != name and n_head:
-                tensor = in_layout(tensor.with_(layout="huggingface"), "meta", n_head)
+            if meta != name and heads:
+                tensor = in_layout(tensor.with_(layout="huggingface"), "meta", heads)
         tensors[tensor.name] = _found(tensor, str(path))
     return _Side(tensors)
 
 
-def _heads_beside(directory: Path) -> int | None:
+def _heads_beside(directory: Path) -> Heads | None:
     try:
-        n_head = Folder.of(directory).json("config.json").get("num_attention_heads")
+        config = Folder.of(directory).json("config.json")
     except (FormatError, OSError):
         return None
-    return n_head if type(n_head) is int and n_head > 0 else None
+    n_head = config.get("num_attention_heads")
+    n_head_kv = config.get("num_key_value_heads") or n_head
+    if not isinstance(n_head, int) or not isinstance(n_head_kv, int) or min(n_head, n_head_kv) < 1:
+        return None
+    return Heads(n_head, n_head_kv)
 
 
 def _found(tensor: LazyTensor, path: str) -> Found:

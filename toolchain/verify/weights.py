@@ -244,7 +244,7 @@ class _Remake:
 
     def _placed(self, key: str, wrong: LazyTensor, expected: LazyTensor, index: int) -> OutTensor | None:
         if expected.name.startswith("model.") or expected.name == "lm_head.weight":
-            wrong = in_layout(wrong.with_(layout="meta"), "huggingface", self.checkpoint.params.n_head)
+            wrong = in_layout(wrong.with_(layout="meta"), "huggingface", self.checkpoint.params)
         elif self.n_files > 1:
             wrong = shard_of(wrong, index, self.n_files)
         return replace(stored(wrong, self.there[key].type), name=key)
