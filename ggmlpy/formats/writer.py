@@ -79,13 +79,17 @@ def written_size(
 
 
 def gguf_prefix(
-    version: int, hparams: ModelParams, vocab: Iterable[tuple[bytes, float]], tensors: Iterable[OutTensor]
+    version: int,
+    hparams: ModelParams,
+    vocab: Iterable[tuple[bytes, float]],
+    tensors: Iterable[OutTensor],
+    metadata: Mapping[str, Value] | None = None,
 ) -> bytes | None:
     """What :func:`write_model` puts before the tensors' data of a GGUF file; None if it cannot write such a file."""
     from .gguf_writer import prefix
 
     try:
-        return prefix(*_as_gguf(version, hparams, vocab, tensors))[0]
+        return prefix(*_as_gguf(version, hparams, vocab, tensors, metadata))[0]
     except UsageError:
         return None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
 
@@ -57,7 +58,7 @@ class Expected:
         container, version, hparams, vocab, tensors: the arguments of :func:`ggmlpy.write_model`.
         explainers: what to try where it differs.
         token_types: GGUF's type of each piece, if the source states it; None: what our writer gives it.
-        header: the bytes before the tensors' data of a GGUF source: as good as our writer's.
+        metadata: all keys of a GGUF file that is made from another; None: those that say ``hparams`` and ``vocab``.
     """
 
     step: str
@@ -68,4 +69,4 @@ class Expected:
     tensors: Sequence[OutTensor]
     explainers: Sequence[Explainer] = ()
     token_types: NDArray[np.int32] | None = None
-    header: bytes | None = None
+    metadata: Mapping[str, Value] | None = None

@@ -176,7 +176,7 @@ def verify_model(output: ModelFile, expected: Expected, source: str, progress: P
     """
     report = OutputReport(str(output.path), source, expected.step)
     report.note(container_differences(output, expected))
-    found = {name: Found.of(RowSource(tensor), str(output.path)) for name, tensor in output.tensors.items()}
+    found = {tensor.name: Found.of(RowSource(tensor), str(output.path)) for tensor in output.stored}
     report.tensors = [compare_tensor(tensor, found.get(tensor.name), progress) for tensor in expected.tensors]
     known = {tensor.name for tensor in expected.tensors}
     report.tensors += [compare_tensor(None, tensor) for name, tensor in found.items() if name not in known]

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.ordered import Workers
+from ggmlpy.formats.bfloat16 import cut_to_bfloat16, rounded_to_bfloat16
 from ggmlpy.formats.codes import pack_codes, unpack_codes
 from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, ERAS, Era, era_of
 from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser
+from ggmlpy.formats.gguf_model import kept_metadata
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
@@ -31,12 +33,13 @@ from ggmlpy.quantizers.migration import derived_scores
 from ggmlpy.quantizers.whole_file import quantized_rows
 
 from .judge import Deviation, Expected, OutputReport, Progress, verify_model
-from .tensors import row_chunks
+from .tensors import decoded, row_chunks
 
 __all__ = ["quantization_deviations", "quantized_tensor", "verify_files"]
 
 CHUNK_VALUES = 1 << 20
 AHEAD = 8  # pieces made before they are compared
+MARK = "general.quantization_version"
 OTHER_ORDER = "codes stand in the order of another era than the container says"
 
 
@@ -69,10 +72,23 @@ def verify_files(
 
 
 def _expected(output: ModelFile, source: ModelFile, era: str | Era | None, workers: Workers) -> Expected:
-    quantized = any(tensor.type.quantized for tensor in output.tensors.values())
-    if any(tensor.type.quantized for tensor in source.tensors.values()) or not quantized:
+    if any(tensor.type.quantized for tensor in source.stored):
         return _migration(output, source)
-    return _quantization(output, source, era, workers)
+    if any(tensor.type.quantized for tensor in output.stored) or _is_other_floats(output, source):
+        return _quantization(output, source, era, workers)
+    return _migration(output, source)
+
+
+def _is_other_floats(output: ModelFile, source: ModelFile) -> bool:
+    """Whether ``quantize`` made the output f16 or f32: its matrices have another type, or it left its mark."""
+    file_type = FTYPES.get(output.hparams.ftype)
+    if file_type is None or file_type.first is None or _matrix_types(output) != {file_type.type}:
+        return False
+    return _matrix_types(source) != _matrix_types(output) or MARK in output.metadata.keys() - source.metadata.keys()
+
+
+def _matrix_types(model: ModelFile) -> set[str]:
+    return {tensor.type.name for tensor in model.stored if len(tensor.shape) == 2}
 
 
 def _vocabulary(output: ModelFile, source: ModelFile) -> list[tuple[bytes, float]]:
@@ -84,31 +100,61 @@ def _vocabulary(output: ModelFile, source: ModelFile) -> list[tuple[bytes, float
     return list(zip(source.vocab, scores.tolist(), strict=True))
 
 
-def _content(output: ModelFile, source: ModelFile) -> tuple[ModelParams, list[tuple[bytes, float]]]:
-    """The numbers and the vocabulary of the source, as far as the two containers state them alike."""
-    both = output.container == source.container == "gguf"
-    hparams = source.hparams if both else replace(source.hparams, other={})
-    return hparams, _vocabulary(output, source)
+def _content(
+    output: ModelFile, source: ModelFile, ftype: int | None = None
+) -> tuple[ModelParams, list[tuple[bytes, float]]]:
+    """The numbers and the vocabulary of the source, as far as the two containers state them alike.
+
+    Args:
+        ftype: the file type, if it was quantized.
+    """
+    other = {}
+    if output.container == source.container == "gguf":
+        known = {*source.hparams.other, MARK}
+        other = {key: value for key, value in kept_metadata(source.metadata, ftype).items() if key in known}
+    file_type = source.hparams.ftype if ftype is None else ftype
+    return replace(source.hparams, ftype=file_type, other=other), _vocabulary(output, source)
 
 
-def _stated(source: ModelFile) -> dict[str, Any]:
+def _stated(output: ModelFile, source: ModelFile, ftype: int | None = None) -> dict[str, Any]:
     """What only GGUF states."""
-    if source.container != "gguf" or len(source.parts) > 1:
+    if source.container != "gguf":
         return {}
-    part = source.parts[0]
-    return {"token_types": source.vocab.types, "header": bytes(part.cursor.buffer[: part.tensors_offset])}
+    keys = kept_metadata(source.metadata, ftype) if output.container == "gguf" else None
+    return {"token_types": source.vocab.types, "metadata": keys}
 
 
 def _migration(output: ModelFile, source: ModelFile) -> Expected:
     """The same tensors in another container."""
-    tensors = [out_tensor(tensor) for tensor in source.tensors.values()]
+    tensors = [out_tensor(tensor) for tensor in source.stored]
 
     def reordered(name: str) -> OutTensor | None:
         return _reordered(out_tensor(source.tensors[name])) if name in source.tensors else None
 
     place = output.container, output.version
-    deviations = [Deviation(OTHER_ORDER, reordered)]
-    return Expected("migrate", *place, *_content(output, source), tensors, deviations, **_stated(source))
+    deviations = [Deviation(OTHER_ORDER, reordered), *_bfloat16_deviations(output, source)]
+    return Expected("migrate", *place, *_content(output, source), tensors, deviations, **_stated(output, source))
+
+
+def _bfloat16_deviations(output: ModelFile, source: ModelFile) -> list[Deviation]:
+    """Another program's conversion to bfloat16."""
+
+    def by(to_bits: Callable[[NDArray[np.float32]], NDArray[np.uint16]]) -> Callable[[str], OutTensor | None]:
+        def make(name: str) -> OutTensor | None:
+            tensor, found = source.tensors.get(name), output.tensors.get(name)
+            if tensor is None or tensor.type.quantized or found is None or found.type.name != "bf16":
+                return None
+            chunks = row_chunks(out_tensor(tensor))
+            return OutTensor(
+                tensor.name, found.type, tensor.shape, lambda: (to_bits(decoded(rows, tensor.type)) for rows in chunks)
+            )
+
+        return make
+
+    return [
+        Deviation("values went through bfloat16, cut off", by(cut_to_bfloat16)),
+        Deviation("values went through bfloat16, rounded", by(rounded_to_bfloat16)),
+    ]
 
 
 # ---- quantization
@@ -130,10 +176,9 @@ def _quantization(output: ModelFile, source: ModelFile, era: str | Era | None, w
     moment = next((e for e in eras if e.date == DEFAULT_ERA), eras[0])
     tensors = quantized_model(source, file_type, moment, workers)
     deviations = quantization_deviations(source, output, moment, workers)
-    hparams, vocab = _content(output, source)
-    hparams = replace(hparams, ftype=file_type.id)
+    content, stated = _content(output, source, file_type.id), _stated(output, source, file_type.id)
     version = (output.container, output.version) if output.container == "gguf" else (moment.container, moment.version)
-    return Expected("quantize", *version, hparams, vocab, tensors, deviations, **_stated(source))
+    return Expected("quantize", *version, *content, tensors, deviations, **stated)
 
 
 def _file_type(output: ModelFile) -> FileType:
@@ -158,9 +203,9 @@ def _writes(moment: Era, output: ModelFile, file_type: FileType) -> bool:
 
 def quantized_model(source: ModelFile, file_type: FileType, era: Era, workers: Workers) -> list[OutTensor]:
     """What an era's ``quantize`` makes of an unquantized model, lazily."""
-    choose = TypeChooser(file_type, era, source.tensors)
+    choose = TypeChooser(file_type, era, [tensor.name for tensor in source.stored])
     out = []
-    for tensor in source.tensors.values():
+    for tensor in source.stored:
         target, rows = choose(tensor.name, tensor.shape, tensor.type), RowSource(tensor)
         out.append(quantized_tensor(rows, target, era, workers) if target else out_tensor(rows.tensor))
     return out

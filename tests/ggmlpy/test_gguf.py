@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ggmlpy import FormatError, ModelParams, OutTensor, open_model, types_of
 from ggmlpy.files.errors import MissingFileError, TruncatedError, UnsupportedError, UsageError
+from ggmlpy.formats.bfloat16 import cut_to_bfloat16, rounded_to_bfloat16
 from ggmlpy.formats.codes import unpack_codes
 from ggmlpy.formats.dequantize import dequantize
 from ggmlpy.formats.gguf import open_gguf
@@ -25,6 +26,7 @@ from ggmlpy.look.check import problems_of
 from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.verify.compare import compare
+from ggmlpy.verify.quantization import verify_files
 from tests.ggmlpy.models import finite_blocks, write_tiny
 from tests.ggmlpy.test_hostile import mutate, mutations, survive
 
@@ -331,6 +333,8 @@ def test_unknown_keys_survive_migrating_and_quantizing_byte_for_byte(pairs, tmp_
         b"general.quantization_version",
         b"general.file_type",
     ]
+    for made in ("c.gguf", "q.gguf"):
+        assert verify_files(folder / made, folder / "b.gguf").verdict == "identical bytes"
 
 
 def test_a_stated_alignment_and_unknown_tensors_are_kept(tmp_path):
@@ -347,6 +351,7 @@ def test_a_stated_alignment_and_unknown_tensors_are_kept(tmp_path):
     quantize_file(tmp_path / "b.gguf", tmp_path / "q.gguf", "q8_0")
     kept = open_gguf(tmp_path / "q.gguf").tensors["blk.0.x_exps.weight"].data
     assert bytes(kept) == np.arange(192, dtype="<f4").tobytes()
+    assert verify_files(tmp_path / "q.gguf", tmp_path / "b.gguf").verdict == "identical bytes"
     with pytest.raises(UnsupportedError, match=r"ggjt v3 has no place for tensor 'rope_freqs.weight'"):
         back(tmp_path / "b.gguf", tmp_path / "x.bin")
 
@@ -362,6 +367,32 @@ def test_a_tied_output_is_not_written_a_second_time(tmp_path):
     assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "tied.gguf").read_bytes()
     quantize_file(tmp_path / "tied.gguf", tmp_path / "q.gguf", "q4_0")
     assert "output.weight" not in open_gguf(tmp_path / "q.gguf").tensors
+    assert verify_files(tmp_path / "q.gguf", tmp_path / "tied.gguf").verdict == "identical bytes"
+
+
+@pytest.mark.parametrize("type_name", ["f16", "f32", "q4_0"])
+def test_what_quantize_makes_of_gguf_is_identical_to_the_byte(type_name, tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16"), tmp_path / "a.gguf")
+    quantize_file(tmp_path / "a.gguf", tmp_path / "q.gguf", type_name)
+    report = verify_files(tmp_path / "q.gguf", tmp_path / "a.gguf")
+    assert (report.step, report.verdict) == ("quantize", "identical bytes")
+
+
+@pytest.mark.parametrize(("to_bits", "words"), [(cut_to_bfloat16, "cut off"), (rounded_to_bfloat16, "rounded")])
+def test_a_way_through_bfloat16_is_seen(to_bits, words, tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16"), tmp_path / "a.gguf")
+    bf16 = types_of("gguf", 3)[30]
+    with open_model(tmp_path / "a.gguf") as model:
+        tensors = []
+        for tensor in model.stored:
+            bits = to_bits(tensor.numpy())
+            made = OutTensor(tensor.name, bf16, tensor.shape, lambda bits=bits: [bits])
+            made = made if len(tensor.shape) == 2 else out_tensor(tensor)
+            tensors.append(replace(made, name=gguf_name(tensor.name)))
+        write_gguf(tmp_path / "b.gguf", model.metadata | {"general.file_type": Value("u32", 32)}, tensors)
+    report = verify_files(tmp_path / "b.gguf", tmp_path / "a.gguf")
+    assert (report.exit_code, report.unexplained) == (1, [])
+    assert [cause.name for cause in report.causes] == [f"values went through bfloat16, {words}"]
 
 
 @pytest.mark.parametrize(

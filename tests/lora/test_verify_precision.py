@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
+from ggmlpy.formats.bfloat16 import rounded_to_bfloat16
 from llama_ref.checkpoint import LazyTensor, open_pth
 from llama_ref.checkpoint.weights import open_weights, write_weights
 from lora.merging.merge import merge, plan_merge
-from toolchain.verify.as_written import rounded_to_bfloat16
 from toolchain.verify.merge import precision_mistakes
 from toolchain.verify.outputs import verify_output
 

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError
+from ggmlpy.formats.bfloat16 import rounded_to_bfloat16
 from ggmlpy.formats.eras import Era
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 from ggmlpy.verify.tensors import row_chunks
 from llama_ref.checkpoint import LazyTensor
 
-__all__ = ["TYPE_NAMES", "quantized", "rounded_to_bfloat16", "stored", "type_of"]
+__all__ = ["TYPE_NAMES", "quantized", "stored", "type_of"]
 
 CHUNK_BYTES = 1 << 22
 TYPE_NAMES = {"float16": "f16", "float32": "f32", "bfloat16": "bf16"}  # torch's names: ours
@@ -50,13 +51,6 @@ def stored(tensor: LazyTensor, record: TensorType) -> OutTensor:
                     yield np.ascontiguousarray(tensor.rows(start, stop), record.block)
 
     return OutTensor(tensor.name, record, tensor.shape, chunks)
-
-
-def rounded_to_bfloat16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The bits of the nearest bfloat16, ties to even, as torch rounds; NaN stays NaN."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(x), np.uint32(0x7FC0), rounded).astype("<u2")
 
 
 def quantized(tensor: OutTensor, target: TensorType, era: Era) -> OutTensor:

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggmlpy.formats.bfloat16 import cut_to_bfloat16, rounded_to_bfloat16
 from ggmlpy.formats.tensor_names import find
 from llama_ref.checkpoint import Checkpoint, LazyTensor, widen_bfloat16
 from llama_ref.checkpoint.layout import in_layout
-
-from .as_written import rounded_to_bfloat16
 
 __all__ = ["Mistake", "cut_to_half", "mistakes", "through", "through_bfloat16", "to_half"]
 
@@ -65,7 +64,7 @@ def mistakes(checkpoint: Checkpoint, layout: str = "meta") -> list[Mistake]:
     return [
         Mistake(PERMUTATION_MISSING[layout], missing),
         Mistake(PERMUTED_TWICE[layout], twice),
-        Mistake("values went through bfloat16, cut off", through(cut_to_bfloat16)),
+        Mistake("values went through bfloat16, cut off", through(cut_through_bfloat16)),
         Mistake("values went through bfloat16, rounded", through(through_bfloat16)),
         Mistake("values were cut off to f16 instead of rounded", through(cut_to_half)),
         Mistake("norms were rounded to f16", lambda t: through(to_half)(t) if len(t.shape) == 1 else None),
@@ -86,8 +85,8 @@ def through(change: Callable[[NDArray[np.float32]], NDArray[Any]]) -> Callable[[
     return apply
 
 
-def cut_to_bfloat16(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+def cut_through_bfloat16(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return widen_bfloat16(cut_to_bfloat16(x))
 
 
 def through_bfloat16(x: NDArray[np.float32]) -> NDArray[np.float32]:
