@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from ggmlpy import ERAS, TENSOR_TYPES, ModelParams, OutTensor, write_model  # noqa: E402
 from ggmlpy.formats.tensor_names import expected_shapes  # noqa: E402
-from ggmlpy.quantizers.classic import quantizable, quantize_rows  # noqa: E402
+from ggmlpy.quantizers.rows import quantizable, quantize_rows  # noqa: E402
 
 
 def main() -> None:

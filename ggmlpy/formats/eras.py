@@ -13,12 +13,36 @@ era         pin  commit     writes    what is particular
 2023-08-21  p5   dadbed99e  ggjt v3   scales in f16; k-quants
 ==========  ===  =========  ========  =======================================================================
 
+GGUF came that same day, and llama-quantize has changed ever since. An era of GGUF lasts until the next begins; what a
+later one adds it adds to those before:
+
+==========  =========  ===============================================================================================
+era         commit     what is particular
+==========  =========  ===============================================================================================
+2023-08-22  bac66994c  the search for the scales of k-quants has weights. All k-quants have other bytes, and keep them
+2023-10-28  bd6d9e205  rows that blocks of 256 don't divide: q2_K, q3_K become q4_1 and so on. GGUF v3
+2024-01-11  469e75d0a  Q2_K_S; Q2_K has fewer q3_K; Q3_K_M and Q4_K_S count eighths of the layers
+2024-01-17  2b3a665d3  importance matrices; grouped heads give attn_v more bits
+2024-02-06  f57fadc00  other scales of q4_K and q5_K with an importance matrix
+2024-02-21  a14679cc3  rows that blocks don't divide: iq4_nl
+2024-03-08  515f7d0d4  an embedding that is the output too has the type of an output
+2024-04-26  0c4d489e2  quantize.imatrix.* keys
+2024-05-18  05834841d  groups of nearly nothing (below 1e-15) count as nothing
+2024-10-31  ab3d71f97  tensors in the order of their names, which is the order that counts layers
+2025-01-07  53ff6b9b9  changed keys move to the end
+2026-10     0.3.36     rows that blocks don't divide: q4_0; f16 where blocks of 32 don't either. **Default of GGUF**
+==========  =========  ===============================================================================================
+
+The dates are those of the commits; between 2025-02-20 and the last only the two ends are known. The commit of the last
+is the version of llama-cpp-python that has it.
+
 Eras are ordered: ``era >= APRIL_30`` asks for what came with a commit. A fact that several places ask for has a name,
 such as ``era.has_convert_py``. Dates are for people; code compares eras.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ggmlpy.files.errors import UsageError
@@ -26,18 +50,32 @@ from ggmlpy.files.errors import UsageError
 from .tensor_types import TENSOR_TYPES, TensorType, types_of
 
 __all__ = [
+    "APRIL_26_24",
     "APRIL_30",
     "AUGUST_21",
+    "AUGUST_22",
     "DEFAULT_ERA",
     "ERAS",
+    "FEBRUARY_6_24",
+    "FEBRUARY_21_24",
     "GGUF_ERA",
+    "GGUF_ERAS",
+    "JANUARY_7_25",
+    "JANUARY_11_24",
+    "JANUARY_17_24",
+    "MARCH_8_24",
     "MARCH_19",
     "MARCH_30",
     "MARCH_31",
+    "MAY_18_24",
     "MAY_19",
+    "OCTOBER_28",
+    "OCTOBER_31_24",
+    "TODAY",
     "Era",
     "era_of",
     "eras_writing",
+    "quantizing_era",
     "tensor_type_of",
 ]
 
@@ -65,7 +103,7 @@ class Era:
     def types(self) -> dict[str, TensorType]:
         """The tensor types of this era by name, with the bytes they had then."""
         known = {record.name: record for record in types_of(self.container, self.version).values()}
-        return {name: known[name] for name in self.type_names}
+        return {name: known[name] for name in self.type_names if name in known}
 
     def type(self, name: str) -> TensorType:
         """The tensor type called ``name`` then.
@@ -73,7 +111,7 @@ class Era:
         Raises:
             UsageError: the era has no such type.
         """
-        if name not in self.type_names:
+        if name not in self.types:
             raise UsageError(f"era {self.date} has no type {name!r}; it has {', '.join(self.type_names)}")
         return self.types[name]
 
@@ -88,6 +126,11 @@ class Era:
     def reads(self, record: TensorType) -> bool:
         """Whether its programs understand these bytes, whatever id the file gives them."""
         return record.name in self.type_names and self.types[record.name].layout == record.layout
+
+    @property
+    def is_of_gguf(self) -> bool:
+        """Whether it is later than the containers before GGUF."""
+        return self.container == "gguf"
 
     @property
     def has_convert_py(self) -> bool:
@@ -119,6 +162,36 @@ MAY_19    = Era("2023-05-19", "p4", "6986c7835", "ggjt", 2, (*_MARCH, *_FIVES))
 AUGUST_21 = Era("2023-08-21", "p5", "dadbed99e", "ggjt", 3, (*_MARCH, *_FIVES, *_K_QUANTS))
 # fmt: on
 
+_GGUF_K = (*_MARCH, *_FIVES, *_K_QUANTS)
+_JANUARY = (*_GGUF_K, "iq2_xs")
+_FEBRUARY = (*_JANUARY, "iq2_xxs")
+_MARCH_24 = (*_FEBRUARY, "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs")
+_APRIL_24 = (*_MARCH_24, "iq1_s")
+_OCTOBER_24 = (*_APRIL_24, "bf16", "tq1_0", "tq2_0")
+_TODAY = (*_OCTOBER_24, "iq1_m", "mxfp4", "nvfp4", "q1_0", "q2_0")
+
+# fmt: off
+AUGUST_22      = Era("2023-08-22", "", "bac66994c", "gguf", 2, _GGUF_K)
+OCTOBER_28     = Era("2023-10-28", "", "bd6d9e205", "gguf", 3, _GGUF_K)
+JANUARY_11_24  = Era("2024-01-11", "", "469e75d0a", "gguf", 3, _GGUF_K)
+JANUARY_17_24  = Era("2024-01-17", "", "2b3a665d3", "gguf", 3, _JANUARY)
+FEBRUARY_6_24  = Era("2024-02-06", "", "f57fadc00", "gguf", 3, _FEBRUARY)
+FEBRUARY_21_24 = Era("2024-02-21", "", "a14679cc3", "gguf", 3, (*_FEBRUARY, "iq4_nl"))
+MARCH_8_24     = Era("2024-03-08", "", "515f7d0d4", "gguf", 3, _MARCH_24)
+APRIL_26_24    = Era("2024-04-26", "", "0c4d489e2", "gguf", 3, _APRIL_24)
+MAY_18_24      = Era("2024-05-18", "", "05834841d", "gguf", 3, _APRIL_24)
+OCTOBER_31_24  = Era("2024-10-31", "", "ab3d71f97", "gguf", 3, _OCTOBER_24)
+JANUARY_7_25   = Era("2025-01-07", "", "53ff6b9b9", "gguf", 3, _OCTOBER_24)
+TODAY          = Era("2026-10",  "p7", "0.3.36",    "gguf", 3, _TODAY)
+# fmt: on
+
+GGUF_ERAS: dict[str, Era] = {
+    era.date: era
+    for era in (
+        *(AUGUST_22, OCTOBER_28, JANUARY_11_24, JANUARY_17_24, FEBRUARY_6_24, FEBRUARY_21_24),
+        *(MARCH_8_24, APRIL_26_24, MAY_18_24, OCTOBER_31_24, JANUARY_7_25, TODAY),
+    )
+}
 ERAS: dict[str, Era] = {era.date: era for era in (MARCH_19, MARCH_30, MARCH_31, APRIL_30, MAY_19, AUGUST_21)}
 DEFAULT_ERA = MARCH_31.date
 GGUF_ERA = AUGUST_21.date  # GGUF came the same day, with the same bytes; today's llama.cpp still reads and writes them
@@ -140,6 +213,28 @@ def era_of(era: str | Era) -> Era:
     if found is None:
         raise UsageError(f"unknown era {era!r}; the eras are {', '.join(ERAS)}")
     return found
+
+
+def quantizing_era(era: str | Era) -> Era:
+    """The era whose ``quantize`` is meant: any of :data:`ERAS`, or, of GGUF, the one that a date falls into.
+
+    Args:
+        era: "2023-05-19", "2024-06-10", "today".
+
+    Raises:
+        UsageError: no such era.
+
+    >>> quantizing_era("2024-06-10").date, quantizing_era("today").date
+    ('2024-05-18', '2026-10')
+    """
+    if isinstance(era, Era) or era in ERAS or era in {record.pin for record in ERAS.values()}:
+        return era_of(era)
+    if era in ("today", TODAY.pin):
+        return TODAY
+    if re.fullmatch(r"20\d\d-\d\d(-\d\d)?", era) and AUGUST_22.date <= era:
+        return max(record for record in GGUF_ERAS.values() if record.date <= era)
+    dates = f"{', '.join(ERAS)}, and of GGUF any date from {AUGUST_22} on, or today"
+    raise UsageError(f"unknown era {era!r}; the eras are {dates}")
 
 
 def eras_writing(record: TensorType) -> list[Era]:

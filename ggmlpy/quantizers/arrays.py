@@ -54,7 +54,7 @@ def quantize(array: ArrayLike, type: str | TensorType, era: str | Era | None = N
     >>> values.shape, bool(abs(values - x).max() < 0.1)
     ((2, 64), True)
     """
-    from .classic import quantize_rows  # Numba takes half a second to import
+    from .rows import quantize_rows  # Numba takes half a second to import
 
     values = np.asarray(array)
     if values.ndim == 0:

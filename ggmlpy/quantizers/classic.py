@@ -1,4 +1,4 @@
-"""Quantizers: rows of floats to blocks of codes, byte for byte as llama.cpp's ``quantize`` wrote them in each era.
+"""Quantizers of the types whose scale follows from the extremes of a block: byte for byte as ``quantize`` of each era.
 
 One block is one scale ``d`` (and a minimum ``m``), and for every value an integer code::
 
@@ -22,7 +22,6 @@ and dadbed99e. Activations at run time are quantized differently in SIMD builds;
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -31,17 +30,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.eras import (
     APRIL_30,
     AUGUST_21,
-    DEFAULT_ERA,
     MARCH_19,
     MARCH_30,
     MARCH_31,
     MAY_19,
     Era,
-    era_of,
 )
 from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.machine.c_arithmetic import ABS, narrow, order_extremes, round_half_away, truncate, value_of, widen
@@ -51,12 +47,11 @@ from ggmlpy.machine.vectors import bits, float_of
 
 from .histogram import count_codes, histogram_of
 
-__all__ = ["quantizable", "quantize_rows"]
+__all__ = ["classic_quantizer"]
 
 FLT_MAX = float(np.finfo(np.float32).max)
 FLT_MIN = float(np.finfo(np.float32).tiny)
 GROUP = 128  # blocks between two rounds of counting
-_COMPILING = threading.Lock()  # so that workers that need the same kernel don't each compile it
 X86_NAN = np.int32(-0x400000)  # what inf - inf gives
 
 
@@ -304,67 +299,16 @@ def _compiled(era: Era, record: TensorType, half_precision: bool) -> Callable:
     return kernel(block_kernel(RULES[era, record.name], record), signature)
 
 
-# ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def classic_quantizer(era: Era, record: TensorType, half_precision: bool) -> Callable[..., NDArray[np.int64]]:
+    """The function (blocks float32 or float16 [n, blck_size], uint8 [n, type_size] to fill) -> histogram, int64 [16].
 
-
-def quantizable(era: str | Era = DEFAULT_ERA) -> tuple[str, ...]:
-    """The names of the block types that an era's ``quantize`` could write.
-
-    >>> quantizable("2023-03-31")
-    ('q4_0', 'q4_1')
+    GGUF's quantizers of these types are those of 2023-08-21.
     """
-    return tuple(name for name, record in era_of(era).types.items() if record.quantized)
+    kernel = _compiled(AUGUST_21 if era.is_of_gguf else era, record, half_precision)
 
+    def fill(blocks: NDArray[Any], out: NDArray[Any]) -> NDArray[np.int64]:
+        sums = np.zeros(16, np.int64)
+        kernel(blocks.view(np.uint16) if half_precision else blocks, out, sums)
+        return histogram_of(sums)
 
-def quantize_rows(
-    x: NDArray[Any], name: str, era: str | Era = DEFAULT_ERA, *, histogram: NDArray[Any] | None = None
-) -> NDArray[Any]:
-    """Quantize rows to the bytes that the era's ``quantize`` puts into a file.
-
-    Args:
-        x: float32 or float16 [..., n]; n a multiple of the type's block. float16 is widened exactly on the way.
-        name: "q4_0", "q4_1", "q4_2", "q5_0", "q5_1", "q8_0", or from 2023-08-21 "q2_K" … "q6_K".
-        era: a date, see :mod:`ggmlpy.formats.eras`.
-        histogram: int64 [16], to which the counts that llama.cpp prints are added (k-quants count nothing).
-
-    Returns:
-        uint8 [..., bytes of a row].
-
-    Raises:
-        UsageError: the era has no such type, or n is not a multiple of its block, or x is not of floats.
-
-    >>> row = np.arange(32, dtype=np.float32)
-    >>> quantize_rows(row, "q4_0", "2023-03-31").tobytes().hex()
-    'dbb68d40889899a9aaaabbbbccccddddedeefeff'
-    """
-    moment = era_of(era)
-    record = moment.type(name)
-    if not record.quantized:
-        raise UsageError(f"{name} is not a quantized type; era {moment} quantizes to {', '.join(quantizable(moment))}")
-    if x.dtype not in (np.float32, np.float16):
-        raise UsageError(f"rows to quantize must be float32 or float16, not {x.dtype}")
-    row_bytes = record.row_bytes(x.shape[-1])  # checks the length
-    blocks = np.ascontiguousarray(x).reshape(-1, record.blck_size)  # [n_blocks, blck_size]
-    out = np.empty((len(blocks), record.type_size), np.uint8)
-    if len(blocks):
-        seen = _quantize_blocks(blocks, out, record, moment)
-        if histogram is not None:
-            histogram += seen
-    return out.reshape(*x.shape[:-1], row_bytes)
-
-
-def _quantize_blocks(blocks: NDArray[Any], out: NDArray[Any], record: TensorType, moment: Era) -> NDArray[Any]:
-    """Fill ``out`` [n, type_size] from ``blocks`` [n, blck_size]; return the histogram, int64 [16]."""
-    sums = np.zeros(16, np.int64)
-    if record.is_k_quant:
-        from .k_quants import k_quantizer
-
-        with _COMPILING:
-            k_kernel = k_quantizer(record.name)
-        k_kernel(blocks.astype(np.float32), out)
-        return sums
-    half_precision = blocks.dtype == np.float16
-    with _COMPILING:
-        kernel = _compiled(moment, record, half_precision)
-    kernel(blocks.view(np.uint16) if half_precision else blocks, out, sums)
-    return histogram_of(sums)
+    return fill

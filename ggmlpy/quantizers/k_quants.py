@@ -128,10 +128,10 @@ def in_order(codes, offset, flat):
 
 
 @inlined
-def pack_bits(flat, shift, width, apart, out, start):
+def pack_bits(flat, size, shift, width, apart, out, start):
     """Put ``width`` bits of each code, from bit ``shift``, into bytes that hold values ``apart`` from each other."""
     per_byte, mask = 8 // width, np.uint8((1 << width) - 1)
-    for j in range(QK_K // (apart * per_byte)):
+    for j in range(size // (apart * per_byte)):
         for l in range(apart):  # noqa: E741 - as in the original
             byte = np.uint8(0)
             for k in range(per_byte):
@@ -140,22 +140,36 @@ def pack_bits(flat, shift, width, apart, out, start):
             out[start + apart * j + l] = byte
 
 
-def packer(name: str) -> Callable:
-    """The function (codes [256], out) that puts the codes of a block where its type has them."""
-    record = TENSOR_TYPES[name]
+class Packing(NamedTuple):
+    """Where the bits of a block's codes go, see :class:`~ggmlpy.formats.tensor_types.CodeBits`: the low bits, and the
+    others (of width 0 if there are none)."""
+
+    size: int
+    width: int
+    apart: int
+    at: int
+    high_width: int
+    high_apart: int
+    high_at: int
+
+
+def packing_of(record: TensorType) -> Packing:
+    """The same for a type of :mod:`ggmlpy.formats.tensor_types`."""
     low, high = record.codes[0], record.codes[-1]
-    low_at, high_at, shift, two = record.offset(low.field), record.offset(high.field), low.width, len(record.codes) > 1
-    low_width, low_apart, high_width, high_apart = low.width, low.apart, high.width, high.apart
-
-    def pack(flat, out):
-        pack_bits(flat, 0, low_width, low_apart, out, low_at)
-        if two:
-            pack_bits(flat, shift, high_width, high_apart, out, high_at)
-
-    return inlined(pack)
+    high_width = high.width if len(record.codes) > 1 else 0
+    places = (record.offset(low.field), high_width, high.apart, record.offset(high.field))
+    return Packing(record.blck_size, low.width, low.apart, *places)
 
 
-pack_q2, pack_q3, pack_q4, pack_q5, pack_q6 = (packer(f"q{width}_K") for width in range(2, 7))
+@inlined
+def pack(flat, out, to):
+    """Put the codes of a block, uint8 [blck_size], where its type has them."""
+    pack_bits(flat, to.size, 0, to.width, to.apart, out, to.at)
+    if to.high_width > 0:
+        pack_bits(flat, to.size, to.width, to.high_width, to.high_apart, out, to.high_at)
+
+
+PACK_Q2, PACK_Q3, PACK_Q4, PACK_Q5, PACK_Q6 = (packing_of(TENSOR_TYPES[f"q{width}_K"]) for width in range(2, 7))
 
 
 @inlined
@@ -174,7 +188,7 @@ def q2_k(x, codes, scales, mins, work, flags, flat, out):
         scales[k], mins[k] = d * np.float32(both & 15), dmin * np.float32(both >> 4)
     recode_affine(x, codes, Q2.greatest, scales, mins)
     in_order(codes, Q2.zero, flat)
-    pack_q2(flat, out)
+    pack(flat, out, PACK_Q2)
 
 
 @inlined
@@ -196,7 +210,7 @@ def q3_k(x, codes, scales, work, flat, out):
         scales[k] = d * np.float32(scale)
     recode_symmetric(x, codes, Q3.zero, scales)
     in_order(codes, Q3.zero, flat)
-    pack_q3(flat, out)
+    pack(flat, out, PACK_Q3)
 
 
 @inlined
@@ -229,14 +243,14 @@ def scales_of_six_bits(x, codes, at, scales, mins, work, flags, out):
 def q4_k(x, codes, scales, mins, work, flags, flat, out):
     scales_of_six_bits(x, codes, Q4, scales, mins, work, flags, out)
     in_order(codes, Q4.zero, flat)
-    pack_q4(flat, out)
+    pack(flat, out, PACK_Q4)
 
 
 @inlined
 def q5_k(x, codes, scales, mins, work, flags, flat, out):
     scales_of_six_bits(x, codes, Q5, scales, mins, work, flags, out)
     in_order(codes, Q5.zero, flat)
-    pack_q5(flat, out)
+    pack(flat, out, PACK_Q5)
 
 
 @inlined
@@ -251,7 +265,7 @@ def q6_k(x, codes, scales, work, flat, out):
         scales[k] = d * np.float32(scale)
     recode_symmetric(x, codes, Q6.zero, scales)
     in_order(codes, Q6.zero, flat)
-    pack_q6(flat, out)
+    pack(flat, out, PACK_Q6)
 
 
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -297,7 +297,7 @@ def _convert(raw: NDArray[np.uint8], source: TensorType, target: TensorType, los
     if repackable(source, target):
         out: NDArray[Any] = repack(blocks, source, target).view(np.uint8)
     else:
-        from .classic import quantize_rows
+        from .rows import quantize_rows
 
         eras = eras_writing(target)
         if not eras:

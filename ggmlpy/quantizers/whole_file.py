@@ -371,7 +371,7 @@ def _quantize_rows(
     source: RowSource, start: int, stop: int, target: TensorType, moment: Era, counted: bool
 ) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
     """One task: rows ``start`` to ``stop`` quantized, and their histogram."""
-    from .classic import quantize_rows
+    from .rows import quantize_rows
 
     histogram = np.zeros(16, np.int64) if counted else None
     first = max(0, start - 1) if target.is_k_quant else start  # a k-quant's search sees the block before

@@ -32,7 +32,7 @@ from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, rename, shard_axis, unwrapped
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.writer import write_model, written_size
-from ggmlpy.quantizers.classic import quantize_rows
+from ggmlpy.quantizers.rows import quantize_rows
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.folder import Folder, is_weight_file, weight_file_names
 from llama_ref.checkpoint.layout import in_layout

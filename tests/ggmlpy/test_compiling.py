@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 from ggmlpy.machine.compiling import announce_with
 announce_with(lambda: print("compiling"))
-from ggmlpy.quantizers.classic import quantize_rows
+from ggmlpy.quantizers.rows import quantize_rows
 import numpy as np
 print(len(quantize_rows(np.zeros(32, np.float32), "q4_0", "2023-03-31")))
 """

@@ -16,7 +16,7 @@ from ggmlpy.formats.dequantize import dequantize
 from ggmlpy.formats.eras import era_of
 from ggmlpy.formats.file_types import FILE_TYPES, TypeChooser, file_type_of, file_types, more_bits
 from ggmlpy.formats.tensor_types import TENSOR_TYPES
-from ggmlpy.quantizers.classic import quantize_rows as quantize
+from ggmlpy.quantizers.rows import quantize_rows as quantize
 from ggmlpy.quantizers.whole_file import quantize_file
 from tests.ggmlpy.k_models import write_k_model
 

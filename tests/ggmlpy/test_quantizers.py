@@ -18,8 +18,9 @@ from ggmlpy.formats.dequantize import dequantize
 from ggmlpy.machine import kernels
 from ggmlpy.machine.c_arithmetic import narrow, round_half_away, truncate
 from ggmlpy.machine.vectors import f16_of_bits_by_hand
-from ggmlpy.quantizers.classic import RULES, quantizable, quantize_rows
-from ggmlpy.quantizers.classic import quantize_rows as quantize
+from ggmlpy.quantizers.classic import RULES
+from ggmlpy.quantizers.rows import quantizable, quantize_rows
+from ggmlpy.quantizers.rows import quantize_rows as quantize
 from ggmlpy.quantizers.whole_file import quantize_file
 from tests.ggmlpy.scalar_c import c_int, quantize_block, roundf
 

@@ -55,7 +55,7 @@ def stored(tensor: LazyTensor, record: TensorType) -> OutTensor:
 
 def quantized(tensor: OutTensor, target: TensorType, era: Era) -> OutTensor:
     """What an era's quantizer makes of a tensor that is f16 or f32 now."""
-    from ggmlpy.quantizers.classic import quantize_rows
+    from ggmlpy.quantizers.rows import quantize_rows
 
     def chunks() -> Iterator[NDArray[Any]]:
         last = np.zeros((0, tensor.shape[-1]), tensor.type.block)  # a k-quant's search sees the block before

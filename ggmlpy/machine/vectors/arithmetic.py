@@ -49,15 +49,20 @@ __all__ = [
     "float_of",
     "fma",
     "halves_of",
+    "low_bytes",
     "mad",
     "maximum",
     "minimum",
     "mul",
+    "nearest_codes",
     "ones_in",
     "round_to_int",
+    "sqrt",
     "sub",
     "to_doubles",
     "to_floats",
+    "where_equal",
+    "where_greater",
     "zeros",
     "zeros_f32x8",
     "zeros_f64x16",
@@ -162,6 +167,25 @@ def minimum(b: ir.IRBuilder, x: Any, y: Any) -> Any:
     return b.select(b.fcmp_ordered("<", x, y), x, y)
 
 
+@lanewise(4)
+def where_greater(b: ir.IRBuilder, x: Any, y: Any, then: Any, otherwise: Any) -> Any:
+    """``then`` where x > y, else ``otherwise`` (also where x or y is NaN)."""
+    return b.select(b.fcmp_ordered(">", x, y), then, otherwise)
+
+
+@lanewise(4)
+def where_equal(b: ir.IRBuilder, x: Any, y: Any, then: Any, otherwise: Any) -> Any:
+    """``then`` where x = y, else ``otherwise``."""
+    return b.select(b.fcmp_ordered("==", x, y), then, otherwise)
+
+
+@lanewise(1)
+def sqrt(b: ir.IRBuilder, x: Any) -> Any:
+    """The square root, correctly rounded."""
+    lanes = f"v{x.type.count}" if isinstance(x.type, ir.VectorType) else ""
+    return call(b, f"llvm.sqrt.{lanes}f32", x.type, [x])
+
+
 @op(f32x16, f32x16)
 def absolute(b: ir.IRBuilder, x: Any) -> Any:
     return b.bitcast(b.and_(b.bitcast(x, I32X16), constant(0x7FFFFFFF, I32X16)), F32X16)
@@ -197,6 +221,27 @@ def round_to_int(b: ir.IRBuilder, x: Any) -> Any:
     """To the nearest integer, ties to even; |x| < 2²². Adding 1.5 · 2²³ leaves the integer in the low bits."""
     magic = constant(12582912.0, F32X16)
     return b.sub(b.bitcast(b.fadd(x, magic), I32X16), constant(0x4B400000, I32X16))
+
+
+@op(f32x16, f32x16, int32, int32)
+def nearest_codes(b: ir.IRBuilder, x: Any, low: Any, high: Any) -> Any:
+    """The nearest integers, ties to even, kept between two others, as floats.
+
+    It is the quantizers' way of rounding: adding 1.5 · 2²³ leaves the integer in the low bits. What those bits say
+    beyond 2²², and of inf and NaN, is kept.
+    """
+    word = b.bitcast(b.fadd(x, constant(12582912.0, F32X16)), I32X16)
+    code = b.sub(b.and_(word, constant(0x007FFFFF, I32X16)), constant(0x00400000, I32X16))
+    for limit, sign in ((low, ">"), (high, "<")):
+        bound = spread(b, limit, I32X16)
+        code = b.select(b.icmp_signed(sign, code, bound), code, bound)
+    return b.sitofp(code, F32X16)
+
+
+@op(f32x16, f32x16)
+def low_bytes(b: ir.IRBuilder, x: Any) -> Any:
+    """What is left of whole numbers in unsigned bytes, as floats."""
+    return b.sitofp(b.and_(b.fptosi(x, I32X16), constant(255, I32X16)), F32X16)
 
 
 @lanewise(1, lambda kind: Vector("f32", kind.lanes))

@@ -1,0 +1,138 @@
+"""Rows of floats to blocks of codes, byte for byte as an era's ``quantize`` makes them: the door to all quantizers.
+
+======================================  ===================================  =========================================
+types                                   eras                                 module
+======================================  ===================================  =========================================
+q4_0, q4_1, q4_2, q5_0, q5_1, q8_0      all; without importance              :mod:`ggmlpy.quantizers.classic`
+q4_0, q4_1, q5_0, q5_1                  since 2024-01-17, with importance    :mod:`ggmlpy.quantizers.weighted_classic`
+q2_K … q6_K                             2023-08-21                           :mod:`ggmlpy.quantizers.k_quants`
+q2_K … q6_K                             since 2023-08-22                     :mod:`ggmlpy.quantizers.weighted_k_quants`
+======================================  ===================================  =========================================
+
+*Importance* is one weight per column, which an importance matrix says (:mod:`ggmlpy.formats.importance`): an error
+there counts so much more. Types that know no weights (q8_0) are the same with it and without.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.eras import AUGUST_22, DEFAULT_ERA, FEBRUARY_6_24, JANUARY_17_24, Era, quantizing_era
+from ggmlpy.formats.tensor_types import QK_K, TensorType
+
+__all__ = ["quantizable", "quantize_rows"]
+
+_COMPILING = threading.Lock()  # so that workers that need the same kernel don't each compile it
+
+#: (float32 or float16 [rows, columns], uint8 [rows, row_bytes] to fill) -> histogram, int64 [16]; None if not counted
+Quantizer = Callable[[NDArray[Any], NDArray[np.uint8]], NDArray[np.int64] | None]
+
+
+def quantizable(era: str | Era = DEFAULT_ERA) -> tuple[str, ...]:
+    """The names of the block types that an era's ``quantize`` could write.
+
+    >>> quantizable("2023-03-31")
+    ('q4_0', 'q4_1')
+    """
+    return tuple(name for name, record in quantizing_era(era).types.items() if record.quantized)
+
+
+def quantize_rows(
+    x: NDArray[Any],
+    name: str,
+    era: str | Era = DEFAULT_ERA,
+    *,
+    histogram: NDArray[Any] | None = None,
+    importance: NDArray[np.float32] | None = None,
+) -> NDArray[Any]:
+    """Quantize rows to the bytes that the era's ``quantize`` puts into a file.
+
+    Args:
+        x: float32 or float16 [..., n]; n a multiple of the type's block. float16 is widened exactly on the way.
+        name: "q4_0", "q4_1", "q4_2", "q5_0", "q5_1", "q8_0", or from 2023-08-21 "q2_K" … "q6_K".
+        era: a date, see :mod:`ggmlpy.formats.eras`.
+        histogram: int64 [16], to which the counts that llama.cpp prints are added (k-quants count nothing).
+        importance: float32 [n], how much an error in each column counts.
+
+    Returns:
+        uint8 [..., bytes of a row].
+
+    Raises:
+        UsageError: the era has no such type, or no importance; n is not a multiple of its block; x is not of floats.
+
+    >>> row = np.arange(32, dtype=np.float32)
+    >>> quantize_rows(row, "q4_0", "2023-03-31").tobytes().hex()
+    'dbb68d40889899a9aaaabbbbccccddddedeefeff'
+    """
+    moment = quantizing_era(era)
+    record = moment.type(name)
+    if not record.quantized:
+        raise UsageError(f"{name} is not a quantized type; era {moment} quantizes to {', '.join(quantizable(moment))}")
+    if x.dtype not in (np.float32, np.float16):
+        raise UsageError(f"rows to quantize must be float32 or float16, not {x.dtype}")
+    row_bytes = record.row_bytes(x.shape[-1])  # checks the length
+    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    out = np.empty((len(rows), row_bytes), np.uint8)
+    if out.size:
+        seen = _quantizer(record, moment, _checked_importance(importance, x.shape[-1], moment))(rows, out)
+        if histogram is not None and seen is not None:
+            histogram += seen
+    return out.reshape(*x.shape[:-1], row_bytes)
+
+
+def _checked_importance(
+    importance: NDArray[np.float32] | None, columns: int, moment: Era
+) -> NDArray[np.float32] | None:
+    if importance is None:
+        return None
+    if moment < JANUARY_17_24:
+        raise UsageError(f"importance came in January 2024; the quantizers of {moment} have none")
+    if importance.shape != (columns,):
+        raise UsageError(f"rows of {columns} values need as many weights, not an array {list(importance.shape)}")
+    return np.ascontiguousarray(importance, np.float32)
+
+
+def _quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32] | None) -> Quantizer:
+    """The function that makes an era's blocks of a type."""
+    if record.is_k_quant:
+        return _k_quantizer(record, moment, importance)
+    from .classic import classic_quantizer
+    from .weighted_classic import WEIGHTED, weighted_quantizer
+
+    if importance is not None and record.name in WEIGHTED:
+        with _COMPILING:
+            kernel = weighted_quantizer(record)
+        return lambda rows, out: kernel(rows.astype(np.float32, copy=False), importance, out)
+
+    def classic(rows: NDArray[Any], out: NDArray[np.uint8]) -> NDArray[np.int64]:
+        blocks = rows.reshape(-1, record.blck_size)
+        with _COMPILING:
+            fill = classic_quantizer(moment, record, blocks.dtype == np.float16)
+        return fill(blocks, out.reshape(len(blocks), record.type_size))
+
+    return classic
+
+
+def _k_quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32] | None) -> Quantizer:
+    if moment < AUGUST_22:
+        from .k_quants import k_quantizer
+
+        with _COMPILING:
+            old = k_quantizer(record.name)
+        return lambda rows, out: old(_blocks(rows), out.reshape(-1, record.type_size))
+    from .weighted_k_quants import weighted_k_quantizer
+
+    with _COMPILING:
+        kernel = weighted_k_quantizer(record.name, importance is not None, moment < FEBRUARY_6_24)
+    weights = np.ones((1, QK_K), np.float32) if importance is None else importance.reshape(-1, QK_K)
+    return lambda rows, out: kernel(_blocks(rows), weights, out.reshape(-1, record.type_size))
+
+
+def _blocks(rows: NDArray[Any]) -> NDArray[np.float32]:
+    return rows.reshape(-1, QK_K).astype(np.float32, copy=False)

@@ -1,0 +1,392 @@
+"""Quantizers of the k-quants since 2023-08-22: the search for scales has weights, which an importance matrix may raise.
+
+The layouts are those of :mod:`ggmlpy.quantizers.k_quants`. Sixteen blocks are made at a time, in four steps:
+
+1. weights: of value x, with the sums over the 256 values of its block (over 32 in q4_K, q5_K without importance):
+
+   ======  =====================  ===================================
+   type    without importance     with importance v
+   ======  =====================  ===================================
+   q2_K    |x|                    v * sqrt(sum x^2 / 256 + x^2)
+   q3_K    x^2                    v * sqrt(2 * sum x^2 / 256 + x^2)
+   q4_K    sqrt(sum/32) + |x|     the same
+   q5_K    sqrt(sum/32) + |x|     the same
+   q6_K    x^2                    v
+   ======  =====================  ===================================
+
+   In the first weeks of importance matrices the sum was not doubled in q4_K and q5_K.
+
+2. search: a scale (and a minimum) for each sub-block, sixteen sub-blocks side by side;
+3. the scales and minimums of a block become integers: of their greatest, or, with importance, by a search in which each
+   weighs what its values weigh (not in q6_K, nor in the first weeks in q4_K and q5_K). Here the sixteen blocks are
+   side by side;
+4. each value is coded anew with the scale that a reader will decode.
+
+Source: k_quants.c at llama.cpp bac66994c (2023-08-22); with importance ggml-quants.c at 467a882fd (2024-01-14) and
+f57fadc00 (2024-02-06).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
+from ggmlpy.machine.jit import types
+from ggmlpy.machine.kernels import inlined, kernel
+from ggmlpy.machine.vectors import (
+    absolute,
+    add,
+    copy_bytes,
+    div,
+    fill,
+    load,
+    low_bytes,
+    minimum,
+    mul,
+    nearest_codes,
+    sqrt,
+    store,
+    sub,
+    transpose_f32,
+    where_equal,
+    where_greater,
+    zero_bytes,
+    zeros,
+)
+
+from .k_quants import pack, packing_of, places_of, store_half
+from .weighted_search import (
+    NEGLIGIBLE,
+    ROW,
+    extreme_of,
+    fit_affine,
+    fit_and_improve,
+    fit_positive,
+    fit_symmetric,
+    raise_weights,
+    side_by_side,
+    total_of,
+)
+
+__all__ = ["weighted_k_quantizer"]
+
+BLOCKS = 16  # that are made at a time, one per lane where their scales are searched
+BLOCK = 4 * QK_K  # bytes of a block's floats
+ANY = (1 << 31) - 1
+
+
+class Search(NamedTuple):
+    """How a type with minimums looks for them: what :func:`fit_affine` takes, without importance and with it."""
+
+    first: np.float32
+    step: np.float32
+    tries: int
+    squared: bool
+
+
+# fmt: off
+SEARCHES = {
+    2: Search(np.float32(-0.5), np.float32(0.1), 15, False),
+    4: Search(np.float32(-1.0), np.float32(0.1), 20, True),
+    5: Search(np.float32(-0.5), np.float32(0.1), 15, True),
+}
+# fmt: on
+WITH_IMPORTANCE = Search(np.float32(-0.9), np.float32(0.05), 36, True)
+
+
+# ── weights ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@inlined
+def sums_of_squares(x, work):
+    """The sum of the squares of each of sixteen blocks, in the order of their values."""
+    total = zeros()
+    for part in range(QK_K // 16):
+        transpose_f32(x + 64 * part, BLOCK, work)
+        for i in range(16):
+            v = load(work + ROW * i)
+            total = add(total, mul(v, v))
+    return total
+
+
+@inlined
+def weights_of_values(x, run, width, w):
+    """Without importance."""
+    mean = zeros()
+    if run == 32:
+        for i in range(run):
+            v = load(x + ROW * i)
+            mean = add(mean, mul(v, v))
+        mean = sqrt(div(mean, fill(np.float32(run))))
+    for i in range(run):
+        v = load(x + ROW * i)
+        store(w + ROW * i, add(mean, absolute(v)) if width in (2, 4, 5) else mul(v, v))
+
+
+# ── the scales of blocks, sixteen blocks side by side ─────────────────────────────────────────────────────────────────
+
+
+@inlined
+def codes_of_greatest(scales, codes, n, limit):
+    """Scales as codes 0 … ``limit`` of the greatest; return what a code is multiplied by."""
+    most = zeros()
+    for k in range(n):
+        scale = load(scales + ROW * k)
+        most = where_greater(scale, most, scale, most)
+    inverse = where_greater(most, zeros(), div(fill(np.float32(limit)), most), zeros())
+    for k in range(n):
+        code = low_bytes(nearest_codes(mul(inverse, load(scales + ROW * k)), np.int32(-ANY), np.int32(ANY)))
+        if limit == 63:
+            code = minimum(code, fill(np.float32(limit)))
+        else:
+            code = where_greater(most, zeros(), code, zeros())
+        store(codes + ROW * k, code)
+    return where_greater(most, zeros(), div(most, fill(np.float32(limit))), zeros())
+
+
+@inlined
+def signed_bytes(codes):
+    """Whole numbers as signed bytes have them."""
+    code = low_bytes(codes)
+    return where_greater(code, fill(np.float32(127)), sub(code, fill(np.float32(256))), code)
+
+
+@inlined
+def codes_of_extreme(scales, codes, n, most, limit):
+    """Scales as codes of which the extreme one gets -``limit``."""
+    inverse = div(fill(np.float32(-limit)), most)
+    for k in range(n):
+        code = nearest_codes(mul(inverse, load(scales + ROW * k)), np.int32(-ANY), np.int32(ANY))
+        if limit == 128:
+            code = signed_bytes(minimum(code, fill(np.float32(127))))
+        else:
+            code = minimum(signed_bytes(code), fill(np.float32(31)))
+            code = where_greater(fill(np.float32(-32)), code, fill(np.float32(-32)), code)
+            code = where_equal(most, zeros(), zeros(), add(code, fill(np.float32(32))))
+        store(codes + ROW * k, code)
+    return where_equal(most, zeros(), zeros(), div(fill(np.float32(1)), inverse))
+
+
+# ── one block ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# scale, minimum: int32 codes of the sub-blocks. d, m: what a value of each sub-block is to be scaled by, and what is
+# subtracted from it. out: the bytes of the block.
+
+
+@inlined
+def pairs_of_4_bits(scale, minimum_of, out, at, d, dmin, ds, ms):
+    for k in range(16):
+        out[at.scales + k] = np.uint8(scale[k] | minimum_of[k] << np.int32(4))
+        ds[k] = d * np.float32(out[at.scales + k] & 15)
+        ms[k] = dmin * np.float32(out[at.scales + k] >> 4)
+
+
+@inlined
+def pairs_of_6_bits(scale, minimum_of, out, at, d, dmin, ds, ms):
+    """Eight scales and eight minimums in twelve bytes."""
+    s = out[at.scales : at.scales + 12]
+    for k in range(4):
+        s[k], s[k + 4] = np.uint8(scale[k]), np.uint8(minimum_of[k])
+    for k in range(4, 8):
+        s[k + 4] = np.uint8((scale[k] & 15) | (minimum_of[k] & 15) << 4)
+        s[k - 4] |= np.uint8((scale[k] >> 4) << 6)
+        s[k] |= np.uint8((minimum_of[k] >> 4) << 6)
+    for k in range(4):
+        ds[k], ms[k] = d * np.float32(s[k] & 63), dmin * np.float32(s[k + 4] & 63)
+        ds[k + 4] = d * np.float32((s[k + 8] & 15) | (s[k] >> 6) << 4)
+        ms[k + 4] = dmin * np.float32((s[k + 8] >> 4) | (s[k + 4] >> 6) << 4)
+
+
+@inlined
+def scales_of_6_bits(scale, out, at, d, ds):
+    """The low four bits of sixteen scales fill eight bytes, their high two bits four bytes more."""
+    out[at.scales : at.scales + 12] = 0
+    for k in range(16):
+        out[at.scales + k % 8] |= np.uint8((scale[k] & np.int32(15)) << np.int32(4 * (k // 8)))
+        out[at.scales + 8 + k % 4] |= np.uint8((scale[k] >> np.int32(4)) << np.int32(2 * (k // 4)))
+        ds[k] = d * np.float32(scale[k] - 32)
+
+
+@inlined
+def scales_of_8_bits(scale, out, at, d, ds):
+    for k in range(16):
+        out[at.scales + k] = np.uint8(scale[k])
+        ds[k] = d * np.float32(scale[k])
+
+
+@inlined
+def recode(x, codes, way, d, m):
+    """Code with the decoded scales and minimums; a lane whose scale became 0 keeps the codes of its search."""
+    for i in range(way.run):
+        scaled = div(add(load(x + ROW * i), m), d)
+        code = nearest_codes(scaled, np.int32(-way.zero), np.int32(way.limit - way.zero))
+        code = add(code, fill(np.float32(way.zero)))
+        store(codes + ROW * i, where_equal(d, zeros(), load(codes + ROW * i), code))
+
+
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Way(NamedTuple):
+    """How the blocks of one type are made: constants of a kernel.
+
+    Attributes:
+        width, zero, limit: bits of a code, the code that stands for 0, the greatest.
+        run, subs: values of a sub-block, sub-blocks of a block.
+        affine: whether sub-blocks have minimums.
+        weighted: whether there is importance.
+        doubled: what the mean square of a block counts for beside that of a value.
+        fits_scales: whether the codes of scales are searched.
+        scale_limit: the greatest code of a scale (or half their number where they are signed).
+        search: what :func:`fit_affine` takes.
+    """
+
+    width: int
+    zero: int
+    limit: int
+    run: int
+    subs: int
+    affine: bool
+    weighted: bool
+    doubled: np.float32
+    fits_scales: bool
+    scale_limit: int
+    search: Search
+
+
+def way_of(record: TensorType, weighted: bool, first_weeks: bool) -> Way:
+    width, scale_limit = record.code_width, {2: 15, 3: 32, 4: 63, 5: 63, 6: 128}[record.code_width]
+    search = WITH_IMPORTANCE if weighted else SEARCHES.get(width, WITH_IMPORTANCE)
+    shape = (width, record.zero, (1 << width) - 1, record.run, QK_K // record.run, width in SEARCHES)
+    first_weeks &= width in (4, 5)
+    doubled = np.float32(1 if width == 2 or first_weeks else 2)
+    fits_scales = weighted and width != 6 and not first_weeks
+    return Way(*shape, weighted, doubled, fits_scales, scale_limit, search)
+
+
+@inlined
+def search(x, w, codes, way):
+    """Scales and minimums of sixteen sub-blocks."""
+    if way.affine:
+        to = way.search
+        return fit_affine(x, w, codes, way.run, way.limit, to.first, to.step, to.tries, to.squared)
+    if way.width == 3 and not way.weighted:
+        return fit_and_improve(x, w, codes, way.run, way.zero), zeros()
+    return fit_symmetric(x, w, codes, way.run, way.zero), zeros()
+
+
+@inlined
+def codes_of_scales(scales, totals, codes, way):
+    """The codes of the scales of sixteen blocks, and what they are multiplied by."""
+    if way.affine and way.fits_scales:
+        return fit_positive(scales, totals, codes, way.subs, way.scale_limit)
+    if way.affine:
+        return codes_of_greatest(scales, codes, way.subs, way.scale_limit)
+    if way.fits_scales:
+        return fit_symmetric(scales, totals, codes, way.subs, way.scale_limit)
+    return codes_of_extreme(scales, codes, way.subs, extreme_of(scales, way.subs)[0], way.scale_limit)
+
+
+@inlined
+def put_scales(scale, minimum_of, out, at, d, dmin, ds, ms, way):
+    if way.width == 2:
+        pairs_of_4_bits(scale, minimum_of, out, at, d, dmin, ds, ms)
+    elif way.affine:
+        pairs_of_6_bits(scale, minimum_of, out, at, d, dmin, ds, ms)
+    elif way.width == 3:
+        scales_of_6_bits(scale, out, at, d, ds)
+    else:
+        scales_of_8_bits(scale, out, at, d, ds)
+
+
+def rows_kernel(record: TensorType, way: Way) -> Callable:
+    """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size] for one k-quant.
+
+    ``importance``: float32 [blocks per row, 256], the weights of one row's values.
+    """
+    at, packing = places_of(record), packing_of(record)
+    width, run, subs, affine, weighted, doubled = way.width, way.run, way.subs, way.affine, way.weighted, way.doubled
+    tiles, tile = BLOCKS * subs // 16, 64 * run
+
+    def quantize_blocks(rows, importance, out):
+        memory, flat = np.zeros((7, BLOCKS * QK_K), np.float32), np.empty(QK_K, np.uint8)
+        small, ints = np.zeros((10, 512), np.float32), np.empty((2, 16), np.int32)
+        values, weights, x, codes, w, work, natural = [np.int64(memory[k].ctypes.data) for k in range(7)]
+        scales, mins, totals, scale_codes, min_codes, across, variances, ds, ms, d_at = [
+            np.int64(small[k].ctypes.data) for k in range(10)
+        ]
+        code_rows = small[3:5].reshape((2, 32, 16))  # [scale or minimum, sub-block, block]
+        for start in range(0, rows.shape[0], BLOCKS):
+            n = min(BLOCKS, rows.shape[0] - start)
+            zero_bytes(values, BLOCKS * BLOCK)
+            copy_bytes(values, np.int64(rows[start].ctypes.data), n * BLOCK)
+            if weighted:
+                for block in range(n):
+                    part = importance[(start + block) % importance.shape[0]]
+                    copy_bytes(weights + BLOCK * block, np.int64(part.ctypes.data), BLOCK)
+                variance = div(mul(fill(doubled), sums_of_squares(values, work)), fill(np.float32(QK_K)))
+                store(across, variance)
+                for block in range(BLOCKS):
+                    for k in range(subs):
+                        small[6, subs * block + k] = small[5, block]
+
+            for t in range(tiles):
+                side_by_side(values + tile * t, run, x + tile * t)
+                if weighted:
+                    side_by_side(weights + tile * t, run, w)
+                    if width != 6:
+                        raise_weights(x + tile * t, run, load(variances + 64 * t), w)
+                else:
+                    weights_of_values(x + tile * t, run, width, w)
+                scale, minimum_of = search(x + tile * t, w, codes + tile * t, way)
+                store(scales + 64 * t, scale)
+                store(mins + 64 * t, minimum_of)
+                store(totals + 64 * t, total_of(w, run))
+
+            transpose_f32(totals, 4 * subs, work + 1024)
+            transpose_f32(scales, 4 * subs, work)
+            store(d_at, codes_of_scales(work, work + 1024, scale_codes, way))
+            store(d_at + 64, zeros())
+            _, greatest = extreme_of(work, subs)
+            store(d_at + 128, greatest)
+            if affine:
+                transpose_f32(mins, 4 * subs, work)
+                store(d_at + 64, codes_of_scales(work, work + 1024, min_codes, way))
+
+            for block in range(n):
+                d, dmin = store_half(out[start + block], at.d, small[9, block]), np.float32(0)
+                if affine:
+                    dmin = store_half(out[start + block], at.dmin, small[9, 16 + block])
+                for k in range(subs):
+                    ints[0, k] = np.int32(code_rows[0, k, block])
+                    ints[1, k] = np.int32(code_rows[1, k, block])
+                here = slice(subs * block, subs * block + subs)
+                put_scales(ints[0], ints[1], out[start + block], at, d, dmin, small[7, here], small[8, here], way)
+
+            for t in range(tiles):
+                recode(x + tile * t, codes + tile * t, way, load(ds + 64 * t), load(ms + 64 * t))
+                for part in range(run // 16):
+                    transpose_f32(codes + tile * t + 1024 * part, 64, work)
+                    for k in range(16):
+                        copy_bytes(natural + tile * t + 4 * run * k + 64 * part, work + 64 * k, 64)
+            for block in range(n):
+                for i in range(QK_K):
+                    flat[i] = np.uint8(memory[6, QK_K * block + i])
+                pack(flat, out[start + block], packing)
+                if width == 6 and small[9, 32 + block] < NEGLIGIBLE:
+                    out[start + block] = 0
+
+    return quantize_blocks
+
+
+@cache
+def weighted_k_quantizer(name: str, weighted: bool, first_weeks: bool = False) -> Callable:
+    """The compiled loop for "q2_K" … "q6_K", with importance or without; as it was in the first weeks of importance."""
+    record = TENSOR_TYPES[name]
+    rows = types.Array(types.float32, 2, "C", readonly=True)
+    signature = types.void(rows, rows, types.uint8[:, ::1])
+    return kernel(rows_kernel(record, way_of(record, weighted, first_weeks)), signature)

@@ -1,0 +1,337 @@
+"""Searching for the scales of blocks as llama.cpp does since 2023-08-22: each value has a weight.
+
+Sixteen groups of values are searched side by side, one per lane of a vector: ``x`` and ``w`` are the addresses of
+float32 [n, 16], a value's lane being its group; sums add up in the order of the values. Each search tries a number of
+scales that are a little larger or smaller than the range of the values says, and keeps what leaves the least weighted
+error. All in float32, each operation rounded on its own. It fills ``codes``, the address of float32 [n, 16].
+
+===================  ==================  ===================================================================
+here                 in llama.cpp        x is nearly
+===================  ==================  ===================================================================
+``fit_affine``       make_qkx2_quants    scale * code - minimum, codes 0 … limit, scale and minimum fitted
+``fit_symmetric``    make_qx_quants      scale * (code - zero), codes 0 … 2 * zero - 1
+``fit_and_improve``  make_q3_quants      the same, but one scale is tried, then single codes are improved
+``fit_positive``     make_qp_quants      scale * code, codes 0 … limit; for scales that are to become codes
+===================  ==================  ===================================================================
+
+Source: k_quants.c at llama.cpp bac66994c (2023-08-22), ggml-quants.c as of 2026.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggmlpy.machine.kernels import inlined
+from ggmlpy.machine.vectors import (
+    absolute,
+    add,
+    div,
+    fill,
+    load,
+    low_bytes,
+    maximum,
+    minimum,
+    mul,
+    nearest_codes,
+    sqrt,
+    store,
+    sub,
+    transpose_f32,
+    where_equal,
+    where_greater,
+    zeros,
+)
+
+__all__ = [
+    "NEGLIGIBLE",
+    "ROW",
+    "extreme_of",
+    "fit_affine",
+    "fit_and_improve",
+    "fit_positive",
+    "fit_symmetric",
+    "raise_weights",
+    "side_by_side",
+    "total_of",
+]
+
+ROW = 64  # bytes from a value of each lane to the next ones
+NEGLIGIBLE = np.float32(1e-15)  # a group whose greatest magnitude is below it is all zero
+INT_MIN = -(1 << 31)
+ROUNDS = 5
+TENTH = np.float32(0.1)
+
+
+@inlined
+def negative(v):
+    """-v: 0 becomes -0."""
+    return mul(v, fill(np.float32(-1)))
+
+
+@inlined
+def total_of(w, n):
+    """The sum of each lane."""
+    total = zeros()
+    for i in range(n):
+        total = add(total, load(w + ROW * i))
+    return total
+
+
+# ── groups side by side ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@inlined
+def side_by_side(values, run, lanes):
+    """Sixteen sub-blocks of ``run`` values, one after another in memory, as the lanes of float32 [run, 16]."""
+    for part in range(run // 16):
+        transpose_f32(values + 64 * part, 4 * run, lanes + 1024 * part)
+
+
+@inlined
+def raise_weights(x, run, variance, w):
+    """Multiply importances by the root of a block's variance and a value's square."""
+    for i in range(run):
+        v = load(x + ROW * i)
+        store(w + ROW * i, mul(load(w + ROW * i), sqrt(add(variance, mul(v, v)))))
+
+
+# ── a scale and a minimum ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@inlined
+def error_left(x, w, codes, n, scale, low, squared):
+    """The weighted sum of what scale * code + low leaves of x, squared or not."""
+    total = zeros()
+    for i in range(n):
+        left = sub(add(mul(scale, load(codes + ROW * i)), low), load(x + ROW * i))
+        total = add(total, mul(load(w + ROW * i), mul(left, left) if squared else absolute(left)))
+    return total
+
+
+@inlined
+def code_from(x, codes, n, limit, inverse, low):
+    """Codes 0 … limit of values that begin at ``low``."""
+    for i in range(n):
+        scaled = mul(inverse, sub(load(x + ROW * i), low))
+        store(codes + ROW * i, nearest_codes(scaled, np.int32(0), np.int32(limit)))
+
+
+@inlined
+def range_and_sums(x, w, n):
+    """Least value (at most 0) and greatest, sum of weights, and of weighted values."""
+    low, sum_w = load(x), load(w)
+    high, sum_x = low, mul(sum_w, low)
+    for i in range(1, n):
+        v, weight = load(x + ROW * i), load(w + ROW * i)
+        low, high = minimum(v, low), maximum(v, high)
+        sum_w, sum_x = add(sum_w, weight), add(sum_x, mul(weight, v))
+    return minimum(zeros(), low), high, sum_w, sum_x
+
+
+@inlined
+def refit(x, w, codes, n, sum_w, sum_x):
+    """Scale and lowest value (at most 0) that fit the codes best, and the determinant, without which there is none."""
+    sum_l, sum_l2, sum_xl = zeros(), zeros(), zeros()
+    for i in range(n):
+        code = load(codes + ROW * i)
+        weighted = mul(load(w + ROW * i), code)
+        sum_l, sum_l2 = add(sum_l, weighted), add(sum_l2, mul(weighted, code))
+        sum_xl = add(sum_xl, mul(weighted, load(x + ROW * i)))
+    determinant = sub(mul(sum_w, sum_l2), mul(sum_l, sum_l))
+    scale = div(sub(mul(sum_w, sum_xl), mul(sum_x, sum_l)), determinant)
+    low = div(sub(mul(sum_l2, sum_x), mul(sum_l, sum_xl)), determinant)
+    scale = where_greater(low, zeros(), div(sum_xl, sum_l2), scale)
+    return scale, minimum(zeros(), low), determinant
+
+
+@inlined
+def fit_affine(x, w, codes, n, limit, first, step, tries, squared):
+    """Fit x = scale * code - minimum; return scale and minimum.
+
+    Args:
+        limit: the greatest code.
+        first, step, tries: the range of the values gets ``limit`` codes first, then ``limit + first``, then ``step``
+            more at each try.
+        squared: whether an error counts by its square.
+    """
+    low, high, sum_w, sum_x = range_and_sums(x, w, n)
+    flat = low
+    inverse = div(fill(np.float32(limit)), sub(high, low))
+    scale = div(fill(np.float32(1)), inverse)
+    code_from(x, codes, n, limit, inverse, low)
+    least = error_left(x, w, codes, n, scale, low, squared)
+    kept_inverse, kept_low = inverse, low
+    for k in range(tries + 1):
+        inverse = div(fill(first + step * np.float32(k) + np.float32(limit)), sub(high, low))
+        code_from(x, codes, n, limit, inverse, low)
+        new_scale, new_low, determinant = refit(x, w, codes, n, sum_w, sum_x)
+        error = error_left(x, w, codes, n, new_scale, new_low, squared)
+        error = where_greater(determinant, zeros(), error, fill(np.float32(np.inf)))
+        kept_inverse, kept_low = (
+            where_greater(least, error, inverse, kept_inverse),
+            where_greater(least, error, low, kept_low),
+        )
+        scale, low = where_greater(least, error, new_scale, scale), where_greater(least, error, new_low, low)
+        least = where_greater(least, error, error, least)
+    for i in range(n):
+        scaled = mul(kept_inverse, sub(load(x + ROW * i), kept_low))
+        code = nearest_codes(scaled, np.int32(0), np.int32(limit))
+        store(codes + ROW * i, where_equal(flat, high, zeros(), code))
+    return where_equal(flat, high, zeros(), scale), negative(where_equal(flat, high, flat, low))
+
+
+# ── a scale alone ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@inlined
+def extreme_of(x, n):
+    """The first value of the greatest magnitude, and that magnitude."""
+    greatest, most = zeros(), zeros()
+    for i in range(n):
+        v = load(x + ROW * i)
+        most = where_greater(absolute(v), greatest, v, most)
+        greatest = maximum(absolute(v), greatest)
+    return most, greatest
+
+
+@inlined
+def symmetric_sums(x, w, n, zero, inverse):
+    """sum w x l and sum w l l over the codes l from -zero to zero - 1 that ``inverse`` gives."""
+    sum_lx, sum_l2 = zeros(), zeros()
+    for i in range(n):
+        v, weight = load(x + ROW * i), load(w + ROW * i)
+        code = nearest_codes(mul(inverse, v), np.int32(-zero), np.int32(zero - 1))
+        sum_lx, sum_l2 = add(sum_lx, mul(mul(weight, v), code)), add(sum_l2, mul(mul(weight, code), code))
+    return sum_lx, sum_l2
+
+
+@inlined
+def ratio(sum_lx, sum_l2):
+    """The scale that fits best; 0 if there is none."""
+    return where_equal(sum_l2, zeros(), zeros(), div(sum_lx, sum_l2))
+
+
+@inlined
+def shifted_codes(x, codes, n, zero, inverse, greatest):
+    """Codes 0 … 2 * zero - 1; 0 in a lane of nothing."""
+    for i in range(n):
+        code = nearest_codes(mul(inverse, load(x + ROW * i)), np.int32(-zero), np.int32(zero - 1))
+        code = add(code, fill(np.float32(zero)))
+        store(codes + ROW * i, where_greater(fill(NEGLIGIBLE), greatest, zeros(), code))
+
+
+@inlined
+def fit_symmetric(x, w, codes, n, zero):
+    """Fit x = scale * (code - zero), trying 19 scales; return the scale."""
+    most, greatest = extreme_of(x, n)
+    inverse = div(fill(np.float32(-zero)), most)
+    sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse)
+    scale = ratio(sum_lx, sum_l2)
+    best, kept = mul(scale, sum_lx), inverse
+    for k in range(-9, 10):
+        if k != 0:
+            inverse = div(fill(-(np.float32(zero) + TENTH * np.float32(k))), most)
+            sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse)
+            old = where_greater(sum_l2, zeros(), mul(best, sum_l2), fill(np.float32(np.inf)))
+            new = mul(sum_lx, sum_lx)
+            kept = where_greater(new, old, inverse, kept)
+            scale = where_greater(new, old, div(sum_lx, sum_l2), scale)
+            best = where_greater(new, old, mul(scale, sum_lx), best)
+    shifted_codes(x, codes, n, zero, kept, greatest)
+    return where_greater(fill(NEGLIGIBLE), greatest, zeros(), scale)
+
+
+# ── codes improved one at a time ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@inlined
+def improve(x, w, codes, n, low, high, sum_lx, sum_l2, positive):
+    """Change single codes while that raises (sum w x l)^2 / sum w l^2, at most five rounds; return the sums.
+
+    Args:
+        low, high: the codes allowed.
+        positive: codes are bytes, and a sum that is not above 0 without its code stays. If not, one that would not be
+            above 0 with the new code does.
+    """
+    for _ in range(ROUNDS):
+        for i in range(n):
+            v, weight, code = load(x + ROW * i), load(w + ROW * i), load(codes + ROW * i)
+            a = sub(sum_lx, mul(mul(weight, v), code))
+            b = sub(sum_l2, mul(mul(weight, code), code))
+            new = nearest_codes(div(mul(v, b), a), np.int32(low), np.int32(high))
+            new_a, new_b = add(a, mul(mul(weight, v), new)), add(b, mul(mul(weight, new), new))
+            gained, had = mul(mul(new_a, new_a), sum_l2), mul(mul(sum_lx, sum_lx), new_b)
+            had = where_greater(a, zeros(), had, fill(np.float32(np.inf)))
+            had = where_greater(b if positive else new_b, zeros(), had, fill(np.float32(np.inf)))
+            had = where_equal(new, code, fill(np.float32(np.inf)), had)
+            kept = low_bytes(new) if positive else new
+            store(codes + ROW * i, where_greater(gained, had, kept, code))
+            sum_lx, sum_l2 = where_greater(gained, had, new_a, sum_lx), where_greater(gained, had, new_b, sum_l2)
+    return sum_lx, sum_l2
+
+
+@inlined
+def fit_and_improve(x, w, codes, n, zero):
+    """Fit x = scale * (code - zero) with one scale, improve single codes; return the scale. A lane of nothing has the
+    codes 0."""
+    most, greatest = extreme_of(x, n)
+    inverse = div(fill(np.float32(-zero)), most)
+    sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse)
+    for i in range(n):
+        code = nearest_codes(mul(inverse, load(x + ROW * i)), np.int32(-zero), np.int32(zero - 1))
+        store(codes + ROW * i, code)
+    sum_lx, sum_l2 = improve(x, w, codes, n, -zero, zero - 1, sum_lx, sum_l2, False)
+    for i in range(n):
+        code = add(load(codes + ROW * i), fill(np.float32(zero)))
+        store(codes + ROW * i, where_greater(fill(NEGLIGIBLE), greatest, zeros(), code))
+    scale = where_greater(sum_l2, zeros(), div(sum_lx, sum_l2), zeros())
+    return where_greater(fill(NEGLIGIBLE), greatest, zeros(), scale)
+
+
+@inlined
+def squares_left(x, w, codes, n, scale):
+    """The weighted sum of the squares of what scale * code leaves of x."""
+    total = zeros()
+    for i in range(n):
+        left = sub(load(x + ROW * i), mul(scale, load(codes + ROW * i)))
+        total = add(total, mul(mul(load(w + ROW * i), left), left))
+    return total
+
+
+@inlined
+def code_below(x, codes, n, limit, inverse):
+    """Codes up to ``limit``."""
+    for i in range(n):
+        store(codes + ROW * i, nearest_codes(mul(inverse, load(x + ROW * i)), np.int32(INT_MIN), np.int32(limit)))
+
+
+@inlined
+def fit_positive(x, w, codes, n, limit):
+    """Fit x = scale * code, x >= 0: nine scales, then single codes improved; return the scale."""
+    greatest = zeros()
+    for i in range(n):
+        v = load(x + ROW * i)
+        greatest = where_greater(greatest, v, greatest, v)
+    one = fill(np.float32(1))
+    kept = div(fill(np.float32(limit)), greatest)
+    for i in range(n):
+        code = nearest_codes(mul(kept, load(x + ROW * i)), np.int32(INT_MIN), np.int32((1 << 31) - 1))
+        store(codes + ROW * i, low_bytes(code))
+    least = squares_left(x, w, codes, n, div(one, kept))
+    for k in range(-4, 5):
+        if k != 0:
+            inverse = div(fill(TENTH * np.float32(k) + np.float32(limit)), greatest)
+            code_below(x, codes, n, limit, inverse)
+            error = squares_left(x, w, codes, n, div(one, inverse))
+            kept, least = where_greater(least, error, inverse, kept), where_greater(least, error, error, least)
+    code_below(x, codes, n, limit, kept)
+    sum_lx, sum_l2 = zeros(), zeros()
+    for i in range(n):
+        v, weight, code = load(x + ROW * i), load(w + ROW * i), load(codes + ROW * i)
+        sum_lx, sum_l2 = add(sum_lx, mul(mul(weight, v), code)), add(sum_l2, mul(mul(weight, code), code))
+        store(codes + ROW * i, low_bytes(code))
+    sum_lx, sum_l2 = improve(x, w, codes, n, INT_MIN, limit, sum_lx, sum_l2, True)
+    for i in range(n):
+        store(codes + ROW * i, where_greater(fill(NEGLIGIBLE), greatest, zeros(), load(codes + ROW * i)))
+    scale = where_greater(sum_l2, zeros(), div(sum_lx, sum_l2), zeros())
+    return where_greater(fill(NEGLIGIBLE), greatest, zeros(), scale)

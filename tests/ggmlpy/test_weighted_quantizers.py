@@ -1,0 +1,84 @@
+"""The quantizers of GGUF's eras, with an importance matrix and without, against blocks of the real ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from ggmlpy import UsageError
+from ggmlpy.quantizers.rows import quantize_rows
+
+CLASSIC = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
+K_QUANTS = ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
+
+
+@pytest.fixture(scope="module")
+def rows(golden):
+    """47 rows of many kinds, zero, tiny, huge and overflowing ones among them, and the weights of their columns."""
+    folder = golden("today-quants/rows")
+    x = np.fromfile(folder / "rows.f32", "<f4").reshape(-1, 512)
+    return folder, x, np.fromfile(folder / "imatrix.f32", "<f4")
+
+
+@pytest.mark.parametrize("name", [*CLASSIC, *K_QUANTS])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_real_tools_blocks(rows, name, weighted):
+    folder, x, weights = rows
+    wanted = np.fromfile(folder / f"{name}.{'imat' if weighted else 'none'}.bin", np.uint8)
+    made = quantize_rows(x, name, "today", importance=weights if weighted else None)
+    assert made.tobytes() == wanted.tobytes()
+
+
+def era_hashes(folder):
+    """(type, with importance, date, digest of ordinary rows) at each day on which the bytes changed."""
+    for kind, changes in json.loads((folder / "eras.json").read_text())["types"].items():
+        name, weights = kind.split(".")
+        if name in (*CLASSIC, *K_QUANTS):
+            yield from ((name, weights == "imat", change["date"], change.get("main")) for change in changes)
+
+
+def test_every_day_on_which_the_bytes_changed(golden):
+    folder = golden("today-quants/eras")
+    x, weights = (np.fromfile(folder / f"{name}.f32", "<f4") for name in ("main", "imat"))
+    seen = set()
+    for name, weighted, date, wanted in era_hashes(folder):
+        if wanted is None:  # only blocks of nearly nothing changed
+            continue
+        early = weighted and date < "2024-01-17"  # importance in January came type by type: one era for all
+        made = quantize_rows(
+            x.reshape(-1, 512), name, "2024-01-17" if early else date, importance=weights if weighted else None
+        )
+        seen.add((name, date, hashlib.sha256(made.tobytes()).hexdigest()[:16] == wanted))
+    assert not {(name, date) for name, date, same in seen if not same}
+    assert len(seen) > 20
+
+
+@pytest.mark.parametrize("name", [*CLASSIC, *K_QUANTS])
+@pytest.mark.parametrize("n_rows", [1, 3, 17])
+def test_rows_are_independent(name, n_rows):
+    """Sixteen blocks are made side by side; which ones they are changes nothing."""
+    generator = np.random.default_rng(n_rows)
+    x = generator.standard_normal((n_rows, 768)).astype(np.float32)
+    weights = generator.random(768).astype(np.float32)
+    together = quantize_rows(x, name, "today", importance=weights)
+    alone = [quantize_rows(row, name, "today", importance=weights) for row in x]
+    assert together.tobytes() == b"".join(row.tobytes() for row in alone)
+
+
+def test_f16_is_widened(rows):
+    _, x, weights = rows
+    half = x[:8].astype(np.float16)
+    for name in ("q4_0", "q4_K"):
+        made = quantize_rows(half, name, "today", importance=weights)
+        assert made.tobytes() == quantize_rows(half.astype(np.float32), name, "today", importance=weights).tobytes()
+
+
+def test_importance_is_refused_where_there_is_none():
+    x = np.zeros((1, 256), np.float32)
+    with pytest.raises(UsageError, match="importance came in January 2024"):
+        quantize_rows(x, "q4_K", "2023-09-15", importance=np.ones(256, np.float32))
+    with pytest.raises(UsageError, match="rows of 256 values need as many weights"):
+        quantize_rows(x, "q4_K", "today", importance=np.ones(255, np.float32))
