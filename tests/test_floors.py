@@ -23,7 +23,6 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 KERNELS = {  # longer functions, each with the reason
     "ggmlpy.quantizers.classic.quantize_blocks": "four sweeps over a group of blocks share a dozen local arrays",
-    "ggmlpy.quantizers.weighted_classic.quantize_rows": "four steps share a dozen local arrays",
     "ggmlpy.quantizers.weighted_k_quants.quantize_blocks": "four steps over sixteen blocks share their arrays",
     "llama_ref.arithmetic.exact.k_quants.k_quants": "one product, in the order of additions of the original",
 }
