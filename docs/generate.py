@@ -84,10 +84,11 @@ def strips(files: list[Strip], path: Path, caption: str) -> None:
     style = "text{font:13px ui-monospace,Menlo,Consolas,monospace;fill:#222;text-anchor:middle}"
     style += ".t,.o{font-size:11px;fill:#555}.c,.o{font-family:system-ui,sans-serif;text-anchor:start}"
     style += ".c{font-weight:600}rect{stroke:#777}.new{stroke:#c2262d;stroke-width:2.5}"
-    style += "".join(f".{name}{{fill:{colour}}}" for name, colour in COLOURS.items())
+    style += "".join(f".{name}{{fill:{colour}}}" for name, colour in COLOURS.items()) + ".paper{fill:#fff}"
+    style += "@media (prefers-color-scheme:dark){.paper{fill:none}.c{fill:#d5dbe3}.o{fill:#a7b0bc}}"
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" role="img" '
-        f'aria-label="{html.escape(caption)}"><style>{style}</style><path d="M0 0h{WIDTH}v{y}H0" fill="#fff"/>'
+        f'aria-label="{html.escape(caption)}"><style>{style}</style><path d="M0 0h{WIDTH}v{y}H0" class="paper"/>'
         f"{''.join(parts)}</svg>\n"
     )
     path.write_text(svg, "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_site_builds_and_is_self_contained(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs", reason="the site is built with pip install '.[docs]'")
+    pytest.importorskip("material", reason="the site is built with pip install '.[docs]'")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     pages = {page.relative_to(tmp_path).as_posix(): page.read_text("utf-8") for page in tmp_path.rglob("*.html")}
@@ -24,11 +25,17 @@ def test_the_site_builds_and_is_self_contained(tmp_path: Path) -> None:
         )
         assert fetched, name
         assert not [address for address in fetched if re.match("https?:|//", address)], name
-    notebook = html.unescape(pages["notebooks/build_a_ggjt_file/index.html"])
+    notebook = html.unescape(re.sub("<[^>]*>", "", pages["notebooks/build_a_ggjt_file/index.html"]))
     assert "MAGIC, VERSION, F32, F16 = 0x67676A74" in notebook
     assert "(b'tjgg" in notebook, "what a cell printed"
     assert 'href="notebooks/build_a_ggjt_file/"' in pages["index.html"]
     assert not [name for name in pages if name.endswith(".py")]
+    assert "ggmlpy quantize" in html.unescape(re.sub("<[^>]*>", "", pages["reference/commands/index.html"]))
+    for library, name in (("ggmlpy", "open_model"), ("llama_ref", "Model"), ("lora", "merge")):
+        assert f'id="{library}.{name}"' in pages[f"reference/{library}/index.html"]
+    sections = json.loads((tmp_path / "search" / "search_index.json").read_bytes())["docs"]
+    words = {word for each in sections for word in re.split(r"[\u200b\s]", f"{each['title']} {each['text']}")}
+    assert {"量化", "对话", "合并", "下载", "校验"} <= words, "Chinese is cut into words, which the search finds"
 
 
 @pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "img").glob("*.svg")), ids=lambda path: path.name)
