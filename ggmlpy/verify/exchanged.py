@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import md5
 
 import numpy as np
 
@@ -29,23 +31,25 @@ class Exchanged:
     def explain(self, found: Found, difference: TensorDifference) -> str | None:
         """Whose content it is, if it is another tensor's."""
         own = self.expected.get(found.name)
-        if own is None or own.shape != found.shape or own.type.layout != found.type.layout or len(own.shape) != 2:
-            return None  # norms of different layers may be equal
-        for name in self._by_first_row.get(_key(found.type.layout, found.shape, found.row_of(0, 1).tobytes()), ()):
-            if name != found.name and writes_exactly(self.expected[name], found):
-                return _words(found.name, name)
+        if own is None or own.shape != found.shape or own.type.layout != found.type.layout:
+            return None
+        candidates = self._by_first_row.get(_key(found.type.layout, found.shape, found.row_of(0, 1).tobytes()), ())
+        others = [name for name in candidates if name != found.name and writes_exactly(self.expected[name], found)]
+        if len(others) == 1 or (others and len(own.shape) == 2):  # norms of several layers may be equal
+            return _words(found.name, others[0])
+        if len(own.shape) != 2:
+            return None
         if _is_transposed(own, found):
             return "the tensor was transposed"
-        return None
+        return "its rows stand in another order" if _row_digests(own) == _row_digests(found) else None
 
     @cached_property
     def _by_first_row(self) -> dict[tuple[str, tuple[int, ...], bytes], list[str]]:
         """Which tensors begin with a row: candidates, compared whole afterwards."""
         names: dict[tuple[str, tuple[int, ...], bytes], list[str]] = {}
         for name, tensor in self.expected.items():
-            if len(tensor.shape) == 2:
-                first = next(row_chunks(tensor))[:1].tobytes()
-                names.setdefault(_key(tensor.type.layout, tensor.shape, first), []).append(name)
+            first = next(row_chunks(tensor))[:1].tobytes()
+            names.setdefault(_key(tensor.type.layout, tensor.shape, first), []).append(name)
         return names
 
 
@@ -60,6 +64,11 @@ def _is_transposed(own: OutTensor, found: Found) -> bool:
     ours = np.concatenate(list(_blocks(own)))
     there = found.row_of(0, rows).view(own.type.block).reshape(rows, columns)
     return bool(np.array_equal(ours.view(np.uint8), np.ascontiguousarray(there.T).view(np.uint8)))
+
+
+def _row_digests(tensor: OutTensor) -> Counter[bytes]:
+    """Which rows a tensor has, whatever their order."""
+    return Counter(md5(row.tobytes(), usedforsecurity=False).digest() for rows in row_chunks(tensor) for row in rows)
 
 
 def _blocks(tensor: OutTensor) -> Iterator[np.ndarray]:

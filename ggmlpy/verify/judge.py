@@ -45,6 +45,7 @@ __all__ = [
 
 Progress = Callable[[int], object]
 IDENTICAL, CONTENT, OTHER_ERA, DIFFERS = "identical bytes", "identical content", "identical to another era", "differs"
+ROUNDING = "identical within rounding"
 WIDTHS = {"different": 12, "of": 12, "median ulp": 11, "max ulp": 14, "max error": 11}
 
 
@@ -67,14 +68,15 @@ class OutputReport(Verdict):
     """The verdict on an output.
 
     Attributes:
-        verdict: "identical bytes", "identical content", "identical to another era", "same tensors, other behavior" or
-            "differs".
+        verdict: "identical bytes", "identical content", "identical to another era", "identical within rounding", "same
+            tensors, other behavior" or "differs".
         behavior: differences of numbers, keys or vocabulary with which a reader computes something else, in words.
         container: how header, order or layout differ beside that, in words.
         tensors: one entry per tensor.
         causes: what explains differing tensors, the most telling first.
         unexplained: differing tensors that no single cause explains.
         era: the era whose way it is, if not the expected one's.
+        rounding: how far values are off, in words, if rounding accounts for all that differs.
     """
 
     output: str
@@ -87,6 +89,7 @@ class OutputReport(Verdict):
     causes: list[Cause] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
     era: str | None = None
+    rounding: str = ""
 
     @property
     def differing(self) -> list[TensorDifference]:
@@ -101,6 +104,8 @@ class OutputReport(Verdict):
         """The verdict in words."""
         if self.verdict == OTHER_ERA:
             return f"identical to what era {self.era} would write"
+        if self.verdict == ROUNDING:
+            return f"{ROUNDING}: " + "; ".join([self.rounding, *self.container])
         if self.verdict == CONTENT:
             return "identical content, other container: " + "; ".join(self.container)
         if self.verdict == OTHER_BEHAVIOR:
@@ -208,6 +213,8 @@ def settle(report: OutputReport) -> OutputReport:
 def _verdict(report: OutputReport) -> str:
     if not report.differing:
         return OTHER_BEHAVIOR if report.behavior else CONTENT if report.container else IDENTICAL
+    if report.rounding and not report.behavior:
+        return ROUNDING
     if report.era and not report.unexplained and not report.container and not report.behavior:
         return OTHER_ERA
     return DIFFERS

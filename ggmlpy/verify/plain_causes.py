@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .tensors import Found, TensorDifference
+from .tensors import Found, TensorDifference, decoded
 
 __all__ = ["EXACT", "SEEN"]
 
@@ -53,5 +53,12 @@ def _zeroed(found: Found, difference: TensorDifference) -> str | None:
     return "values are zero" if every else None
 
 
-SEEN: tuple[Callable[[Found, TensorDifference], str | None], ...] = (_one_bit, _not_finite, _zeroed)
+def _ones(found: Found, difference: TensorDifference) -> str | None:
+    """A norm that was made and never loaded."""
+    if difference.odd or len(found.shape) != 1:
+        return None
+    return "all values are 1: never loaded" if (decoded(found.row_of(0, 1), found.type) == 1).all() else None
+
+
+SEEN: tuple[Callable[[Found, TensorDifference], str | None], ...] = (_one_bit, _not_finite, _zeroed, _ones)
 EXACT: tuple[Callable[[Found, TensorDifference], str | None], ...] = (_same_values,)

@@ -21,7 +21,7 @@ from llama_ref.conversion.ggml import plan_conversion
 from lora.merging.merge import merge, plan_merge
 from toolchain.makers.tiny_models import SPELLINGS, tiny_shape, write_adapter, write_checkpoint
 from toolchain.verify.as_written import stored
-from toolchain.verify.merge import merge_mistakes
+from toolchain.verify.merge_mistakes import merge_mistakes
 from toolchain.verify.mistakes import mistakes
 from toolchain.verify.outputs import verify_output
 
@@ -35,6 +35,9 @@ MERGE = [
     "the change was divided by r",
     "the change was rounded to f16",
     "the change was added transposed",
+    "the changes of wq and wk were added with their rows",
+    "the changes of wq and wk were turned",
+    "the adapter was rounded to bfloat16",
     "rows of wq and wk are in Hugging Face's order",
     "rows of wq and wk were turned into Meta's order twice",
     "values went through bfloat16, cut",

@@ -12,7 +12,7 @@ from ggmlpy.verify.quantization import quantization_deviations
 from llama_ref.checkpoint import open_checkpoint
 from lora.merging.merge import plan_merge
 from tests.lora.test_verify import inputs
-from toolchain.verify.merge import merge_mistakes
+from toolchain.verify.merge_mistakes import merge_mistakes
 from toolchain.verify.mistakes import mistakes
 from toolchain.verify.weights import SHORT
 

@@ -12,7 +12,7 @@ from ggmlpy.formats.bfloat16 import rounded_to_bfloat16
 from llama_ref.checkpoint import LazyTensor, open_pth
 from llama_ref.checkpoint.weights import open_weights, write_weights
 from lora.merging.merge import merge, plan_merge
-from toolchain.verify.merge import precision_mistakes
+from toolchain.verify.merge_mistakes import precision_mistakes
 from toolchain.verify.outputs import verify_output
 
 LAYOUTS = ["pth", "huggingface"]
