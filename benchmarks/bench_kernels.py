@@ -48,7 +48,7 @@ def test_rows(benchmark, kind):
 @pytest.mark.parametrize("kind", [*fast_layouts.DIRECT, "sixteens"])
 def test_panels(benchmark, kind):
     rows, n = 2048, TOKENS
-    sizes = work_sizes(COLS, COLS, COLS, 128, 512, 32000, n, [kind])
+    sizes = work_sizes(COLS, COLS, COLS, COLS, 128, 512, n, [kind])
     w, scratch = matrix(kind, rows), aligned(sizes.scratch_bytes, np.uint8)
     records = aligned(rounded(n, 32) * (COLS // 32) * fast_layouts.TOKEN_BYTES, np.uint8)
     x, y, place = aligned((n, COLS), np.float32), aligned((n, rows), np.float32), aligned(4, np.int64)

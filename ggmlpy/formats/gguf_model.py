@@ -29,7 +29,7 @@ from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
 from .model_params import LLAMA_EPS, ModelParams, RopeScaling, find_n_mult
 from .tensor_names import meta_name
 
-__all__ = ["from_gguf_token", "gguf_metadata", "kept_metadata", "open_gguf_model", "to_gguf_token"]
+__all__ = ["ARCHITECTURES", "from_gguf_token", "gguf_metadata", "kept_metadata", "open_gguf_model", "to_gguf_token"]
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNKNOWN_TEXT = " ⁇ ".encode()
@@ -44,7 +44,7 @@ LARGEST_F32 = float(np.finfo(np.float32).max)
 
 
 def open_gguf_model(path: Path) -> ModelFile:
-    """Open a GGUF file of the llama architecture with all its splits.
+    """Open a GGUF file of one of :data:`ARCHITECTURES` with all its splits.
 
     Raises:
         UnsupportedError: it is of another architecture.
@@ -52,8 +52,8 @@ def open_gguf_model(path: Path) -> ModelFile:
     """
     first = open_gguf(path)
     files = [first if other == path else open_gguf(other) for other in split_paths(first)]
-    _check_architecture(files[0])
-    hparams = _params(files[0], {name for file in files for name in file.tensors})
+    architecture = _architecture(files[0])
+    hparams = _params(files[0], architecture, {name for file in files for name in file.tensors})
     vocab = _vocabulary(files[0])
     tensors: dict[str, Tensor] = {}
     parts = []
@@ -71,41 +71,44 @@ def open_gguf_model(path: Path) -> ModelFile:
     return model
 
 
-def _check_architecture(file: GgufFile) -> None:
+def _architecture(file: GgufFile) -> str:
+    """The model's family, which is the namespace of its keys too."""
     value = file.metadata.get("general.architecture")
     name = value.text() if value and value.type == "string" else "none"
-    if name != "llama":
+    if name not in ARCHITECTURES:
         raise UnsupportedError(
             f"architecture {name!r} is not supported",
             path=file.path,
             field="general.architecture",
-            expected="llama",
+            expected=", ".join(ARCHITECTURES),
             found=name,
             next_step="use a program for that architecture; this one reads LLaMA models",
         )
+    return name
 
 
-def _params(file: GgufFile, names: Set[str]) -> ModelParams:
+def _params(file: GgufFile, own: str, names: Set[str]) -> ModelParams:
     """What the metadata and the tensors' names say of the model; what nothing here reads is kept under its key."""
-    n_embd, n_head = file.integer("llama.embedding_length"), file.integer("llama.attention.head_count")
-    n_ff = file.integer("llama.feed_forward_length")
+    n_embd, n_head = file.integer(f"{own}.embedding_length"), file.integer(f"{own}.attention.head_count")
+    n_ff = file.integer(f"{own}.feed_forward_length")
     eos = _said(file, "tokenizer.ggml.eos_token_id", int)
-    head_dim = _said(file, "llama.attention.key_length", int)
+    head_dim = _said(file, f"{own}.attention.key_length", int) or (n_embd // n_head if n_head > 0 else 0)
+    understood = {*_UNDERSTOOD, *(f"{own}.{key}" for key in _OF_ARCHITECTURE)}
     return ModelParams(
         n_vocab=len(_array(file, "tokenizer.ggml.tokens", "string")),
         n_embd=n_embd,
-        n_layer=file.integer("llama.block_count"),
+        n_layer=file.integer(f"{own}.block_count"),
         n_head=n_head,
-        n_head_kv=file.integer("llama.attention.head_count_kv", n_head),
-        head_dim=head_dim or (n_embd // n_head if n_head > 0 else 0),
+        n_head_kv=file.integer(f"{own}.attention.head_count_kv", n_head),
+        head_dim=head_dim,
         n_ff=n_ff,
         n_mult=file.integer("ggmlpy.n_mult", 0) or find_n_mult(n_embd, n_ff, (256, 32, n_ff)) or 1,
-        n_rot=file.integer("llama.rope.dimension_count", head_dim or (n_embd // n_head if n_head > 0 else 0)),
-        norm_eps=float(file.number("llama.attention.layer_norm_rms_epsilon", LLAMA_EPS)),
-        rope_theta=float(file.number("llama.rope.freq_base", 10000.0)),
-        rope_scaling=_rope_scaling(file),
-        n_ctx_train=file.integer("llama.context_length", 2048),
-        sliding_window=_said(file, "llama.attention.sliding_window", int),
+        n_rot=file.integer(f"{own}.rope.dimension_count", head_dim),
+        norm_eps=float(file.number(f"{own}.attention.layer_norm_rms_epsilon", LLAMA_EPS)),
+        rope_theta=float(file.number(f"{own}.rope.freq_base", 10000.0)),
+        rope_scaling=_rope_scaling(file, own),
+        n_ctx_train=file.integer(f"{own}.context_length", 2048),
+        sliding_window=_said(file, f"{own}.attention.sliding_window", int),
         attention_bias="blk.0.attn_q.bias" in names,
         mlp_bias="blk.0.ffn_gate.bias" in names,
         tied_embeddings=bool(names) and "output.weight" not in names,
@@ -114,41 +117,49 @@ def _params(file: GgufFile, names: Set[str]) -> ModelParams:
         unk_id=_said(file, "tokenizer.ggml.unknown_token_id", int),
         pad_id=_said(file, "tokenizer.ggml.padding_token_id", int),
         ftype=file.integer("general.file_type", 1),
-        other={key: value for key, value in file.metadata.items() if key not in _UNDERSTOOD},
+        architecture=own,
+        other={key: value for key, value in file.metadata.items() if key not in understood},
     )
 
 
+#: the families whose models are read: LLaMA (Mistral's files name it too), and two that differ from it in biases, in
+#: the norms of heads, and in which dimensions rotary embedding pairs
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+
 # fmt: off
 _ROPE_SCALING = {
-    "factor":               ("llama.rope.scaling.factor",                  float),
-    "magnitude":            ("llama.rope.scaling.attn_factor",             float),
-    "original_context":     ("llama.rope.scaling.original_context_length", int),
-    "extrapolation_factor": ("llama.rope.scaling.yarn_ext_factor",         float),
-    "attention_factor":     ("llama.rope.scaling.yarn_attn_factor",        float),
-    "beta_fast":            ("llama.rope.scaling.yarn_beta_fast",          float),
-    "beta_slow":            ("llama.rope.scaling.yarn_beta_slow",          float),
+    "factor":               ("rope.scaling.factor",                  float),
+    "magnitude":            ("rope.scaling.attn_factor",             float),
+    "original_context":     ("rope.scaling.original_context_length", int),
+    "extrapolation_factor": ("rope.scaling.yarn_ext_factor",         float),
+    "attention_factor":     ("rope.scaling.yarn_attn_factor",        float),
+    "beta_fast":            ("rope.scaling.yarn_beta_fast",          float),
+    "beta_slow":            ("rope.scaling.yarn_beta_slow",          float),
 }
 # fmt: on
-_ROPE_SCALING_TYPE, _SCALE_LINEAR = "llama.rope.scaling.type", "llama.rope.scale_linear"  # the older name of factor
-_UNDERSTOOD = {
+_ROPE_SCALING_TYPE, _SCALE_LINEAR = "rope.scaling.type", "rope.scale_linear"  # the older name of factor
+_OF_ARCHITECTURE = {  # in the namespace of the model's family
     *(key for key, _ in _ROPE_SCALING.values()),
-    *(f"llama.{key}" for key in ("embedding_length", "block_count", "feed_forward_length", "context_length")),
-    *(f"llama.attention.{key}" for key in ("head_count", "head_count_kv", "key_length", "sliding_window")),
-    *("llama.attention.layer_norm_rms_epsilon", "llama.rope.dimension_count", "llama.rope.freq_base"),
-    *(_ROPE_SCALING_TYPE, _SCALE_LINEAR, "general.architecture", "general.file_type"),
+    *("embedding_length", "block_count", "feed_forward_length", "context_length"),
+    *(f"attention.{key}" for key in ("head_count", "head_count_kv", "key_length", "sliding_window")),
+    *("attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base"),
+    *(_ROPE_SCALING_TYPE, _SCALE_LINEAR),
+}
+_UNDERSTOOD = {
+    *("general.architecture", "general.file_type"),
     *(f"tokenizer.ggml.{key}" for key in ("model", "tokens", "scores", "token_type")),
     *(f"tokenizer.ggml.{key}_token_id" for key in ("bos", "eos", "unknown", "padding")),
     *("ggmlpy.n_mult", "ggmlpy.vocabulary"),
 }
 
 
-def _rope_scaling(file: GgufFile) -> RopeScaling | None:
+def _rope_scaling(file: GgufFile, own: str) -> RopeScaling | None:
     """How the rotary frequencies are stretched; a factor without a type is linear, as in llama.cpp."""
-    said: dict[str, Any] = {name: _said(file, key, kind) for name, (key, kind) in _ROPE_SCALING.items()}
+    said: dict[str, Any] = {name: _said(file, f"{own}.{key}", kind) for name, (key, kind) in _ROPE_SCALING.items()}
     if said["factor"] is None:
-        said["factor"] = _said(file, _SCALE_LINEAR, float)
-    if _ROPE_SCALING_TYPE in file.metadata:
-        return RopeScaling(type=file.text(_ROPE_SCALING_TYPE), **said)
+        said["factor"] = _said(file, f"{own}.{_SCALE_LINEAR}", float)
+    if f"{own}.{_ROPE_SCALING_TYPE}" in file.metadata:
+        return RopeScaling(type=file.text(f"{own}.{_ROPE_SCALING_TYPE}"), **said)
     return RopeScaling(type="linear", **said) if any(value is not None for value in said.values()) else None
 
 
@@ -346,11 +357,11 @@ def _written_scaling(scaling: RopeScaling | None) -> dict[str, Value]:
     if scaling is None or scaling.type in ("none", "default"):
         return {}
     numbers = {
-        key: Value("f32" if kind is float else "u32", getattr(scaling, name))
+        f"llama.{key}": Value("f32" if kind is float else "u32", getattr(scaling, name))
         for name, (key, kind) in _ROPE_SCALING.items()
         if getattr(scaling, name) is not None
     }
-    return {_ROPE_SCALING_TYPE: Value("string", scaling.type.encode()), **numbers}
+    return {f"llama.{_ROPE_SCALING_TYPE}": Value("string", scaling.type.encode()), **numbers}
 
 
 def _head_lengths(head_dim: int) -> dict[str, Value]:

@@ -17,7 +17,7 @@ from ggmlpy.files.errors import ShapeError, UnsupportedError
 from ggmlpy.formats.tensor_names import expected_shapes, is_derived
 
 from .rotation import ROPE_FREQS
-from .weights import BIASED, bias_name
+from .weights import BIASED, HEAD_NORMED, bias_name, head_norm_name
 
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile
@@ -48,7 +48,7 @@ HARMLESS: dict[str, tuple[Collection[Any] | None, str]] = {
     "llama.embedding_scale":                 ((0, 1),       "embeddings as they are"),
     "llama.pooling_type":                    (OFF,          "no pooling"),
 }
-NAMESPACES = ("llama.", "rope.", "attention.")
+NAMESPACES = ("llama.", "rope.", "attention.")  # as keys are spelt here: of whatever architecture
 QUANTIZATION_VERSION, VALUE_LENGTH = "general.quantization_version", "llama.attention.value_length"
 # fmt: on
 
@@ -62,19 +62,25 @@ def check_keys(file: ModelFile, n_ctx: int) -> None:
     """
     if file.container == "gguf":
         for key, value in file.hparams.other.items():
-            if key.startswith(NAMESPACES) and key != VALUE_LENGTH:
-                _check_key(file, key, getattr(value, "value", value))
+            spelt = _as_of_llama(file, key)
+            if spelt.startswith(NAMESPACES) and spelt != VALUE_LENGTH:
+                _check_key(file, key, HARMLESS.get(spelt, ((), ""))[0], getattr(value, "value", value))
         _check_values(file, n_ctx)
     _check_tensors(file)
 
 
-def _check_key(file: ModelFile, key: str, value: Any) -> None:
-    allowed, _ = HARMLESS.get(key, ((), ""))
+def _as_of_llama(file: ModelFile, key: str) -> str:
+    """A key of the model's own architecture as LLaMA's are spelt: they have the same meanings."""
+    own = f"{file.hparams.architecture}."
+    return f"llama.{key.removeprefix(own)}" if key.startswith(own) else key
+
+
+def _check_key(file: ModelFile, key: str, allowed: Collection[Any] | None, value: Any) -> None:
     value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    if allowed is ANY and key in HARMLESS:
+    if allowed is ANY:
         return
     plain = isinstance(value, str | int | float)
-    if plain and value in (allowed or ()):
+    if plain and value in allowed:
         return
     raise UnsupportedError(
         f"the key {key!r} says how the model computes, and this program does not do that",
@@ -89,7 +95,7 @@ def _check_key(file: ModelFile, key: str, value: Any) -> None:
 
 def _number(file: ModelFile, key: str) -> Any:
     """The value of a key that no description of a model has a field for; None where it is missing."""
-    found = file.hparams.other.get(key)
+    found = next((value for other, value in file.hparams.other.items() if _as_of_llama(file, other) == key), None)
     return None if found is None else found.value
 
 
@@ -131,6 +137,8 @@ def _check_tensors(file: ModelFile) -> None:
     known = {*expected_shapes(file.hparams), ROPE_FREQS} if 0 <= file.hparams.n_layer <= len(file.tensors) else set()
     for layer in range(file.hparams.n_layer if known else 0):
         known |= {bias_name(f"layers.{layer}.{matrix}.weight") for matrix in BIASED}
+        if file.hparams.architecture == "qwen3":
+            known |= {head_norm_name(f"layers.{layer}.{matrix}.weight") for matrix in HEAD_NORMED}
     for name, tensor in file.tensors.items():
         if known and name not in known and not is_derived(name):
             raise ShapeError(

@@ -73,8 +73,11 @@ class ReferenceBackend(Backend):
     def rope(self, x: F32, n_past: int) -> F32:
         turns = self.rotation.table(n_past, n_past + len(x))  # [n_tokens, head_dim/2, 2]
         cos, sin = turns[:, None, :, 0], turns[:, None, :, 1]
-        even, odd = x[..., 0::2], x[..., 1::2]  # [n_tokens, n_head, head_dim/2]
-        return np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
+        first, second = self.rotation.pairs(x)  # [n_tokens, n_head, head_dim/2]
+        out = np.empty_like(x)
+        out_first, out_second = self.rotation.pairs(out)
+        out_first[...], out_second[...] = first * cos - second * sin, first * sin + second * cos
+        return out
 
     def remember(self, cache: LayerCache, k: F32, v: F32, n_past: int) -> None:
         here = slice(n_past, n_past + len(k))
@@ -82,14 +85,15 @@ class ReferenceBackend(Backend):
         cache.v[here] = v
 
     def attention(self, q: F32, cache: LayerCache, n_past: int) -> F32:
-        n, _, head_dim = q.shape
-        seen = n_past + n
-        k = cache.k[:seen].astype(np.float32).transpose(1, 2, 0)  # [n_head, head_dim, seen]
-        v = cache.v[:seen].astype(np.float32).transpose(1, 0, 2)  # [n_head, seen, head_dim]
-        scores = q.transpose(1, 0, 2) @ k / np.float32(np.sqrt(head_dim))  # [n_head, n_tokens, seen]
+        n, n_head, head_dim = q.shape
+        seen, n_head_kv = n_past + n, cache.k.shape[1]
+        k = cache.k[:seen].astype(np.float32).transpose(1, 2, 0)[:, None]  # [n_head_kv, 1, head_dim, seen]
+        v = cache.v[:seen].astype(np.float32).transpose(1, 0, 2)[:, None]  # [n_head_kv, 1, seen, head_dim]
+        q = q.transpose(1, 0, 2).reshape(n_head_kv, n_head // n_head_kv, n, head_dim)  # queries that share a head
+        scores = q @ k / np.float32(np.sqrt(head_dim))  # [n_head_kv, group, n_tokens, seen]
         future = np.arange(seen) > n_past + np.arange(n)[:, None]  # [n_tokens, seen]
         probabilities = softmax(np.where(future, np.float32(-np.inf), scores))
-        return (probabilities @ v).transpose(1, 0, 2).reshape(n, -1)
+        return (probabilities @ v).reshape(n_head, n, head_dim).transpose(1, 0, 2).reshape(n, -1)
 
     def silu_mul(self, gate: F32, up: F32) -> F32:
         with np.errstate(over="ignore"):  # exp(-x) may overflow to inf, and x / inf is the right 0

@@ -1,6 +1,8 @@
 """Rotary position embedding: by what angle each pair of a head turns, position by position.
 
-The pair ``i`` of a head of ``d`` dimensions turns by ``position * θ_i``, with θ_i = base^(-2i/d) (Su et al. 2021).
+The pair ``i`` of a head of ``d`` dimensions turns by ``position * θ_i``, with θ_i = base^(-2i/d) (Su et al. 2021). It
+is the dimensions 2i and 2i+1 in a LLaMA, whose GGUF and GGML files have Meta's order of rows, and i and i + d/2 in the
+other architectures, whose rows llama.cpp leaves in the order of GPT-NeoX and Hugging Face.
 Models for longer contexts stretch that:
 
 =========  ============================================================  ==========================
@@ -52,10 +54,18 @@ class Rotation:
     Attributes:
         frequencies: float64 [head_dim / 2], radians per position.
         magnitude: factor on cosine and sine.
+        apart: dimensions between the two of a pair: 1, or half of a head.
     """
 
     frequencies: F64
     magnitude: float = 1.0
+    apart: int = 1
+
+    def pairs(self, x: F32) -> tuple[F32, F32]:
+        """Views of the first and of the second of each pair: [..., head_dim] -> twice [..., head_dim / 2]."""
+        if self.apart == 1:
+            return x[..., 0::2], x[..., 1::2]
+        return x[..., : self.apart], x[..., self.apart :]
 
     def table(self, first: int, last: int) -> F32:
         """Cosine and sine for every position from first to last and every pair: [last - first, head_dim / 2, 2]."""
@@ -70,6 +80,13 @@ def rotation_of(file: ModelFile) -> Rotation:
         UnsupportedError: a scaling that is not known.
         FormatError: numbers that mean nothing.
     """
+    frequencies, magnitude = _stretched(file)
+    h = file.hparams
+    return Rotation(frequencies, magnitude, 1 if h.architecture == "llama" else h.head_dim // 2)
+
+
+def _stretched(file: ModelFile) -> tuple[F64, float]:
+    """The frequencies, and the factor on cosine and sine, after all scaling."""
     h = file.hparams
     if not 0 < h.rope_freq_base < math.inf:
         raise FormatError(
@@ -81,7 +98,7 @@ def rotation_of(file: ModelFile) -> Rotation:
     base = h.rope_freq_base ** (-np.arange(0, h.head_dim, 2) / h.head_dim) / _divisors(file)
     scaling = h.rope_scaling
     if scaling is None or scaling.type == "none":
-        return Rotation(base, _extra(scaling))
+        return base, _extra(scaling)
     if scaling.type not in ("linear", "yarn"):
         raise UnsupportedError(
             f"rope scaling {scaling.type!r} is not supported",
@@ -93,9 +110,9 @@ def rotation_of(file: ModelFile) -> Rotation:
         )
     factor = _factor(file, scaling)
     if scaling.type == "linear":
-        return Rotation(base / factor, _extra(scaling))
+        return base / factor, _extra(scaling)
     kept = _kept(h, scaling)
-    return Rotation(base / factor * (1 - kept) + base * kept, _extra(scaling) * (0.1 * math.log(factor) + 1))
+    return base / factor * (1 - kept) + base * kept, _extra(scaling) * (0.1 * math.log(factor) + 1)
 
 
 def _divisors(file: ModelFile) -> F64:

@@ -21,19 +21,21 @@ F32 = npt.NDArray[np.float32]
 class LayerWeights:
     """The tensors of one layer, as the backend prepared them (matrices opaque, norms float32 [n_embd]).
 
-    ``n_q`` is n_head * head_dim: n_embd, unless the heads have a width of their own.
+    ``n_q`` is n_head * head_dim: n_embd, unless the heads have a width of their own. ``n_kv`` is n_head_kv * head_dim:
+    as much, unless several queries share a head of keys and values (grouped-query attention, Ainslie et al. 2023).
     """
 
     attention_norm: F32
     wq: Any  # [n_q, n_embd]
-    wk: Any  # [n_q, n_embd]
-    wv: Any  # [n_q, n_embd]
+    wk: Any  # [n_kv, n_embd]
+    wv: Any  # [n_kv, n_embd]
     wo: Any  # [n_embd, n_q]
     ffn_norm: F32
     w1: Any  # [n_ff, n_embd]  gate
     w2: Any  # [n_embd, n_ff]  down
     w3: Any  # [n_ff, n_embd]  up
     biases: Mapping[str, F32] = field(default_factory=dict)  # by the name of the matrix, where there is one
+    head_norms: Mapping[str, F32] = field(default_factory=dict)  # [head_dim] of wq and wk, in Qwen 3
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Weights:
 class LayerCache:
     """One layer's view of the cache; writing into it writes into the cache."""
 
-    k: npt.NDArray[Any]  # [n_ctx, n_head, head_dim], roped
-    v: npt.NDArray[Any]  # [n_ctx, n_head, head_dim]
+    k: npt.NDArray[Any]  # [n_ctx, n_head_kv, head_dim], roped
+    v: npt.NDArray[Any]  # [n_ctx, n_head_kv, head_dim]
 
 
 class KVCache:
@@ -60,18 +62,18 @@ class KVCache:
     ``length`` counts the positions that hold something; evaluating at a smaller ``n_past`` overwrites what follows.
     """
 
-    def __init__(self, n_layer: int, n_ctx: int, n_head: int, head_dim: int, memory_f32: bool = False) -> None:
+    def __init__(self, n_layer: int, n_ctx: int, n_head_kv: int, head_dim: int, memory_f32: bool = False) -> None:
         dtype = np.float32 if memory_f32 else np.float16
-        self.k = np.zeros((n_layer, n_ctx, n_head, head_dim), dtype)
-        self.v = np.zeros((n_layer, n_ctx, n_head, head_dim), dtype)
+        self.k = np.zeros((n_layer, n_ctx, n_head_kv, head_dim), dtype)
+        self.v = np.zeros((n_layer, n_ctx, n_head_kv, head_dim), dtype)
         self.length = 0
 
     def layer(self, i: int) -> LayerCache:
-        """Return layer `i` as writable views of shape [n_ctx, n_head, head_dim]."""
+        """Return layer `i` as writable views of shape [n_ctx, n_head_kv, head_dim]."""
         return LayerCache(self.k[i], self.v[i])
 
     def save(self) -> dict[str, npt.NDArray[Any]]:
-        """Return copies of the filled part, [n_layer, length, n_head, head_dim] each, to be stored or restored."""
+        """Return copies of the filled part, [n_layer, length, n_head_kv, head_dim] each, to be stored or restored."""
         return {"k": self.k[:, : self.length].copy(), "v": self.v[:, : self.length].copy()}
 
     def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
@@ -111,9 +113,9 @@ def forward(
 def layer(op: Backend, w: LayerWeights, cache: LayerCache, x: F32, n_past: int) -> F32:
     """One transformer block: x + attention(norm(x)), then that + feed_forward(norm(that)). x: [n_tokens, n_embd]."""
     h = op.rms_norm(x, w.attention_norm)
-    q = op.rope(heads(linear(op, w, "wq", h), cache), n_past)  # [n_tokens, n_head, head_dim]
-    op.remember(cache, heads(linear(op, w, "wk", h), cache), heads(linear(op, w, "wv", h), cache), n_past)
-    x = op.add(linear(op, w, "wo", op.attention(q, cache, n_past)), x)
+    q, k, v = (heads(op, w, name, h, cache) for name in ("wq", "wk", "wv"))  # [n_tokens, n_head(_kv), head_dim]
+    op.remember(cache, k, v, n_past)
+    x = op.add(linear(op, w, "wo", op.attention(op.rope(q, n_past), cache, n_past)), x)
     h = op.rms_norm(x, w.ffn_norm)
     gate, up = linear(op, w, "w1", h), linear(op, w, "w3", h)  # [n_tokens, n_ff]
     return op.add(linear(op, w, "w2", op.silu_mul(gate, up)), x)
@@ -125,9 +127,10 @@ def linear(op: Backend, w: LayerWeights, name: str, x: F32) -> F32:
     return y if bias is None else op.add(y, bias)
 
 
-def heads(x: F32, cache: LayerCache) -> F32:
-    """[n_tokens, n_q] seen as [n_tokens, n_head, head_dim]."""
-    return x.reshape(len(x), *cache.k.shape[1:])
+def heads(op: Backend, w: LayerWeights, name: str, x: F32, cache: LayerCache) -> F32:
+    """The product with that matrix seen as [n_tokens, heads, head_dim], each head normed where the model does so."""
+    y, norm = linear(op, w, name, x).reshape(len(x), -1, cache.k.shape[-1]), w.head_norms.get(name)
+    return y if norm is None else op.rms_norm(y, norm)
 
 
 class Backend(ABC):
@@ -152,7 +155,7 @@ class Backend(ABC):
 
     def new_cache(self, hparams: ModelParams, n_ctx: int, memory_f32: bool) -> KVCache:
         """Return an empty key/value cache for `n_ctx` positions."""
-        return KVCache(hparams.n_layer, n_ctx, hparams.n_head, hparams.head_dim, memory_f32)
+        return KVCache(hparams.n_layer, n_ctx, hparams.n_head_kv, hparams.head_dim, memory_f32)
 
     def prepare(self, weights: Weights, n_ctx: int) -> None:
         """Do now what the first evaluation with these weights and a cache of n_ctx positions would begin with."""
@@ -166,7 +169,7 @@ class Backend(ABC):
 
     @abstractmethod
     def rms_norm(self, x: F32, weight: F32) -> F32:
-        """x / sqrt(mean(x²) + eps) * weight, row by row: [n_tokens, n_embd]."""
+        """x / sqrt(mean(x²) + eps) * weight, row by row: [n_tokens, n_embd], or [n_tokens, heads, head_dim]."""
 
     @abstractmethod
     def matmul(self, w: Any, x: F32) -> F32:
@@ -174,15 +177,18 @@ class Backend(ABC):
 
     @abstractmethod
     def rope(self, x: F32, n_past: int) -> F32:
-        """Rotate the pairs (2i, 2i+1) of every head by its position: [n_tokens, n_head, head_dim]."""
+        """Rotate the pairs of every head by its position: [n_tokens, n_head, head_dim]; see `rotation` for pairs."""
 
     @abstractmethod
     def remember(self, cache: LayerCache, k: F32, v: F32, n_past: int) -> None:
-        """Rope the keys and put keys and values [n_tokens, n_head, head_dim] at n_past… (when is history's choice)."""
+        """Rope the keys and put keys and values [n_tokens, n_head_kv, head_dim] at n_past… (when: see history)."""
 
     @abstractmethod
     def attention(self, q: F32, cache: LayerCache, n_past: int) -> F32:
-        """Causal attention of roped queries over the cache: [n_tokens, n_head, head_dim] -> [n_tokens, n_q]."""
+        """Causal attention of roped queries over the cache: [n_tokens, n_head, head_dim] -> [n_tokens, n_q].
+
+        Query head h meets the keys and values of head h // (n_head / n_head_kv).
+        """
 
     @abstractmethod
     def silu_mul(self, gate: F32, up: F32) -> F32:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError
 from ggmlpy.formats.tensor_names import expected_shapes
@@ -14,16 +11,17 @@ from ggmlpy.formats.tensor_names import expected_shapes
 from .transformer import F32, LayerWeights, Weights
 
 if TYPE_CHECKING:
-    from ggmlpy.formats.model_file import ModelFile, Tensor
+    from ggmlpy.formats.model_file import ModelFile
 
     from .transformer import Backend
 
-__all__ = ["BIASED", "bias_name", "load_weights"]
+__all__ = ["BIASED", "HEAD_NORMED", "bias_name", "head_norm_name", "load_weights"]
 
 BIASED = (
     *("attention.wq", "attention.wk", "attention.wv", "attention.wo"),
     *("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
 )  # the matrices of a layer that may have a bias
+HEAD_NORMED = ("attention.wq", "attention.wk")  # and those after which each head may be normed
 
 
 def load_weights(file: ModelFile, backend: Backend) -> Weights:
@@ -39,11 +37,6 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
     def matrix(name: str) -> Any:
         return backend.matrix(_tensor(file, name, shapes[name]))
 
-    def shared(name: str) -> Any:
-        """Keys or values: where several queries share a head, its rows are repeated for each of them."""
-        tensor = _tensor(file, name, shapes[name])
-        return backend.matrix(tensor if h.n_kv == h.n_q else _repeated(tensor, h.n_head, h.n_head_kv))
-
     def norm(name: str) -> F32:
         return backend.vector(_tensor(file, name, shapes[name]))
 
@@ -51,14 +44,15 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
         return LayerWeights(
             attention_norm=norm(f"{at}.attention_norm.weight"),
             wq=matrix(f"{at}.attention.wq.weight"),
-            wk=shared(f"{at}.attention.wk.weight"),
-            wv=shared(f"{at}.attention.wv.weight"),
+            wk=matrix(f"{at}.attention.wk.weight"),
+            wv=matrix(f"{at}.attention.wv.weight"),
             wo=matrix(f"{at}.attention.wo.weight"),
             ffn_norm=norm(f"{at}.ffn_norm.weight"),
             w1=matrix(f"{at}.feed_forward.w1.weight"),
             w2=matrix(f"{at}.feed_forward.w2.weight"),
             w3=matrix(f"{at}.feed_forward.w3.weight"),
             biases=dict(_biases(file, backend, at)),
+            head_norms=dict(_head_norms(file, backend, at)),
         )
 
     return Weights(
@@ -78,15 +72,25 @@ def _biases(file: ModelFile, backend: Backend, at: str) -> Iterator[tuple[str, F
         name = bias_name(weight)
         if name in file.tensors:
             tensor = _tensor(file, name, shapes[weight][:1])
-            values, key = backend.vector(tensor), matrix.partition(".")[2]
-            if key in ("wk", "wv") and h.n_kv != h.n_q:
-                values = np.repeat(values.reshape(h.n_head_kv, -1), h.n_head // h.n_head_kv, axis=0).reshape(-1)
-            yield key, values
+            yield matrix.partition(".")[2], backend.vector(tensor)
+
+
+def _head_norms(file: ModelFile, backend: Backend, at: str) -> Iterator[tuple[str, F32]]:
+    """The norms of queries and keys of a layer (Qwen 3), by the names of their matrices: one weight for all heads."""
+    for matrix in HEAD_NORMED:
+        name = head_norm_name(f"{at}.{matrix}.weight")
+        if name in file.tensors:
+            yield matrix.partition(".")[2], backend.vector(_tensor(file, name, (file.hparams.head_dim,)))
 
 
 def bias_name(weight: str) -> str:
     """The name of a matrix's bias in a model file: only GGUF has any."""
     return weight.removesuffix("weight") + "bias"
+
+
+def head_norm_name(weight: str) -> str:
+    """The name of the norm of a matrix's heads in a model file: ``blk.0.attn_q_norm.weight``."""
+    return gguf_name(weight).removesuffix(".weight") + "_norm.weight"
 
 
 def _check_heads(file: ModelFile) -> None:
@@ -102,6 +106,14 @@ def _check_heads(file: ModelFile) -> None:
             found=f"n_embd {h.n_embd}, n_head {h.n_head}, n_layer {h.n_layer}",
             cause="a corrupt header",
         )
+    if h.n_head_kv < 1 or h.n_head % h.n_head_kv:
+        raise ShapeError(
+            "heads of queries and keys do not fit together",
+            path=file.path,
+            field=f"{h.architecture}.attention.head_count_kv",
+            expected=f"a divisor of {h.n_head}",
+            found=h.n_head_kv,
+        )
     if file.container == "gguf" and h.n_rot != h.head_dim:
         raise UnsupportedError(
             "only a part of each head is rotated, which no LLaMA does",
@@ -111,28 +123,6 @@ def _check_heads(file: ModelFile) -> None:
             found=h.n_rot,
             cause="a model of another family, or a converter's mistake; llama.cpp refuses it too",
         )
-
-
-def _repeated(tensor: Tensor, n_head: int, n_head_kv: int) -> Tensor:
-    """[n_kv, n_embd] -> [n_q, n_embd], each head as often as queries share it.
-
-    This is what grouped-query attention means (Ainslie et al. 2023, figure 2), at the price of a copy of wk and wv; no
-    backend needs to know of it.
-
-    Raises:
-        ShapeError: the queries can't be divided among the heads.
-    """
-    if n_head_kv <= 0 or n_head % n_head_kv:
-        raise ShapeError(
-            "heads of queries and keys do not fit together",
-            field="llama.attention.head_count_kv",
-            expected=f"a divisor of {n_head}",
-            found=n_head_kv,
-        )
-    heads = tensor.raw().reshape(n_head_kv, -1)  # [n_head_kv, head_dim * row_bytes]
-    data = np.repeat(heads, n_head // n_head_kv, axis=0).reshape(-1)
-    shape = (tensor.n_rows * n_head // n_head_kv, tensor.n_cols)
-    return replace(tensor, shape=shape, pieces=(replace(tensor.pieces[0], shape=shape, data=data),), axis=None)
 
 
 def _tensor(file: ModelFile, name: str, shape: tuple[int, ...]) -> Any:

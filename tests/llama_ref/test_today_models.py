@@ -27,6 +27,7 @@ CASES = {
     "llama3-old": "transformers",
     "mistral-nowindow": "transformers",
     "mistral-window16": "llamacpp",
+    "odd48": "transformers",
     "theta-float-new": "transformers",
     "tied": "transformers",
     "yarn-attn": "llamacpp",

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.gguf import GgufFile, open_gguf
+from ggmlpy.formats.gguf_model import ARCHITECTURES
 from ggmlpy.look.identify import Identification
 
 __all__ = ["foreign", "foreign_gguf", "identification"]
@@ -111,8 +112,8 @@ def foreign_gguf(path: Path) -> Identification | None:
             if joined
             else f"name it NAME-{number + 1:05}-of-{count:05}.gguf beside the others"
         )
-    elif architecture != "llama":
-        what, step = f"{architecture} model", "run it with llama.cpp; this program computes LLaMA only"
+    elif architecture not in ARCHITECTURES:
+        what, step = f"{architecture} model", f"run it with llama.cpp; this program computes {', '.join(ARCHITECTURES)}"
     return _described(path, gguf, what, step) if what else None
 
 

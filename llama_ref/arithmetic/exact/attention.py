@@ -110,7 +110,7 @@ def silu_mul(silu_table, gate, up, out):
 
 @kernel
 def transpose_head(v, h, rows):
-    """Head h of the values [n_ctx, n_head, head_dim] to rows [head_dim, seen]."""
+    """Head h of the values [n_ctx, n_head_kv, head_dim] to rows [head_dim, seen]."""
     for j in range(rows.shape[1]):
         for i in range(rows.shape[0]):
             rows[i, j] = v[j, h, i]
@@ -120,20 +120,20 @@ def transpose_head(v, h, rows):
 def attention(simd, reduction, contracted, is_half, first_head, last_head, n_past, factor, exp_table, q, k, v, out):
     """softmax(q·k * factor)·v for a range of heads, with the dots of the build.
 
-    q: float32 [n_tokens, n_head, head_dim], f16-rounded if `is_half`; k, v: [n_ctx, n_head, head_dim], float32 or f16
-    bits; out: [n_tokens, n_head * head_dim]. The product with the values runs over every position up to the last of the
-    batch, zeros of the mask included, as llama.cpp's does: in SIMD builds that decides which lane adds what.
+    q: float32 [n_tokens, n_head, head_dim], f16-rounded if `is_half`; k, v: [n_ctx, n_head_kv, head_dim], float32 or
+    f16 bits; out: [n_tokens, n_head * head_dim]. The product with the values runs over every position up to the last of
+    the batch, zeros of the mask included, as llama.cpp's does: in SIMD builds that decides which lane adds what.
     """
-    n, _, head_dim = q.shape
-    seen, item = n_past + n, k.itemsize
+    n, n_head, head_dim = q.shape
+    seen, item, group = n_past + n, k.itemsize, n_head // k.shape[1]
     scores = np.empty((n, seen), np.float32)
     mixed = np.empty((n, head_dim), np.float32)
     queries = np.empty((n, head_dim), np.float32)
     values = np.empty((head_dim, seen), v.dtype)  # used in every round, so that it outlives its bare address
     for h in range(first_head, last_head):
         queries[:] = q[:, h]
-        keys, stride = k[0, h].ctypes.data, k.shape[1] * head_dim * item
-        transpose_head(v, h, values)
+        keys, stride = k[0, h // group].ctypes.data, k.shape[1] * head_dim * item
+        transpose_head(v, h // group, values)
         if simd:
             floats_avx2(is_half, reduction, contracted, keys, stride, 0, seen, head_dim, queries, scores)
         else:

@@ -261,6 +261,8 @@ def check_numbers(rules: Rules, file: ModelFile) -> None:
         "rope scaling": h.rope_scaling is not None and h.rope_scaling.type != "none",
         "factors of the rotary frequencies (rope_freqs.weight)": ROPE_FREQS in file.tensors,
         "biases": biased,
+        "queries that share heads of keys and values": h.n_head_kv != h.n_head and not august,
+        f"the architecture {h.architecture}": h.architecture != "llama",
         "heads that are not n_embd / n_head wide": h.n_head > 0 and h.head_dim * h.n_head != h.n_embd,
         f"a rope base of {h.rope_freq_base:g}": h.rope_freq_base != LLAMA_ROPE_THETA and not august,
         f"an epsilon of {h.eps:g} in its norms": np.float32(h.eps) != np.float32(LLAMA_EPS) and not august,

@@ -74,7 +74,7 @@ class FastBackend(ReferenceBackend):
 
         Raises:
             UsageError: n_threads is not positive, or absurd.
-            UnsupportedError: rows whose length is not a multiple of 32.
+            UnsupportedError: rows whose length is not a multiple of 16.
         """
         super().__init__(file)
         check_shapes(file)
@@ -92,12 +92,12 @@ class FastBackend(ReferenceBackend):
         return FastMatrix(tensor)
 
     def new_cache(self, hparams: ModelParams, n_ctx: int, memory_f32: bool) -> KVCache:
-        """The cache as [n_layer][n_head][n_ctx][head_pad] in memory, seen as `KVCache` shows it."""
+        """The cache as [n_layer][n_head_kv][n_ctx][head_pad] in memory, seen as `KVCache` shows it."""
         from llama_ref.arithmetic.transformer import KVCache
 
         h, head_dim = hparams, hparams.head_dim
-        cache = KVCache(h.n_layer, 0, h.n_head, head_dim, memory_f32)
-        shape = (h.n_layer, h.n_head, n_ctx, rounded(head_dim, LANES))
+        cache = KVCache(h.n_layer, 0, h.n_head_kv, head_dim, memory_f32)
+        shape = (h.n_layer, h.n_head_kv, n_ctx, rounded(head_dim, LANES))
         for name in ("k", "v"):
             array = aligned(shape, cache.k.dtype)
             setattr(cache, name, array[..., :head_dim].transpose(0, 2, 1, 3))
@@ -190,10 +190,14 @@ class FastBackend(ReferenceBackend):
                 record[name] = entry(matrix)
                 bias = layer.biases.get(name)
                 record[f"bias_{name}"] = 0 if bias is None else address_of(bias)
-        head_dim = h.head_dim
+            for name, norm in layer.head_norms.items():
+                record[f"head_norm_{name}"] = address_of(norm)
+        head_dim, apart = h.head_dim, self.rotation.apart
         shapes = {
             "n_threads": self.n_threads, "n_vocab": h.n_vocab, "n_embd": h.n_embd, "n_ff": self.n_ff, "n_q": h.n_q,
-            "n_head": h.n_head, "n_layer": h.n_layer, "head_dim": head_dim, "head_pad": rounded(head_dim, LANES),
+            "n_head": h.n_head, "n_head_kv": h.n_head_kv, "n_group": h.n_head // h.n_head_kv, "n_kv": h.n_kv,
+            "n_layer": h.n_layer, "head_dim": head_dim, "head_pad": rounded(head_dim, LANES),
+            "pair_step": 8 if apart == 1 else 4, "pair_apart": 4 * apart,
             "eps_bits": np.float32(self.norm_eps).view(np.uint32), "layers_at": address_of(layers),
             "norm_at": address_of(weights.norm),
             "output": entry(weights.output),
@@ -219,9 +223,9 @@ class FastBackend(ReferenceBackend):
         plan, h = self.plan[0], self.hparams
         head_dim = h.head_dim
         n = min(TOKENS_A_CALL, n_ctx)
-        sizes = work_sizes(h.n_embd, self.n_ff, h.n_q, head_dim, n_ctx, h.n_vocab, n, self.kinds)
+        sizes = work_sizes(h.n_embd, self.n_ff, h.n_q, h.n_kv, head_dim, n_ctx, n, self.kinds)
         self.angles, self.n_angles = aligned((n_ctx, head_dim // 2, 2), np.float32), 0
-        phases = 9 * h.n_layer + 4
+        phases = 10 * h.n_layer + 4
         self.shared = aligned((LINE + BARRIER_BYTES + phases * LINE * self.n_threads) // 8, np.int64)
         base = address_of(self.shared)
         plan["cancel_at"], plan["barrier_at"], plan["counters_at"] = base, base + LINE, base + LINE + BARRIER_BYTES
@@ -277,10 +281,10 @@ def address_of(array: npt.NDArray[Any]) -> int:
 def check_shapes(file: ModelFile) -> None:
     """Refuse rows that the kernels cannot walk over. (Heads are checked for every arithmetic, by `load_weights`.)"""
     widths = {"n_embd": file.hparams.n_embd, "n_ff": file.n_ff, "n_head * head_dim": file.hparams.n_q}
-    wrong = [name for name, n in widths.items() if n % 32 or n <= 0]
+    wrong = [name for name, n in widths.items() if n % LANES or n <= 0]
     if wrong:
         raise UnsupportedError(
-            "the fast arithmetic needs rows of a multiple of 32 values",
+            f"the fast arithmetic needs rows of a multiple of {LANES} values",
             path=file.path,
             field=wrong[0],
             found=", ".join(f"{name} {n}" for name, n in widths.items()),

@@ -60,10 +60,14 @@ def make_sums(load_values: Any, size: int) -> Any:
 
     @compiled
     def sum_up(sums, p, x, left):
-        """The sum of all, after the last columns: none or, as their number is a multiple of 32, half of 64."""
+        """The sum of all, after the last columns: 0, 16, 32 or 48."""
         s0, s1, s2, s3 = sums
-        if left:
-            s0, s1 = mad(load_values(p), load(x), s0), mad(load_values(p + 16 * size), load(x + 64), s1)
+        if left >= 16:
+            s0 = mad(load_values(p), load(x), s0)
+        if left >= 32:
+            s1 = mad(load_values(p + 16 * size), load(x + 64), s1)
+        if left >= 48:
+            s2 = mad(load_values(p + 32 * size), load(x + 128), s2)
         return total(add(add(s0, s1), add(s2, s3)))
 
     return add_64, sum_up

@@ -181,7 +181,7 @@ class WorkSizes:
 
 
 def work_sizes(
-    n_embd: int, n_ff: int, n_q: int, head_dim: int, n_ctx: int, n_vocab: int, n_tokens: int, kinds: Iterable[str]
+    n_embd: int, n_ff: int, n_q: int, n_kv: int, head_dim: int, n_ctx: int, n_tokens: int, kinds: Iterable[str]
 ) -> WorkSizes:
     """The working memory for up to n_tokens tokens a call, with matrices of these kinds."""
     n_most, n_padded = max(n_embd, n_ff, n_q), rounded(n_tokens, TILE.tokens)
@@ -190,7 +190,7 @@ def work_sizes(
     layouts = [LAYOUTS[kind] for kind in kinds if kind in LAYOUTS]
     floats = len(layouts) < len(kinds)
     shared = {
-        "qkv_at": 4 * n_tokens * 3 * n_q,
+        "qkv_at": 4 * n_tokens * (n_q + 2 * n_kv),
         "attention_at": 4 * n_tokens * n_q,
         "gate_at": 4 * n_tokens * n_ff,
         "up_at": 4 * n_tokens * n_ff,

@@ -13,9 +13,10 @@ from __future__ import annotations
 from ggmlpy.machine.kernels import compiled
 
 from .activations import groups_bytes, leave_out_token, normalize_or_copy, quantize_groups, quantize_token, silu_mul
+from .attention import attention_head, remember_head
 from .layouts import FEW_TOKENS, GROUP, PANELS
 from .matrix_functions import PANEL_SIGNATURE, call_by_address
-from .one_token import NO_BIAS, NO_NORM, attend, begin_rows, bias_of_qkv, logits, multiply, prepare
+from .one_token import NO_BIAS, NO_NORM, begin_rows, bias_of_qkv, logits, multiply, part_of_qkv, prepare
 from .panel_products import TOKENS
 from .plan_fields import (
     MATRIX_SIZE,
@@ -41,6 +42,9 @@ from .plan_fields import (
     matrix_at,
     n_embd,
     n_ff,
+    n_head,
+    n_head_kv,
+    n_kv,
     n_layer,
     n_logits,
     n_q,
@@ -50,6 +54,7 @@ from .plan_fields import (
     normed_at,
     panel_function,
     qkv_at,
+    qkv_width,
     records_at,
     rows_function,
     scratch_panel,
@@ -149,18 +154,13 @@ def n_width(plan):
 
 
 @compiled
-def n_heads_width(plan):
-    return units(n_q(plan), PANEL_ROWS)
-
-
-@compiled
 def n_hidden(plan):
     return units(n_ff(plan), PANEL_ROWS)
 
 
 @compiled
 def n_qkv(plan):
-    return 3 * n_heads_width(plan)
+    return units(n_q(plan), PANEL_ROWS) + 2 * units(n_kv(plan), PANEL_ROWS)
 
 
 @compiled
@@ -171,10 +171,10 @@ def n_pieces(plan):
 @compiled
 def qkv_panel(plan, layer, unit, scratch):
     """Queries, then keys, then values."""
-    width, w = n_q(plan), layer_at(plan, layer)
-    which, first = unit // n_heads_width(plan), unit % n_heads_width(plan) * PANEL_ROWS
-    matrix, y, bias = w + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * width * which, bias_of_qkv(w, which)
-    panel_of(plan, matrix, bias, n_embd(plan), first, width, n_tokens(plan), scratch, y, 3 * width, 0)
+    w, tokens = layer_at(plan, layer), n_tokens(plan)
+    which, first, rows, place = part_of_qkv(plan, unit, PANEL_ROWS)
+    matrix, y, bias = w + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * place, bias_of_qkv(w, which)
+    panel_of(plan, matrix, bias, n_embd(plan), first, rows, tokens, scratch, y, qkv_width(plan), 0)
 
 
 @compiled
@@ -211,6 +211,8 @@ def logit_panel(plan, layer, unit, scratch):
 
 prepare_attention = phase(n_tokens, token_for_attention)
 project_qkv = phase(n_qkv, qkv_panel)
+remember = phase(n_head_kv, remember_head)
+attend = phase(n_head, attention_head)
 prepare_output = phase(n_tokens, token_for_output)
 project_output = phase(n_width, output_panel)
 prepare_gate = phase(n_tokens, token_for_gate)
@@ -228,6 +230,7 @@ def batch(plan, thread):
     for layer in range(n_layer(plan)):
         work = prepare_attention(plan, thread, work, layer)
         work = project_qkv(plan, thread, work, layer)
+        work = remember(plan, thread, work, layer)
         work = attend(plan, thread, work, layer)
         work = prepare_output(plan, thread, work, layer)
         work = project_output(plan, thread, work, layer)

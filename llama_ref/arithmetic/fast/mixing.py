@@ -60,8 +60,8 @@ def make_mixing(load_values: Any, size: int) -> Any:
         weighted_rest(weights, values, stride, n_keys, n, scale, y)
 
     @compiled
-    def weighted_sums_of_four(weights, apart, values, stride, n_keys, n, scales, y):
-        """The same for four queries, the first of n_keys positions, each of the others of one more. y: f32 [4][n]."""
+    def weighted_sums_of_four(weights, apart, values, stride, n_keys, more, n, scales, y):
+        """The same for four queries, the first of n_keys positions, each other of `more` more. y: f32 [4][n]."""
         w1, w2, w3 = weights + apart, weights + 2 * apart, weights + 3 * apart
         for i in range(0, n - n % 64, 64):
             v = values + size * i
@@ -73,10 +73,10 @@ def make_mixing(load_values: Any, size: int) -> Any:
                 v += stride
             end, place = 4 * n_keys, y + 4 * i
             put_weighted(s0, v, stride, weights + end, 0, scales[0], place)
-            put_weighted(s1, v, stride, w1 + end, 1, scales[1], place + 4 * n)
-            put_weighted(s2, v, stride, w2 + end, 2, scales[2], place + 8 * n)
-            put_weighted(s3, v, stride, w3 + end, 3, scales[3], place + 12 * n)
+            put_weighted(s1, v, stride, w1 + end, more, scales[1], place + 4 * n)
+            put_weighted(s2, v, stride, w2 + end, 2 * more, scales[2], place + 8 * n)
+            put_weighted(s3, v, stride, w3 + end, 3 * more, scales[3], place + 12 * n)
         for k in range(4 if n % 64 else 0):
-            weighted_rest(weights + k * apart, values, stride, n_keys + k, n, scales[k], y + 4 * n * k)
+            weighted_rest(weights + k * apart, values, stride, n_keys + k * more, n, scales[k], y + 4 * n * k)
 
     return weighted_sum, weighted_sums_of_four

@@ -13,7 +13,7 @@ from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import load_f32, store_f32
 
 from .activations import normalize_or_copy, quantize_groups, silu_mul
-from .attention import attention_head
+from .attention import attention_group
 from .matrix_functions import ROWS_SIGNATURE, call_by_address
 from .plan_fields import (
     MATRIX_SIZE,
@@ -41,7 +41,8 @@ from .plan_fields import (
     matrix_at,
     n_embd,
     n_ff,
-    n_head,
+    n_head_kv,
+    n_kv,
     n_layer,
     n_q,
     n_vocab,
@@ -56,7 +57,7 @@ from .plan_fields import (
 )
 from .work import phase, scratch_of, units
 
-__all__ = ["NO_BIAS", "NO_NORM", "attend", "begin_rows", "bias_of_qkv", "logits", "multiply", "prepare", "token"]
+__all__ = ["NO_BIAS", "NO_NORM", "begin_rows", "bias_of_qkv", "logits", "multiply", "part_of_qkv", "prepare", "token"]
 
 ROWS = 64  # of a matrix, in a unit of work
 NO_NORM = NO_BIAS = 0
@@ -98,6 +99,16 @@ def bias_of_qkv(w, which):
     return bias_wq(w) if which == 0 else bias_wk(w) if which == 1 else bias_wv(w)
 
 
+@compiled
+def part_of_qkv(plan, unit, size):
+    """Of a unit of queries, keys and values: which of them, its first row, how many rows there are, where they go."""
+    of_q, of_kv = units(n_q(plan), size), units(n_kv(plan), size)
+    if unit < of_q:
+        return 0, size * unit, n_q(plan), 0
+    which = (unit - of_q) // of_kv
+    return 1 + which, size * ((unit - of_q) % of_kv), n_kv(plan), n_q(plan) + n_kv(plan) * which
+
+
 # The operations of a layer: how many units there are, and what a unit is.
 
 
@@ -107,18 +118,13 @@ def n_width(plan):
 
 
 @compiled
-def n_heads_width(plan):
-    return units(n_q(plan), ROWS)
-
-
-@compiled
 def n_hidden(plan):
     return units(n_ff(plan), ROWS)
 
 
 @compiled
 def n_qkv(plan):
-    return 3 * n_heads_width(plan)
+    return units(n_q(plan), ROWS) + 2 * units(n_kv(plan), ROWS)
 
 
 @compiled
@@ -129,10 +135,10 @@ def n_pieces(plan):
 @compiled
 def qkv_rows(plan, layer, unit, scratch):
     """Queries, then keys, then values."""
-    width, w = n_q(plan), layer_at(plan, layer)
-    which, first = unit // n_heads_width(plan), unit % n_heads_width(plan) * ROWS
-    matrix, y = w + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * width * which
-    rows_of(plan, matrix, bias_of_qkv(w, which), width, n_embd(plan), first, scratch, y, 0)
+    w = layer_at(plan, layer)
+    which, first, rows, place = part_of_qkv(plan, unit, ROWS)
+    matrix, y = w + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * place
+    rows_of(plan, matrix, bias_of_qkv(w, which), rows, n_embd(plan), first, scratch, y, 0)
 
 
 @compiled
@@ -164,7 +170,7 @@ def logit_rows(plan, layer, unit, scratch):
 
 
 project_qkv = phase(n_qkv, qkv_rows)
-attend = phase(n_head, attention_head)
+attend = phase(n_head_kv, attention_group)
 project_output = phase(n_width, output_rows)
 gate_and_up = phase(n_hidden, gate_and_up_rows)
 down = phase(n_width, down_rows)

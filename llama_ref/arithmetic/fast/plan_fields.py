@@ -26,12 +26,14 @@ def field(name: str, record: np.dtype = PLAN) -> Any:
     return read
 
 
-n_threads, n_vocab, n_embd, n_ff, n_head, n_layer, head_dim, head_pad, n_q = map(
-    field, ("n_threads", "n_vocab", "n_embd", "n_ff", "n_head", "n_layer", "head_dim", "head_pad", "n_q")
+n_threads, n_vocab, n_embd, n_ff, n_layer, head_dim, head_pad = map(
+    field, ("n_threads", "n_vocab", "n_embd", "n_ff", "n_layer", "head_dim", "head_pad")
 )
+n_head, n_head_kv, n_group, n_q, n_kv = map(field, ("n_head", "n_head_kv", "n_group", "n_q", "n_kv"))
 any_quantized, any_float = map(field, ("any_quantized", "any_float"))
 n_tokens, n_past, n_logits = map(field, ("n_tokens", "n_past", "n_logits"))
-layers_at, norm_at, rope_at = map(field, ("layers_at", "norm_at", "rope_at"))
+layers_at, norm_at = map(field, ("layers_at", "norm_at"))
+rope_at, pair_step, pair_apart = map(field, ("rope_at", "pair_step", "pair_apart"))
 keys_at, values_at, memory_f32, layer_bytes, head_bytes, position_bytes = map(
     field, ("keys_at", "values_at", "memory_f32", "layer_bytes", "head_bytes", "position_bytes")
 )
@@ -45,11 +47,18 @@ scratch_vector, scratch_record, scratch_panel, scratch_sums, scratch_scores, sco
     field, ("scratch_vector", "scratch_record", "scratch_panel", "scratch_sums", "scratch_scores", "score_bytes")
 )
 attention_norm_at, ffn_norm_at = field("attention_norm_at", LAYER), field("ffn_norm_at", LAYER)
+head_norm_wq, head_norm_wk = field("head_norm_wq", LAYER), field("head_norm_wk", LAYER)
 EPS, OUTPUT = (PLAN.fields[name][1] for name in ("eps_bits", "output"))  # type: ignore[index]
 WQ, WO, W1, W2, W3 = (LAYER.fields[name][1] for name in ("wq", "wo", "w1", "w2", "w3"))  # type: ignore[index]
 LAYER_SIZE, MATRIX_SIZE = LAYER.itemsize, MATRIX.itemsize
 bias_wq, bias_wk, bias_wv, bias_wo, bias_w1, bias_w2, bias_w3 = (field(f"bias_{name}", LAYER) for name in MATRICES)
 matrix_at, rows_function, panel_function = (field(name, MATRIX) for name in ("at", "rows", "panel"))
+
+
+@compiled
+def qkv_width(plan):
+    """Queries, keys and values of a token, side by side."""
+    return n_q(plan) + 2 * n_kv(plan)
 
 
 @compiled
