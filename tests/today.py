@@ -42,12 +42,8 @@ def _values(weights, key: str, case: str, folder: Path) -> np.ndarray:
     config = json.loads((folder / "hf" / case / "config.json").read_text())
     if key == "rope_freqs.weight":
         return _llama3_divisors(config)
-    stem, _, kind = key.rpartition(".")
-    if stem.endswith(("_q_norm", "_k_norm")):
-        layer, _, which = stem.removesuffix("_norm").removeprefix("blk.").partition(".attn_")
-        return weights[f"model.layers.{layer}.self_attn.{which}_norm.weight"].numpy().astype(np.float32)
-    row, _layer = find(meta_name(f"{stem}.weight"))
-    name = rename(meta_name(f"{stem}.weight"), "huggingface").removesuffix("weight") + kind
+    row, _layer = find(meta_name(key))
+    name = rename(meta_name(key), "huggingface")
     values = weights[name].numpy().astype(np.float32)
     if not row.rotary or config["model_type"].startswith("qwen"):
         return values

@@ -14,10 +14,9 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError
-from ggmlpy.formats.tensor_names import expected_shapes, is_derived
+from ggmlpy.formats.tensor_names import OPTIONAL, expected_shapes, is_derived
 
 from .rotation import ROPE_FREQS
-from .weights import BIASED, HEAD_NORMED, bias_name, head_norm_name
 
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile
@@ -136,9 +135,7 @@ def _check_values(file: ModelFile, n_ctx: int) -> None:
 def _check_tensors(file: ModelFile) -> None:
     known = {*expected_shapes(file.hparams), ROPE_FREQS} if 0 <= file.hparams.n_layer <= len(file.tensors) else set()
     for layer in range(file.hparams.n_layer if known else 0):
-        known |= {bias_name(f"layers.{layer}.{matrix}.weight") for matrix in BIASED}
-        if file.hparams.architecture == "qwen3":
-            known |= {head_norm_name(f"layers.{layer}.{matrix}.weight") for matrix in HEAD_NORMED}
+        known |= {row.meta.format(layer) for row in OPTIONAL if row.present != "qk_norm" or file.hparams.qk_norm}
     for name, tensor in file.tensors.items():
         if known and name not in known and not is_derived(name):
             raise ShapeError(

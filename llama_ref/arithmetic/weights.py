@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError
-from ggmlpy.formats.tensor_names import expected_shapes
+from ggmlpy.formats.tensor_names import OPTIONAL, expected_shapes
 
 from .transformer import F32, LayerWeights, Weights
 
@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 
     from .transformer import Backend
 
-__all__ = ["BIASED", "HEAD_NORMED", "bias_name", "head_norm_name", "load_weights"]
-
-BIASED = (
-    *("attention.wq", "attention.wk", "attention.wv", "attention.wo"),
-    *("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
-)  # the matrices of a layer that may have a bias
-HEAD_NORMED = ("attention.wq", "attention.wk")  # and those after which each head may be normed
+__all__ = ["load_weights"]
 
 
 def load_weights(file: ModelFile, backend: Backend) -> Weights:
@@ -40,7 +34,8 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
     def norm(name: str) -> F32:
         return backend.vector(_tensor(file, name, shapes[name]))
 
-    def one_layer(at: str) -> LayerWeights:
+    def one_layer(i: int) -> LayerWeights:
+        at, optional = f"layers.{i}", dict(_optional(file, backend, i))
         return LayerWeights(
             attention_norm=norm(f"{at}.attention_norm.weight"),
             wq=matrix(f"{at}.attention.wq.weight"),
@@ -51,46 +46,24 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
             w1=matrix(f"{at}.feed_forward.w1.weight"),
             w2=matrix(f"{at}.feed_forward.w2.weight"),
             w3=matrix(f"{at}.feed_forward.w3.weight"),
-            biases=dict(_biases(file, backend, at)),
-            head_norms=dict(_head_norms(file, backend, at)),
+            biases={name: values for name, values in optional.items() if not name.endswith("_norm")},
+            head_norms={f"w{name[0]}": values for name, values in optional.items() if name.endswith("_norm")},
         )
 
     return Weights(
         tok_embeddings=matrix("tok_embeddings.weight"),
-        layers=tuple(one_layer(f"layers.{i}") for i in range(h.n_layer)),
+        layers=tuple(one_layer(i) for i in range(h.n_layer)),
         norm=norm("norm.weight"),
         output=matrix("output.weight"),
     )
 
 
-def _biases(file: ModelFile, backend: Backend, at: str) -> Iterator[tuple[str, F32]]:
-    """The biases of a layer, by the names of their matrices; they are as long as these have rows."""
-    h = file.hparams
-    shapes = expected_shapes(h)
-    for matrix in BIASED:
-        weight = f"{at}.{matrix}.weight"
-        name = bias_name(weight)
+def _optional(file: ModelFile, backend: Backend, layer: int) -> Iterator[tuple[str, F32]]:
+    """What only some models have in a layer: a bias by the name of its matrix (wq), a norm by its own (q_norm)."""
+    names = [row.meta.format(layer) for row in OPTIONAL]
+    for name, shape in expected_shapes(file.hparams, names).items():
         if name in file.tensors:
-            tensor = _tensor(file, name, shapes[weight][:1])
-            yield matrix.partition(".")[2], backend.vector(tensor)
-
-
-def _head_norms(file: ModelFile, backend: Backend, at: str) -> Iterator[tuple[str, F32]]:
-    """The norms of queries and keys of a layer (Qwen 3), by the names of their matrices: one weight for all heads."""
-    for matrix in HEAD_NORMED:
-        name = head_norm_name(f"{at}.{matrix}.weight")
-        if name in file.tensors:
-            yield matrix.partition(".")[2], backend.vector(_tensor(file, name, (file.hparams.head_dim,)))
-
-
-def bias_name(weight: str) -> str:
-    """The name of a matrix's bias in a model file: only GGUF has any."""
-    return weight.removesuffix("weight") + "bias"
-
-
-def head_norm_name(weight: str) -> str:
-    """The name of the norm of a matrix's heads in a model file: ``blk.0.attn_q_norm.weight``."""
-    return gguf_name(weight).removesuffix(".weight") + "_norm.weight"
+            yield name.split(".")[-2], backend.vector(_tensor(file, name, shape))
 
 
 def _check_heads(file: ModelFile) -> None:

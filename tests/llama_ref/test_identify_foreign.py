@@ -50,9 +50,9 @@ def gguf(path: Path, **keys: object) -> Path:
 
 
 def test_any_gguf_is_described(tmp_path: Path) -> None:
-    other = identify_any(gguf(tmp_path / "a.gguf", general__architecture="qwen2", qwen2__block_count=24))
-    assert "qwen2 model" in other.what
-    assert "qwen2.block_count 24" in other.model
+    other = identify_any(gguf(tmp_path / "a.gguf", general__architecture="gemma", gemma__block_count=24))
+    assert "gemma model" in other.what
+    assert "gemma.block_count 24" in other.model
     lora = identify_any(gguf(tmp_path / "b.gguf", general__architecture="llama", general__type="adapter"))
     assert "LoRA adapter for llama" in lora.what
     matrix = identify_any(gguf(tmp_path / "c.gguf", general__architecture="llama", general__type="imatrix"))
