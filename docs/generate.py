@@ -297,18 +297,12 @@ def gguf_section(images: Path) -> Iterator[str]:
     yield f"Then `n_tensors` descriptions, and after padding their data:\n\n{table(records.tensor)}"
 
 
-def field_words(record: TensorType, name: str) -> str:
-    """ "d f2", "qs u1 × 16"."""
-    item = record.block[name]
-    return f"{name} {item.base.str.lstrip('<|')}" + (f" × {item.shape[0]}" if item.shape else "")
-
-
 def type_section() -> Iterator[str]:
     yield "## Tensor types\n\nA tensor's data is rows of blocks. One id meant other bytes in other versions.\n"
     yield "| id | type | layout | values a block | bytes | bits a weight | fields | a value is |"
     yield "|--:|---|---|--:|--:|--:|---|---|"
     for record in TENSOR_TYPES.values():
-        fields = ", ".join(field_words(record, name) for name in record.field_names)
+        fields = ", ".join(map(record.field_words, record.field_names))
         yield (
             f"| {record.id} | {record.name} | `{record.layout}` | {record.blck_size} | {record.type_size} | "
             f"{record.bits_per_weight:g} | {fields or record.block.str.lstrip('<')} | {record.doc} |"

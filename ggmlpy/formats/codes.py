@@ -4,6 +4,9 @@ llama.cpp moved the codes within a block (April: neighbors share a byte; May: el
 changed how wide the scale is (f32, from August f16). The code of an element means the same throughout, so a block can
 be carried over: codes are reordered, which loses nothing, and a scale may be rounded to f16, which loses what
 :func:`repack`'s caller can measure.
+
+In every type a value is the scale of its run times a small integer (and more, where there is a minimum):
+:func:`signed_codes` reads those integers, whatever way they are packed.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .grids import grid_values
 from .tensor_types import CodeBits, TensorType
 
 __all__ = ["pack_codes", "repack", "repackable", "signed_codes", "unpack_codes"]
 
 
 def unpack_codes(blocks: NDArray[Any], tensor_type: TensorType) -> NDArray[Any]:
-    """The code of each element: uint8 (q8_0: int8) [..., n_blocks, blck_size].
+    """The code of each element of a type that has ``codes``: uint8 (q8_0: int8) [..., n_blocks, blck_size].
 
     >>> from ggmlpy.formats.tensor_types import TENSOR_TYPES
     >>> block = np.zeros(1, TENSOR_TYPES["q4_0-2023-03"].block)
@@ -36,9 +40,31 @@ def unpack_codes(blocks: NDArray[Any], tensor_type: TensorType) -> NDArray[Any]:
 
 
 def signed_codes(blocks: NDArray[Any], tensor_type: TensorType) -> NDArray[Any]:
-    """The same with the type's zero taken off: int8, or uint8 where no code means less than 0."""
+    """Each value in units of its scale: int8, or uint8 where none is less than 0. [..., n_blocks, blck_size]."""
+    if tensor_type.grid:
+        return grid_values(blocks, tensor_type.name)
+    if not tensor_type.codes:
+        return ternary_digits(blocks).view(np.int8) - np.int8(1)
     codes = unpack_codes(blocks, tensor_type)
+    if tensor_type.levels:
+        return np.array(tensor_type.levels, np.int8)[codes]
     return codes.view(np.int8) - np.int8(tensor_type.zero) if tensor_type.zero else codes
+
+
+POWERS_OF_3 = np.array([1, 3, 9, 27, 81], np.uint8)[:, np.newaxis]
+
+
+def ternary_digits(blocks: NDArray[Any]) -> NDArray[np.uint8]:
+    """The codes 0, 1, 2 of tq1_0, five in a byte (four in the bytes of ``qh``): uint8 [..., n_blocks, 256].
+
+    A byte is the fraction of 256 that the number with these digits is of 3^5, rounded up: so multiplying it by 3 moves
+    the first digit out at the top. Neighboring values stand in neighboring bytes.
+    """
+    runs = []
+    for data, digits in ((blocks["qs"][..., :32], 5), (blocks["qs"][..., 32:], 5), (blocks["qh"], 4)):
+        rest = data[..., np.newaxis, :] * POWERS_OF_3[:digits]  # modulo 256
+        runs.append((rest.astype(np.uint16) * 3 >> 8).astype(np.uint8).reshape(*blocks.shape, -1))
+    return np.concatenate(runs, axis=-1)
 
 
 def pack_codes(codes: NDArray[Any], blocks: NDArray[Any], tensor_type: TensorType) -> None:
@@ -84,7 +110,7 @@ def _bytes_of(blocks: NDArray[Any], part: CodeBits) -> NDArray[np.uint8]:
 
 def repackable(source: TensorType, target: TensorType) -> bool:
     """Whether the codes of ``source`` can be carried into ``target``: the same type in two eras."""
-    return source.name == target.name and source.quantized
+    return source.name == target.name and bool(source.codes)
 
 
 def repack(blocks: NDArray[Any], source: TensorType, target: TensorType) -> NDArray[Any]:

@@ -41,7 +41,7 @@ from ggmlpy.files.mapping import map_file
 
 from .fields import U32, U64, Array, Cursor, Number, Record, Text, read
 from .gguf_values import Typed, Value, check_count
-from .tensor_types import TensorType, types_of
+from .tensor_types import REMOVED, TensorType, types_of
 
 __all__ = ["ALIGNMENT", "GGUF_MAGIC", "GgufFile", "GgufTensor", "open_gguf", "records_of", "split_paths"]
 
@@ -49,13 +49,7 @@ GGUF_MAGIC = 0x46554747
 ALIGNMENT = 32
 MAX_DIMS = 4
 
-# fmt: off
-FOREIGN_TYPES: dict[int, str] = {  # tensor types of GGUF that this library does not decode
-    9: "q8_1", 15: "q8_K", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s", 20: "iq4_nl", 21: "iq3_s",
-    22: "iq2_s", 23: "iq4_xs", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64", 29: "iq1_m", 34: "tq1_0",
-    35: "tq2_0", 39: "mxfp4",
-}
-# fmt: on
+
 @dataclass(frozen=True)
 class Records:
     """The declared records of one version."""
@@ -309,16 +303,16 @@ def _tensor_type(cursor: Cursor, version: int, name: str, start: int, number: in
     known = types_of("gguf", version)
     if number in known:
         return known[number]
-    foreign = FOREIGN_TYPES.get(number, "unknown")
+    removed, why = REMOVED.get(number, ("unknown", "a corrupt file, or a type later than this program"))
     raise UnsupportedError(
-        f"tensor {name!r} has type {number} ({foreign}), which is not supported",
+        f"tensor {name!r} has type {number} ({removed}), which no GGUF file of today has",
         path=cursor.path,
         offset=start,
         field="type",
         expected=", ".join(record.name for record in known.values()),
-        found=foreign,
-        cause="a type later than 2023-08" if number in FOREIGN_TYPES else "a corrupt file",
-        next_step="use a q4_0 … q8_0 or k-quant file of the same model" if number in FOREIGN_TYPES else None,
+        found=removed,
+        cause=why,
+        next_step="quantize the f16 file of the same model again" if number in REMOVED else None,
     )
 
 

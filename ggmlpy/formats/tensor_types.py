@@ -1,8 +1,8 @@
-"""The tensor types of every GGML file before and including GGUF v3: one record per meaning of an id.
+"""The tensor types of every GGML file up to today's GGUF: one record per meaning of an id.
 
 llama.cpp changed the bytes behind an id several times in 2023 and said so only by the version of the container
 (or, in April 2023, not at all). Here each distinct layout is one record, and :func:`types_of` says which record an id
-means in which container.
+means in which container. Since GGUF an id means the same forever; types that were given up are in ``REMOVED``.
 
 ================  ===  =====  =====  ==========================================================  ====================
 layout            id   block  bytes  fields of a block                                           element order of codes
@@ -21,13 +21,24 @@ q5_1-2023-04      7    32     24     f16 d, f16 m, u32 qh, 16 bytes             
 q5_1-2023-05      7    32     24     f16 d, f16 m, u32 qh, 16 bytes                              j low, j+16 high
 q8_0-2023-04      8    32     36     f32 d, 32 signed bytes                                      in order
 q8_0-2023-08      8    32     34     f16 d, 32 signed bytes                                      in order
-bf16              30   1      2      the upper half of an f32 (GGUF only)                        in order
-q2_K … q6_K       10…  256    84…    see the block dtypes below                                  k_quants.c, 2023-06
+q2_K … q6_K       10…  256    84…    see the records below                                       k_quants.c, 2023-06
 ================  ===  =====  =====  ==========================================================  ====================
 
+What came later stands only in GGUF. In all of these types a value is the scale of its run times a small integer:
+
+================  ===============================================================================================
+bf16              no codes: the upper half of an f32
+q1_0, q2_0        codes of 1 and 2 bits, in order
+tq1_0, tq2_0      ternary: five digits to base 3 share a byte (tq1_0), or codes of 2 bits
+iq4_nl, iq4_xs    a code is an index into sixteen ``levels`` that stand closer together around 0
+mxfp4, nvfp4      a code is a float of four bits (E2M1: ``levels``, doubled); the scale has no mantissa, or three bits
+iq1_… to iq3_…    an index says four or eight values at once: a point of a ``grid``, see :mod:`ggmlpy.formats.grids`
+================  ===============================================================================================
+
 Sources: ggml.c at llama.cpp da5303c1e, 352589927, 3e5aa8a1c, 6986c7835 and dadbed99e; k_quants.h at dadbed99e;
-q4_3 from ggml.c between e0305ead3 (2023-04-20) and 36d19a603 (2023-04-28). For one day (7a32fcb3b, 2023-04-25, to
-574406dc7, 2023-04-26) q8_0 had id 6, which q5_0 has since: such a file has ftype 7 in its header.
+ggml-common.h and ggml.h of ggml 0.25.3 (2026); q4_3 from ggml.c between e0305ead3 (2023-04-20) and 36d19a603
+(2023-04-28). For one day (7a32fcb3b, 2023-04-25, to 574406dc7, 2023-04-26) q8_0 had id 6, which q5_0 has since: such a
+file has ftype 7 in its header.
 """
 
 from __future__ import annotations
@@ -39,7 +50,7 @@ import numpy as np
 
 from ggmlpy.files.errors import UsageError
 
-__all__ = ["TENSOR_TYPES", "CodeBits", "TensorType", "type_named", "types_of"]
+__all__ = ["REMOVED", "TENSOR_TYPES", "CodeBits", "TensorType", "type_named", "types_of"]
 
 QK = 32
 QK_K = 256
@@ -76,9 +87,11 @@ class TensorType:
         blck_size: values in a block; a row's length must be a multiple of it.
         block: the numpy dtype of one block.
         doc: how a value is decoded.
-        codes: where the bits of a code are, the lowest bits first; empty where values are not codes.
+        codes: where the bits of a code are, the lowest bits first; empty where no bits are a value's own.
         zero: the code that stands for 0 (what is subtracted from a code before it is scaled).
-        run: values that share a scale: the block, or in k-quants a part of it.
+        run: values that share a scale: the block or a part of it.
+        levels: the integer that each code stands for, where that is not the code less ``zero``.
+        grid: whose points are several values at once, see :mod:`ggmlpy.formats.grids`; empty where there is none.
     """
 
     id: int
@@ -90,6 +103,8 @@ class TensorType:
     codes: tuple[CodeBits, ...] = ()
     zero: int = 0
     run: int = 1
+    levels: tuple[int, ...] = ()
+    grid: str = ""
 
     @property
     def type_size(self) -> int:
@@ -98,13 +113,19 @@ class TensorType:
 
     @property
     def quantized(self) -> bool:
-        """Whether values are codes that share a scale (everything but f32, f16 and bf16)."""
+        """Whether values are codes that share a scale (not f32, f16 and other plain numbers)."""
         return self.blck_size > 1
 
     @property
     def is_k_quant(self) -> bool:
-        """Whether a block has parts with scales of their own, which are codes themselves."""
-        return self.run < self.blck_size
+        """Whether it is one of the k-quants of 2023-06: parts of a block have scales, which are codes themselves."""
+        return self.name.endswith("_K")
+
+    @property
+    def scale_fields(self) -> tuple[str, ...]:
+        """The fields that hold one scale or minimum each."""
+        single = ("d", "m", "dmin", "e")
+        return tuple(name for name in self.field_names if name in single and not self.block[name].shape)
 
     @cached_property
     def code_width(self) -> int:
@@ -120,6 +141,15 @@ class TensorType:
     def field_names(self) -> tuple[str, ...]:
         """The fields of a block; empty for f32 and f16."""
         return self.block.names or ()
+
+    def field_words(self, field: str) -> str:
+        """A field's name, type and count.
+
+        >>> TENSOR_TYPES["q4_1-2023-05"].field_words("qs")
+        'qs u1 × 16'
+        """
+        item = self.block[field]
+        return f"{field} {item.base.str.lstrip('<|')}" + (f" × {item.shape[0]}" if item.shape else "")
 
     def offset(self, field: str) -> int:
         """The byte of a block at which a field begins.
@@ -163,18 +193,34 @@ def _plain(number: int, name: str, block: str, doc: str) -> TensorType:
 
 
 def _type(
-    number: int, layout: str, fields: tuple[str, ...], codes: tuple[CodeBits, ...], zero: int, doc: str, run: int = 0
+    number: int,
+    layout: str,
+    fields: tuple[str, ...],
+    codes: tuple[CodeBits, ...],
+    zero: int,
+    doc: str,
+    run: int = 0,
+    levels: tuple[int, ...] = (),
 ) -> TensorType:
     """A type of blocks; how many values one has follows from its fields."""
     block = _fields(*fields)
     blck_size = block[codes[0].field].itemsize * 8 // codes[0].width
-    return TensorType(number, layout.split("-")[0], layout, blck_size, block, doc, codes, zero, run or blck_size)
+    return TensorType(
+        number, layout.split("-")[0], layout, blck_size, block, doc, codes, zero, run or blck_size, levels
+    )
+
+
+def _packed(number: int, name: str, fields: tuple[str, ...], doc: str, run: int = QK_K, grid: str = "") -> TensorType:
+    """A type of 256 values in which no bits are a value's own."""
+    return TensorType(number, name, name, QK_K, _fields(*fields), doc, run=run, grid=grid)
 
 
 PAIRS, HALVES = (CodeBits("qs", 4, 1),), (CodeBits("qs", 4, 16),)
 PAIRS5, HALVES5 = (*PAIRS, CodeBits("qh", 1)), (*HALVES, CodeBits("qh", 1))
 BYTES = (CodeBits("qs", 8),)
 MINS = "d * scale * q - dmin * min"
+NON_LINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # doubled, so that they are integers
 
 # fmt: off
 _ALL = (
@@ -195,7 +241,6 @@ _ALL = (
     _type(7,  "q5_1-2023-05", ("d <f2", "m <f2", "qh <u4", "qs u1 16"),        HALVES5,  0, "q * d + m"),
     _type(8,  "q8_0-2023-04", ("d <f4", "qs i1 32"),                           BYTES,    0, "q * d"),
     _type(8,  "q8_0-2023-08", ("d <f2", "qs i1 32"),                           BYTES,    0, "q * d"),
-    _plain(30, "bf16", "<u2", "the upper half of an f32"),
     _type(10, "q2_K", ("scales u1 16", "qs u1 64", "d <f2", "dmin <f2"),
           (CodeBits("qs", 2, 32),), 0, MINS, run=16),
     _type(11, "q3_K", ("hmask u1 32", "qs u1 64", "scales u1 12", "d <f2"),
@@ -206,11 +251,40 @@ _ALL = (
           (CodeBits("qs", 4, 32), CodeBits("qh", 1, 32)), 0, MINS, run=32),
     _type(14, "q6_K", ("ql u1 128", "qh u1 64", "scales i1 16", "d <f2"),
           (CodeBits("ql", 4, 64), CodeBits("qh", 2, 32)), 32, "d * scale * (q - 32)", run=16),
+    _packed(16, "iq2_xxs", ("d <f2", "qs u1 64"),
+            "d * (1 + 2 * scale) / 8 * sign * point", run=32, grid="iq2xxs"),
+    _packed(17, "iq2_xs", ("d <f2", "qs <u2 32", "scales u1 8"),
+            "d * (1 + 2 * scale) / 8 * sign * point", run=16, grid="iq2xs"),
+    _packed(18, "iq3_xxs", ("d <f2", "qs u1 64", "signs <u4 8"),
+            "d * (1 + 2 * scale) / 4 * sign * point", run=32, grid="iq3xxs"),
+    _packed(19, "iq1_s", ("d <f2", "qs u1 32", "qh <u2 8"),
+            "d * (1 + 2 * scale) * (point ± 1/8)", run=32, grid="iq1s"),
+    _type(20, "iq4_nl", ("d <f2", "qs u1 16"), HALVES, 0, "d * level[q]", levels=NON_LINEAR),
+    _packed(21, "iq3_s", ("d <f2", "qs u1 64", "qh u1 8", "signs u1 32", "scales u1 4"),
+            "d * (1 + 2 * scale) * sign * point", run=32, grid="iq3s"),
+    _packed(22, "iq2_s", ("d <f2", "qs u1 32", "signs u1 32", "qh u1 8", "scales u1 8"),
+            "d * (1 + 2 * scale) / 8 * sign * point", run=16, grid="iq2s"),
+    _type(23, "iq4_xs", ("d <f2", "scales_h <u2", "scales_l u1 4", "qs u1 128"), HALVES, 0,
+          "d * (scale - 32) * level[q]", run=32, levels=NON_LINEAR),
+    _plain(24, "i8",  "i1",  "the value"),
+    _plain(25, "i16", "<i2", "the value"),
+    _plain(26, "i32", "<i4", "the value"),
+    _plain(27, "i64", "<i8", "the value"),
+    _plain(28, "f64", "<f8", "the value"),
+    _packed(29, "iq1_m", ("qs u1 32", "qh u1 16", "scales <u2 4"),
+            "d * (1 + 2 * scale) * (point ± 1/8)", run=16, grid="iq1s"),
+    _plain(30, "bf16", "<u2", "the upper half of an f32"),
+    _packed(34, "tq1_0", ("qs u1 48", "qh u1 4", "d <f2"), "(digit - 1) * d"),
+    _type(35, "tq2_0", ("qs u1 64", "d <f2"),    (CodeBits("qs", 2, 32),), 1,  "(q - 1) * d"),
+    _type(39, "mxfp4", ("e u1", "qs u1 16"),     HALVES, 0, "level[q] * 2 ** (e - 128)", levels=E2M1),
+    _type(40, "nvfp4", ("d u1 4", "qs u1 32"),   (CodeBits("qs", 4, 8),), 0, "level[q] * d / 2", run=16, levels=E2M1),
+    _type(41, "q1_0",  ("d <f2", "qs u1 16"),    (CodeBits("qs", 1),), 0, "d or -d", levels=(-1, 1)),
+    _type(42, "q2_0",  ("d <f2", "qs u1 16"),    (CodeBits("qs", 2),), 1, "(q - 1) * d"),
 )
 
 TENSOR_TYPES: dict[str, TensorType] = {record.layout: record for record in _ALL}
 
-_GGUF_ONLY = ("bf16",)
+_GGUF_ONLY = tuple(record.layout for record in _ALL if record.id > 14)
 _K_QUANTS = ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
 _MARCH  = ("f32", "f16", "q4_0-2023-03", "q4_1-2023-03")
 _APRIL  = (*_MARCH, "q4_2", "q4_3", "q5_0-2023-04", "q5_1-2023-04", "q8_0-2023-04")
@@ -226,6 +300,22 @@ _LAYOUTS_OF: dict[tuple[str, int], tuple[str, ...]] = {
     ("gguf", 1): _AUGUST,
     ("gguf", 2): (*_AUGUST, *_GGUF_ONLY),
     ("gguf", 3): (*_AUGUST, *_GGUF_ONLY),
+}
+
+# Ids that no program reads any more: name, and what became of it.
+_ARM = "an order of q4_0's blocks for ARM processors, given up in 2024-11: programs now reorder q4_0 when they load it"
+_NL_ARM = "an order of iq4_nl's blocks for ARM processors, given up before a release"
+REMOVED: dict[int, tuple[str, str]] = {
+    4:  ("q4_2", "a type of April 2023, given up before GGUF"),
+    5:  ("q4_3", "a type of April 2023, given up before GGUF"),
+    9:  ("q8_1", "a type of activations, which are never in a file"),
+    15: ("q8_K", "a type of activations, which are never in a file"),
+    31: ("q4_0_4_4", _ARM),
+    32: ("q4_0_4_8", _ARM),
+    33: ("q4_0_8_8", _ARM),
+    36: ("iq4_nl_4_4", _NL_ARM),
+    37: ("iq4_nl_4_8", _NL_ARM),
+    38: ("iq4_nl_8_8", _NL_ARM),
 }
 # fmt: on
 

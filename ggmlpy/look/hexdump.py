@@ -20,6 +20,7 @@ from ggmlpy.formats.gguf import GgufFile, open_gguf, records_of
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile, Part
 from ggmlpy.formats.opening import is_gguf, open_model
+from ggmlpy.formats.tensor_types import TensorType
 
 __all__ = ["Line", "hexdump", "matches"]
 
@@ -91,7 +92,7 @@ def _dump_part(model: ModelFile, part: Part, fold: bool) -> Iterator[Line]:
     def tensor_lines(index: int) -> Iterator[Line]:
         name, (tensor_type, piece) = pieces[index]
         yield from _record_at(cursor, piece.header, part.container.tensor, f"tensor[{name}]")
-        yield _data_line(cursor, piece.offset, len(piece.data), name, tensor_type.layout)
+        yield _data_line(cursor, piece.offset, len(piece.data), name, tensor_type)
 
     yield from _run(len(pieces), "tensors", fold, tensor_lines)
     if part.end < cursor.size:
@@ -115,9 +116,7 @@ def _dump_gguf(file: GgufFile, fold: bool) -> Iterator[Line]:
         len(tensors),
         "tensors' data",
         fold,
-        lambda i: iter(
-            [_data_line(cursor, tensors[i].offset, len(tensors[i].data), tensors[i].name, tensors[i].type.layout)]
-        ),
+        lambda i: iter([_data_line(cursor, tensors[i].offset, len(tensors[i].data), tensors[i].name, tensors[i].type)]),
     )
 
 
@@ -149,8 +148,19 @@ def _line(cursor: Cursor, offset: int, size: int, path: str, value: str, doc: st
     return Line(offset, size, data, path, value, doc)
 
 
-def _data_line(cursor: Cursor, offset: int, size: int, name: str, layout: str) -> Line:
-    return _line(cursor, offset, size, f"tensor[{name}].data", f"{size:,} bytes of {layout}", "")
+def _data_line(cursor: Cursor, offset: int, size: int, name: str, record: TensorType) -> Line:
+    return _line(
+        cursor, offset, size, f"tensor[{name}].data", f"{size:,} bytes of {record.layout}", _block_words(record)
+    )
+
+
+def _block_words(record: TensorType) -> str:
+    """The fields of a block with the bytes where they stand; nothing for plain numbers."""
+    if not record.quantized:
+        return ""
+    places = [f"{record.field_words(field)} at {record.offset(field)}" for field in record.field_names]
+    what = f"blocks of {record.type_size} bytes for {record.blck_size} values: {', '.join(places)}"
+    return f"{what}; a value is {record.doc}"
 
 
 def _said(span: Span) -> str:

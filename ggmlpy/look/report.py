@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.foreign import visible
-from ggmlpy.formats.codes import unpack_codes
+from ggmlpy.formats.codes import signed_codes, unpack_codes
+from ggmlpy.formats.dequantize import scales_of
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.opening import open_model
+from ggmlpy.formats.tensor_types import TensorType
 
 from .contents import tensor_rows
 from .hexdump import hexdump
@@ -33,6 +35,7 @@ BLOCKS_A_ROW = 8
 ROWS_A_TENSOR = 3
 BYTES_A_FIELD = 64
 CHUNK_VALUES = 1 << 20
+LOWEST_CODE = 128  # a code is not below -128
 
 
 def write_report(
@@ -125,15 +128,16 @@ def _original(model: ModelFile, tensor: Tensor) -> Tensor:
 
 def _statistics(tensor: Tensor, source: Tensor | None, progress: Callable[[int], object] | None) -> dict[str, Any]:
     """Histogram of codes and quantization error over the whole tensor."""
-    histogram = np.zeros(32, np.int64)
+    counts = np.zeros(LOWEST_CODE + 256, np.int64)  # of the codes from -LOWEST_CODE on
     squares = largest = 0.0
-    coded = tensor.type.quantized and not tensor.type.is_k_quant and tensor.type.code_width < 8
+    coded = tensor.type.quantized and tensor.type.code_width < 8
     step = max(1, CHUNK_VALUES // tensor.n_cols)
     for start in range(0, tensor.n_rows if coded or source else 0, step):
         stop = min(start + step, tensor.n_rows)
         if coded:
             blocks = np.ascontiguousarray(tensor.raw_rows(start, stop)).view(tensor.type.block)
-            histogram += np.bincount(unpack_codes(blocks, tensor.type).reshape(-1), minlength=32)
+            codes = _shown_codes(blocks, tensor.type).reshape(-1).astype(np.int16) + np.int16(LOWEST_CODE)
+            counts += np.bincount(codes, minlength=len(counts))
         if source:
             error = np.abs(tensor.rows(start, stop).astype(np.float64) - source.rows(start, stop))
             squares += float(np.square(error).sum())
@@ -141,7 +145,21 @@ def _statistics(tensor: Tensor, source: Tensor | None, progress: Callable[[int],
         if progress:
             progress((stop - start) * tensor.n_cols)
     measured = {"rmse": (squares / (tensor.n_rows * tensor.n_cols)) ** 0.5, "max_error": largest} if source else {}
-    return {"histogram": np.trim_zeros(histogram, "b").tolist(), **{k: _number(v) for k, v in measured.items()}}
+    return {**_histogram(counts, tensor.type), **{k: _number(v) for k, v in measured.items()}}
+
+
+def _shown_codes(blocks: NDArray[Any], record: TensorType) -> NDArray[Any]:
+    """The code of each value, or where no bits are a value's own, the value in units of its scale."""
+    return unpack_codes(blocks, record) if record.codes else signed_codes(blocks, record)
+
+
+def _histogram(counts: NDArray[np.int64], record: TensorType) -> dict[str, list[int]]:
+    """How often each code occurs, and which codes these are: all from 0 on, or those that occur."""
+    if record.codes:
+        found = np.trim_zeros(counts[LOWEST_CODE:], "b")
+        return {"histogram": found.tolist(), "histogram_codes": list(range(len(found)))}
+    places = np.flatnonzero(counts)
+    return {"histogram": counts[places].tolist(), "histogram_codes": (places - LOWEST_CODE).tolist()}
 
 
 def _sample(model: ModelFile, tensor: Tensor, source: Tensor | None) -> list[dict[str, Any]]:
@@ -174,17 +192,23 @@ def _row_sample(model: ModelFile, tensor: Tensor, source: Tensor | None, row: in
     return found
 
 
-def _scales(tensor: Tensor, data: NDArray[np.uint8]) -> dict[str, float | str]:
+def _scales(tensor: Tensor, data: NDArray[np.uint8]) -> dict[str, Any]:
     if not tensor.type.quantized:
         return {}
-    block = data.view(tensor.type.block)
-    return {name: _number(block[name][0]) for name in ("d", "m", "dmin") if name in tensor.type.field_names}
+    block, record = data.view(tensor.type.block), tensor.type
+    scales: dict[str, Any] = {name: _number(block[name][0]) for name in record.scale_fields}
+    if record.run < record.blck_size:
+        runs, minimums = scales_of(block, record)
+        scales[f"scale of each {record.run} values"] = _numbers(runs[0])
+        if minimums is not None:
+            scales[f"minimum of each {record.run} values"] = _numbers(minimums[0])
+    return scales
 
 
 def _codes(tensor: Tensor, data: NDArray[np.uint8]) -> list[int]:
-    if not tensor.type.quantized or tensor.type.is_k_quant:
+    if not tensor.type.quantized:
         return []
-    codes: list[int] = unpack_codes(data.view(tensor.type.block), tensor.type)[0].tolist()
+    codes: list[int] = _shown_codes(data.view(tensor.type.block), tensor.type)[0].tolist()
     return codes
 
 

@@ -313,13 +313,12 @@ def _block_of(tensor: OutTensor, row: Bytes, number: int, column: int) -> BlockV
 def block_view(record: TensorType, raw: Bytes, offset: int | None, path: str) -> BlockView:
     """The bytes of one block (uint8 [type_size]), decoded."""
     blocks = np.ascontiguousarray(raw).view(record.block)  # [1]
-    scales = [n for n in record.field_names if n in ("d", "m", "dmin")]
-    coded = record.quantized and record.blck_size <= 32
+    coded = record.codes and record.blck_size <= 32
     return BlockView(
         path=path,
         layout=record.layout,
         offset=offset,
-        fields={n: float(blocks[n][0]) for n in scales},
+        fields={n: float(blocks[n][0]) for n in record.scale_fields},
         codes=[int(code) for code in unpack_codes(blocks, record)[0]] if coded else [],
         values=[float(value) for value in decoded(raw, record).reshape(-1)],
     )

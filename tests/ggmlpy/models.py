@@ -25,9 +25,13 @@ def finite_blocks(rng: np.random.Generator, record, shape) -> np.ndarray:
     if not record.quantized:
         return rng.standard_normal(n_blocks).astype(record.block).view(np.uint8)
     blocks = np.frombuffer(random_bytes(rng, n_blocks * record.type_size), record.block).copy()
-    for name in ("d", "m", "dmin"):
-        if name in record.field_names:
+    for name in record.scale_fields:
+        if blocks[name].dtype.kind == "f":
             blocks[name] = rng.standard_normal(n_blocks)
+    if record.name == "mxfp4":
+        blocks["e"] = rng.integers(120, 132, n_blocks)
+    if record.name == "iq1_m":  # the upper four bits of the last word are those of the float16: 0x3… is 1/8 to 2
+        blocks["scales"][:, 3] = blocks["scales"][:, 3] & 0x0FFF | 0x3000
     return blocks.view(np.uint8)
 
 

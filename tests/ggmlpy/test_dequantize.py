@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy import TENSOR_TYPES, UsageError, open_model
+from ggmlpy import TENSOR_TYPES, UsageError, open_model, types_of
 from ggmlpy.formats.dequantize import dequantize
+from ggmlpy.formats.grids import GRIDS, grid_levels
+from tests.ggmlpy.scalar_types import VALUES as LATER_VALUES
 
 f32 = np.float32
 QUANTIZED = [layout for layout, record in TENSOR_TYPES.items() if record.quantized]
@@ -19,6 +23,8 @@ def value_of(block, record, i: int) -> np.float32:
     name = record.name
     if name.endswith("_K"):
         return K_VALUES[name](block, i)
+    if name in LATER_VALUES:
+        return LATER_VALUES[name](block, i)
     d, qs = f32(block["d"]), block["qs"]
     if name == "q8_0":
         return f32(int(qs[i])) * d
@@ -98,6 +104,38 @@ def test_the_shape_is_kept(layout):
     values = dequantize(np.zeros((2, 3, 4), record.block), record)
     assert values.shape == (2, 3, 4 * record.blck_size)
     assert values.dtype == np.float32
+
+
+def test_random_blocks_of_todays_types_decode_as_in_ggml(golden):
+    """Blocks of random bytes, and of extreme ones; what libggml-base made of them."""
+    folder = golden("today-quants/dequant")
+    facts = json.loads((folder / "types.json").read_text())
+    records = types_of("gguf", 3)
+    for name, fact in facts.items():
+        record = records[fact["type"]]
+        assert (record.name, record.blck_size, record.type_size) == (name, fact["block_values"], fact["block_bytes"])
+        if record.quantized:
+            expected = np.fromfile(folder / f"{name}.f32", "<f4")
+            values = dequantize(np.fromfile(folder / f"{name}.bin", record.block), record)
+            differing = (values.view(np.uint32) != expected.view(np.uint32)) & ~(np.isnan(values) & np.isnan(expected))
+            assert not differing.any(), name
+    quantized = {record.name for record in records.values() if record.quantized}
+    assert quantized <= facts.keys()
+
+
+def test_the_points_of_a_grid_are_in_order_and_distinct():
+    for name, grid in GRIDS.items():
+        levels = grid_levels(name)
+        assert levels.shape == (grid.size, grid.width)
+        assert levels.max() == len(grid.numbers) - 1
+        weights = len(grid.numbers) ** np.arange(grid.width, dtype=np.int64)
+        assert len(np.unique(levels @ weights)) == grid.size, name
+
+
+def test_plain_numbers_are_themselves():
+    for name in ("i8", "i16", "i32", "i64", "f64"):
+        record = TENSOR_TYPES[name]
+        assert dequantize(np.arange(4).astype(record.block), record).tolist() == [0, 1, 2, 3]
 
 
 def test_two_quantizations_of_one_model_agree(golden):

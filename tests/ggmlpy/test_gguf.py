@@ -216,15 +216,25 @@ def test_metadata_that_is_not_a_llama_s_is_refused_by_name(key, value, words, tm
         open_model(tmp_path / "n.gguf")
 
 
-def test_types_of_later_years_are_refused_by_name(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "words", "then"),
+    [
+        (4, "q4_2", "quantize the f16 file"),
+        (31, "q4_0_4_4", "quantize the f16 file"),
+        (38, "iq4_nl_8_8", "quantize the f16 file"),
+        (1000, "unknown", ""),
+    ],
+)
+def test_types_that_no_program_reads_are_refused_by_name(number, words, then, tmp_path):
     to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "q4_0"), tmp_path / "m.gguf")
     header = next(iter(open_gguf(tmp_path / "m.gguf").tensors.values())).header
     data = bytearray((tmp_path / "m.gguf").read_bytes())
     at = header + 8 + len("token_embd.weight") + 4 + 16
-    data[at : at + 4] = struct.pack("<I", 20)
+    data[at : at + 4] = struct.pack("<I", number)
     (tmp_path / "m.gguf").write_bytes(data)
-    with pytest.raises(UnsupportedError, match=r"type 20 \(iq4_nl\), which is not supported"):
+    with pytest.raises(UnsupportedError, match=rf"type {number} \({words}\), which no GGUF file of today has") as error:
         open_model(tmp_path / "m.gguf")
+    assert then in (error.value.next_step or "")
 
 
 @pytest.fixture(scope="module")
@@ -248,8 +258,13 @@ def test_the_gguf_package_dequantizes_to_the_same_numbers(record, tmp_path):
     data = finite_blocks(np.random.default_rng(1), record, (4, record.blck_size * 8))
     tensor = OutTensor("x", record, (4, record.blck_size * 8), lambda: [data])
     write_gguf(tmp_path / "m.gguf", {"general.architecture": Value("string", b"llama")}, [tensor])
+    if record.id > 40:
+        pytest.skip("later than this package")
     theirs = gguf.GGUFReader(tmp_path / "m.gguf").tensors[0]
     ours = dequantize(open_gguf(tmp_path / "m.gguf").tensors["x"].data.view(record.block), record)
+    if record.name in ("i8", "i16", "i32", "i64", "f64"):  # it hands these out as they are
+        np.testing.assert_array_equal(theirs.data.reshape(-1).astype(np.float32), ours.reshape(-1))
+        return
     np.testing.assert_array_equal(gguf.dequantize(theirs.data, theirs.tensor_type).reshape(-1), ours.reshape(-1))
 
 

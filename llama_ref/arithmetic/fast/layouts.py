@@ -107,11 +107,12 @@ def layout_of(record: TensorType) -> Layout:
 
 
 LAYOUTS: dict[str, Layout] = {
-    name: layout_of(record) for name, record in TENSOR_TYPES.items() if record.blck_size == 32
+    name: layout_of(record) for name, record in TENSOR_TYPES.items() if record.blck_size == 32 and not record.levels
 }
 DIRECT = (*LAYOUTS, *FLOATS)  # read where they lie in the file
-# Ours, in memory only: two runs of 16 values with f32 d, f32 m and 16 codes each. Every value of q4_2, q4_3 and the
-# k-quants has this form exactly (d = the block's scale times the run's), so `fast` widens those when it loads them.
+# Ours, in memory only: two runs of 16 values with f32 d, f32 m and 16 codes each. Every value of q4_2, q4_3, the
+# k-quants and all later types has this form exactly (d = the scale of its run), so `fast` widens those when it loads
+# them.
 LAYOUTS["sixteens"] = Layout(48, 8, codes=8, zero=128, d=0, scale="<f4", m=4, codes_second=32, d_second=24, m_second=28)
 SIXTEENS = np.dtype([("d", "<f4"), ("m", "<f4"), ("codes", "i1", 16)])
 
@@ -146,7 +147,7 @@ WIDEN_ROWS_BYTES = 1 << 24
 
 
 def widen(tensor: Tensor) -> npt.NDArray[np.uint8]:
-    """A matrix of q4_2, q4_3 or k-quants as `SIXTEENS`: uint8 [rows * cols / 16 * 24]."""
+    """A matrix of any type of blocks as `SIXTEENS`: uint8 [rows * cols / 16 * 24]."""
     rows, cols = tensor.shape
     out = np.zeros((rows, cols // 16), SIXTEENS)
     step = max(1, WIDEN_ROWS_BYTES // (4 * cols))
