@@ -40,6 +40,7 @@ N = TypeVar("N", int, float)
 
 LARGEST_JSON = 1 << 24  # an honest config has a few hundred bytes, an index of 65B about 60 kB
 LARGEST_MULTIPLIER = 64  # of the feed-forward width; the published ones are 1 to 1.5
+LARGEST_TOKENIZER = 1 << 27  # a tokenizer.json of 128,000 tokens has 17 MB, of 256,000 33 MB
 LARGEST_SIZE = 1 << 20  # of n_embd, n_mult, n_head, n_layer: far above any model, far below an overflow
 
 
@@ -135,18 +136,19 @@ def _as_rope_keys(scaling: RopeScaling) -> dict[str, Any]:
     return {"type": scaling.type, "rope_type": scaling.type, **numbers, **scaling.other}
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A JSON object from a small file.
+def read_json(path: str | os.PathLike[str], *, most: int = LARGEST_JSON) -> dict[str, Any]:
+    """A JSON object from a file of at most ``most`` bytes.
 
     Raises:
         MissingFileError: there is no such file.
-        FormatError: not JSON, not an object, or far too large to be a configuration.
+        FormatError: not JSON, not an object, or far too large for what it should be.
     """
     path = Path(path)
     try:
         size = path.stat().st_size
-        if size > LARGEST_JSON:
-            raise FormatError("too large for a configuration", path=path, expected=f"<= {LARGEST_JSON}", found=size)
+        if size > most:
+            what = "configuration" if most == LARGEST_JSON else "tokenizer"
+            raise FormatError(f"too large for a {what}", path=path, expected=f"<= {most}", found=size)
         value = json.loads(path.read_bytes())  # UTF-8 or UTF-16, with or without a byte order mark
     except FileNotFoundError as error:
         raise MissingFileError("is missing", path=path, next_step=f"copy {path.name} beside the weights") from error

@@ -19,7 +19,6 @@ ones therefore merge first.
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,11 +29,14 @@ from typing import Any, Protocol
 from ggmlpy.files.errors import VocabularyError
 from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, MARCH_19, Era, era_of
 
+from .merging import REMEMBERED_LENGTH, REMEMBERED_WORDS, merged_neighbors
+
 __all__ = [
     "BOS",
     "EOS",
     "Disagreement",
     "GreedyTokenizer",
+    "PieceTokenizer",
     "ScoreTokenizer",
     "SentencePieceTokenizer",
     "Tokenizer",
@@ -69,7 +71,7 @@ def _c_string(text: str | bytes) -> bytes:
     return data.partition(b"\0")[0]
 
 
-class _PieceTokenizer:
+class PieceTokenizer:
     """A vocabulary as a GGML file holds it: piece ``i`` is the text of token ``i``.
 
     Attributes:
@@ -132,7 +134,7 @@ def utf8_characters(data: bytes) -> list[bytes]:
     return characters
 
 
-class ScoreTokenizer(_PieceTokenizer):
+class ScoreTokenizer(PieceTokenizer):
     """Merge the neighbouring pair with the highest score; of equals the leftmost; until nothing merges.
 
     Args:
@@ -201,38 +203,19 @@ class ScoreTokenizer(_PieceTokenizer):
         known = self._known_spans.get(key)
         if known is None:
             known = tuple(self._merge(list(characters)))
-            if len(self._known_spans) < _REMEMBERED_SPANS and len(key) <= _REMEMBERED_LENGTH:
+            if len(self._known_spans) < REMEMBERED_WORDS and len(key) <= REMEMBERED_LENGTH:
                 self._known_spans[key] = known
         return known
 
     def _merge(self, symbols: list[bytes]) -> list[int]:
-        """Merge ``symbols`` (changed in place: a merged right neighbour becomes empty) and look the result up."""
-        n = len(symbols)
-        before = list(range(-1, n - 1))
-        after = [*range(1, n), -1]
-        queue: list[tuple[float, int, int, int]] = []  # (-score, left, right, bytes of both)
+        """Merge ``symbols``, which are used up, and look the result up."""
+        ids, scores = self.ids, self.scores
 
-        def offer(left: int, right: int) -> None:
-            if left >= 0 and right >= 0:
-                token = self.ids.get(symbols[left] + symbols[right])
-                if token is not None:
-                    size = len(symbols[left]) + len(symbols[right])
-                    heapq.heappush(queue, (-self.scores[token], left, right, size))
+        def rank_of(left: bytes, right: bytes) -> float | None:
+            token = ids.get(left + right)
+            return None if token is None else -scores[token]
 
-        for i in range(1, n):
-            offer(i - 1, i)
-        while queue:
-            _, left, right, size = heapq.heappop(queue)
-            if not symbols[left] or not symbols[right] or len(symbols[left]) + len(symbols[right]) != size:
-                continue  # one of the two has been merged since
-            symbols[left] += symbols[right]
-            symbols[right] = b""
-            after[left] = after[right]
-            if after[right] >= 0:
-                before[after[right]] = left
-            offer(before[left], left)
-            offer(left, after[left])
-        return [token for symbol in symbols if symbol for token in self._lookup(symbol)]
+        return [token for symbol in merged_neighbors(symbols, rank_of) for token in self._lookup(symbol)]
 
     def _lookup(self, symbol: bytes) -> list[int]:
         token = self.ids.get(symbol)
@@ -250,11 +233,7 @@ class ScoreTokenizer(_PieceTokenizer):
         return token
 
 
-_REMEMBERED_SPANS = 200_000
-_REMEMBERED_LENGTH = 64  # bytes
-
-
-class GreedyTokenizer(_PieceTokenizer):
+class GreedyTokenizer(PieceTokenizer):
     """Of all splits into pieces of at most 18 bytes, the one with the largest sum of squared lengths.
 
     A vocabulary without scores has nothing better. Of equally good splits, the one found first when pieces are tried
@@ -306,7 +285,7 @@ class GreedyTokenizer(_PieceTokenizer):
         return token_at
 
 
-class SentencePieceTokenizer(_PieceTokenizer):
+class SentencePieceTokenizer(PieceTokenizer):
     """A ``tokenizer.model`` read by Google's library: the reference for the other two.
 
     Its pieces are those that a GGML file would hold: "" for control pieces, one raw byte, ▁ as a space.
