@@ -59,11 +59,11 @@ def contains(members: CharacterSet, code_point: int) -> bool:
 
 
 def union(*sets: CharacterSet) -> CharacterSet:
-    return _combined(sets, lambda members: members.any(axis=0))
+    return _combined(sets, lambda members: np.any(members, axis=0))
 
 
 def intersection(*sets: CharacterSet) -> CharacterSet:
-    return _combined(sets, lambda members: members.all(axis=0))
+    return _combined(sets, lambda members: np.all(members, axis=0))
 
 
 def inverted(members: CharacterSet) -> CharacterSet:
@@ -78,11 +78,11 @@ def _membership(sets: Sequence[CharacterSet]) -> tuple[NDArray[np.int64], NDArra
     return starts, np.array([np.searchsorted(each, starts, "right") & 1 == 1 for each in sets])
 
 
-def _combined(sets: Sequence[CharacterSet], rule: Callable[[NDArray[Any]], NDArray[Any]]) -> CharacterSet:
+def _combined(sets: Sequence[CharacterSet], rule: Callable[[NDArray[Any]], Any]) -> CharacterSet:
     if not sets:
         return np.zeros(0, np.int64)
     starts, members = _membership(sets)
-    inside = rule(members)
+    inside: NDArray[np.bool_] = rule(members)
     changes = starts[np.flatnonzero(np.diff(inside, prepend=False))]
     return np.append(changes, CODE_POINTS) if len(changes) & 1 else changes
 

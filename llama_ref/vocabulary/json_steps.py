@@ -278,7 +278,8 @@ def frame(record: Record | None) -> Frame:
     if record is None or kind == "ByteLevel":
         return [], []
     if kind == "Sequence":
-        before, after = [], []
+        before: list[int] = []
+        after: list[int] = []
         for each in record["processors"]:
             inner = frame(each)
             before, after = inner[0] + before, after + inner[1]

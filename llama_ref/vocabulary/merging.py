@@ -25,10 +25,11 @@ def merged_neighbors(symbols: list[AnyStr], rank_of: Callable[[AnyStr, AnyStr], 
 
     A queue holds the pairs, so the time grows as n·log n with the number of symbols.
     """
-    n = len(symbols)
+    if len(symbols) < 2:
+        return symbols
+    n, nothing = len(symbols), symbols[0][:0]
     before, after = list(range(-1, n - 1)), [*range(1, n), -1]
     queue: list[tuple[float, int, int, int]] = []  # rank, left, right, length of both
-    nothing = symbols[0][:0] if symbols else None
 
     def offer(left: int, right: int) -> None:
         if left >= 0 and right >= 0:
@@ -43,7 +44,7 @@ def merged_neighbors(symbols: list[AnyStr], rank_of: Callable[[AnyStr, AnyStr], 
         if not symbols[left] or not symbols[right] or len(symbols[left]) + len(symbols[right]) != size:
             continue  # one of the two has been merged since
         symbols[left] += symbols[right]
-        symbols[right] = nothing  # type: ignore[call-overload]
+        symbols[right] = nothing
         after[left] = after[right]
         if after[right] >= 0:
             before[after[right]] = left

@@ -16,7 +16,10 @@ from ggmlpy.formats.byte_alphabet import ALPHABET, from_alphabet, in_alphabet
 from llama_ref.vocabulary.expressions import LLAMA_CPP, ONIGURUMA, expression
 from llama_ref.vocabulary.json_tokenizer import JsonTokenizer
 
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 FRAME = {
     "type": "TemplateProcessing",
@@ -146,7 +149,7 @@ def test_behaviors_of_split(made, behavior: str, invert: bool, expected: list[st
     ],
 )
 def test_what_cannot_be_read_is_named(made, change: dict[str, object], error: type[FormatError]) -> None:
-    with pytest.raises(error, match="tokenizer.json"):
+    with pytest.raises(error, match=r"tokenizer\.json"):
         made(**change)
 
 
