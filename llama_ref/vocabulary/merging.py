@@ -27,7 +27,7 @@ def merged_neighbors(symbols: list[AnyStr], rank_of: Callable[[AnyStr, AnyStr], 
     """
     if len(symbols) < 2:
         return symbols
-    n = len(symbols)
+    n: int = len(symbols)
     nothing = symbols[0][:0]
     before, after = list(range(-1, n - 1)), [*range(1, n), -1]
     queue: list[tuple[float, int, int, int]] = []  # rank, left, right, length of both
