@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .checkpoint.safetensors_file import SafetensorsFile, open_safetensors, write_safetensors
     from .checkpoint.tensor import LazyTensor
     from .conversion.checkpoints import convert_from_huggingface, convert_to_huggingface
-    from .conversion.ggml import convert
+    from .conversion.converting import convert
     from .text.conversation import Conversation, Token
     from .text.model import Model
     from .text.sampling import SamplingOptions
@@ -69,7 +69,7 @@ _HOMES = {
     "checkpoint.safetensors_file": ("SafetensorsFile", "open_safetensors", "write_safetensors"),
     "checkpoint.tensor":           ("LazyTensor",),
     "conversion.checkpoints":      ("convert_from_huggingface", "convert_to_huggingface"),
-    "conversion.ggml":             ("convert",),
+    "conversion.converting":       ("convert",),
     "text.conversation":           ("Conversation", "Token"),
     "text.model":                  ("Model",),
     "text.sampling":               ("SamplingOptions",),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,21 @@ def whole_gguf(vectors: Path, name: str, target: Path) -> Path:
             stream.write(_values(weights, key, record["case"], folder).reshape(shape).astype("<f4").tobytes())
     assert hashlib.sha256(target.read_bytes()).hexdigest() == record["sha256"], name
     return target
+
+
+def huggingface_directory(vectors: Path, case: str, target: Path) -> tuple[Path, str | None]:
+    """A checkpoint put together again (what several have in common is stored once), and its rules for words."""
+    folder = vectors / "today-models" / "hf"
+    target.mkdir(parents=True)
+    pre = None
+    for name, record in json.loads((folder / "manifest.json").read_text())["cases"][case].items():
+        source = folder / record.get("weights_from", case) / name
+        source = folder.parent / record["same_as"] if "same_as" in record else source
+        if name == "PRE":
+            pre = source.read_text().strip()
+        else:
+            shutil.copyfile(source, target / name)
+    return target, pre
 
 
 def _weights_of(folder: Path, case: str) -> Path:

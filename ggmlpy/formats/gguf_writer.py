@@ -75,4 +75,6 @@ def prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> tuple
         out.append(write(records.tensor, values))
         offset += tensor.nbytes + -tensor.nbytes % alignment
     before = b"".join(out)
+    if not tensors and "split.count" not in metadata:
+        return before, offsets  # a vocabulary alone ends with its last pair
     return before + Align("padding", multiple=alignment).write({}, len(before)), offsets

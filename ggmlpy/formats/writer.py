@@ -68,12 +68,13 @@ def written_size(
     hparams: ModelParams,
     vocab: Iterable[tuple[bytes, float]],
     tensors: Iterable[OutTensor],
+    metadata: Mapping[str, Value] | None = None,
 ) -> int:
     """Bytes of the file that :func:`write_model` would write from the same arguments."""
     if container == "gguf":
         from .gguf_writer import gguf_size
 
-        return gguf_size(*_as_gguf(version, hparams, vocab, tensors))
+        return gguf_size(*_as_gguf(version, hparams, vocab, tensors, metadata))
     declared = CONTAINERS[container]
     return file_size(declared, len(header_bytes(declared, version, hparams, vocab)), tensors)
 

@@ -27,7 +27,7 @@ from ggmlpy.files.errors import FormatError, MissingFileError
 from ggmlpy.files.kinds import first_bytes, kind_of, lookalike
 from ggmlpy.files.paths import stays_inside
 
-from .params import read_json
+from .params import LARGEST_JSON, read_json
 
 __all__ = ["Folder", "Layout", "directory_of", "is_weight_file", "weight_file_names"]
 
@@ -92,14 +92,17 @@ class Folder:
                 tuple(entry.name for entry in seen if _answers(entry.is_dir)),
             )
 
-    def json(self, name: str) -> dict[str, Any]:
+    def json(self, name: str, most: int = LARGEST_JSON) -> dict[str, Any]:
         """The JSON object in a file of the directory, read once.
+
+        Args:
+            most: how many bytes an honest file of this name has at most.
 
         Raises:
             MissingFileError, FormatError: see :func:`.read_json`.
         """
         if name not in self._records:
-            self._records[name] = read_json(self.path / name)
+            self._records[name] = read_json(self.path / name, most=most)
         return self._records[name]
 
     def matching(self, pattern: str) -> list[Path]:

@@ -25,7 +25,7 @@ from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_kn
 
 from .folder import Layout
 from .tensor import LazyTensor
-from .weights import WeightFile
+from .weights import WeightFile, is_safetensors
 
 __all__ = ["Checkpoint", "HasHeads", "Heads", "check_model", "in_layout", "shard_of"]
 
@@ -75,6 +75,11 @@ class Checkpoint:
         """Give back the memory of the file pages read so far (see :meth:`.PthFile.release`)."""
         for file in self._opened:
             file.release()
+
+    def names_by_file(self) -> list[list[str]]:
+        """The names in each weight file: sorted in a safetensors file, elsewhere as stored."""
+        names = [(is_safetensors(file.path), list(file.state_dict)) for file in self._opened]
+        return [sorted(found) if by_name else found for by_name, found in names]
 
     @property
     def n_vocab(self) -> int:

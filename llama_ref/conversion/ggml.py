@@ -23,13 +23,12 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ggmlpy.files.atomic import require_space
 from ggmlpy.files.errors import MissingFileError, UsageError, VocabularyError
 from ggmlpy.files.paths import refuse_overwriting
 from ggmlpy.formats.carrying import carry, lost_in
@@ -41,27 +40,25 @@ from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import ggml_names, original_names, shard_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.vocabulary_names import known_vocabulary, vocabulary_name
-from ggmlpy.formats.writer import write_model, written_size
+from ggmlpy.formats.writer import written_size
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.folder import directory_of
 from llama_ref.checkpoint.params import read_config_json, read_params_json
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary
 
+from .plan import Plan
+
 __all__ = [
-    "Plan",
     "VocabularyCount",
     "carried_notes",
     "check_vocabulary",
-    "convert",
-    "plan_conversion",
-    "plan_vocabulary",
+    "plan_ggml",
+    "plan_ggml_vocabulary",
     "vocabulary_counts",
 ]
 
 OUTTYPES = {"f32": 0, "f16": 1}
 CHUNK_BYTES = 16 << 20
-
-Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -73,67 +70,7 @@ class VocabularyCount:
     size: int
 
 
-@dataclass
-class Plan:
-    """A conversion that has been checked and not yet begun; a context manager (it keeps the checkpoint open).
-
-    Attributes:
-        files: what will be written, with the size of each in bytes.
-        container, version, hparams: of the files.
-        vocab: the vocabulary that goes in.
-        parts: the tensors of each file.
-        notes: what the user should know; values that overflow f16 are added while writing.
-    """
-
-    files: dict[Path, int]
-    container: Container
-    version: int
-    hparams: ModelParams
-    vocab: GgmlVocabulary
-    parts: list[list[OutTensor]]
-    notes: list[str] = field(default_factory=list)
-    checkpoint: Checkpoint | None = None
-    overflows: dict[str, int] = field(default_factory=dict)
-
-    def __enter__(self) -> Plan:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.checkpoint:
-            self.checkpoint.close()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all files."""
-        return sum(self.files.values())
-
-    @property
-    def tensor_bytes(self) -> int:
-        """Bytes of all tensors: what ``progress`` will add up to."""
-        return sum(tensor.nbytes for part in self.parts for tensor in part)
-
-    def write(self, progress: Progress | None = None) -> list[Path]:
-        """Write the files and return their paths. Each appears under its name when it is complete.
-
-        Arguments:
-            progress: called with the number of bytes after each piece.
-
-        Raises:
-            DiskSpaceError: they would not fit; nothing was written.
-            FormatError: a tensor could not be read, or a file not be written.
-        """
-        require_space(next(iter(self.files)), self.nbytes)
-        for path, part in zip(self.files, self.parts):
-            name, version = self.container.name, self.version
-            write_model(path, name, version, self.hparams, self.vocab, part, progress)
-        self.notes += [
-            f"{count} values of {name} exceed the range of f16 and became infinite: use --outtype f32"
-            for name, count in self.overflows.items()
-        ]
-        return list(self.files)
-
-
-def plan_conversion(
+def plan_ggml(
     source: str | os.PathLike[str],
     outfile: str | os.PathLike[str] | None = None,
     *,
@@ -190,30 +127,7 @@ def plan_conversion(
         return plan
 
 
-def convert(
-    source: str | os.PathLike[str],
-    outfile: str | os.PathLike[str] | None = None,
-    *,
-    outtype: str = "f16",
-    container: str | None = None,
-    era: str | Era = DEFAULT_ERA,
-    progress: Progress | None = None,
-) -> list[Path]:
-    """Convert the checkpoint in ``source`` into a GGML or GGUF file and return the paths of what was written.
-
-    Everything is checked before the first byte is written; :func:`plan_conversion` takes the same arguments and more,
-    raises the same errors, and leaves the writing to you.
-
-    >>> convert("models/7B")                                             # doctest: +SKIP
-    [PosixPath('models/7B/ggml-model-f16.bin')]
-    >>> convert("models/7B", "7b.gguf", container="gguf")                # doctest: +SKIP
-    [PosixPath('7b.gguf')]
-    """
-    with plan_conversion(source, outfile, outtype=outtype, container=container, era=era) as plan:
-        return plan.write(progress)
-
-
-def plan_vocabulary(
+def plan_ggml_vocabulary(
     source: str | os.PathLike[str],
     outfile: str | os.PathLike[str] | None = None,
     *,
@@ -228,7 +142,7 @@ def plan_vocabulary(
     Arguments:
         source: directory with params.json or config.json and, there or in its parent, tokenizer.model.
         model: "7B" … "65B", in place of params.json.
-        outfile, outtype, era, container, tokenizer: as for :func:`plan_conversion`.
+        outfile, outtype, era, container, tokenizer: as for :func:`plan_ggml`.
 
     Raises:
         MissingFileError: no tokenizer, or no parameters.
@@ -496,4 +410,4 @@ def _cast(values: np.ndarray, target: TensorType) -> np.ndarray:
 
 def _count_overflow(plan: Plan, name: str, values: np.ndarray, cast: np.ndarray) -> None:
     if np.isinf(cast).any() and (count := int((np.isinf(cast) & np.isfinite(values)).sum())):
-        plan.overflows[name] = plan.overflows.get(name, 0) + count
+        plan.count_overflow(name, count)

@@ -17,7 +17,7 @@ import numpy as np
 from ggmlpy import write_model
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
 from llama_ref.conversion.checkpoints import plan_to_hf
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from toolchain.verify.as_written import stored
 from toolchain.verify.mistakes import mistakes
 

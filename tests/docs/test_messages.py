@@ -16,7 +16,7 @@ from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.look.check import check_model
 from llama_ref.checkpoint import open_checkpoint, open_pth
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from llama_ref.text.chat import instruction_warning
 from tests.docs import scenes
 

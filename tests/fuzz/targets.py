@@ -26,7 +26,7 @@ from ggmlpy.look.report import report_data
 from ggmlpy.verify.compare import compare
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from llama_ref.conversion.tokenizer_json import tokenizer_json
 from llama_ref.text.conversation import Conversation
 from llama_ref.vocabulary.sentencepiece_model import parse_sentencepiece, read_sentencepiece

@@ -15,7 +15,7 @@ from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.model_params import ModelParams, RopeScaling
 from llama_ref.checkpoint.params import config_json, params_json, params_of_huggingface, read_params_json
 from llama_ref.conversion.checkpoints import convert_from_huggingface, convert_to_huggingface, plan_from_hf
-from llama_ref.conversion.ggml import convert, plan_conversion
+from llama_ref.conversion.converting import convert, plan_conversion
 
 LLAMA = ModelParams(n_vocab=320, n_embd=64, n_layer=2, n_head=4, n_mult=32)
 LINEAR = {"type": "linear", "factor": 4.0}

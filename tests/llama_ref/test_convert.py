@@ -23,7 +23,7 @@ from llama_ref.checkpoint.params import params_json
 from llama_ref.checkpoint.safetensors_file import write_safetensors
 from llama_ref.conversion import ggml as convert_module
 from llama_ref.conversion.checkpoints import plan_to_hf
-from llama_ref.conversion.ggml import plan_conversion, plan_vocabulary
+from llama_ref.conversion.converting import plan_conversion, plan_vocabulary
 
 BY_PIN = {era.pin: era.date for era in ERAS.values()}
 GUESSING = ("p3", "p4")  # these divide by n_embd // 128 heads, so they fail on T1 with its 64 columns

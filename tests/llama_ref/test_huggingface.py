@@ -26,7 +26,7 @@ from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.params import read_params_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile, write_safetensors
 from llama_ref.conversion.checkpoints import parse_size, plan_from_hf, plan_to_hf
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from llama_ref.conversion.tokenizer_json import tokenizer_json
 from toolchain.verify.fingerprint import fingerprint_checkpoint
 

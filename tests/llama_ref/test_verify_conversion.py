@@ -12,7 +12,7 @@ from ggmlpy import open_model, out_tensor, write_model
 from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
 from llama_ref.conversion.checkpoints import plan_to_hf
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from toolchain.verify.as_written import stored
 from toolchain.verify.conversion import verify_conversion
 from toolchain.verify.mistakes import mistakes

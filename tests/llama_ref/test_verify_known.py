@@ -19,7 +19,7 @@ from llama_ref.checkpoint import known_files
 from llama_ref.checkpoint.known_files import KNOWN_FILES, KnownFile
 from llama_ref.checkpoint.params import params_json
 from llama_ref.conversion.checkpoints import plan_to_hf
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from toolchain.verify import published_tensors
 from toolchain.verify.published import bytes_to_read, verify
 

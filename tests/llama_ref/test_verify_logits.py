@@ -13,7 +13,7 @@ from ggmlpy import open_model
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.formats.eras import ERAS
 from llama_ref.arithmetic.choosing import create_backend
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from llama_ref.text.logits import logits, write_logits
 from llama_ref.text.model import Model
 from tests.llama_ref.random_models import Shape, write_random_model

@@ -8,7 +8,7 @@ import pytest
 
 import cli
 from llama_ref.conversion.checkpoints import plan_to_hf
-from llama_ref.conversion.ggml import convert
+from llama_ref.conversion.converting import convert
 from toolchain.verify.sides import compare_anything
 
 

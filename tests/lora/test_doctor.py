@@ -13,7 +13,7 @@ import pytest
 
 import cli
 from ggmlpy.files.errors import MissingFileError
-from llama_ref.conversion.ggml import plan_conversion, plan_vocabulary
+from llama_ref.conversion.converting import plan_conversion, plan_vocabulary
 from toolchain.look import doctor
 from toolchain.look.doctor import examine
 

@@ -21,7 +21,7 @@ from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint, open_pth, widen_bfloat16, write_pth
 from llama_ref.checkpoint.params import params_json
 from llama_ref.conversion.checkpoints import plan_to_hf
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from lora.merging.merge import merge, plan_merge
 from tests.lora.test_kernels import transcription
 

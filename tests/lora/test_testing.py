@@ -8,7 +8,7 @@ from ggmlpy import open_model
 from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.testing import assert_quantized_from, assert_same_model
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from lora.merging.merge import merge
 from tests.ggmlpy.models import write_tiny
 from tests.lora.test_verify import inputs

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import cli
 from ggmlpy.files.errors import FormatError, ShapeError, UsageError
 from ggmlpy.formats.model_params import ModelParams
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from llama_ref.text.model import Model
 from llama_ref.vocabulary.prompts import TRAINING_TEMPLATE, alpaca_prompt
 from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, write_sentencepiece

@@ -17,7 +17,7 @@ from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import LazyTensor, write_pth
 from llama_ref.checkpoint.layout import in_layout
 from llama_ref.conversion.checkpoints import plan_to_hf
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from lora.merging.merge import merge, plan_merge
 from toolchain.makers.tiny_models import SPELLINGS, tiny_shape, write_adapter, write_checkpoint
 from toolchain.verify.as_written import stored

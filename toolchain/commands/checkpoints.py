@@ -29,14 +29,19 @@ def add_convert(commands: Commands) -> None:
         commands,
         "convert",
         run_convert,
-        "Turn a checkpoint (Meta's layout or Hugging Face's) into a GGML file of f16 or f32.",
+        "Turn a checkpoint (Meta's layout or Hugging Face's) into a GGML or GGUF file.",
         "convert files/merged --outfile f16.bin\nconvert models/7B\nconvert zh-models/7B/ 1\n"
-        "convert models/7B --vocab-only --outfile ggml-vocab.bin",
+        "convert models/7B --vocab-only --outfile ggml-vocab.bin\n"
+        "convert Llama-3.2-1B --container gguf --outtype bf16",
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="holds consolidated.*.pth, *.safetensors or *.bin")
     number = "as convert-pth-to-ggml.py takes it: 0 for f32, 1 for f16"
     parser.add_argument("ftype", metavar="0|1", nargs="?", help=number)
-    parser.add_argument("--outtype", metavar="TYPE", help="f16 (default) or f32")
+    parser.add_argument(
+        "--outtype",
+        metavar="TYPE",
+        help="f16 (default) or f32; from Hugging Face's layout to GGUF also bf16, q8_0 or auto",
+    )
     writes(parser.add_argument("--outfile", metavar="FILE", help="default: ggml-model-TYPE.bin in MODEL_DIR"))
     parser.add_argument(
         "--container",
@@ -51,30 +56,49 @@ def add_convert(commands: Commands) -> None:
     parser.add_argument(
         "--guess-params", action="store_true", help="n_mult and n_head as converters of spring 2023 guessed them"
     )
+    _add_gguf_options(parser)
     dry_run_option(parser)
     json_option(parser)
 
 
+def _add_gguf_options(parser: argparse.ArgumentParser) -> None:
+    """Those of llama.cpp's convert_hf_to_gguf.py, and what has to be told about a tokenizer that it does not know."""
+    gguf = parser.add_argument_group("from Hugging Face's layout to GGUF")
+    name = "rules that split a text into words, such as llama-bpe or qwen2, for a byte-level BPE that is unknown here"
+    gguf.add_argument("--pre-tokenizer", metavar="NAME", help=name)
+    gguf.add_argument("--split-max-tensors", type=int, default=0, metavar="N", help="begin a new file after N tensors")
+    gguf.add_argument("--split-max-size", metavar="SIZE", help="begin a new file before one grows over SIZE: 500M, 4G")
+    only_keys = "write the first file without tensors"
+    gguf.add_argument("--no-tensor-first-split", action="store_true", help=only_keys)
+
+
 def run_convert(args: argparse.Namespace) -> int:
-    from llama_ref.conversion.ggml import plan_conversion, plan_vocabulary, vocabulary_counts
+    from llama_ref.conversion.converting import plan_conversion, plan_vocabulary
+    from llama_ref.conversion.ggml import vocabulary_counts
+    from llama_ref.conversion.huggingface_to_gguf.shards import Splitting, parse_split_size
+    from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary
 
     common = {
         "outtype": _outtype(args),
         "era": args.era,
         "container": args.container,
         "tokenizer": args.tokenizer,
+        "pre_tokenizer": args.pre_tokenizer,
     }
     if args.vocab_only:
         plan = plan_vocabulary(args.model, args.outfile, model=args.params, **common)
     else:
+        size = parse_split_size(args.split_max_size) if args.split_max_size else 0
+        common["splitting"] = Splitting(args.split_max_tensors, size, not args.no_tensor_first_split)
         plan = plan_conversion(
             args.model, args.outfile, pad_vocab=args.pad_vocab, guess_params=args.guess_params, **common
         )
     with plan:
         for path, size in plan.files.items():
             say(args, f"{path}: {plan.container.title(plan.version)}, {size:,} bytes")
-        for count in vocabulary_counts(plan.checkpoint, plan.vocab) if args.verbose and plan.checkpoint else ():
-            say(args, f"  {count.what:<14} {count.size:>6}  {count.path}")
+        if args.verbose and plan.checkpoint and isinstance(plan.vocab, GgmlVocabulary):
+            for count in vocabulary_counts(plan.checkpoint, plan.vocab):
+                say(args, f"  {count.what:<14} {count.size:>6}  {count.path}")
         if not args.dry_run:
             with progress_bar(args, plan.tensor_bytes, "convert") as bar:
                 plan.write(bar.update)

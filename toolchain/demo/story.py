@@ -25,7 +25,7 @@ from typing import Any
 from ggmlpy.files.caches import cache_directory
 from ggmlpy.files.errors import IntegrityError, MissingFileError, OutputError
 from ggmlpy.quantizers.whole_file import quantize_file
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.model import Model
 from llama_ref.text.perplexity import surprises

@@ -29,7 +29,8 @@ from ggmlpy.look.identify import Identification, identify
 from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.checkpoint import Checkpoint, open_checkpoint
 from llama_ref.checkpoint.folder import Folder, is_weight_file
-from llama_ref.conversion.ggml import Plan, plan_conversion
+from llama_ref.conversion.converting import plan_conversion
+from llama_ref.conversion.plan import Plan
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, load_vocabulary
 from lora.merging.adapter import Adapter, open_adapter
 from lora.merging.adapter_config import CONFIG

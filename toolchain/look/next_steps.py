@@ -11,7 +11,7 @@ from ggmlpy import open_model
 from ggmlpy.formats.vocabulary_names import known_vocabulary
 from ggmlpy.look.identify import Identification
 from llama_ref.checkpoint import Checkpoint
-from llama_ref.conversion.ggml import Plan
+from llama_ref.conversion.plan import Plan
 from lora.merging.adapter import Adapter
 
 __all__ = ["Chain", "Step", "convert_steps", "ggml_steps", "in_words", "merge_step"]

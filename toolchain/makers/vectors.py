@@ -33,7 +33,7 @@ from ggmlpy.formats.opening import open_model
 from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.conversion.checkpoints import plan_to_hf
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.logits import logits, write_logits
 from llama_ref.text.main_loop import MainLoop, MainOptions

@@ -21,7 +21,7 @@ from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TENSOR_TYPES
 from ggmlpy.verify.judge import Deviation, Expected, OutputReport, Progress, verify_model
 from llama_ref.checkpoint import Checkpoint
-from llama_ref.conversion.ggml import plan_conversion
+from llama_ref.conversion.converting import plan_conversion
 
 from .as_written import quantized, stored
 from .mistakes import Mistake, mistakes
@@ -43,7 +43,7 @@ def verify_conversion(
         output: a GGML file of any container, all parts.
         source: the checkpoint's directory.
         era: whose conversion; by default that of the output's container.
-        tokenizer: the tokenizer.model, if it is not where :func:`llama_ref.conversion.ggml.plan_conversion` looks.
+        tokenizer: the tokenizer.model, if it is neither in the directory nor in its parent.
 
     Raises:
         FormatError: a file can't be read, or source and tokenizer do not fit together.
