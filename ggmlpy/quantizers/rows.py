@@ -7,6 +7,8 @@ q4_0, q4_1, q4_2, q5_0, q5_1, q8_0      all; without importance              :mo
 q4_0, q4_1, q5_0, q5_1                  since 2024-01-17, with importance    :mod:`ggmlpy.quantizers.weighted_classic`
 q2_K … q6_K                             2023-08-21                           :mod:`ggmlpy.quantizers.k_quants`
 q2_K … q6_K                             since 2023-08-22                     :mod:`ggmlpy.quantizers.weighted_k_quants`
+iq4_nl, iq4_xs                          today                                :mod:`ggmlpy.quantizers.non_linear`
+q1_0, q2_0, tq1_0, tq2_0, mxfp4, nvfp4  all that have them                   :mod:`ggmlpy.quantizers.unsearched`
 ======================================  ===================================  =========================================
 
 *Importance* is one weight per column, which an importance matrix says (:mod:`ggmlpy.formats.importance`): an error
@@ -102,6 +104,8 @@ def _quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32] 
     """The function that makes an era's blocks of a type."""
     if record.is_k_quant:
         return _k_quantizer(record, moment, importance)
+    if record.name in LATER:
+        return _later_quantizer(record, importance)
     from .classic import classic_quantizer
     from .weighted_classic import WEIGHTED, weighted_quantizer
 
@@ -134,5 +138,34 @@ def _k_quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32
     return lambda rows, out: kernel(_blocks(rows), weights, out.reshape(-1, record.type_size))
 
 
-def _blocks(rows: NDArray[Any]) -> NDArray[np.float32]:
-    return rows.reshape(-1, QK_K).astype(np.float32, copy=False)
+def _later_quantizer(record: TensorType, importance: NDArray[np.float32] | None) -> Quantizer:
+    """The types that only GGUF has."""
+    size, weighted = record.blck_size, importance is not None
+    weights = np.ones((1, size), np.float32) if importance is None else importance.reshape(-1, size)
+    with _COMPILING:
+        kernel = LATER[record.name](record.name, weighted)
+    return lambda rows, out: kernel(_blocks(rows, size), weights, out.reshape(-1, record.type_size))
+
+
+def _non_linear(name: str, weighted: bool) -> Callable[..., None]:
+    from .non_linear import non_linear_quantizer
+
+    quantizer: Callable[..., None] = non_linear_quantizer(name, weighted)
+    return quantizer
+
+
+def _unsearched(name: str, weighted: bool) -> Callable[..., None]:
+    from .unsearched import unsearched_quantizer
+
+    quantizer = unsearched_quantizer(name)
+    return lambda blocks, weights, out: quantizer(blocks, out)
+
+
+LATER: dict[str, Callable[[str, bool], Callable[..., None]]] = {
+    **dict.fromkeys(("iq4_nl", "iq4_xs"), _non_linear),
+    **dict.fromkeys(("q1_0", "q2_0", "tq1_0", "tq2_0", "mxfp4", "nvfp4"), _unsearched),
+}
+
+
+def _blocks(rows: NDArray[Any], size: int = QK_K) -> NDArray[np.float32]:
+    return rows.reshape(-1, size).astype(np.float32, copy=False)

@@ -12,6 +12,7 @@ from ggmlpy import UsageError
 from ggmlpy.quantizers.rows import quantize_rows
 
 CLASSIC = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
+LATER = ("q1_0", "q2_0", "tq1_0", "tq2_0", "mxfp4", "nvfp4", "iq4_nl", "iq4_xs")
 K_QUANTS = ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
 
 
@@ -23,7 +24,7 @@ def rows(golden):
     return folder, x, np.fromfile(folder / "imatrix.f32", "<f4")
 
 
-@pytest.mark.parametrize("name", [*CLASSIC, *K_QUANTS])
+@pytest.mark.parametrize("name", [*CLASSIC, *K_QUANTS, *LATER])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_real_tools_blocks(rows, name, weighted):
     folder, x, weights = rows
@@ -56,7 +57,7 @@ def test_every_day_on_which_the_bytes_changed(golden):
     assert len(seen) > 20
 
 
-@pytest.mark.parametrize("name", [*CLASSIC, *K_QUANTS])
+@pytest.mark.parametrize("name", [*CLASSIC, *K_QUANTS, *LATER])
 @pytest.mark.parametrize("n_rows", [1, 3, 17])
 def test_rows_are_independent(name, n_rows):
     """Sixteen blocks are made side by side; which ones they are changes nothing."""

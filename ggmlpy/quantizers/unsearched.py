@@ -1,0 +1,229 @@
+"""Quantizers of the later types that do not search: a scale follows from the values, and codes from the scale.
+
+======  ================================  ==========================================================================
+type    scale                             code
+======  ================================  ==========================================================================
+q1_0    mean of abs x over 128 values     1 where x >= 0
+q2_0    max abs x over 64 values          round(x / scale) + 1, at most 3; so 3 (which means 2) never occurs
+tq1_0   max abs x over 256 values         round(x / scale) + 1, five to a byte
+tq2_0   max abs x over 256 values         the same, four to a byte
+mxfp4   2^(floor(log2 max abs x) - 2)     the nearest level; the first of two as near
+nvfp4   max abs x of 16 values / 6,       the same
+        as a float of 4 + 3 bits
+======  ================================  ==========================================================================
+
+round: halves away from zero. An importance matrix changes nothing here. The logarithm is rounded to float32 before it
+is cut off, so that the last floats below a power of two count as that power.
+
+Source: ggml-quants.c and ggml-impl.h of ggml 0.25.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from ggmlpy.formats.tensor_types import E2M1, TENSOR_TYPES
+from ggmlpy.machine.c_arithmetic import round_half_away, truncate
+from ggmlpy.machine.jit import types
+from ggmlpy.machine.kernels import inlined, kernel
+from ggmlpy.machine.vectors import bits, float_of
+
+from .k_quants import store_half
+from .search import magnitude_of
+
+__all__ = ["UNSEARCHED", "unsearched_quantizer"]
+
+F0, F1, HALF = np.float32(0), np.float32(1), np.float32(0.5)
+TOO_LARGE = np.float32(2**31)
+LEVELS = np.array(E2M1, np.float32)
+
+
+def field_offsets(name: str) -> tuple[int, int]:
+    """Where the scales and the codes of a block begin."""
+    record = TENSOR_TYPES[name]
+    return record.offset(record.scale_fields[0] if record.scale_fields else "d"), record.offset("qs")
+
+
+Q1_D, Q1_QS = field_offsets("q1_0")
+Q2_D, Q2_QS = field_offsets("q2_0")
+TQ1_D, TQ1_QS = field_offsets("tq1_0")
+TQ2_D, TQ2_QS = field_offsets("tq2_0")
+MX_E, MX_QS = field_offsets("mxfp4")
+NV_D, NV_QS = field_offsets("nvfp4")
+
+
+# Each block function: x float32 [blck_size], out uint8 [type_size], codes uint8 [256] to work in.
+
+
+@inlined
+def greatest_magnitude(x):
+    greatest = F0
+    for v in x:
+        a = magnitude_of(v)
+        greatest = greatest if greatest > a else a
+    return greatest
+
+
+@inlined
+def whole_numbers(x, codes):
+    """Codes round(x / scale) + 1 of the scale max abs x, which is returned."""
+    d = greatest_magnitude(x)
+    inverse = F1 / d if d != F0 else F0
+    for i in range(len(x)):
+        codes[i] = np.uint8(round_half_away(x[i] * inverse) + np.int32(1))
+    return d
+
+
+@inlined
+def q1_0(x, out, codes):
+    total = F0
+    for v in x:
+        total += magnitude_of(v)
+    store_half(out, Q1_D, total / np.float32(128))
+    for j in range(16):
+        byte = np.uint8(0)
+        for i in range(8):
+            byte |= np.uint8((x[8 * j + i] >= F0) << i)
+        out[Q1_QS + j] = byte
+
+
+@inlined
+def code_of_2_bits(v):
+    """What is no int32 becomes the least of them in C, and so code 0."""
+    return min(max(round_half_away(v) + np.int32(1), np.int32(0)), np.int32(3)) if magnitude_of(v) < TOO_LARGE else 0
+
+
+@inlined
+def q2_0(x, out, codes):
+    d = greatest_magnitude(x)
+    store_half(out, Q2_D, d)
+    inverse = F1 / d if d != F0 else F0
+    for j in range(16):
+        byte = np.uint8(0)
+        for i in range(4):
+            byte |= np.uint8(code_of_2_bits(x[4 * j + i] * inverse) << (2 * i))
+        out[Q2_QS + j] = byte
+
+
+@inlined
+def tq2_0(x, out, codes):
+    store_half(out, TQ2_D, whole_numbers(x, codes))
+    for half in range(2):
+        for j in range(32):
+            byte = np.uint8(0)
+            for i in range(4):
+                byte |= np.uint8((codes[128 * half + 32 * i + j] & 3) << (2 * i))
+            out[TQ2_QS + 32 * half + j] = byte
+
+
+@inlined
+def digits_in_bytes(codes, first, n, digits, out, at):
+    """``digits`` codes, ``n`` places apart, in each of ``n`` bytes: the fraction of 256 that their number is of 3^5."""
+    for j in range(n):
+        number = 0
+        for i in range(5):
+            number = 3 * number + (codes[first + n * i + j] if i < digits else 0)
+        out[at + j] = np.uint8((256 * number + 242) // 243)
+
+
+@inlined
+def tq1_0(x, out, codes):
+    store_half(out, TQ1_D, whole_numbers(x, codes))
+    digits_in_bytes(codes, 0, 32, 5, out, TQ1_QS)
+    digits_in_bytes(codes, 160, 16, 5, out, TQ1_QS + 32)
+    digits_in_bytes(codes, 240, 4, 4, out, TQ1_QS + 48)
+
+
+@inlined
+def nearest_level(v, d):
+    """The first of the levels that, times ``d``, are nearest."""
+    best, least = 0, magnitude_of(LEVELS[0] * d - v)
+    for k in range(1, 16):
+        error = magnitude_of(LEVELS[k] * d - v)
+        if error < least:
+            best, least = k, error
+    return np.uint8(best)
+
+
+@inlined
+def levels_in_halves(x, d, out, at):
+    half = len(x) // 2
+    for j in range(half):
+        out[at + j] = nearest_level(x[j], d) | nearest_level(x[half + j], d) << np.uint8(4)
+
+
+@inlined
+def power_of_two(exponent):
+    """2^(exponent - 128), also where that is below the smallest normal float."""
+    if exponent < 2:
+        return float_of(np.int32(0x00200000) << np.int32(exponent))
+    return float_of(np.int32(exponent - 1) << np.int32(23))
+
+
+@inlined
+def mxfp4(x, out, codes):
+    greatest, exponent = greatest_magnitude(x), np.int32(0)
+    if greatest > F0:
+        logarithm = np.float32(math.log2(np.float64(greatest)))
+        exponent = truncate(np.float32(math.floor(logarithm)) - np.float32(2) + np.float32(127)) & np.int32(255)
+    out[MX_E] = np.uint8(exponent)
+    levels_in_halves(x, power_of_two(exponent), out, MX_QS)
+
+
+@inlined
+def unsigned_e4m3(v):
+    """The float of four bits of exponent and three of mantissa near ``v``, rounded by the next bit alone."""
+    v = v if v < np.float32(448) else np.float32(448)
+    if not v > F0:
+        return np.int32(0)
+    word = bits(v)
+    exponent = (word >> np.int32(23)) - np.int32(120)
+    if exponent <= 0:
+        mantissa = np.int32(v * np.float32(512) + HALF)
+        return min(mantissa, np.int32(7))
+    rounded = (exponent << np.int32(3)) + (((word >> np.int32(19)) & np.int32(15)) + np.int32(1) >> np.int32(1))
+    return min(rounded, np.int32(0x7E)) if exponent < 15 else np.int32(0x7E)
+
+
+@inlined
+def value_of_e4m3(code):
+    """Half of what it stands for, as levels are doubled."""
+    exponent, mantissa = code >> np.int32(3), np.float32(code & np.int32(7))
+    if exponent == 0:
+        return mantissa * np.float32(2**-10)
+    return (F1 + mantissa / np.float32(8)) * power_of_two(exponent + np.int32(120))
+
+
+@inlined
+def nvfp4(x, out, codes):
+    for run in range(4):
+        part = x[16 * run : 16 * run + 16]
+        code = unsigned_e4m3(greatest_magnitude(part) / np.float32(6))
+        out[NV_D + run] = np.uint8(code)
+        levels_in_halves(part, value_of_e4m3(code), out, NV_QS + 8 * run)
+
+
+UNSEARCHED = {"q1_0": q1_0, "q2_0": q2_0, "tq1_0": tq1_0, "tq2_0": tq2_0, "mxfp4": mxfp4, "nvfp4": nvfp4}
+
+
+def rows_kernel(name: str) -> Callable:
+    """The loop over blocks ``rows`` (float32 [n, blck_size]) into ``out`` [n, type_size] for one type."""
+    block = UNSEARCHED[name]
+
+    def quantize_blocks(rows, out):
+        codes = np.empty(256, np.uint8)
+        for i in range(rows.shape[0]):
+            block(rows[i], out[i], codes)
+
+    return quantize_blocks
+
+
+@cache
+def unsearched_quantizer(name: str) -> Callable:
+    """The compiled loop for one of :data:`UNSEARCHED`."""
+    signature = types.void(types.Array(types.float32, 2, "C", readonly=True), types.uint8[:, ::1])
+    return kernel(rows_kernel(name), signature)
