@@ -33,7 +33,7 @@ from llama_ref.arithmetic.fast.backend import FastBackend
 from llama_ref.arithmetic.reference import ReferenceBackend
 from llama_ref.text.model import Model
 
-SOME = ["f16", "q4_0-2023-03", "q5_1-2023-05", "q8_0-2023-08", "sixteens"]  # each a second to compile
+SOME = ["f16", "q4_0-2023-03", "q5_1-2023-05", "q8_0-2023-08", "sixteens", "q3_K", "q4_K", "q6_K"]
 ELSEWHERE = os.environ.get("FAST_TEST_SOME") == "1"  # this is a run on another machine's instructions (see the end)
 FILES = [  # (version of ggjt, type) and what the kernels call it
     (1, "q4_0", "q4_0-2023-03"), (2, "q4_0", "q4_0-2023-05"), (3, "q4_0", "q4_0-2023-08"),
@@ -43,19 +43,20 @@ FILES = [  # (version of ggjt, type) and what the kernels call it
     (1, "q4_2", "sixteens"), (1, "q4_3", "sixteens"),
 ]  # fmt: skip
 FILES = [file for file in FILES if not ELSEWHERE or file[2] in SOME]
-K_QUANTS = ["q2_K", "q3_K", "q4_K", "q5_K", "q6_K"]
+K_QUANTS = [name for name in fast_layouts.SUPERBLOCKS if not ELSEWHERE or name in SOME]
 
 
 class QuantizingReference(ReferenceBackend):
     """The reference, with vectors quantized as the fast backend does before they meet quantized matrices."""
 
     def matmul(self, w, x):
-        return w.times(quantized(x) if w.tensor.type.quantized else x)
+        kind = w.tensor.type
+        return w.times(quantized(x, 256 if kind.is_k_quant else 32) if kind.quantized else x)
 
 
-def quantized(x):
-    """x to 8 bits a block of 32 and back."""
-    blocks = x.reshape(len(x), -1, 32)
+def quantized(x, blck_size):
+    """x to 8 bits a block and back."""
+    blocks = x.reshape(len(x), -1, blck_size)
     most = np.abs(blocks).max(axis=-1, keepdims=True)
     with np.errstate(divide="ignore"):
         inverse = np.where(most > 1e-30, np.float32(127) / most, np.float32(0)).astype(np.float32)
@@ -114,17 +115,52 @@ def test_every_type_agrees_with_the_reference(tmp_path, version, name, kind):
     assert distance(logits, oracle(path, ReferenceBackend, tokens)) < (1e-4 if kind in ("f16", "f32") else 0.05)
 
 
-@pytest.mark.parametrize("name", K_QUANTS)
-def test_k_quants_are_widened_without_changing_a_value(tmp_path, name):
-    path = model_of(tmp_path / "m.bin", version=3, type_name=name, n_embd=256, n_mult=256, n_head=4, n_layer=1)
+@pytest.mark.parametrize("name", ["q4_2", "q4_3"])
+def test_some_types_are_widened_without_changing_a_value(tmp_path, name):
+    path = model_of(tmp_path / "m.bin", version=1, type_name=name, n_layer=1)
     with ggmlpy.open_model(path) as file:
         tensor = file.tensors["layers.0.feed_forward.w2.weight"]
         wide = fast_layouts.widen(tensor).view(fast_layouts.SIXTEENS).reshape(tensor.shape[0], -1)
         values = wide["codes"].astype(np.float32) * wide["d"][..., None] + wide["m"][..., None]
         assert np.array_equal(values.reshape(tensor.shape), tensor.numpy())
-    tokens = [3, 1, 4, 1, 5]
+
+
+@pytest.mark.parametrize("name", K_QUANTS)
+@pytest.mark.parametrize("n_embd", [256, 1536])
+def test_a_single_product_of_every_type_of_k_quants(tmp_path, name, n_embd):
+    """Straight from the blocks of the file; 101 rows are not a multiple of what is multiplied together."""
+    path = model_of(tmp_path / "m.bin", version=3, type_name=name, n_embd=n_embd, n_head=1, n_layer=0, n_vocab=101)
+    tokens = [1, 5, 100, 7, 5, 33, 2, 90, 11, 64, 3]
     with fast(path) as model:
-        assert distance(model.evaluate(tokens, 0), oracle(path, QuantizingReference, tokens)) < 0.02
+        logits = model.evaluate(tokens, 0)
+        matrix = model.weights.output
+        assert matrix.kind == name
+        assert np.shares_memory(matrix.blocks, model.file.tensors["output.weight"].raw())
+    expected = oracle(path, QuantizingReference, tokens)
+    assert np.median(np.abs(logits - expected)) < 2e-6 * expected.std()
+    assert np.abs(logits - expected).max() < 0.02 * expected.std()
+
+
+@settings(max_examples=4 if ELSEWHERE else 12)
+@given(st.sampled_from(K_QUANTS), st.sampled_from([1, 2, 4]), st.integers(20, 150), st.data())
+def test_k_quants_of_any_shape_and_any_split(tmp_path_factory, name, n_head, n_vocab, data):
+    """One batch = any split of it = any number of threads, to the last bit; beside other types of the same model."""
+    path = tmp_path_factory.mktemp("m") / "m.bin"
+    other = data.draw(st.sampled_from([None, "f16", "q4_0", "q6_K"]))
+    shape = {"n_embd": 256, "n_head": n_head, "n_mult": 256, "n_vocab": n_vocab, "n_layer": 1}
+    path = model_of(path, version=3, type_name=name, output_type=other, **shape)
+    n = data.draw(st.integers(1, 19))
+    tokens = data.draw(st.lists(st.integers(0, n_vocab - 1), min_size=n, max_size=n))
+    cuts = sorted(data.draw(st.sets(st.integers(1, n), max_size=4)) | {0, n})
+    with fast(path, 1, n_ctx=n) as model:
+        whole = model.evaluate(tokens, 0)
+    with fast(path, 2, n_ctx=n) as model:
+        pieces = [model.evaluate(tokens[a:b], a) for a, b in itertools.pairwise(cuts)]
+        last = model.evaluate(tokens[-1:], n - 1, last_only=True)
+    assert same_bits(np.concatenate(pieces), whole)
+    assert same_bits(last, whole[-1])
+    assert distance(whole, oracle(path, QuantizingReference, tokens, n_ctx=n)) < 0.02
+    path.unlink()
 
 
 @st.composite
@@ -275,8 +311,9 @@ def test_the_kernels_are_kept_where_the_user_can_write(tmp_path, monkeypatch):
 def digest_of_logits(folder: Path) -> str:
     """A digest of some logits, to compare between machines."""
     digest = hashlib.sha256()
-    for version, name in ((1, "q4_0"), (3, "q8_0"), (1, "q4_2"), (1, "f16")):
-        path = model_of(folder / f"{name}.bin", version=version, type_name=name, n_embd=192, n_head=3)
+    for version, name in ((1, "q4_0"), (3, "q8_0"), (1, "q4_2"), (1, "f16"), (3, "q3_K"), (3, "q4_K"), (3, "q6_K")):
+        n_embd, n_mult = (256, 256) if name in K_QUANTS else (192, 32)
+        path = model_of(folder / f"{name}.bin", version=version, type_name=name, n_embd=n_embd, n_mult=n_mult, n_head=2)
         with fast(path) as model:
             digest.update(model.evaluate(list(range(30)), 0).tobytes())
     return digest.hexdigest()

@@ -53,6 +53,8 @@ __all__ = [
     "dot_pairs",
     "dot_quads",
     "dot_split_pairs",
+    "dot_words",
+    "pack_words",
     "sums_of_eights",
 ]
 
@@ -126,6 +128,26 @@ def dot_neon(b: ir.IRBuilder, acc: Any, u: Any, s: Any) -> Any:
         sum_s = call(b, name, i32x4, [constant(0, i32x4), constant(1, kind), y])
         result.append(call(b, name, i32x4, [b.add(a, b.shl(sum_s, constant(7, i32x4))), b.bitcast(x, kind), y]))
     return join(b, result)
+
+
+# Dot products of words, from sums of bytes.
+
+
+def dot_words(b: ir.IRBuilder, acc: Any, x: Any, y: Any) -> Any:
+    """acc[lane] + x[2·lane]·y[2·lane] + x[2·lane + 1]·y[2·lane + 1]; x, y: <32 x i16>."""
+    if MACHINE.wide:
+        modern = MACHINE.llvm_version >= 22  # as in `dot_bytes`
+        args = [x, y] if modern else [b.bitcast(v, I32X16) for v in (x, y)]
+        return call(b, "llvm.x86.avx512.vpdpwssd.512", I32X16, [acc, *args])
+    return b.add(acc, multiply_pairs(b, x, y))
+
+
+def pack_words(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    """Two <16 x i32> that fit 16 bits as <32 x i16>: of each four lanes those of x, then those of y."""
+    if MACHINE.wide:
+        return call(b, "llvm.x86.avx512.packssdw.512", I16X32, [x, y])
+    order = [side + 8 * part + 2 * lane for part in range(4) for side in (0, 32) for lane in range(4)]
+    return shuffle(b, b.bitcast(x, I16X32), b.bitcast(y, I16X32), order)
 
 
 # Two blocks of 32 signed bytes, and which elements a lane sums: the orders of llama.cpp's kernels.

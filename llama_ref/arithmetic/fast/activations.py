@@ -2,47 +2,73 @@
 
 A vector is quantized in blocks of 32, to codes -127 … 127 and their scale `da`. The product with one vector reads it in
 groups of sixteen blocks (`quantize_groups`; the offsets are those in `layouts`), the product with many vectors in tiles
-of tokens (`quantize_token`).
+of tokens (`quantize_token`). For k-quants a block has 256 values, and both products read the same records
+(`quantize_superblocks`).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
 
 from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import (
+    I8,
+    I16,
+    I32,
     absolute,
     add,
+    address,
+    at,
+    constant,
     copy_bytes,
     div,
     exp,
     fill,
+    i32x16,
+    int32,
     keep_apart,
     largest,
     load,
+    load_as,
     load_f32,
     mad,
     maximum,
     mul,
+    nothing,
+    op,
     round_to_int,
+    shuffle,
     store,
+    store_as,
     store_f32,
     store_i32,
     sub,
     total,
     total_int,
+    vector,
     zero_bytes,
     zeros,
 )
 
 from .blocks import store_biased_codes, store_codes
 from .layouts import (
+    A_BYTES,
+    A_CODES,
+    A_RUN_STARTS,
+    A_SCALE,
+    A_STARTS,
+    A_SUMS16,
+    A_SUMS32,
     GROUP,
     GROUP_BYTES,
     OFFSET,
     OFFSET_FIRST,
     OFFSET_SECOND,
     SCALE,
+    START_ZERO,
     SUM,
     SUM_FIRST,
     SUM_SECOND,
@@ -57,8 +83,10 @@ __all__ = [
     "leave_out_token",
     "normalize_or_copy",
     "quantize_groups",
+    "quantize_superblocks",
     "quantize_token",
     "silu_mul",
+    "superblocks_bytes",
 ]
 
 
@@ -160,6 +188,55 @@ def leave_out_token(n, records, token, n_tiles):
         numbers = record_of(records, token // TOKENS, block, n // 32, n_tiles) + 32 * TOKENS + 4 * (token % TOKENS)
         for i in range(4):
             store_f32(numbers + 4 * TOKENS * i, np.float32(0))
+
+
+@op(nothing, address, int32, i32x16)
+def store_sixteen_codes(b: ir.IRBuilder, record: Any, i: Any, codes: Any) -> None:
+    """Codes 16i … 16i+15 of a block, and what is made of their sums."""
+    i = b.zext(i, ir.IntType(64))
+    place, kind = b.add(record, b.mul(i, ir.Constant(i.type, 16))), vector(I32, 4)
+    store_as(b, at(b, place, A_CODES), b.trunc(codes, vector(I8, 16)))
+    columns = [shuffle(b, codes, codes, range(k, 16, 4)) for k in range(4)]
+    fours = b.add(b.add(columns[0], columns[1]), b.add(columns[2], columns[3]))
+    less = constant(-START_ZERO, kind)
+    store_as(b, at(b, place, A_STARTS), b.mul(fours, less))
+    all_ = total_int.emit(b, codes)
+    store_as(b, at(b, b.add(record, b.mul(i, ir.Constant(i.type, 4))), A_RUN_STARTS), b.mul(all_, I32(-START_ZERO)))
+    for copy in (0, 32):
+        store_as(b, at(b, b.add(record, b.mul(i, ir.Constant(i.type, 2))), A_SUMS16 + copy), b.trunc(all_, I16))
+
+
+@op(nothing, address)
+def store_sums_of_32(b: ir.IRBuilder, record: Any) -> None:
+    """The sums of every 32 codes, from those of every sixteen."""
+    sums = load_as(b, at(b, record, A_SUMS16), vector(I16, 16))
+    sums = b.add(shuffle(b, sums, sums, range(0, 16, 2)), shuffle(b, sums, sums, range(1, 16, 2)))
+    store_as(b, at(b, record, A_SUMS32), shuffle(b, sums, sums, [*range(8)] * 4))
+
+
+@compiled
+def quantize_superblocks(x, n, record):
+    """A vector f32 [n] to the records of 256 values each that k-quants meet; what is left of n is left out."""
+    keep_apart()
+    for _ in range(n // 256):
+        most = zeros()
+        for i in range(0, 1024, 64):
+            most = maximum(most, absolute(load(x + i)))
+        highest, da, inverse = largest(most), np.float32(0), np.float32(0)
+        if highest > np.float32(1e-30):
+            da, inverse = highest / np.float32(127), np.float32(127) / highest
+        for i in range(16):
+            codes = round_to_int(mul(load(x + 64 * i), fill(inverse)))
+            store_sixteen_codes(record, np.int32(i), codes)
+        store_sums_of_32(record)
+        store_f32(record + A_SCALE, da)
+        x, record = x + 1024, record + A_BYTES
+
+
+@compiled
+def superblocks_bytes(n):
+    """Bytes of a vector of n values as `quantize_superblocks` writes it."""
+    return n // 256 * A_BYTES
 
 
 @compiled

@@ -2,13 +2,12 @@
 
 The model's definition is `llama_ref.arithmetic.transformer.forward`; this backend gives the same numbers to within
 rounding (its vectors are quantized to 8 bits in blocks of 32 before they meet quantized weights, as llama.cpp has done
-since April 2023), and the same bits for any number of threads and any split of the tokens over calls.
-`docs/kernels.md` explains
-how it works.
+since April 2023, or in blocks of 256 before they meet k-quants), and the same bits for any number of threads and any
+split of the tokens over calls. `docs/kernels.md` explains how it works.
 
-Quantized matrices of 2023's simple types (q4_0 … q8_0), f32, f16 and bf16 are used where they lie. k-quants, q4_2
-and q4_3 are first widened in memory to a form that the kernels know; their values stay exactly the same, but take more
-room.
+Quantized matrices of 2023's simple types (q4_0 … q8_0), k-quants, f32, f16 and bf16 are used where they lie. q4_2,
+q4_3 and later types are first widened in memory to a form that the kernels know; their values stay exactly the same,
+but take more room.
 """
 
 from __future__ import annotations
@@ -24,7 +23,18 @@ from ggmlpy.files.errors import UnsupportedError, UsageError
 from ggmlpy.files.processors import checked_threads
 from llama_ref.arithmetic.reference import Matrix, ReferenceBackend
 
-from .layouts import DIRECT, FLOATS, matrix_bytes, rounded, score_bytes, widen, work_sizes
+from .layouts import (
+    AS_FLOATS,
+    DIRECT,
+    IN_BLOCKS,
+    IN_SUPERBLOCKS,
+    form_of,
+    matrix_bytes,
+    rounded,
+    score_bytes,
+    widen,
+    work_sizes,
+)
 from .machine_code import Kernels, load_kernels
 from .plan import LAYER, MATRICES, PLAN, TOKENS_A_CALL
 from .threads import BARRIER_BYTES, LINE, Team
@@ -180,7 +190,7 @@ class FastBackend(ReferenceBackend):
         self.kernels = kernels = load_kernels(self.kinds)
 
         def entry(matrix: FastMatrix) -> tuple[int, ...]:
-            return address_of(matrix.blocks), *kernels.products[matrix.kind]
+            return address_of(matrix.blocks), *kernels.products[matrix.kind], form_of(matrix.kind)
 
         layers = np.zeros(h.n_layer, LAYER)
         for record, layer in zip(layers, weights.layers):
@@ -192,7 +202,7 @@ class FastBackend(ReferenceBackend):
                 record[f"bias_{name}"] = 0 if bias is None else address_of(bias)
             for name, norm in layer.head_norms.items():
                 record[f"head_norm_{name}"] = address_of(norm)
-        head_dim, apart = h.head_dim, self.rotation.apart
+        head_dim, apart, forms = h.head_dim, self.rotation.apart, {form_of(kind) for kind in self.kinds}
         shapes = {
             "n_threads": self.n_threads, "n_vocab": h.n_vocab, "n_embd": h.n_embd, "n_ff": self.n_ff, "n_q": h.n_q,
             "n_head": h.n_head, "n_head_kv": h.n_head_kv, "n_group": h.n_head // h.n_head_kv, "n_kv": h.n_kv,
@@ -201,8 +211,8 @@ class FastBackend(ReferenceBackend):
             "eps_bits": np.float32(self.norm_eps).view(np.uint32), "layers_at": address_of(layers),
             "norm_at": address_of(weights.norm),
             "output": entry(weights.output),
-            "any_quantized": any(kind not in FLOATS for kind in self.kinds),
-            "any_float": any(kind in FLOATS for kind in self.kinds),
+            "any_floats": AS_FLOATS in forms, "any_blocks": IN_BLOCKS in forms,
+            "any_superblocks": IN_SUPERBLOCKS in forms,
         }  # fmt: skip
         for name, value in shapes.items():
             plan[name] = value

@@ -244,13 +244,20 @@ def store_biased_codes(b: ir.IRBuilder, a: Any, first: Any, second: Any) -> None
 
 
 def columns_of_block(b: ir.IRBuilder, rows: Sequence[Any], offset: int) -> list[Any]:
-    """16 bytes from each of sixteen addresses, as four vectors: word j of all rows.
-
-    Each vector is loaded from the rows i, i+4, i+8, i+12, which leaves squares of four words to be turned.
-    """
+    """16 bytes from each of sixteen addresses, as four vectors: word j of all rows."""
 
     def quarter(i: int) -> Any:
         return join(b, [load_as(b, at(b, rows[i + k], offset), vector(I32, 4)) for k in (0, 4, 8, 12)])
+
+    return columns_of_quarters(b, [quarter(i) for i in range(4)])
+
+
+def columns_of_quarters(b: ir.IRBuilder, quarters: Sequence[Any]) -> list[Any]:
+    """Four words of each of sixteen rows, as four vectors: word j of all rows.
+
+    Quarter i holds the rows i, i+4, i+8, i+12, which leaves squares of four words to be turned.
+    """
+    lanes, (q0, q1, q2, q3) = range(0, 16, 4), quarters
 
     def halves(x: Any, y: Any, i: int) -> Any:  # words i and i+1 of two rows: x y x y
         return shuffle(b, x, y, [k for lane in lanes for k in (lane + i, 16 + lane + i, lane + i + 1, 17 + lane + i)])
@@ -258,7 +265,6 @@ def columns_of_block(b: ir.IRBuilder, rows: Sequence[Any], offset: int) -> list[
     def wholes(x: Any, y: Any, i: int) -> Any:  # one word of four rows
         return shuffle(b, x, y, [k for lane in lanes for k in (lane + i, lane + i + 1, 16 + lane + i, 17 + lane + i)])
 
-    lanes, (q0, q1, q2, q3) = range(0, 16, 4), (quarter(i) for i in range(4))
     return [wholes(halves(q0, q1, i), halves(q2, q3, i), j) for i in (0, 2) for j in (0, 2)]
 
 

@@ -104,7 +104,7 @@ def make_rows(row_dot: Any, four_dots: Any, size: int) -> Any:
     """The function `Product.rows`."""
 
     @compiled
-    def rows(base, cols, vector, record, scratch, first, last, y, accumulate):
+    def rows(base, cols, vector, scratch, first, last, y, accumulate):
         keep_apart()
         row_bytes, quarter = cols * size, (last - first) // 4
         for row in range(first, first + quarter):
@@ -182,7 +182,7 @@ def make_panel(row_dot: Any, load_values: Any, size: int) -> Any:
     four_rows = make_four_rows(load_values, size)
 
     @compiled
-    def panel(base, cols, first, last, n, vectors, records, panel, sums, y, y_stride, accumulate):
+    def panel(base, cols, first, last, n, vectors, panel, sums, y, y_stride, accumulate):
         w_stride, x_stride = cols * size, 4 * cols
         whole_rows, whole_tokens = first + (last - first) // 4 * 4, n // 4 * 4
         for t in range(0, whole_tokens, FLOAT_TOKENS):

@@ -31,6 +31,16 @@ SUM, SUM_FIRST, SUM_SECOND = 1088, 1152, 1216  # i32 [16] Σ a of the block, of 
 OFFSET, OFFSET_FIRST, OFFSET_SECOND = 1280, 1344, 1408  # f32 [16] da · Σ a of the same
 GROUP_BYTES = 1472
 
+# The vector for k-quants: a record for each 256 values, byte offsets of its parts.
+A_CODES = 0  # int8 [256], in order
+A_STARTS = 256  # i32 [64] -START_ZERO times the sum of every four codes
+A_SUMS16 = 512  # i16 [2][16] the sum of every sixteen codes, twice
+A_SUMS32 = 576  # i16 [4][8] of every 32, four times
+A_RUN_STARTS = 640  # i32 [16] -START_ZERO times the sum of every sixteen
+A_SCALE = 704  # f32 da
+A_BYTES = 768
+START_ZERO = 32  # the largest code that means 0; of smaller ones it is a multiple by a power of two
+
 #: in the kernel for many tokens the vector's codes are the unsigned factor; tiles take two signed ones
 ACTIVATION_BIAS = 0 if MACHINE.simd == "amx" else 128
 
@@ -109,10 +119,10 @@ def layout_of(record: TensorType) -> Layout:
 LAYOUTS: dict[str, Layout] = {
     name: layout_of(record) for name, record in TENSOR_TYPES.items() if record.blck_size == 32 and not record.levels
 }
-DIRECT = (*LAYOUTS, *FLOATS)  # read where they lie in the file
-# Ours, in memory only: two runs of 16 values with f32 d, f32 m and 16 codes each. Every value of q4_2, q4_3, the
-# k-quants and all later types has this form exactly (d = the scale of its run), so `fast` widens those when it loads
-# them.
+SUPERBLOCKS = {name: TENSOR_TYPES[name] for name in ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")}
+DIRECT = (*LAYOUTS, *SUPERBLOCKS, *FLOATS)  # read where they lie in the file
+# Ours, in memory only: two runs of 16 values with f32 d, f32 m and 16 codes each. Every value of q4_2, q4_3 and all
+# types after the k-quants has this form exactly (d = the scale of its run), so `fast` widens those when it loads them.
 LAYOUTS["sixteens"] = Layout(48, 8, codes=8, zero=128, d=0, scale="<f4", m=4, codes_second=32, d_second=24, m_second=28)
 SIXTEENS = np.dtype([("d", "<f4"), ("m", "<f4"), ("codes", "i1", 16)])
 
@@ -126,6 +136,7 @@ class Tile:
 
 
 TILE = {"amx": Tile(1, 16), "vnni": Tile(2, 8)}.get(MACHINE.simd, Tile(1, 4))
+K_TILE = Tile(2, 8) if MACHINE.wide else Tile(1, 4)  # of k-quants
 PANELS = 4  # x 16 rows, in a unit of work of the product with many vectors
 LEVELS = 5  # of a tree of sixteen sums
 
@@ -134,6 +145,19 @@ def panel_bytes(layout: Layout) -> int:
     """Bytes of one block of sixteen packed rows: codes, sums, d, m."""
     parts = 2 if layout.halves else 1
     return 512 + 64 * parts * (2 if layout.m is None else 3)
+
+
+def superblock_panel_parts(record: TensorType) -> dict[str, int]:
+    """Where the parts of one block of sixteen packed rows of a k-quant lie, and where they end.
+
+    codes u8 [64][16 rows][4]; scales i32 [runs][16 rows]; mins i16 [runs / 2][16 rows][2]; d and dmin f32 [16 rows].
+    """
+    runs = record.blck_size // record.run
+    sizes = {"codes": 16 * record.blck_size, "scales": 64 * runs, "d": 64}
+    if "dmin" in record.field_names:
+        sizes |= {"mins": 32 * runs, "dmin": 64}
+    places = np.cumsum([0, *sizes.values()]).tolist()
+    return dict(zip([*sizes, "end"], places, strict=True))
 
 
 #: one block of one token for the product with many: u8 [32] codes, f32 da, and f32 da·Σa of the block, of its first and
@@ -147,7 +171,7 @@ WIDEN_ROWS_BYTES = 1 << 24
 
 
 def widen(tensor: Tensor) -> npt.NDArray[np.uint8]:
-    """A matrix of any type of blocks as `SIXTEENS`: uint8 [rows * cols / 16 * 24]."""
+    """A matrix of any type of blocks but k-quants as `SIXTEENS`: uint8 [rows * cols / 16 * 24]."""
     rows, cols = tensor.shape
     out = np.zeros((rows, cols // 16), SIXTEENS)
     step = max(1, WIDEN_ROWS_BYTES // (4 * cols))
@@ -159,8 +183,7 @@ def widen(tensor: Tensor) -> npt.NDArray[np.uint8]:
         out[start:stop]["codes"] = codes.reshape(stop - start, -1, 16)
         out[start:stop]["d"] = of_sixteens(scale, tensor.type)
         if minimum is not None:
-            below = tensor.type.is_k_quant  # where the minimum is subtracted
-            out[start:stop]["m"] = of_sixteens(np.float32(0) - minimum if below else minimum, tensor.type)
+            out[start:stop]["m"] = of_sixteens(minimum, tensor.type)
     return out.reshape(-1).view(np.uint8)
 
 
@@ -170,6 +193,14 @@ def of_sixteens(runs: npt.NDArray[np.float32], type: TensorType) -> npt.NDArray[
 
 
 # What a call of the kernels needs.
+
+
+AS_FLOATS, IN_BLOCKS, IN_SUPERBLOCKS = range(3)  # the forms of a vector
+
+
+def form_of(kind: str) -> int:
+    """In which form a kind of matrix meets vectors."""
+    return AS_FLOATS if kind in FLOATS else IN_SUPERBLOCKS if kind in SUPERBLOCKS else IN_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -185,11 +216,12 @@ def work_sizes(
     n_embd: int, n_ff: int, n_q: int, n_kv: int, head_dim: int, n_ctx: int, n_tokens: int, kinds: Iterable[str]
 ) -> WorkSizes:
     """The working memory for up to n_tokens tokens a call, with matrices of these kinds."""
-    n_most, n_padded = max(n_embd, n_ff, n_q), rounded(n_tokens, TILE.tokens)
-    blocks, groups = n_most // 32, -(-n_most // (32 * GROUP))
+    n_most, n_padded = max(n_embd, n_ff, n_q), rounded(n_tokens, max(TILE.tokens, K_TILE.tokens))
+    blocks, groups, superblocks = n_most // 32, -(-n_most // (32 * GROUP)), n_most // 256
     kinds = list(kinds)
     layouts = [LAYOUTS[kind] for kind in kinds if kind in LAYOUTS]
-    floats = len(layouts) < len(kinds)
+    k_quants = [SUPERBLOCKS[kind] for kind in kinds if kind in SUPERBLOCKS]
+    floats = any(kind in FLOATS for kind in kinds)
     shared = {
         "qkv_at": 4 * n_tokens * (n_q + 2 * n_kv),
         "attention_at": 4 * n_tokens * n_q,
@@ -197,13 +229,17 @@ def work_sizes(
         "up_at": 4 * n_tokens * n_ff,
         "normed_at": 4 * n_tokens * n_most if floats else 0,
         "records_at": max(n_padded * blocks * TOKEN_BYTES, FEW_TOKENS * groups * GROUP_BYTES) if layouts else 0,
+        "superblocks_at": n_padded * superblocks * A_BYTES if k_quants else 0,
     }
-    sums = LEVELS * PANELS * TILE.tokens * 64
+    sums = max(LEVELS * PANELS * TILE.tokens, 2 * K_TILE.panels * K_TILE.tokens) * 64
+    packed = [blocks * panel_bytes(layout) for layout in layouts]
+    packed += [superblocks * superblock_panel_parts(record)["end"] for record in k_quants]
     parts = {
         "scratch_vector": 4 * max(n_most, 8 * rounded(head_dim, 16)),
         "scratch_record": groups * GROUP_BYTES,
-        "scratch_panel": PANELS * blocks * max((panel_bytes(layout) for layout in layouts), default=0),
-        "scratch_sums": max(sums if layouts else 0, 1024 * rounded(n_tokens, 4) if floats else 0),
+        "scratch_superblocks": superblocks * A_BYTES,
+        "scratch_panel": PANELS * max(packed, default=0),
+        "scratch_sums": max(sums, 1024 * rounded(n_tokens, 4) if floats else 0),
         "scratch_scores": 4 * score_bytes(n_ctx),
     }
     offsets, end = {}, 0
@@ -224,4 +260,6 @@ def rounded(n: int, step: int) -> int:
 
 def matrix_bytes(kind: str, cols: int) -> int:
     """Bytes of a row of `cols` values of a kind of matrix."""
-    return cols * FLOATS[kind] if kind in FLOATS else cols // 32 * LAYOUTS[kind].size
+    if kind == "sixteens":
+        return cols // 32 * LAYOUTS[kind].size
+    return TENSOR_TYPES[kind].row_bytes(cols)

@@ -12,9 +12,18 @@ from __future__ import annotations
 
 from ggmlpy.machine.kernels import compiled
 
-from .activations import groups_bytes, leave_out_token, normalize_or_copy, quantize_groups, quantize_token, silu_mul
+from .activations import (
+    groups_bytes,
+    leave_out_token,
+    normalize_or_copy,
+    quantize_groups,
+    quantize_superblocks,
+    quantize_token,
+    silu_mul,
+    superblocks_bytes,
+)
 from .attention import attention_head, remember_head
-from .layouts import FEW_TOKENS, GROUP, PANELS
+from .layouts import AS_FLOATS, FEW_TOKENS, GROUP, IN_BLOCKS, PANELS
 from .matrix_functions import PANEL_SIGNATURE, call_by_address
 from .one_token import NO_BIAS, NO_NORM, begin_rows, bias_of_qkv, logits, multiply, part_of_qkv, prepare
 from .panel_products import TOKENS
@@ -26,8 +35,9 @@ from .plan_fields import (
     W3,
     WO,
     WQ,
-    any_float,
-    any_quantized,
+    any_blocks,
+    any_floats,
+    any_superblocks,
     attention_at,
     attention_norm_at,
     bias_w1,
@@ -36,6 +46,7 @@ from .plan_fields import (
     bias_wo,
     counters_at,
     ffn_norm_at,
+    form_of,
     gate_at,
     layer_at,
     logits_at,
@@ -60,6 +71,7 @@ from .plan_fields import (
     scratch_panel,
     scratch_sums,
     scratch_vector,
+    superblocks_at,
     up_at,
     x_at,
 )
@@ -74,15 +86,17 @@ multiply_panel = call_by_address(PANEL_SIGNATURE)
 
 @compiled
 def prepare_token(plan, x, norm, n, t, tokens, scratch):
-    """norm(x) of token t of `tokens`, quantized (and as f32 where a matrix is): what `panel_of` multiplies.
+    """norm(x) of token t of `tokens`, in all forms that matrices meet: what `panel_of` multiplies.
 
     x: f32 [tokens, n].
     """
     source, y = x + 4 * n * t, scratch + scratch_vector(plan)
-    if any_float(plan) != 0:
+    if any_floats(plan) != 0:
         y = normed_at(plan) + 4 * n * t
     normalize_or_copy(plan, source, norm, n, y)
-    if any_quantized(plan) == 0:
+    if any_superblocks(plan) != 0:
+        quantize_superblocks(y, n, superblocks_at(plan) + t * superblocks_bytes(n))
+    if any_blocks(plan) == 0:
         return
     if tokens <= FEW_TOKENS:
         quantize_groups(y, n, records_at(plan) + t * groups_bytes(n))
@@ -95,6 +109,16 @@ def prepare_token(plan, x, norm, n, t, tokens, scratch):
 
 
 @compiled
+def prepared(plan, form, n):
+    """All prepared tokens in one form, and the bytes from a token of a few to the next."""
+    if form == AS_FLOATS:
+        return normed_at(plan), 4 * n
+    if form == IN_BLOCKS:
+        return records_at(plan), groups_bytes(n)
+    return superblocks_at(plan), superblocks_bytes(n)
+
+
+@compiled
 def panel_of(plan, matrix, bias, cols, first, n_rows, tokens, scratch, y, y_width, accumulate):
     """y[:, first : first + PANEL_ROWS] = (or +=) rows of a MATRIX times all prepared tokens, and their bias.
 
@@ -104,15 +128,15 @@ def panel_of(plan, matrix, bias, cols, first, n_rows, tokens, scratch, y, y_widt
     """
     room, sums = scratch + scratch_panel(plan), scratch + scratch_sums(plan)
     base, function, last = matrix_at(matrix), panel_function(matrix), min(first + PANEL_ROWS, n_rows)
-    x, records, more = normed_at(plan), records_at(plan), accumulate
+    (x, token_bytes), more = prepared(plan, form_of(matrix), cols), accumulate
     for t in range(tokens if bias != 0 else 0):
         more = begin_rows(bias, first, last, y + 4 * y_width * t, accumulate)
     if tokens <= FEW_TOKENS:
         for t in range(tokens):
-            vector, record, place = x + 4 * cols * t, records + t * groups_bytes(cols), y + 4 * y_width * t
-            multiply(rows_function(matrix), base, cols, vector, record, sums, first, last, place, more)
+            place = y + 4 * y_width * t
+            multiply(rows_function(matrix), base, cols, x + token_bytes * t, sums, first, last, place, more)
         return
-    multiply_panel(function, base, cols, first, last, tokens, x, records, room, sums, y, 4 * y_width, more)
+    multiply_panel(function, base, cols, first, last, tokens, x, room, sums, y, 4 * y_width, more)
 
 
 # The operations of a layer: how many units there are, and what a unit is. Between matrices it is a token.

@@ -13,8 +13,8 @@ from ggmlpy.machine.vectors import I8, I32, I64, address, load_f32, nothing, op,
 
 __all__ = ["PANEL_SIGNATURE", "ROWS_SIGNATURE", "Product", "call_by_address", "put", "put_four"]
 
-ROWS_SIGNATURE = types.int64(*[types.int64] * 9)  # see Product
-PANEL_SIGNATURE = types.int64(*[types.int64] * 12)
+ROWS_SIGNATURE = types.int64(*[types.int64] * 8)  # see Product
+PANEL_SIGNATURE = types.int64(*[types.int64] * 11)
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,10 @@ class Product:
     """The compiled functions of one kind of matrix.
 
     Attributes:
-        rows: (base, cols, vector, record, scratch, first, last, y, accumulate): y[first:last] of one vector.
-        panel: (base, cols, first, last, n_tokens, vectors, records, panel, sums, y, y_stride, accumulate): the same
-            rows for all tokens.
+        rows: (base, cols, x, scratch, first, last, y, accumulate): y[first:last] of one vector x, which lies in the
+            form that the kind of matrix meets (`layouts.form_of`).
+        panel: (base, cols, first, last, n_tokens, x, panel, sums, y, y_stride, accumulate): the same rows for all
+            tokens.
     """
 
     rows: Any

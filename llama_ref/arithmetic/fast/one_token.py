@@ -12,8 +12,9 @@ from __future__ import annotations
 from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import load_f32, store_f32
 
-from .activations import normalize_or_copy, quantize_groups, silu_mul
+from .activations import normalize_or_copy, quantize_groups, quantize_superblocks, silu_mul
 from .attention import attention_group
+from .layouts import AS_FLOATS, IN_SUPERBLOCKS
 from .matrix_functions import ROWS_SIGNATURE, call_by_address
 from .plan_fields import (
     MATRIX_SIZE,
@@ -23,7 +24,8 @@ from .plan_fields import (
     W3,
     WO,
     WQ,
-    any_quantized,
+    any_blocks,
+    any_superblocks,
     attention_at,
     attention_norm_at,
     bias_w1,
@@ -35,6 +37,7 @@ from .plan_fields import (
     bias_wv,
     counters_at,
     ffn_norm_at,
+    form_of,
     gate_at,
     layer_at,
     logits_at,
@@ -51,6 +54,7 @@ from .plan_fields import (
     rows_function,
     scratch_record,
     scratch_sums,
+    scratch_superblocks,
     scratch_vector,
     up_at,
     x_at,
@@ -67,11 +71,13 @@ multiply = call_by_address(ROWS_SIGNATURE)
 
 @compiled
 def prepare(plan, x, norm, n, scratch):
-    """norm(x), f32 [n], in this thread's scratch, as it is and quantized: what `rows_of` multiplies."""
+    """norm(x), f32 [n], in this thread's scratch, in all forms that matrices meet: what `rows_of` multiplies."""
     y = scratch + scratch_vector(plan)
     normalize_or_copy(plan, x, norm, n, y)
-    if any_quantized(plan) != 0:
+    if any_blocks(plan) != 0:
         quantize_groups(y, n, scratch + scratch_record(plan))
+    if any_superblocks(plan) != 0:
+        quantize_superblocks(y, n, scratch + scratch_superblocks(plan))
 
 
 @compiled
@@ -87,10 +93,11 @@ def begin_rows(bias, first, last, y, accumulate):
 @compiled
 def rows_of(plan, matrix, bias, rows, cols, first, scratch, y, accumulate):
     """y[first : first + ROWS] = (or +=) rows of a MATRIX [rows, cols] times the prepared vector, and their bias."""
-    x, record, spare = scratch + scratch_vector(plan), scratch + scratch_record(plan), scratch + scratch_sums(plan)
-    last = min(first + ROWS, rows)
+    form, last = form_of(matrix), min(first + ROWS, rows)
+    x = scratch_vector(plan) if form == AS_FLOATS else scratch_record(plan)
+    x = scratch + (scratch_superblocks(plan) if form == IN_SUPERBLOCKS else x)
     more = begin_rows(bias, first, last, y, accumulate)
-    multiply(rows_function(matrix), matrix_at(matrix), cols, x, record, spare, first, last, y, more)
+    multiply(rows_function(matrix), matrix_at(matrix), cols, x, scratch + scratch_sums(plan), first, last, y, more)
 
 
 @compiled

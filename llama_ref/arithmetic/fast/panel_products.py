@@ -27,7 +27,7 @@ from .blocks import MatrixTile, make_pack_block, make_tile
 from .layouts import GROUP, LEVELS, PANELS, TILE, TOKEN_BYTES, Layout, panel_bytes
 from .matrix_functions import put
 
-__all__ = ["TOKENS", "lane_count", "lane_start", "make_panel"]
+__all__ = ["TOKENS", "lane_count", "lane_start", "make_panel", "put_rows"]
 
 TILE_PANELS, TOKENS = TILE.panels, TILE.tokens
 SUMS_STRIDE = 64 * TOKENS
@@ -110,7 +110,7 @@ def make_panel(layout: Layout) -> Any:
             use_tiles(b, MatrixTile(layout).shapes)
 
     @compiled
-    def panel_product(base, cols, first, last, n, vectors, records, panel, sums, y, y_stride, accumulate):
+    def panel_product(base, cols, first, last, n, records, panel, sums, y, y_stride, accumulate):
         keep_apart()
         n_blocks, n_tiles, n_panels = cols // 32, (n + TOKENS - 1) // TOKENS, (last - first + GROUP - 1) // GROUP
         row_bytes, panel_stride = n_blocks * size, n_blocks * record_size

@@ -18,6 +18,7 @@ MATRIX_FIELDS = {
     "at":                "its blocks",
     "rows":              "the function `Product.rows` of its kind",
     "panel":             "the function `Product.panel` of its kind",
+    "form":              "of the vectors that it meets: 0 f32, 1 blocks of 32 codes, 2 blocks of 256",
 }
 MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")  # of a layer
 PLAN_FIELDS = {
@@ -41,8 +42,9 @@ PLAN_FIELDS = {
     "pair_step":         "bytes from one rotated pair of a head to the next",
     "pair_apart":        "bytes from the first number of a pair to the second",
     "eps_bits":          "added to the mean square of a norm: the 32 bits of an f32",
-    "any_quantized":     "1 if there are matrices that meet quantized vectors",
-    "any_float":         "1 if there are matrices that meet f32 vectors",
+    "any_floats":        "1 if there are matrices that meet f32 vectors",
+    "any_blocks":        "1 if there are matrices that meet vectors in blocks of 32 codes",
+    "any_superblocks":   "1 if there are matrices that meet vectors in blocks of 256 codes (k-quants)",
     # keys and values: [n_layer][n_head_kv][n_ctx][head_pad]
     "keys_at":           "f16 or f32",
     "values_at":         "f16 or f32",
@@ -61,7 +63,8 @@ PLAN_FIELDS = {
     "gate_at":           "[n_tokens, n_ff], w1 · x, then silu of it times up",
     "up_at":             "[n_tokens, n_ff], w3 · x",
     "normed_at":         "[n_tokens, max(n_embd, n_ff, n_q)], what the next matrix multiplies, for f32 matrices",
-    "records_at":        "the same quantized, of all tokens: see `activations`",
+    "records_at":        "the same in blocks of 32, of all tokens: see `activations`",
+    "superblocks_at":    "the same in blocks of 256",
     "logits_at":         "[n_logits, n_vocab]",
     # threads
     "n_threads":         "threads that evaluate together",
@@ -72,7 +75,8 @@ PLAN_FIELDS = {
     "scratch_at":        "[n_threads], scratch_bytes each",
     "scratch_bytes":     "bytes of a thread",
     "scratch_vector":    "offset of f32 [max(n_embd, n_ff, n_q)], or of a head's queries and results",
-    "scratch_record":    "offset of the same vector, quantized",
+    "scratch_record":    "offset of the same vector in blocks of 32",
+    "scratch_superblocks": "offset of the same vector in blocks of 256",
     "scratch_panel":     "offset of the rows that are packed for many tokens",
     "scratch_sums":      "offset of sums that do not fit the registers",
     "scratch_scores":    "offset of the scores of four queries",

@@ -30,21 +30,25 @@ n_threads, n_vocab, n_embd, n_ff, n_layer, head_dim, head_pad = map(
     field, ("n_threads", "n_vocab", "n_embd", "n_ff", "n_layer", "head_dim", "head_pad")
 )
 n_head, n_head_kv, n_group, n_q, n_kv = map(field, ("n_head", "n_head_kv", "n_group", "n_q", "n_kv"))
-any_quantized, any_float = map(field, ("any_quantized", "any_float"))
+any_floats, any_blocks, any_superblocks = map(field, ("any_floats", "any_blocks", "any_superblocks"))
 n_tokens, n_past, n_logits = map(field, ("n_tokens", "n_past", "n_logits"))
 layers_at, norm_at = map(field, ("layers_at", "norm_at"))
 rope_at, pair_step, pair_apart = map(field, ("rope_at", "pair_step", "pair_apart"))
 keys_at, values_at, memory_f32, layer_bytes, head_bytes, position_bytes = map(
     field, ("keys_at", "values_at", "memory_f32", "layer_bytes", "head_bytes", "position_bytes")
 )
-x_at, qkv_at, attention_at, gate_at, up_at, normed_at, logits_at, records_at = map(
-    field, ("x_at", "qkv_at", "attention_at", "gate_at", "up_at", "normed_at", "logits_at", "records_at")
+x_at, qkv_at, attention_at, gate_at, up_at, logits_at = map(
+    field, ("x_at", "qkv_at", "attention_at", "gate_at", "up_at", "logits_at")
 )
+normed_at, records_at, superblocks_at = map(field, ("normed_at", "records_at", "superblocks_at"))
 barrier_at, counters_at, cancel_at, scratch_at, scratch_bytes = map(
     field, ("barrier_at", "counters_at", "cancel_at", "scratch_at", "scratch_bytes")
 )
-scratch_vector, scratch_record, scratch_panel, scratch_sums, scratch_scores, score_bytes = map(
-    field, ("scratch_vector", "scratch_record", "scratch_panel", "scratch_sums", "scratch_scores", "score_bytes")
+scratch_vector, scratch_record, scratch_superblocks = map(
+    field, ("scratch_vector", "scratch_record", "scratch_superblocks")
+)
+scratch_panel, scratch_sums, scratch_scores, score_bytes = map(
+    field, ("scratch_panel", "scratch_sums", "scratch_scores", "score_bytes")
 )
 attention_norm_at, ffn_norm_at = field("attention_norm_at", LAYER), field("ffn_norm_at", LAYER)
 head_norm_wq, head_norm_wk = field("head_norm_wq", LAYER), field("head_norm_wk", LAYER)
@@ -52,7 +56,7 @@ EPS, OUTPUT = (PLAN.fields[name][1] for name in ("eps_bits", "output"))  # type:
 WQ, WO, W1, W2, W3 = (LAYER.fields[name][1] for name in ("wq", "wo", "w1", "w2", "w3"))  # type: ignore[index]
 LAYER_SIZE, MATRIX_SIZE = LAYER.itemsize, MATRIX.itemsize
 bias_wq, bias_wk, bias_wv, bias_wo, bias_w1, bias_w2, bias_w3 = (field(f"bias_{name}", LAYER) for name in MATRICES)
-matrix_at, rows_function, panel_function = (field(name, MATRIX) for name in ("at", "rows", "panel"))
+matrix_at, rows_function, panel_function, form_of = (field(name, MATRIX) for name in MATRIX.names or ())
 
 
 @compiled

@@ -75,7 +75,7 @@ def make_rows(layout: Layout) -> Any:
     size, group_size = layout.size, GROUP * layout.size
 
     @compiled
-    def rows(base, cols, vector, record, scratch, first, last, y, accumulate):
+    def rows(base, cols, record, scratch, first, last, y, accumulate):
         keep_apart()
         n_blocks = cols // 32
         row_bytes, quarter = n_blocks * size, (last - first) // 4

@@ -1,0 +1,294 @@
+"""Rows of k-quants times one vector, straight from their blocks, and times many, for which sixteen rows are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from ggmlpy.formats.tensor_types import TensorType
+from ggmlpy.machine.jit import cgutils
+from ggmlpy.machine.kernels import compiled
+from ggmlpy.machine.vectors import (
+    F16,
+    F32,
+    F32X16,
+    I16,
+    I16X32,
+    I32,
+    I32X16,
+    I64,
+    address,
+    at,
+    constant,
+    dot_bytes,
+    dot_words,
+    f32x16,
+    fetch_ahead,
+    gather,
+    integer,
+    join,
+    keep_apart,
+    load,
+    load_as,
+    load_f32,
+    mad,
+    nothing,
+    op,
+    shuffle,
+    spread,
+    store_as,
+    store_i64,
+    sub,
+    transpose,
+    vector,
+    widen_f16,
+    zero_bytes,
+    zeros,
+)
+
+from .blocks import columns_of_quarters
+from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, K_TILE, START_ZERO
+from .layouts import superblock_panel_parts as parts_of
+from .matrix_functions import Product, put, put_four
+from .panel_products import put_rows
+from .superblocks import Superblock, totals, totals_of_quarters
+
+__all__ = ["make_superblock_product"]
+
+F32X8 = vector(F32, 8)
+
+
+def make_superblock_product(record: TensorType) -> Product:
+    """The functions for a k-quant."""
+    block = Superblock(record)
+    return Product(make_rows(block), make_panel(block))
+
+
+# One vector: four rows at a time.
+
+
+def make_add_block(block: Superblock) -> Any:
+    """The operation (acc, four addresses of blocks, address of the vector's record) -> acc.
+
+    acc is f32 [16]: the sums of d·da·S of four rows, those of dmin·da·M, and eight lanes of nothing.
+    """
+
+    @op(f32x16, f32x16, address, address, address, address, address)
+    def add_block(b: ir.IRBuilder, acc: Any, *addresses: Any) -> Any:
+        *blocks, vector_at = addresses
+        for a in blocks:
+            fetch_ahead(b, a, block.record.type_size)
+        headers = block.headers(b, blocks)
+        scales, mins, begin = block.scales(b, headers)
+        whole = totals(b, [block.row_sums(b, a, row, scales, vector_at) for row, a in enumerate(blocks)])
+        if mins is not None:
+            whole = join(b, [whole, totals_of_quarters(b, block.min_sums(b, mins, begin, vector_at))])
+        n = whole.type.count
+        da = load_as(b, at(b, vector_at, A_SCALE), F32)
+        factor = b.fmul(block.factors(b, blocks, headers), spread(b, da, vector(F32, n)))
+        sums = mad.emit(b, b.sitofp(whole, vector(F32, n)), factor, shuffle(b, acc, acc, range(n)))
+        return shuffle(b, sums, constant(0.0, sums.type), [lane if lane < n else n for lane in range(16)])
+
+    return add_block
+
+
+@op(nothing, address, f32x16)
+def store_four(b: ir.IRBuilder, a: Any, acc: Any) -> None:
+    """What four rows give: the first sums minus the second."""
+    store_as(b, a, b.fsub(shuffle(b, acc, acc, range(4)), shuffle(b, acc, acc, range(4, 8))))
+
+
+def make_rows(block: Superblock) -> Any:
+    """The function `Product.rows`."""
+    add_block, size, values = make_add_block(block), block.record.type_size, block.record.blck_size
+
+    @compiled
+    def four_dots(p0, apart, x, n_blocks, y):
+        """Four rows, `apart` bytes from one to the next, times a vector: f32 [4] at y."""
+        p1, p2, p3, acc = p0 + apart, p0 + 2 * apart, p0 + 3 * apart, zeros()
+        for _ in range(n_blocks):
+            acc = add_block(acc, p0, p1, p2, p3, x)
+            p0, p1, p2, p3, x = p0 + size, p1 + size, p2 + size, p3 + size, x + A_BYTES
+        store_four(y, acc)
+        return load_f32(y), load_f32(y + 4), load_f32(y + 8), load_f32(y + 12)
+
+    @compiled
+    def rows(base, cols, x, scratch, first, last, y, accumulate):
+        keep_apart()
+        n_blocks = cols // values
+        row_bytes, quarter = n_blocks * size, (last - first) // 4
+        for row in range(first, first + quarter):
+            dots = four_dots(base + row * row_bytes, quarter * row_bytes, x, n_blocks, scratch)
+            put_four(y + 4 * row, 4 * quarter, dots, accumulate)
+        for row in range(first + 4 * quarter, last):
+            put(y + 4 * row, four_dots(base + row * row_bytes, 0, x, n_blocks, scratch)[0], accumulate)
+        return 0
+
+    return rows
+
+
+# Many vectors: sixteen rows side by side.
+
+
+def make_pack_block(block: Superblock) -> Any:
+    """The operation (table: address of 16 addresses of rows, offset, target) that packs one block of sixteen rows.
+
+    The target's parts are those of `layouts.superblock_panel_parts`.
+    """
+    record, runs, parts = block.record, block.runs, parts_of(block.record)
+
+    @op(nothing, address, integer, address)
+    def pack_block(b: ir.IRBuilder, table: Any, offset: Any, target: Any) -> None:
+        rows = [b.add(load_as(b, at(b, table, 8 * row), I64), offset) for row in range(GROUP)]
+        for register in block.registers:
+            columns = transpose(b, [block.codes(b, row, register) for row in rows])
+            for word, column in zip(register.values[::4], columns, strict=True):
+                store_as(b, at(b, target, parts["codes"] + 16 * word), column)
+        scales, mins = packed_scales(b, block, rows)
+        for run in range(runs):
+            store_as(b, at(b, target, parts["scales"] + 64 * run), scales[run])
+        for pair in range(runs // 2 if block.has_mins else 0):
+            words = b.or_(mins[2 * pair], b.shl(mins[2 * pair + 1], constant(16, I32X16)))
+            store_as(b, at(b, target, parts["mins"] + 64 * pair), words)
+        for name in block.factor_names:
+            halves = gather(b, [load_as(b, at(b, row, record.offset(name)), I16) for row in rows])
+            store_as(b, at(b, target, parts[name]), widen_f16(b, b.bitcast(halves, vector(F16, GROUP))))
+
+    return pack_block
+
+
+def packed_scales(b: ir.IRBuilder, block: Superblock, rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Scales, and mins if any, of each run of sixteen rows: i32 [16] each."""
+    quarters = [block.scales(b, block.headers(b, rows[i::4])) for i in range(4)]  # rows i, i+4, i+8, i+12
+
+    def of_runs(which: int, begin: int) -> list[Any]:
+        columns = columns_of_quarters(b, [b.bitcast(quarter[which], I32X16) for quarter in quarters])
+        places = range(begin, begin + block.runs)
+        low = constant(0xFF, I32X16)
+        return [b.and_(b.lshr(columns[i // 4], constant(8 * (i % 4), I32X16)), low) for i in places]
+
+    zero = constant(block.scale_zero, I32X16)
+    return [b.sub(x, zero) for x in of_runs(0, 0)], of_runs(1, quarters[0][2]) if block.has_mins else []
+
+
+class SuperblockTile:
+    """One block of sixteen rows, or of a few times sixteen, times a few tokens."""
+
+    def __init__(self, block: Superblock) -> None:
+        self.block, self.parts = block, parts_of(block.record)
+        self.places = [(p, t) for p in range(K_TILE.panels) for t in range(K_TILE.tokens)]
+
+    def whole_sums(self, b: ir.IRBuilder, panels: Sequence[Any], tokens: Sequence[Any]) -> list[Any]:
+        """S i32 [16 rows] for each panel and token."""
+        slots = [cgutils.alloca_once(b, I32X16) for _ in self.places]
+        for slot in slots:
+            b.store(constant(0, I32X16), slot)
+        with cgutils.for_range(b, I64(self.block.runs)) as loop:
+            dots = self._dots(b, loop.index, panels, tokens)
+            place = b.add(I64(self.parts["scales"]), b.mul(loop.index, I64(64)))
+            scales = [load_as(b, b.add(panel, place), I32X16) for panel in panels]
+            for slot, dot, (p, _) in zip(slots, dots, self.places, strict=True):
+                b.store(b.add(b.load(slot), b.mul(dot, scales[p])), slot)
+        return [b.load(slot) for slot in slots]
+
+    def _dots(self, b: ir.IRBuilder, run: Any, panels: Sequence[Any], tokens: Sequence[Any]) -> list[Any]:
+        """Σ (code - zero)·a over a run."""
+        values, zero = self.block.record.run, self.block.record.zero
+        dots = [constant(0, I32X16)] * len(self.places)
+        if zero:
+            less = (START_ZERO // zero).bit_length() - 1
+            place = b.add(I64(A_RUN_STARTS), b.mul(run, I64(4)))
+            starts = [b.ashr(load_as(b, b.add(token, place), I32), I32(less)) for token in tokens]
+            dots = [spread(b, starts[t], I32X16) for _, t in self.places]
+        for word in range(values // 4):
+            place = b.add(I64(16 * 4 * word), b.mul(run, I64(16 * values)))
+            codes = [load_as(b, b.add(at(b, panel, self.parts["codes"]), place), I32X16) for panel in panels]
+            place = b.add(I64(A_CODES + 4 * word), b.mul(run, I64(values)))
+            four = [spread(b, load_as(b, b.add(token, place), I32), I32X16) for token in tokens]
+            dots = [dot_bytes(b, dot, codes[p], four[t], True) for dot, (p, t) in zip(dots, self.places, strict=True)]
+        return dots
+
+    def min_sums(self, b: ir.IRBuilder, panels: Sequence[Any], tokens: Sequence[Any]) -> list[Any]:
+        """M i32 [16 rows] for each panel and token."""
+        sums = [constant(0, I32X16)] * len(self.places)
+        begin = A_SUMS16 if self.block.record.run == 16 else A_SUMS32
+        for pair in range(self.block.runs // 2):
+            mins = [load_as(b, at(b, panel, self.parts["mins"] + 64 * pair), I16X32) for panel in panels]
+            two = [spread(b, load_as(b, at(b, token, begin + 4 * pair), I32), I32X16) for token in tokens]
+            two = [b.bitcast(x, I16X32) for x in two]
+            sums = [dot_words(b, s, mins[p], two[t]) for s, (p, t) in zip(sums, self.places, strict=True)]
+        return sums
+
+    def add(self, b: ir.IRBuilder, panels: Sequence[Any], tokens: Sequence[Any], sums: Any) -> None:
+        """sums, f32 [d, dmin][panels][tokens][16 rows], += what the block adds."""
+        das = [spread(b, load_as(b, at(b, token, A_SCALE), F32), F32X16) for token in tokens]
+        for i, name in enumerate(self.block.factor_names):
+            whole = (self.whole_sums, self.min_sums)[i](b, panels, tokens)
+            factors = [load_as(b, at(b, panel, self.parts[name]), F32X16) for panel in panels]
+            for k, (p, t) in enumerate(self.places):
+                place = at(b, sums, 64 * (i * len(self.places) + k))
+                factor = b.fmul(factors[p], das[t])
+                store_as(b, place, mad.emit(b, b.sitofp(whole[k], F32X16), factor, load_as(b, place, F32X16)))
+
+
+def make_tile(block: Superblock) -> Any:
+    """The operation (panel, distance of the next, tokens, distance of the next, sums): `SuperblockTile.add`."""
+    tile = SuperblockTile(block)
+
+    @op(nothing, address, integer, address, integer, address)
+    def add_tile(b: ir.IRBuilder, panel: Any, stride: Any, token: Any, apart: Any, sums: Any) -> None:
+        panels = [b.add(panel, b.mul(stride, I64(p))) for p in range(K_TILE.panels)]
+        tokens = [b.add(token, b.mul(apart, I64(t))) for t in range(K_TILE.tokens)]
+        tile.add(b, panels, tokens, sums)
+
+    return add_tile
+
+
+TILE_PANELS, TILE_TOKENS = K_TILE.panels, K_TILE.tokens
+TILE_SUMS = 64 * TILE_PANELS * TILE_TOKENS  # bytes
+
+
+@compiled
+def put_tile(sums, tokens, row, last, y, y_stride, accumulate):
+    """Write (or add) a tile's results: the first sums minus the second, rows from `row` to `last`."""
+    for p in range(TILE_PANELS):
+        for t in range(tokens):
+            place, first = sums + 64 * (p * TILE_TOKENS + t), row + GROUP * p
+            value = sub(load(place), load(place + TILE_SUMS))
+            put_rows(y + t * y_stride + 4 * first, value, last - first, accumulate)
+
+
+def make_panel(block: Superblock) -> Any:
+    """The function `Product.panel`."""
+    pack_block, add_tile = make_pack_block(block), make_tile(block)
+    size, values, packed = block.record.type_size, block.record.blck_size, parts_of(block.record)["end"]
+
+    @compiled
+    def pack(base, row_bytes, first, last, n_blocks, table, panel):
+        """Rows first … first+15 (those from `last` on repeat the one before) to a panel. table: i64 [16]."""
+        keep_apart()
+        for row in range(GROUP):
+            store_i64(table + 8 * row, base + min(first + row, last - 1) * row_bytes)
+        for i in range(n_blocks):
+            pack_block(table, i * size, panel + i * packed)
+
+    @compiled
+    def panel_product(base, cols, first, last, n, x, panel, sums, y, y_stride, accumulate):
+        keep_apart()
+        n_blocks, n_panels = cols // values, (last - first + GROUP - 1) // GROUP
+        row_bytes, stride, apart = n_blocks * size, n_blocks * packed, n_blocks * A_BYTES
+        n_panels = (n_panels + TILE_PANELS - 1) // TILE_PANELS * TILE_PANELS
+        for i in range(n_panels):
+            pack(base, row_bytes, min(first + GROUP * i, last - 1), last, n_blocks, sums, panel + i * stride)
+        for t in range(0, n, TILE_TOKENS):
+            for i in range(0, n_panels, TILE_PANELS):
+                zero_bytes(sums, 2 * TILE_SUMS)
+                for k in range(n_blocks):
+                    add_tile(panel + i * stride + k * packed, stride, x + t * apart + k * A_BYTES, apart, sums)
+                place = y + t * y_stride
+                put_tile(sums, min(TILE_TOKENS, n - t), first + GROUP * i, last, place, y_stride, accumulate)
+        return 0
+
+    return panel_product

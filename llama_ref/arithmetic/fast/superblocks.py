@@ -1,0 +1,267 @@
+"""How k-quants become codes and scales inside a kernel: blocks of 256 values, in runs of 16 or 32 that have scales.
+
+A value is d · scale · (code - zero) - dmin · min, where scales and mins are small integers. So a row times a vector is
+
+    Σ over blocks of  d·da · S  -  dmin·da · M      S = Σ over runs of scale · Σ (code - zero)·a,   M = Σ of min · Σ a
+
+with a, the vector's int8 codes, and their one scale da per block. S and M are whole numbers: however a kernel finds
+them, the floats of a row are d·da·S added block by block, dmin·da·M likewise, and the difference at the end. That is
+why the kernel for one token and the one for many give the same bits.
+
+Where the codes lie comes from the table of tensor types (`registers_of`); how scales are packed is a function for each
+of the three ways. Four rows are read side by side: the headers of four blocks fill one register.
+
+Two instructions carry the work. `dot_bytes` makes lanes of four products, which fit 16 bits; two such registers are
+packed to words, and `dot_words` multiplies these with the scales of their runs and adds them, still exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llvmlite import ir
+
+from ggmlpy.formats.tensor_types import TensorType
+from ggmlpy.machine.vectors import (
+    F16,
+    I8X64,
+    I16,
+    I16X32,
+    I32,
+    I32X16,
+    at,
+    call,
+    constant,
+    dot_bytes,
+    dot_words,
+    gather,
+    gather_sums,
+    join,
+    load_as,
+    pack_words,
+    shuffle,
+    vector,
+    widen_f16,
+)
+
+from .layouts import A_CODES, A_STARTS, A_SUMS16, A_SUMS32, START_ZERO
+
+__all__ = ["Register", "Superblock", "registers_of"]
+
+ROWS = 4  # read side by side
+
+
+@dataclass(frozen=True)
+class Register:
+    """64 codes of a block: the bytes at `offset`, shifted, and which value of the block each of them holds."""
+
+    offset: int
+    shift: int
+    values: tuple[int, ...]
+
+
+def registers_of(record: TensorType) -> list[Register]:
+    """The registers that the low bits of all codes of a block fill, in the order of memory.
+
+    >>> [(r.offset, r.shift, r.values[0], r.values[32]) for r in registers_of(TENSOR_TYPES["q4_K"])]
+    [(16, 0, 0, 64), (16, 4, 32, 96), (80, 0, 128, 192), (80, 4, 160, 224)]
+    """
+    low = record.codes[0]
+    per_byte, size = 8 // low.width, record.block[low.field].itemsize
+    found = []
+    for start in range(0, size, 64):
+        for part in range(per_byte):
+            values = tuple(
+                j // low.apart * low.apart * per_byte + part * low.apart + j % low.apart
+                for j in range(start, start + 64)
+            )
+            found.append(Register(record.offset(low.field) + start, part * low.width, values))
+    return found
+
+
+@dataclass(frozen=True)
+class Superblock:
+    """A k-quant, and the instructions that read four rows of it."""
+
+    record: TensorType
+
+    @property
+    def has_mins(self) -> bool:
+        return "dmin" in self.record.field_names
+
+    @property
+    def runs(self) -> int:
+        return self.record.blck_size // self.record.run
+
+    @cached_property
+    def registers(self) -> list[Register]:
+        return registers_of(self.record)
+
+    # Codes.
+
+    def codes(self, b: ir.IRBuilder, block: Any, register: Register) -> Any:
+        """64 codes without sign, as i32 [16]."""
+        low = self.record.codes[0]
+        x = load_as(b, at(b, block, register.offset), I32X16)
+        if register.shift:
+            x = b.lshr(x, constant(register.shift, I32X16))
+        x = b.and_(x, in_every_byte((1 << low.width) - 1))
+        return b.or_(x, self._high_bits(b, block, register)) if len(self.record.codes) > 1 else x
+
+    def _high_bits(self, b: ir.IRBuilder, block: Any, register: Register) -> Any:
+        """The bits of the same codes that lie in a field of their own, in place."""
+        low, high = self.record.codes
+        span = high.apart * 8 // high.width  # values that share bytes
+        words = register.values[::4]
+        byte = [v // span * high.apart + v % high.apart for v in words]
+        left = [low.width - v % span // high.apart * high.width for v in words]  # a rotation, to the right if negative
+        x = load_as(b, at(b, block, self.record.offset(high.field) + min(byte)), vector(I32, 8))
+        x = shuffle(b, x, x, [(place - min(byte)) // 4 for place in byte])
+        x = call(b, "llvm.fshl.v16i32", I32X16, [x, x, constant([n % 32 for n in left], I32X16)])
+        return b.and_(x, in_every_byte(((1 << high.width) - 1) << low.width))
+
+    # Scales, as bytes without sign: of row r and run j at 16r + j. A scale is such a byte minus `scale_zero`.
+
+    @property
+    def scale_zero(self) -> int:
+        return {"q3_K": 32, "q6_K": 128}.get(self.record.name, 0)
+
+    @property
+    def header(self) -> int:
+        """Where the 16 bytes of a block that hold its scales begin."""
+        return {"q3_K": 94, "q6_K": 192}.get(self.record.name, 0)
+
+    def scales(self, b: ir.IRBuilder, headers: Any) -> tuple[Any, Any, int]:
+        """Scales and mins of four rows, i8 [64] each, and where a row's mins begin."""
+        if self.record.name == "q2_K":
+            nibble = in_every_byte(0x0F)
+            scales, mins = b.and_(headers, nibble), b.and_(b.lshr(headers, constant(4, I32X16)), nibble)
+            return b.bitcast(scales, I8X64), b.bitcast(mins, I8X64), 0
+        if self.record.name == "q3_K":
+            return b.bitcast(six_bits_of_q3(b, headers), I8X64), None, 0
+        if self.record.name == "q6_K":
+            return b.bitcast(b.xor(headers, in_every_byte(-0x80)), I8X64), None, 0
+        both = b.bitcast(six_bits(b, headers), I8X64)
+        return both, both, 8
+
+    def headers(self, b: ir.IRBuilder, blocks: Sequence[Any]) -> Any:
+        """16 bytes of each of four blocks, as i32 [16]."""
+        return join(b, [load_as(b, at(b, block, self.header), vector(I32, 4)) for block in blocks])
+
+    def factors(self, b: ir.IRBuilder, blocks: Sequence[Any], headers: Any) -> Any:
+        """d of four blocks, then dmin of all where there is one, as f32; some headers hold them."""
+        places = [self.record.offset(name) for name in self.factor_names]
+        if max(places) < self.header + 16 and min(places) >= self.header:
+            words = [8 * row + (place - self.header) // 2 for place in places for row in range(ROWS)]
+            halves = shuffle(b, b.bitcast(headers, I16X32), b.bitcast(headers, I16X32), words)
+        else:
+            halves = gather(b, [load_as(b, at(b, block, place), I16) for place in places for block in blocks])
+        return widen_f16(b, b.bitcast(halves, vector(F16, ROWS * len(places))))
+
+    @property
+    def factor_names(self) -> tuple[str, ...]:
+        """The fields by which whole numbers are scaled."""
+        return ("d", "dmin") if self.has_mins else ("d",)
+
+    # Whole numbers of a block.
+
+    def row_sums(self, b: ir.IRBuilder, block: Any, row: int, scales: Any, vector_at: Any) -> Any:
+        """S of one row: lanes i32 [16] that add up to it."""
+        acc = constant(0, I32X16)
+        for pair in zip(self.registers[::2], self.registers[1::2], strict=True):
+            dots = [
+                dot_bytes(b, self._start(b, r, vector_at), self.codes(b, block, r), codes_of(b, r, vector_at), True)
+                for r in pair
+            ]
+            runs = [r.values[16 * part] // self.record.run for part in range(4) for r in pair for _ in range(4)]
+            words = as_words(b, scales, [16 * row + run for run in runs])
+            if self.scale_zero:
+                words = b.sub(words, constant(self.scale_zero, I16X32))
+            acc = dot_words(b, acc, pack_words(b, *dots), words)
+        return acc
+
+    def _start(self, b: ir.IRBuilder, register: Register, vector_at: Any) -> Any:
+        """What the sums of four products begin with: minus the zero times four codes of the vector."""
+        if not self.record.zero:
+            return constant(0, I32X16)
+        starts = in_order(b, register, at(b, vector_at, A_STARTS))
+        less = (START_ZERO // self.record.zero).bit_length() - 1
+        return b.ashr(starts, constant(less, I32X16)) if less else starts
+
+    def min_sums(self, b: ir.IRBuilder, mins: Any, begin: int, vector_at: Any) -> Any:
+        """M of four rows: four lanes each, i32 [16], that add up to it."""
+        places = [16 * row + begin + run for row in range(ROWS) for run in range(self.runs)]
+        zero = constant(0, I32X16)
+        if self.runs == 8:
+            return dot_words(b, zero, as_words(b, mins, places), load_as(b, at(b, vector_at, A_SUMS32), I16X32))
+        sums = load_as(b, at(b, vector_at, A_SUMS16), I16X32)
+        x, y = (dot_words(b, zero, as_words(b, mins, part), sums) for part in (places[:32], places[32:]))
+        low = [8 * (lane // 4) + lane % 4 for lane in range(16)]
+        return b.add(shuffle(b, x, y, low), shuffle(b, x, y, [lane + 4 for lane in low]))
+
+
+def in_every_byte(byte: int) -> Any:
+    return constant(int.from_bytes(bytes([byte & 0xFF] * 4), "little", signed=True), I32X16)
+
+
+def six_bits(b: ir.IRBuilder, x: Any) -> Any:
+    """The eight scales and eight mins of four rows, from headers d dmin [12 bytes]: words s0-3, s4-7, m0-3, m4-7."""
+
+    def picked(words: Sequence[int], shifts: Sequence[int], masks: Sequence[int]) -> Any:
+        lanes = shuffle(b, x, x, [lane // 4 * 4 + words[lane % 4] for lane in range(16)])
+        masks = [mask * 0x01010101 for mask in masks]
+        return b.and_(b.lshr(lanes, constant([*shifts] * 4, I32X16)), constant(masks * 4, I32X16))
+
+    return b.or_(
+        picked((1, 3, 2, 3), (0, 0, 0, 4), (0x3F, 0x0F, 0x3F, 0x0F)),
+        picked((1, 1, 2, 2), (0, 2, 0, 2), (0, 0x30, 0, 0x30)),
+    )
+
+
+def six_bits_of_q3(b: ir.IRBuilder, x: Any) -> Any:
+    """The sixteen scales of four rows, from headers [2 bytes of codes, 12 bytes, d]."""
+    x = b.bitcast(x, I8X64)
+    order = [lane // 16 * 16 + (lane % 16 + 2) % 16 for lane in range(64)]
+    x = b.bitcast(shuffle(b, x, x, order), I32X16)  # the 12 bytes first
+
+    def picked(words: Sequence[int], shifts: Sequence[int], mask: int) -> Any:
+        lanes = shuffle(b, x, x, [lane // 4 * 4 + words[lane % 4] for lane in range(16)])
+        return b.and_(b.lshr(lanes, constant([*shifts] * 4, I32X16)), in_every_byte(mask))
+
+    high = picked((2, 2, 2, 2), (0, 2, 4, 6), 0x03)
+    return b.or_(picked((0, 1, 0, 1), (0, 0, 4, 4), 0x0F), b.shl(high, constant(4, I32X16)))
+
+
+def as_words(b: ir.IRBuilder, x: Any, places: Sequence[int]) -> Any:
+    """32 of 64 bytes without sign, as i16 [32]."""
+    nothing = constant(0, I8X64)
+    return b.bitcast(shuffle(b, x, nothing, [index for place in places for index in (place, 64)]), I16X32)
+
+
+def codes_of(b: ir.IRBuilder, register: Register, vector_at: Any) -> Any:
+    """The vector's codes that meet those of a register, as i32 [16]."""
+    return in_order(b, register, at(b, vector_at, A_CODES))
+
+
+def in_order(b: ir.IRBuilder, register: Register, a: Any) -> Any:
+    """A byte for each value, or four for every four, in the order of a register: each half of one is in order."""
+    first, second = register.values[0], register.values[32]
+    if second == first + 32:
+        return load_as(b, at(b, a, first), I32X16)
+    return join(b, [load_as(b, at(b, a, value), vector(I32, 8)) for value in (first, second)])
+
+
+def totals(b: ir.IRBuilder, sums: Sequence[Any]) -> Any:
+    """The totals of four registers i32 [16], as i32 [4]."""
+    x = gather_sums(b, sums, b.add)
+    x = b.add(shuffle(b, x, x, range(8)), shuffle(b, x, x, range(8, 16)))
+    return b.add(shuffle(b, x, x, range(4)), shuffle(b, x, x, range(4, 8)))
+
+
+def totals_of_quarters(b: ir.IRBuilder, x: Any) -> Any:
+    """The totals of the four quarters of i32 [16], as i32 [4]."""
+    columns = [shuffle(b, x, x, range(i, 16, 4)) for i in range(4)]
+    return b.add(b.add(columns[0], columns[1]), b.add(columns[2], columns[3]))
