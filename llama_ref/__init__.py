@@ -4,7 +4,7 @@
 :func:`open_checkpoint`                              a model as Meta or Hugging Face publish it
 :func:`open_pth`, :func:`write_pth`                  one file of ``torch.save``
 :func:`open_safetensors`, :func:`write_safetensors`  one safetensors file
-:func:`open_tokenizer`                               a ``tokenizer.model``
+:func:`open_tokenizer`                               a ``tokenizer.model``, a ``tokenizer.json``, or that of a GGUF
 :func:`convert`                                      a checkpoint as a GGML or GGUF file
 :func:`convert_to_huggingface`                       Meta's layout as Hugging Face's
 :func:`convert_from_huggingface`                     Hugging Face's layout as Meta's
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from .text.conversation import Conversation, Token
     from .text.model import Model
     from .text.sampling import SamplingOptions
-    from .vocabulary.tokenizer import Tokenizer, open_tokenizer
+    from .vocabulary.opening import open_tokenizer
+    from .vocabulary.tokenizer import Tokenizer
 
 __all__ = [
     "Checkpoint",
@@ -73,7 +74,8 @@ _HOMES = {
     "text.conversation":           ("Conversation", "Token"),
     "text.model":                  ("Model",),
     "text.sampling":               ("SamplingOptions",),
-    "vocabulary.tokenizer":        ("Tokenizer", "open_tokenizer"),
+    "vocabulary.opening":          ("open_tokenizer",),
+    "vocabulary.tokenizer":        ("Tokenizer",),
 }
 # fmt: on
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

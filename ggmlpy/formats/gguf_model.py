@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ggmlpy.files.errors import UnsupportedError, UsageError, VocabularyError
 
+from .byte_alphabet import from_alphabet
 from .carrying import is_usual
 from .containers import GGUF
 from .file_types import FTYPES
@@ -29,9 +31,18 @@ from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
 from .model_params import LLAMA_EPS, ModelParams, RopeScaling, find_n_mult
 from .tensor_names import meta_name
 
-__all__ = ["ARCHITECTURES", "from_gguf_token", "gguf_metadata", "kept_metadata", "open_gguf_model", "to_gguf_token"]
+__all__ = [
+    "ARCHITECTURES",
+    "from_gguf_token",
+    "gguf_metadata",
+    "gguf_tokens",
+    "kept_metadata",
+    "open_gguf_model",
+    "to_gguf_token",
+]
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+TOKENIZERS = ("llama", "gpt2")  # SentencePiece, byte pairs
 UNKNOWN_TEXT = " ⁇ ".encode()
 SPACE, UNDERLINE = b" ", "▁".encode()
 CONTROL_NAMES = (b"<unk>", b"<s>", b"</s>")
@@ -95,7 +106,7 @@ def _params(file: GgufFile, own: str, names: Set[str]) -> ModelParams:
     head_dim = _said(file, f"{own}.attention.key_length", int) or (n_embd // n_head if n_head > 0 else 0)
     understood = {*_UNDERSTOOD, *(f"{own}.{key}" for key in _OF_ARCHITECTURE)}
     return ModelParams(
-        n_vocab=len(_array(file, "tokenizer.ggml.tokens", "string")),
+        n_vocab=len(_array(file.metadata, "tokenizer.ggml.tokens", "string")),
         n_embd=n_embd,
         n_layer=file.integer(f"{own}.block_count"),
         n_head=n_head,
@@ -184,12 +195,11 @@ def _piece(file: GgufFile, index: int, tensor: GgufTensor) -> Piece:
     return Piece(index, tensor.header, tensor.offset, shape, data)
 
 
-def _array(file: GgufFile, key: str, item: str) -> Any:
-    value = file.metadata.get(key)
+def _array(metadata: Mapping[str, Value], key: str, item: str) -> Any:
+    value = metadata.get(key)
     if value is None or value.type != "array" or value.item != item:
         raise VocabularyError(
             f"the metadata has no array {key!r} of {item}",
-            path=file.path,
             field=key,
             found=f"{value.type} {value.item}".strip() if value else "nothing",
             cause="a file without vocabulary, or written by a faulty converter",
@@ -200,34 +210,48 @@ def _array(file: GgufFile, key: str, item: str) -> Any:
 def _vocabulary(file: GgufFile) -> ListedVocabulary:
     """The pieces as the older containers keep them: raw bytes, spaces as spaces."""
     model = file.text("tokenizer.ggml.model", b"llama")
-    if model != "llama":
+    if model not in TOKENIZERS:
         raise UnsupportedError(
             f"tokenizer {model!r} is not supported",
             path=file.path,
             field="tokenizer.ggml.model",
-            expected="llama (SentencePiece)",
+            expected="llama (SentencePiece) or gpt2 (byte pairs)",
             found=model,
-            cause="a LLaMA 3 or other model with a byte-pair vocabulary",
         )
-    tokens = _array(file, "tokenizer.ggml.tokens", "string")
-    count = len(tokens)
-    scores = np.asarray(_parallel(file, "tokenizer.ggml.scores", "f32", count, 0.0), np.float32)
-    kinds = np.asarray(_parallel(file, "tokenizer.ggml.token_type", "i32", count, NORMAL), np.int32)
+    try:
+        tokens, scores, kinds = gguf_tokens(file.metadata)
+    except VocabularyError as error:
+        error.path = str(file.path)
+        raise
     kept = file.metadata.get("ggmlpy.vocabulary")
-    if kept is not None and kept.item == "string" and len(kept.value) == count:
+    if kept is not None and kept.item == "string" and len(kept.value) == len(tokens):
         return ListedVocabulary(kept.value, scores, kinds, tokens)
+    in_bytes = model == "gpt2"
     pairs = zip(tokens, kinds.tolist(), strict=True)
-    return ListedVocabulary([from_gguf_token(token, kind) for token, kind in pairs], scores, kinds, tokens)
+    return ListedVocabulary(
+        [from_gguf_token(token, kind, in_bytes=in_bytes) for token, kind in pairs], scores, kinds, tokens
+    )
 
 
-def _parallel(file: GgufFile, key: str, item: str, count: int, default: float) -> Any:
-    if key not in file.metadata:
+def gguf_tokens(metadata: Mapping[str, Value]) -> tuple[list[bytes], NDArray[np.float32], NDArray[np.int32]]:
+    """The spelling of each token, its score (0 where none is stated) and its type (normal).
+
+    Raises:
+        VocabularyError: there is none, or the three do not belong together.
+    """
+    tokens = _array(metadata, "tokenizer.ggml.tokens", "string")
+    scores = _parallel(metadata, "tokenizer.ggml.scores", "f32", len(tokens), 0.0)
+    kinds = _parallel(metadata, "tokenizer.ggml.token_type", "i32", len(tokens), NORMAL)
+    return tokens, np.asarray(scores, np.float32), np.asarray(kinds, np.int32)
+
+
+def _parallel(metadata: Mapping[str, Value], key: str, item: str, count: int, default: float) -> Any:
+    if key not in metadata:
         return [default] * count
-    values = _array(file, key, item)
+    values = _array(metadata, key, item)
     if len(values) != count:
         raise VocabularyError(
             f"{key!r} does not belong to the vocabulary",
-            path=file.path,
             field=key,
             expected=f"{count} items",
             found=len(values),
@@ -236,8 +260,11 @@ def _parallel(file: GgufFile, key: str, item: str, count: int, default: float) -
     return values
 
 
-def from_gguf_token(token: bytes, kind: int) -> bytes:
+def from_gguf_token(token: bytes, kind: int, *, in_bytes: bool = False) -> bytes:
     """The raw bytes of a token as the older containers keep them.
+
+    Args:
+        in_bytes: normal tokens are spelled in the alphabet of bytes.
 
     >>> from_gguf_token("▁the".encode(), NORMAL), from_gguf_token(b"<0x0A>", BYTE), from_gguf_token(b"<s>", CONTROL)
     (b' the', b'\\n', b'')
@@ -247,6 +274,9 @@ def from_gguf_token(token: bytes, kind: int) -> bytes:
             return bytes([int(token[3:5], 16)])
         except ValueError:
             return token
+    if in_bytes:
+        spelled = from_alphabet(token.decode("utf-8", "surrogateescape")) if kind == NORMAL else None
+        return token if spelled is None else spelled
     if kind == UNKNOWN:
         return UNKNOWN_TEXT
     if kind == CONTROL and token in CONTROL_NAMES:

@@ -36,7 +36,7 @@ from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import Era, era_of
 from llama_ref.arithmetic.evaluator import Evaluator
 from llama_ref.vocabulary.gguf_tokenizer import file_tokenizer
-from llama_ref.vocabulary.tokenizer import GreedyTokenizer, ScoreTokenizer, tokenizer_for
+from llama_ref.vocabulary.tokenizer import PieceTokenizer, tokenizer_for
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
 from .sampling import Sample, Sampler, SamplingOptions, log_softmax_of
@@ -84,10 +84,10 @@ class Timings:
             self.generation_seconds += seconds
 
 
-_TOKENIZERS: WeakKeyDictionary[Evaluator, dict[Era, ScoreTokenizer | GreedyTokenizer]] = WeakKeyDictionary()
+_TOKENIZERS: WeakKeyDictionary[Evaluator, dict[Era, PieceTokenizer]] = WeakKeyDictionary()
 
 
-def _tokenizer_of(model: Evaluator, era: Era) -> ScoreTokenizer | GreedyTokenizer:
+def _tokenizer_of(model: Evaluator, era: Era) -> PieceTokenizer:
     """Made once per model: fifty thousand pieces take a moment."""
     known = _TOKENIZERS.setdefault(model, {})
     if era not in known:

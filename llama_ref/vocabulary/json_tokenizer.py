@@ -162,6 +162,10 @@ class JsonTokenizer(PieceTokenizer):
         """The token ids of a text from its beginning, as its template frames it."""
         return self.encode(text, bos=True, special=special)
 
+    def spaced(self, text: str | bytes, *, bos: bool = False) -> list[int]:
+        """Spaces in front are the tokenizer's own business."""
+        return self.encode(text, bos=bos)
+
     def _parts(self, text: str, special: bool) -> Iterator[tuple[str | int, bool]]:
         """Added tokens, and what lies between them, normalized; and whether each begins the text."""
         at_start = True

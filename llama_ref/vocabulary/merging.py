@@ -61,7 +61,8 @@ class PairMerger:
         ids: the id of each token's text.
         ranks: of each pair that may merge, its place in the list.
         whole_words: a word that is a token is taken as it is (``ignore_merges``).
-        characters: a word's symbols before the first merge; they may be more than its characters.
+        spell: how a word is written in the vocabulary.
+        characters: a spelled word's symbols before the first merge; they may be more than its characters.
         leftover: the ids of a symbol that is no token.
 
     >>> merger = PairMerger({"a": 0, "b": 1, "ab": 2}, {("a", "b"): 0})
@@ -75,11 +76,12 @@ class PairMerger:
         ranks: Mapping[tuple[str, str], int],
         *,
         whole_words: bool = False,
+        spell: Callable[[str], str] = str,
         characters: Callable[[str], Iterable[str]] = list,
         leftover: Callable[[str], Iterable[int]] = lambda symbol: (),
     ) -> None:
         self._ids, self._ranks, self._whole_words = ids, ranks, whole_words
-        self._characters, self._leftover = characters, leftover
+        self._spell, self._characters, self._leftover = spell, characters, leftover
         self._known: dict[str, tuple[int, ...]] = {}
 
     def tokens_of(self, word: str) -> tuple[int, ...]:
@@ -92,10 +94,10 @@ class PairMerger:
         return known
 
     def _merge(self, word: str) -> Iterable[int]:
-        if self._whole_words and word in self._ids:
-            return [self._ids[word]]
-        ranks = self._ranks
-        left = merged_neighbors(list(self._characters(word)), lambda left, right: ranks.get((left, right)))
+        spelled, ranks = self._spell(word), self._ranks
+        if self._whole_words and spelled in self._ids:
+            return [self._ids[spelled]]
+        left = merged_neighbors(list(self._characters(spelled)), lambda left, right: ranks.get((left, right)))
         return [token for symbol in left for token in self._of(symbol)]
 
     def _of(self, symbol: str) -> Iterable[int]:

@@ -41,7 +41,6 @@ __all__ = [
     "SentencePieceTokenizer",
     "Tokenizer",
     "disagreements",
-    "open_tokenizer",
     "tokenizer_for",
 ]
 
@@ -56,6 +55,8 @@ class Tokenizer(Protocol):
     """What generation needs of a tokenizer."""
 
     def encode(self, text: str | bytes, *, bos: bool = False) -> list[int]: ...
+
+    def spaced(self, text: str | bytes, *, bos: bool = False) -> list[int]: ...
 
     def piece(self, token: int) -> bytes: ...
 
@@ -107,12 +108,20 @@ class PieceTokenizer:
 
     def encode_first(self, text: str | bytes) -> list[int]:
         """The token ids of a text from its beginning: with a space in front, as ``main`` puts it there, and ``bos``."""
-        data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-        return self.encode(b" " + data, bos=self.adds_bos)
+        return self.spaced(text, bos=self.adds_bos)
 
     def encode(self, text: str | bytes, *, bos: bool = False) -> list[int]:
         """The token ids of ``text``."""
         raise NotImplementedError
+
+    def spaced(self, text: str | bytes, *, bos: bool = False) -> list[int]:
+        """The token ids of ``text`` with the space in front that this tokenizer is used with."""
+        data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+        return self.encode(b" " + data, bos=bos)
+
+    def encode_raw(self, text: bytes) -> list[int]:
+        """The token ids of a text to measure, from its beginning: the space in front is left to the tokenizer."""
+        return self.encode(text, bos=self.adds_bos)
 
     def decode(self, tokens: Sequence[int]) -> bytes:
         """The pieces one after another, each as a C string (the piece of byte 0 is empty)."""
@@ -164,9 +173,9 @@ class ScoreTokenizer(PieceTokenizer):
         data = _c_string(text)
         if not data:
             return []
-        return ([self.bos] if bos else []) + self._split(data)
+        return ([self.bos] if bos else []) + self.split(data)
 
-    def _split(self, data: bytes) -> list[int]:
+    def split(self, data: bytes) -> list[int]:
         """The tokens of a stretch of text."""
         tokens: list[int] = []
         characters = utf8_characters(data)
@@ -312,18 +321,9 @@ class SentencePieceTokenizer(PieceTokenizer):
         tokens = [int(token) for token in self._processor.encode(data)]
         return [self.bos, *tokens] if bos else tokens
 
-
-def open_tokenizer(path: str | os.PathLike[str]) -> SentencePieceTokenizer:
-    """The tokenizer in a ``tokenizer.model``, as Google's library reads it.
-
-    Raises:
-        MissingFileError: there is no such file.
-        VocabularyError: it is not a SentencePiece model.
-
-    >>> open_tokenizer("tokenizer.model").encode("Hello", bos=True)  # doctest: +SKIP
-    [1, 15043]
-    """
-    return SentencePieceTokenizer(path)
+    def spaced(self, text: str | bytes, *, bos: bool = False) -> list[int]:
+        """SentencePiece puts the space itself."""
+        return self.encode(text, bos=bos)
 
 
 def tokenizer_for(

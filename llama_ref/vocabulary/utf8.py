@@ -8,7 +8,9 @@ a character (a model may well produce them) pass at once.
 
 from __future__ import annotations
 
-__all__ = ["Utf8Stream", "complete_length", "printable"]
+from ggmlpy.files.errors import VocabularyError
+
+__all__ = ["Utf8Stream", "complete_length", "lenient_text", "printable"]
 
 _LONGEST_START = 3  # bytes that a four-byte character may have before it is whole
 
@@ -44,6 +46,40 @@ def printable(data: bytes) -> str:
     """
     text = data.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+_LEADS = ((0x80, 0x00, 1), (0xE0, 0xC0, 2), (0xF0, 0xE0, 3), (0xF8, 0xF0, 4))  # mask, value, length of a character
+
+
+def lenient_text(data: bytes) -> str:
+    """Bytes as llama.cpp reads UTF-8: overlong forms and surrogates are characters, other faults are U+FFFD each.
+
+    Raises:
+        VocabularyError: a number above U+10FFFF, which llama.cpp gives up on.
+
+    >>> lenient_text(b"a\\xff\\xc0\\x80"), lenient_text("你".encode()[:2])
+    ('a\ufffd\\x00', '\ufffd\ufffd')
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    characters, at = [], 0
+    while at < len(data):
+        length = next((length for mask, value, length in _LEADS if data[at] & mask == value), 0)
+        rest = data[at + 1 : at + length]
+        if not length or len(rest) != length - 1 or any(byte & 0xC0 != 0x80 for byte in rest):
+            characters.append("\ufffd")
+            at += 1
+            continue
+        code_point = data[at] & (0x7F if length == 1 else 0x7F >> length)
+        for byte in rest:
+            code_point = code_point << 6 | byte & 0x3F
+        if code_point > 0x10FFFF:
+            raise VocabularyError("the text holds a number that is not a character", offset=at, found=hex(code_point))
+        characters.append(chr(code_point))
+        at += length
+    return "".join(characters)
 
 
 class Utf8Stream:

@@ -203,7 +203,7 @@ def test_the_file_that_hangs_other_readers_is_refused_at_once(tmp_path):
     ("key", "value", "words"),
     [
         ("general.architecture", Value("string", b"falcon"), "architecture 'falcon' is not supported"),
-        ("tokenizer.ggml.model", Value("string", b"gpt2"), "tokenizer 'gpt2' is not supported"),
+        ("tokenizer.ggml.model", Value("string", b"bert"), "tokenizer 'bert' is not supported"),
         ("llama.block_count", Value("string", b"two"), "no number 'llama.block_count'"),
         ("tokenizer.ggml.scores", Value("array", np.zeros(3, np.float32), "f32"), "does not belong to the vocabulary"),
     ],

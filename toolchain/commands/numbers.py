@@ -79,14 +79,13 @@ def add_perplexity(commands: Commands) -> None:
 def run_perplexity(args: argparse.Namespace) -> int:
     from ggmlpy.files.texts import LARGEST_TEXT, read_stream
     from llama_ref.text.perplexity import perplexity, read_text
-    from llama_ref.vocabulary.gguf_tokenizer import GgufTokenizer, file_tokenizer
+    from llama_ref.vocabulary.gguf_tokenizer import file_tokenizer
 
     text = read_stream(sys.stdin.buffer, LARGEST_TEXT) if args.file == "-" else read_text(args.file)
     warn_of_encoding(args, args.file, text)
     with _open_for_arithmetic(args, args.ctx_size) as model:
         tokenizer, text = file_tokenizer(model.file, args.era), text.removesuffix(b"\n")
-        own = isinstance(tokenizer, GgufTokenizer)  # puts its own space in front; perplexity never put one there
-        tokens = tokenizer.encode_first(text) if own else tokenizer.encode(text, bos=tokenizer.adds_bos)
+        tokens = tokenizer.encode_raw(text)
         values: list[float] = []
         with progress_bar(args, len(tokens) // args.ctx_size, "perplexity", "chunk") as bar:
             shown = not args.json and (bar.disable or not sys.stdout.isatty())  # else the bar is on their line

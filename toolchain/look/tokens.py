@@ -19,7 +19,9 @@ from typing import Any
 import ggmlpy
 from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.formats.era_of_file import era_of_file
-from llama_ref.vocabulary.gguf_tokenizer import GgufTokenizer, file_tokenizer
+from ggmlpy.formats.eras import AUGUST_21, era_of
+from llama_ref.vocabulary.gguf_tokenizer import GgufTokenizer
+from llama_ref.vocabulary.opening import is_tokenizer_json, open_tokenizer
 from llama_ref.vocabulary.sentencepiece_model import BYTE, parse_sentencepiece, tokenizer_bytes
 from llama_ref.vocabulary.tokenizer import (
     GreedyTokenizer,
@@ -53,7 +55,7 @@ def open_tokenizers(
     """The tokenizer that belongs to a file, by name, and all that can be made of its vocabulary.
 
     Args:
-        path: a GGML or GGUF file, or a ``tokenizer.model``.
+        path: a GGML or GGUF file, a ``tokenizer.model``, a ``tokenizer.json``, or the folder of one of these two.
         era: for a GGML file: whose tokenizer; None: of the era that its container implies. For a ``tokenizer.model``:
             None is SentencePiece itself.
         sentencepiece: the ``tokenizer.model`` of a GGML file, to compare with.
@@ -61,13 +63,15 @@ def open_tokenizers(
     Raises:
         FormatError: not such a file.
     """
+    extra: dict[str, Tokenizer] = {"sentencepiece": SentencePieceTokenizer(sentencepiece)} if sentencepiece else {}
+    if is_tokenizer_json(path):
+        return "tokenizers", {"tokenizers": open_tokenizer(path), **extra}
     if is_ggml_file(path):
-        extra: dict[str, Tokenizer] = {"sentencepiece": SentencePieceTokenizer(sentencepiece)} if sentencepiece else {}
+        own = open_tokenizer(path)
+        if isinstance(own, GgufTokenizer) and (era is None or era_of(era) >= AUGUST_21):
+            return "gguf", {"gguf": own, "greedy": GreedyTokenizer(own.pieces), **extra}
         with ggmlpy.open_model(path) as file:
             pieces, scores, era = list(file.vocab), file.vocab.scores.tolist(), era or era_of_file(file).date
-            own = file_tokenizer(file, era)
-        if isinstance(own, GgufTokenizer):
-            return "gguf", {"gguf": own, "greedy": GreedyTokenizer(pieces), **extra}
     else:
         model = SentencePieceTokenizer(path)
         pieces, scores, extra = model.pieces, model.scores, {"sentencepiece": model}
@@ -84,11 +88,8 @@ def open_tokenizers(
 
 
 def encode_text(tokenizer: Tokenizer, text: bytes, *, bos: bool = False, space: bool = True) -> list[int]:
-    """The ids of a text with one space in front; SentencePiece and the tokenizer of GGUF files put their own."""
-    if isinstance(tokenizer, GgufTokenizer) and space:
-        return tokenizer.spaced(text, bos=bos)
-    own = isinstance(tokenizer, SentencePieceTokenizer)
-    return tokenizer.encode(b" " + text if space and not own else text, bos=bos)
+    """The ids of a text, with the space in front that the tokenizer is used with."""
+    return tokenizer.spaced(text, bos=bos) if space else tokenizer.encode(text, bos=bos)
 
 
 def token_records(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -170,27 +171,40 @@ class Comparison:
 def compare_tokenizers(paths: Iterable[str | os.PathLike[str]], text: str) -> list[Comparison]:
     """Cut ``text`` with each tokenizer: Chinese-LLaMA-Alpaca's FAQ on why the vocabulary was grown, as numbers.
 
-    Raises as :func:`.read_sentencepiece` does.
+    Raises as :func:`.open_tokenizer` does.
     """
     return [_measure(Path(path), text) for path in paths]
 
 
 def _measure(path: Path, text: str) -> Comparison:
+    lines = text.splitlines()
+    n_pieces, pieces, n_byte_tokens = _cut_lines(path, lines)
+    characters = [character for line in lines for character in line]
+    return Comparison(
+        name=f"{path.parent.name}/{path.name}" if path.name in ("tokenizer.model", "tokenizer.json") else path.name,
+        n_pieces=n_pieces,
+        n_tokens=len(pieces),
+        n_characters=len(characters),
+        n_chinese=sum(_is_chinese(character) for character in characters),
+        n_byte_tokens=n_byte_tokens,
+        pieces=tuple(pieces),
+    )
+
+
+def _cut_lines(path: Path, lines: Sequence[str]) -> tuple[int, list[str], int]:
+    """The size of the vocabulary, the tokens of some lines, and how many of those are single bytes of a character."""
+    if is_tokenizer_json(path) or is_ggml_file(path):
+        tokenizer = open_tokenizer(path)
+        found = [tokenizer.piece(token) for line in lines for token in tokenizer.spaced(line)]
+        n_byte_tokens = sum(len(piece) == 1 and piece[0] >= 0x80 for piece in found)
+        return len(tokenizer), [piece.decode("utf-8", "replace").replace(" ", "▁") for piece in found], n_byte_tokens
     from llama_ref.vocabulary.tokenizer_file import load_processor
 
     data = tokenizer_bytes(path)
     model, processor = parse_sentencepiece(data, path), load_processor(data, path)
-    ids = [i for line in text.splitlines() for i in processor.encode(line)]
-    characters = [character for line in text.splitlines() for character in line]
-    return Comparison(
-        name=f"{path.parent.name}/{path.name}" if path.name == "tokenizer.model" else path.name,
-        n_pieces=len(model),
-        n_tokens=len(ids),
-        n_characters=len(characters),
-        n_chinese=sum(_is_chinese(character) for character in characters),
-        n_byte_tokens=sum(model.pieces[i].type == BYTE for i in ids),
-        pieces=tuple(model.pieces[i].text.decode("utf-8", "replace") for i in ids),
-    )
+    ids = [i for line in lines for i in processor.encode(line)]
+    pieces = [model.pieces[i].text.decode("utf-8", "replace") for i in ids]
+    return len(model), pieces, sum(model.pieces[i].type == BYTE for i in ids)
 
 
 def _is_chinese(character: str) -> bool:
