@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import ggmlpy
-from ggmlpy.files.kinds import is_ggml_file
+from ggmlpy.files.kinds import FIRST_BYTES, begins_as_json, is_ggml, is_ggml_file
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import AUGUST_21, era_of
 from llama_ref.vocabulary.gguf_tokenizer import GgufTokenizer
 from llama_ref.vocabulary.opening import is_tokenizer_json, open_tokenizer
-from llama_ref.vocabulary.sentencepiece_model import BYTE, parse_sentencepiece, tokenizer_bytes
+from llama_ref.vocabulary.sentencepiece_model import BYTE, MAX_MODEL_BYTES, parse_sentencepiece, tokenizer_bytes
 from llama_ref.vocabulary.tokenizer import (
     GreedyTokenizer,
     ScoreTokenizer,
@@ -193,18 +193,25 @@ def _measure(path: Path, text: str) -> Comparison:
 
 def _cut_lines(path: Path, lines: Sequence[str]) -> tuple[int, list[str], int]:
     """The size of the vocabulary, the tokens of some lines, and how many of those are single bytes of a character."""
-    if is_tokenizer_json(path) or is_ggml_file(path):
+    data = _sentencepiece_bytes(path)
+    if data is None:
         tokenizer = open_tokenizer(path)
         found = [tokenizer.piece(token) for line in lines for token in tokenizer.spaced(line)]
         n_byte_tokens = sum(len(piece) == 1 and piece[0] >= 0x80 for piece in found)
         return len(tokenizer), [piece.decode("utf-8", "replace").replace(" ", "▁") for piece in found], n_byte_tokens
     from llama_ref.vocabulary.tokenizer_file import load_processor
 
-    data = tokenizer_bytes(path)
     model, processor = parse_sentencepiece(data, path), load_processor(data, path)
     ids = [i for line in lines for i in processor.encode(line)]
     pieces = [model.pieces[i].text.decode("utf-8", "replace") for i in ids]
     return len(model), pieces, sum(model.pieces[i].type == BYTE for i in ids)
+
+
+def _sentencepiece_bytes(path: Path) -> bytes | None:
+    """The content of a ``tokenizer.model``, None where a path leads to another kind of tokenizer."""
+    is_other = is_tokenizer_json(path) if path.is_dir() else path.is_file() and path.stat().st_size > MAX_MODEL_BYTES
+    data = None if is_other else tokenizer_bytes(path)
+    return None if data is None or is_ggml(data) or begins_as_json(data[:FIRST_BYTES]) else data
 
 
 def _is_chinese(character: str) -> bool:
