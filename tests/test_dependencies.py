@@ -9,6 +9,7 @@ from pathlib import Path
 import ggmlpy
 
 ROOT = Path(__file__).parents[1]
+IMPORTED_AS = {"PyYAML": "yaml"}
 PACKAGES = ("ggmlpy", "llama_ref", "lora", "toolchain")
 
 
@@ -22,8 +23,8 @@ def test_imports_are_the_declared_dependencies():
     extras = re.search(r"^\[project.optional-dependencies\]\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
     for name, packages in re.findall(r"^(\w+) = \[(.*?)\]", extras[1], re.DOTALL | re.MULTILINE):
         if name not in ("test", "docs"):
-            declared |= set(re.findall(r'"([A-Za-z0-9_]+)', packages))
-    assert foreign == declared
+            declared |= {package.replace("-", "_") for package in re.findall(r'"([A-Za-z0-9_-]+)', packages)}
+    assert foreign == {IMPORTED_AS.get(package, package) for package in declared}
 
 
 def imports_of(node: ast.AST) -> Iterator[str]:
@@ -43,7 +44,7 @@ def test_the_lock_file_holds_versions_within_the_declared_bounds():
     block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
     lines = (ROOT / "requirements" / "test.lock").read_text().splitlines()
     locked = dict(line.split("==") for line in lines if not line.startswith("#"))
-    for name, low, high in re.findall(r'"([a-z]+)>=([0-9.]+),<([0-9.]+)"', block[1]):
+    for name, low, high in re.findall(r'"([A-Za-z]+)>=([0-9.]+),<([0-9.]+)"', block[1]):
         version, *bounds = ([int(part) for part in text.split(".")] for text in (locked.pop(name), low, high))
         assert bounds[0] <= version < bounds[1]
     assert len(re.findall('"', block[1])) == 2 * len(re.findall(",<", block[1]))

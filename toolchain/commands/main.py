@@ -177,6 +177,7 @@ COMMANDS: dict[str, str] = {
     "from-hf": "checkpoints",  "logits": "numbers",        "perplexity": "numbers",
     "bench": "numbers",        "verify": "verifying",      "vectors": "vectors",
     "doctor": "doctor",        "train": "training",        "instructions": "training",
-    "crawl": "training",       "demo": "demo",             "completion": "completion",
+    "crawl": "training",       "demo": "demo",             "serve": "serving",
+    "completion": "completion",
 }
 # fmt: on

@@ -1,0 +1,193 @@
+"""The API as OpenAI's reference has it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("httpx", reason="comes with pip install '.[test]'")
+
+from starlette.testclient import TestClient
+
+from llama_ref.text.sampling import log_softmax_of
+from toolchain.serve.app import create_app
+from toolchain.serve.guard import Guard
+
+
+@pytest.fixture(scope="module")
+def client(app) -> TestClient:
+    return TestClient(app, base_url="http://localhost:8080")
+
+
+def chat(client: TestClient, **more: object) -> dict:
+    body = {"messages": [{"role": "user", "content": "介绍北京"}], "seed": 3, "max_tokens": 30, **more}
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def streamed(client: TestClient, path: str, body: dict) -> list[dict]:
+    lines = client.post(path, json={**body, "stream": True}).text.splitlines()
+    data = [line[6:] for line in lines if line.startswith("data: ")]
+    assert data[-1] == "[DONE]"
+    return [json.loads(each) for each in data[:-1]]
+
+
+def test_chat(client, served):
+    answer = chat(client)
+    prompt = served.prompt.tokens([("user", "介绍北京")])
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+    assert "北京" in answer["choices"][0]["message"]["content"]
+    assert answer["usage"]["prompt_tokens"] == len(prompt)
+    assert answer["usage"]["total_tokens"] == len(prompt) + answer["usage"]["completion_tokens"]
+    assert chat(client)["choices"] == answer["choices"], "the same seed"
+
+
+def test_a_stream_is_the_answer_in_pieces(client):
+    whole = chat(client, logprobs=True, top_logprobs=2)["choices"][0]
+    body = {"messages": [{"role": "user", "content": "介绍北京"}], "seed": 3, "max_tokens": 30, "logprobs": True}
+    chunks = streamed(
+        client, "/v1/chat/completions", {**body, "top_logprobs": 2, "stream_options": {"include_usage": True}}
+    )
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    choices = [chunk["choices"][0] for chunk in chunks[:-1]]
+    assert "".join(choice["delta"].get("content", "") for choice in choices) == whole["message"]["content"]
+    scores = [entry for choice in choices for entry in (choice.get("logprobs") or {}).get("content", ())]
+    assert scores == whole["logprobs"]["content"]
+    assert choices[-1]["finish_reason"] == whole["finish_reason"]
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == len(scores)
+
+
+def test_choices_have_seeds_one_after_the_other(client):
+    three = chat(client, n=3, temperature=2.0)["choices"]
+    alone = [chat(client, seed=3 + index, temperature=2.0)["choices"][0]["message"] for index in range(3)]
+    assert [choice["message"] for choice in three] == alone
+    assert [choice["index"] for choice in three] == [0, 1, 2]
+
+
+def test_stop_words_and_limits(client):
+    whole = chat(client)["choices"][0]["message"]["content"]
+    assert len(whole) > 12
+    stopped = chat(client, stop=whole[8:11])["choices"][0]
+    assert stopped["message"]["content"] == whole[: whole.index(whole[8:11])]
+    assert stopped["finish_reason"] == "stop"
+    assert chat(client, max_tokens=2)["choices"][0]["finish_reason"] == "length"
+    assert chat(client, max_completion_tokens=0)["choices"][0]["message"]["content"] == ""
+
+
+def test_log_probabilities_of_a_prompt_are_those_of_logits(client, engine):
+    """What evaluation harnesses ask: context and continuation as tokens, echoed with their log-probabilities."""
+    tokens = engine.tokenizer.encode_first("北京是中国的首都，也是全国的政治中心。")
+    body = {"prompt": [tokens], "max_tokens": 1, "logprobs": 1, "echo": True, "temperature": 0, "seed": 1234}
+    choice = client.post("/v1/completions", json=body).json()["choices"][0]
+    logits = engine.model.evaluate(tokens, 0, cache=engine.model.new_cache())
+    wanted = [log_softmax_of(logits[place - 1], tokens[place]) for place in range(1, len(tokens))]
+    scores = choice["logprobs"]
+    assert scores["token_logprobs"][0] is None
+    assert scores["token_logprobs"][1:-1] == pytest.approx(wanted, abs=1e-6)
+    assert {len(column) for column in scores.values()} == {len(tokens) + 1}
+    for word, top in zip(scores["tokens"][1:], scores["top_logprobs"][1:], strict=True):
+        assert len(top) == 1
+        assert isinstance(word, str)
+    assert choice["text"].lstrip().startswith("北京是中国的首都")
+
+
+def test_prompts_of_all_shapes(client, engine):
+    tokens = engine.tokenizer.encode_first("介绍")
+    common = {"max_tokens": 4, "seed": 1}
+    texts = client.post("/v1/completions", json={"prompt": ["介绍", "介绍"], **common}).json()["choices"]
+    ids = client.post("/v1/completions", json={"prompt": [tokens, tokens], **common}).json()["choices"]
+    assert [choice["text"] for choice in texts] == [choice["text"] for choice in ids]
+    assert [choice["index"] for choice in ids] == [0, 1]
+
+
+def test_tokens_and_back(client):
+    tokens = client.post("/tokenize", json={"content": "你好, world", "add_special": True}).json()["tokens"]
+    assert tokens[0] == 1
+    assert client.post("/detokenize", json={"tokens": tokens[1:]}).json()["content"].strip() == "你好, world"
+    pieces = client.post("/tokenize", json={"content": "€", "with_pieces": True}).json()["tokens"]
+    assert pieces[-1]["piece"] in (["€"], [0xAC], "€")
+
+
+def test_models_health_metrics_and_the_page(client):
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["demo"]
+    assert client.get("/health").json() == {"status": "ok"}
+    metrics = client.get("/metrics").text
+    assert 'ggmlpy_requests_total{path="/v1/chat/completions",status="200"}' in metrics
+    page = client.get("/")
+    assert "<textarea" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert not any(word in page.text for word in ("innerHTML", "eval(", "https://"))
+
+
+@pytest.mark.parametrize(
+    ("body", "words", "param"),
+    [
+        (b"{", "Invalid JSON", None),
+        (b"[]", "should be an object", None),
+        (b'{"messages": []}', "messages: ", "messages"),
+        (b'{"messages": [{"role": "robot", "content": "x"}]}', "messages.0.role", "messages.0.role"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "tools": []}', "tools is not supported", "tools"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "temperature": -1}', "greater than", "temperature"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "n": 1000}', "less than", "n"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"x": 1}}', "not a token id", "logit_bias"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"99999": 1}}', "outside", "logit_bias"),
+        (b'{"messages": [{"role": "user", "content": "' + b"long " * 2000 + b'"}]}', "the context 256", "prompt"),
+        (b"[" * 50_000, "", None),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "", None),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_shape_of_the_api(client, body, words, param):
+    response = client.post("/v1/chat/completions", content=body)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert words in error["message"]
+    assert error["type"] == "invalid_request_error"
+    if param:
+        assert error["param"] == param
+
+
+def test_other_paths_methods_and_models(client):
+    assert client.get("/v1/engines").status_code == 404
+    assert client.get("/v1/completions").status_code == 405
+    assert client.get("/../pyproject.toml").status_code == 404
+    missing = client.post("/v1/completions", json={"prompt": "x", "model": "gpt-4"})
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::1", "192.168.0.7"])
+def test_other_names_are_refused(client, host):
+    assert client.get("/v1/models", headers={"host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost.evil.example"])
+def test_pages_of_others_are_refused(client, origin):
+    assert client.get("/v1/models", headers={"origin": origin}).status_code == 403
+
+
+def test_its_own_page_may_ask(client):
+    for name in ("http://localhost:8080", "http://127.0.0.1:8080", "http://[::1]:8080"):
+        assert client.get("/v1/models", headers={"origin": name}).status_code == 200
+
+
+def test_a_key(served):
+    guarded = TestClient(Guard(create_app([served]), key="s3cret", any_address=True), base_url="http://192.168.0.7")
+    assert guarded.get("/v1/models").status_code == 401
+    assert guarded.get("/v1/models", headers={"authorization": "Bearer s3cre"}).status_code == 401
+    assert guarded.get("/v1/models", headers={"authorization": "Basic s3cret"}).status_code == 401
+    assert guarded.get("/v1/models", headers={"authorization": "Bearer s3cret"}).status_code == 200
+    assert guarded.get("/metrics").status_code == 401
+    assert guarded.get("/health").status_code == guarded.get("/").status_code == 200
+    assert "s3cret" not in guarded.get("/v1/models").text
+
+
+def test_a_large_body_is_refused_before_and_while_it_comes(client):
+    body = json.dumps({"prompt": "x" * 200_000}).encode()
+    assert client.post("/v1/completions", content=body).status_code == 413
+    parts = (body[start : start + 10_000] for start in range(0, len(body), 10_000))
+    assert client.post("/v1/completions", content=parts).status_code == 413

@@ -1,0 +1,172 @@
+"""A server as a process of its own: clients that people use, load, clients that leave, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+httpx = pytest.importorskip("httpx", reason="comes with pip install '.[test]'")
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = ["介绍北京", "怎么做披萨？", "讲一个故事", "如何保持健康？"]
+
+
+class Running:
+    """A server that was started with some options."""
+
+    def __init__(self, *options: str) -> None:
+        command = [sys.executable, "cli.py", "serve", "--port", "0", "-t", "1", *options]
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        line = ""
+        while not (found := re.search(r"at (http://\S+)", line)):
+            line = self.process.stderr.readline()
+            assert line, "the server did not start"
+        self.address = found[1]
+
+    def chat(self, n: int, **more: object) -> str:
+        body = {"messages": [{"role": "user", "content": PROMPTS[n % 4]}], "seed": n, "max_tokens": 24, **more}
+        answer = httpx.post(f"{self.address}/v1/chat/completions", json=body, timeout=120)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["choices"][0]["message"]["content"]
+
+    def metric(self, name: str) -> float:
+        text = httpx.get(f"{self.address}/metrics").text
+        return float(re.search(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)[1])
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    running = Running()
+    yield running
+    running.stop()
+
+
+def test_openai_python(server):
+    openai = pytest.importorskip("openai", reason="the PyPI package openai is not installed")
+    client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none")
+    assert client.models.list().data[0].id
+    messages = [{"role": "user", "content": "介绍北京"}]
+    whole = client.chat.completions.create(model="", messages=messages, seed=1, max_tokens=20)
+    stream = client.chat.completions.create(model="", messages=messages, seed=1, max_tokens=20, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == whole.choices[0].message.content
+    scored = client.completions.create(model="", prompt="北京是", max_tokens=0, echo=True, logprobs=1)
+    assert scored.choices[0].logprobs.token_logprobs[0] is None
+    with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+        client.chat.completions.create(model="", messages=messages, tools=[])
+
+
+def test_under_load_every_answer_is_the_one_that_a_single_client_gets(server):
+    alone = [server.chat(n) for n in range(12)]
+    with ThreadPoolExecutor(24) as clients:
+        together = list(clients.map(lambda n: server.chat(n % 12), range(48)))
+    assert together == alone * 4
+    assert server.metric("ggmlpy_working") == 0
+
+
+def test_a_client_that_leaves_makes_room(server):
+    before = server.metric("ggmlpy_cancelled_total")
+    body = {"messages": [{"role": "user", "content": "讲一个故事"}], "stream": True, "logit_bias": {"2": -100}}
+    with httpx.stream("POST", f"{server.address}/v1/chat/completions", json=body, timeout=60) as response:
+        next(response.iter_lines())
+    deadline = time.monotonic() + 30
+    while server.metric("ggmlpy_working") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server.metric("ggmlpy_working") == 0
+    assert server.metric("ggmlpy_cancelled_total") >= before
+    assert server.chat(1)
+
+
+def test_idle_slow_and_senseless_connections_do_not_hinder_others(server):
+    port = int(server.address.rpartition(":")[2])
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
+    idle[0].sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+    idle[1].sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
+    idle[2].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000)
+    assert server.chat(2) == server.chat(2)
+    for each in idle:
+        each.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+def test_told_to_stop_it_ends_what_it_began():
+    running = Running("--parallel", "2")
+    said: list[str] = []
+    asking = threading.Thread(target=lambda: said.append(running.chat(2, max_tokens=100)))
+    asking.start()
+    while not running.metric("ggmlpy_working") and asking.is_alive():
+        time.sleep(0.01)
+    assert running.stop() == 0
+    asking.join(30)
+    assert said
+    assert said[0]
+
+
+def test_a_stranger_needs_a_key_and_a_taken_port_is_told(server):
+    def said(*options: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "cli.py", "serve", *options], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        return done.returncode, done.stderr
+
+    code, words = said("--host", "0.0.0.0", "--port", "0")
+    assert code == 2
+    assert "--api-key" in words
+    code, words = said("--port", server.address.rpartition(":")[2])
+    assert code == 3
+    assert "cannot listen there: Address already in use" in words
+    assert "Traceback" not in words
+
+
+def test_the_documented_request_sequence_of_a_harness(server):
+    """What lm-evaluation-harness's local-completions sends to score the choices of a question."""
+    address = server.address
+    context = "问：中国的首都是哪里？答："
+    encoded = [
+        httpx.post(f"{address}/tokenize", json={"content": text, "add_special": True}).json()["tokens"]
+        for text in (context, f"{context}北京", f"{context}上海")
+    ]
+    n_context = len(encoded[0])
+    scores = []
+    for tokens in encoded[1:]:
+        body = {"prompt": tokens, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True, "temperature": 0}
+        answer = json.loads(httpx.post(f"{address}/v1/completions", json=body, timeout=60).text)
+        scores.append(sum(answer["choices"][0]["logprobs"]["token_logprobs"][n_context:-1]))
+    assert scores[0] > scores[1]
+
+
+def test_the_page_about_it_says_what_works(server, capsys):
+    """The blocks of docs/serve.md, at the address of this server."""
+    page = (ROOT / "docs" / "serve.md").read_text("utf-8").replace("http://127.0.0.1:8080", server.address)
+    ran = 0
+    for code in re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        package = re.match(r"from (\w+) import", code)[1]
+        try:
+            __import__(package)
+        except ImportError:
+            continue
+        exec(compile(code, "serve.md", "exec"), {})
+        assert "北京" in capsys.readouterr().out
+        ran += 1
+    curl = re.search(r"^(curl .*?)^```", page, re.MULTILINE | re.DOTALL)[1]
+    if shutil.which("curl"):
+        done = subprocess.run(["bash", "-c", curl], capture_output=True, check=True)
+        assert "北京" in json.loads(done.stdout)["choices"][0]["message"]["content"]
+        ran += 1
+    if not ran:
+        pytest.skip("neither openai nor langchain_openai nor curl is installed")

@@ -1,0 +1,188 @@
+"""Events of the engine as the objects of OpenAI's API: completions, chat completions, and their chunks."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .jobs import Event, Finished, Piece, PromptScored, Scored
+
+__all__ = ["Choice", "Envelope", "chat_choice", "chat_delta", "completion_choice", "completion_delta", "usage"]
+
+NEVER = -9999.0  # how the API writes the logarithm of nothing
+
+
+@dataclass
+class Choice:
+    """One answer, as far as it has come.
+
+    Attributes:
+        piece: the bytes of a token.
+        echoed: the text of the prompt, where it is wanted back.
+    """
+
+    index: int
+    piece: Callable[[int], bytes]
+    echoed: str = ""
+    texts: list[str] = field(default_factory=list)
+    tokens: list[Scored | None] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    finished: Finished | None = None
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Piece):
+            self.texts.append(event.text)
+            self.tokens.append(event.token)
+            self.ids.append(event.token.id)
+        elif isinstance(event, PromptScored):
+            self.tokens.extend(event.tokens)
+        elif isinstance(event, Finished):
+            self.texts.append(event.text)
+            self.finished = event
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What all objects of one answer have in common."""
+
+    kind: str  # text_completion, chat.completion
+    model: str
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def new(cls, kind: str, model: str) -> Envelope:
+        prefix = "chatcmpl" if kind.startswith("chat") else "cmpl"
+        return cls(kind, model, f"{prefix}-{secrets.token_hex(12)}")
+
+    def __call__(self, choices: list[dict[str, Any]], *, chunk: bool = False, **more: Any) -> dict[str, Any]:
+        kind = f"{self.kind}.chunk" if chunk and self.kind.startswith("chat") else self.kind
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+            "choices": choices,
+            **more,
+        }
+
+
+def usage(choices: list[Choice]) -> dict[str, Any]:
+    """Tokens read and written; a prompt that several choices share counts once."""
+    ends = [choice.finished for choice in choices if choice.finished]
+    read, written = max((end.prompt_tokens for end in ends), default=0), sum(end.completion_tokens for end in ends)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": max((end.reused_tokens for end in ends), default=0)},
+    }
+
+
+def _reason(choice: Choice) -> str | None:
+    return choice.finished.reason if choice.finished else None
+
+
+def _number(logprob: float) -> float:
+    return logprob if math.isfinite(logprob) else NEVER
+
+
+def _word(piece: bytes) -> str:
+    r"""A token as text; one that is a part of a character as ``bytes:\xe4\xbd``.
+
+    >>> _word("你".encode()), _word(b"\xe4\xbd")
+    ('你', 'bytes:\\xe4\\xbd')
+    """
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
+
+
+# ── /v1/completions ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def completion_choice(choice: Choice, prompt: tuple[int, ...] | None, logprobs: int | None) -> dict[str, Any]:
+    """A whole answer; ``prompt`` are the tokens that were echoed."""
+    ids = [*(prompt or ()), *choice.ids]
+    scores = None if logprobs is None else _columns(choice, ids, choice.tokens, 0)
+    return {
+        "index": choice.index,
+        "text": choice.echoed + choice.text,
+        "logprobs": scores,
+        "finish_reason": _reason(choice),
+    }
+
+
+def completion_delta(choice: Choice, event: Event, offset: int, logprobs: int | None) -> dict[str, Any]:
+    """What one event adds."""
+    text, scores = "", None
+    if isinstance(event, Piece):
+        text = event.text
+        scores = None if logprobs is None else _columns(choice, [event.token.id], [event.token], offset)
+    elif isinstance(event, Finished):
+        text = event.text
+    reason = event.reason if isinstance(event, Finished) else None
+    return {"index": choice.index, "text": text, "logprobs": scores, "finish_reason": reason}
+
+
+def _columns(choice: Choice, ids: list[int], scores: list[Scored | None], offset: int) -> dict[str, Any]:
+    """The four lists of the older API; offsets count characters of the text."""
+    words = [_word(choice.piece(token)) for token in ids]
+    offsets = []
+    for token in ids:
+        offsets.append(offset)
+        offset += len(choice.piece(token).decode("utf-8", "ignore"))
+    return {
+        "tokens": words,
+        "token_logprobs": [None if score is None else _number(score.logprob) for score in scores],
+        "top_logprobs": [
+            None if score is None else {_word(choice.piece(token)): _number(value) for token, value in score.best}
+            for score in scores
+        ],
+        "text_offset": offsets,
+    }
+
+
+# ── /v1/chat/completions ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def chat_choice(choice: Choice, logprobs: bool) -> dict[str, Any]:
+    """A whole answer."""
+    scores = {"content": [_entry(choice, token) for token in choice.tokens if token]} if logprobs else None
+    message = {"role": "assistant", "content": choice.text, "refusal": None}
+    return {"index": choice.index, "message": message, "logprobs": scores, "finish_reason": _reason(choice)}
+
+
+def chat_delta(choice: Choice, event: Event, logprobs: bool) -> dict[str, Any]:
+    """What one event adds."""
+    delta: dict[str, str] = {}
+    scores = None
+    if isinstance(event, Piece):
+        delta = {"content": event.text}
+        scores = {"content": [_entry(choice, event.token)]} if logprobs else None
+    elif isinstance(event, Finished) and event.text:
+        delta = {"content": event.text}
+    reason = event.reason if isinstance(event, Finished) else None
+    return {"index": choice.index, "delta": delta, "logprobs": scores, "finish_reason": reason}
+
+
+def _entry(choice: Choice, score: Scored) -> dict[str, Any]:
+    return {
+        **_alternative(choice, score.id, score.logprob),
+        "top_logprobs": [_alternative(choice, token, value) for token, value in score.best],
+    }
+
+
+def _alternative(choice: Choice, token: int, logprob: float) -> dict[str, Any]:
+    piece = choice.piece(token)
+    return {"token": _word(piece), "logprob": _number(logprob), "bytes": list(piece)}

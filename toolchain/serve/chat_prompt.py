@@ -1,0 +1,51 @@
+"""The messages of a chat as the tokens that a model continues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from llama_ref.vocabulary.prompts import INSTRUCTION_PREFIX, PREAMBLE, RESPONSE_SUFFIX
+
+__all__ = ["AlpacaPrompt", "ChatPrompt"]
+
+
+class ChatPrompt(Protocol):
+    """How a model is asked.
+
+    Attributes:
+        stops: texts that end an answer, beside the model's own end of text.
+    """
+
+    stops: tuple[str, ...]
+
+    def tokens(self, messages: Sequence[tuple[str, str]]) -> list[int]: ...
+
+
+class AlpacaPrompt:
+    """The template of Alpaca, for the models of 2023: a system message takes the place of its first sentence."""
+
+    stops: tuple[str, ...] = ("### Instruction:",)
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def text(self, messages: Sequence[tuple[str, str]]) -> str:
+        r"""The text that the model continues.
+
+        Args:
+            messages: role and text; the roles are system, user and assistant.
+
+        >>> AlpacaPrompt(None).text([("system", "Be brief."), ("user", "你好")])
+        'Be brief.\n\n### Instruction:\n\n你好\n\n### Response:\n\n'
+        """
+        system = "\n".join(text for role, text in messages if role == "system") or PREAMBLE
+        turns = [
+            f"{INSTRUCTION_PREFIX}{text}{RESPONSE_SUFFIX}" if role == "user" else text
+            for role, text in messages
+            if role != "system"
+        ]
+        return system + "".join(turns)
+
+    def tokens(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        return list(self.tokenizer.encode_first(self.text(messages)))
