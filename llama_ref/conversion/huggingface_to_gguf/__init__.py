@@ -9,6 +9,7 @@ whole directory says. From the plan down to the tables; a file imports only what
 :mod:`.shards`             which tensors go into which of several files
 :mod:`.tensors`            names, order, types and values of the tensors
 :mod:`.vocabulary`         the tokens: SentencePiece or byte-level BPE
+:mod:`.word_rules`         by which rules a byte-level BPE splits a text into words
 :mod:`.special_tokens`     which tokens begin, end and fill up a text
 :mod:`.chat_templates`     how a conversation is written out
 :mod:`.model_card`         ``general.*``: name, authors, license, from README.md, config.json and the directory's name

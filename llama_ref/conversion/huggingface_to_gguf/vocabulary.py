@@ -39,6 +39,7 @@ from llama_ref.vocabulary.sentencepiece_model import (
 )
 
 from .directory import json_object
+from .word_rules import word_rules
 
 __all__ = ["FoundVocabulary", "find_vocabulary"]
 
@@ -270,23 +271,12 @@ def _from_bytes(folder: Folder, record: Mapping[str, Any], n_vocab: int, pre_tok
     merges = [merge.encode("utf-8", "replace") for merge in _merges(folder, record)]
     metadata = {
         "tokenizer.ggml.model": Value("string", b"gpt2"),
-        "tokenizer.ggml.pre": Value("string", (pre_tokenizer or _pre_tokenizer(folder)).encode()),
+        "tokenizer.ggml.pre": Value("string", (pre_tokenizer or word_rules(path)).encode()),
         "tokenizer.ggml.tokens": Value("array", tokens.texts, "string"),
         "tokenizer.ggml.token_type": Value("array", np.array(tokens.types, np.int32), "i32"),
         "tokenizer.ggml.merges": Value("array", merges, "string"),
     }
     return FoundVocabulary(path, metadata, len(tokens.texts))
-
-
-def _pre_tokenizer(folder: Folder) -> str:
-    """The name of the rules that split a text into words, known by how they encode one text."""
-    raise VocabularyError(
-        "nobody knows how this tokenizer splits a text into words",
-        path=folder.path / "tokenizer.json",
-        field="pre_tokenizer",
-        cause="a tokenizer that was made or changed after llama.cpp's converter learnt its list",
-        next_step="name the rules with --pre-tokenizer, such as llama-bpe or qwen2",
-    )
 
 
 def _merges(folder: Folder, record: Mapping[str, Any]) -> Iterator[str]:
