@@ -12,7 +12,7 @@ Source: convert-llama-ggmlv3-to-gguf.py at llama.cpp dadbed99e, llama-vocab.cpp 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +24,9 @@ from ggmlpy.files.errors import UnsupportedError, UsageError, VocabularyError
 from .byte_alphabet import from_alphabet
 from .carrying import is_usual
 from .containers import GGUF
+from .fields import Cursor
 from .file_types import FTYPES
-from .gguf import GgufFile, GgufTensor, open_gguf, split_paths
+from .gguf import ALIGNMENT, GgufFile, GgufTensor, open_gguf, split_paths
 from .gguf_values import Value
 from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
 from .model_params import LLAMA_EPS, ModelParams, RopeScaling, find_n_mult
@@ -33,6 +34,7 @@ from .tensor_names import meta_name
 
 __all__ = [
     "ARCHITECTURES",
+    "described",
     "from_gguf_token",
     "gguf_metadata",
     "gguf_tokens",
@@ -80,6 +82,18 @@ def open_gguf_model(path: Path) -> ModelFile:
     model = ModelFile(parts, tensors, [])
     model.metadata = files[0].metadata
     return model
+
+
+def described(
+    metadata: Mapping[str, Value], names: Iterable[str], path: Path = Path()
+) -> tuple[ModelParams, ListedVocabulary]:
+    """The numbers and the vocabulary of a model whose GGUF file has these keys, and tensors of these names.
+
+    Raises as :func:`open_gguf_model`.
+    """
+    nothing = Cursor(memoryview(b""), str(path))
+    file = GgufFile(path, nothing, 3, "<", ALIGNMENT, metadata, {}, 0, 0)
+    return _params(file, _architecture(file), {*names}), _vocabulary(file)
 
 
 def _architecture(file: GgufFile) -> str:

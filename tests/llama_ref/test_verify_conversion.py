@@ -13,6 +13,7 @@ from ggmlpy.quantizers.whole_file import quantize_file
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.converting import plan_conversion
+from tests.today import huggingface_directory
 from toolchain.verify.as_written import stored
 from toolchain.verify.conversion import verify_conversion
 from toolchain.verify.mistakes import mistakes
@@ -167,3 +168,18 @@ def test_an_export_without_permutation_is_named(golden, tmp_path):
     assert len(report.differing) == 4
     assert report.causes[0].name == "rows of q_proj and k_proj are in Meta's order: the rotary permutation is missing"
     assert report.causes[0].of == 4
+
+
+@pytest.mark.parametrize("case", ["llama2-gqa", "llama3-new", "bias", "tied"])
+def test_a_file_of_todays_converter_is_verified_key_by_key(case, vectors, tmp_path):
+    model, _ = huggingface_directory(vectors, case, tmp_path / case)
+    with plan_conversion(model, tmp_path / "m.gguf") as plan:
+        plan.write()
+    assert verify_conversion(tmp_path / "m.gguf", model).verdict == "identical bytes"
+    quantize_file(tmp_path / "m.gguf", tmp_path / "q.gguf", "q8_0", "2023-08-21")
+    assert verify_conversion(tmp_path / "q.gguf", model).verdict == "identical bytes"
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    report = verify_conversion(tmp_path / "m.gguf", model)
+    assert report.exit_code == 1
+    assert any("norm_eps" in words for words in report.behavior)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_params import FROM_TOKENIZER, ModelParams
@@ -140,7 +142,7 @@ def all_metadata(folder: Folder, params: ModelParams, vocabulary: FoundVocabular
         **_normalizer(folder),
         **_by_size(params),
     }
-    return {key: value for key, value in metadata.items() if _is_written(value)}
+    return {key: _as_stored(value) for key, value in metadata.items() if _is_written(value)}
 
 
 def n_tokens_of(params: ModelParams) -> int:
@@ -151,6 +153,11 @@ def n_tokens_of(params: ModelParams) -> int:
 def _is_written(value: Value) -> bool:
     """Empty texts and empty arrays are not."""
     return value.type not in ("string", "array") or len(value.value) > 0
+
+
+def _as_stored(value: Value) -> Value:
+    """A number as it comes back from the file."""
+    return Value("f32", float(np.float32(value.value))) if value.type == "f32" else value
 
 
 def _numbers(params: ModelParams) -> Iterator[tuple[str, Value]]:
