@@ -8,6 +8,7 @@ q4_0, q4_1, q5_0, q5_1                  since 2024-01-17, with importance    :mo
 q2_K … q6_K                             2023-08-21                           :mod:`ggmlpy.quantizers.k_quants`
 q2_K … q6_K                             since 2023-08-22                     :mod:`ggmlpy.quantizers.weighted_k_quants`
 iq4_nl, iq4_xs                          today                                :mod:`ggmlpy.quantizers.non_linear`
+iq2_xxs, iq2_xs, iq2_s, iq3_xxs, iq3_s  today                                :mod:`ggmlpy.quantizers.grid_search`
 q1_0, q2_0, tq1_0, tq2_0, mxfp4, nvfp4  all that have them                   :mod:`ggmlpy.quantizers.unsearched`
 ======================================  ===================================  =========================================
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.eras import AUGUST_22, DEFAULT_ERA, FEBRUARY_6_24, JANUARY_17_24, Era, quantizing_era
-from ggmlpy.formats.tensor_types import QK_K, TensorType
+from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
 
 __all__ = ["quantizable", "quantize_rows"]
 
@@ -154,6 +155,23 @@ def _non_linear(name: str, weighted: bool) -> Callable[..., None]:
     return quantizer
 
 
+def _on_grid(name: str, weighted: bool) -> Callable[..., None]:
+    from .grid_search import WAYS, grid_quantizer
+    from .neighbors import neighbor_tables
+
+    if not weighted and WAYS[name].base is None:
+        raise UsageError(f"{name} needs the importance of its columns: without it too much would be lost")
+    quantizer, tables = grid_quantizer(name), neighbor_tables(TENSOR_TYPES[name].grid)
+
+    def quantize(blocks: NDArray[Any], weights: NDArray[Any], out: NDArray[np.uint8]) -> None:
+        if quantizer(blocks, weights, weighted, *tables, out):
+            raise UsageError(
+                f"values are too large for {name}: their squares overflow, and no point of the grid is near"
+            )
+
+    return quantize
+
+
 def _unsearched(name: str, weighted: bool) -> Callable[..., None]:
     from .unsearched import unsearched_quantizer
 
@@ -163,6 +181,7 @@ def _unsearched(name: str, weighted: bool) -> Callable[..., None]:
 
 LATER: dict[str, Callable[[str, bool], Callable[..., None]]] = {
     **dict.fromkeys(("iq4_nl", "iq4_xs"), _non_linear),
+    **dict.fromkeys(("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"), _on_grid),
     **dict.fromkeys(("q1_0", "q2_0", "tq1_0", "tq2_0", "mxfp4", "nvfp4"), _unsearched),
 }
 

@@ -13,6 +13,7 @@ from ggmlpy.quantizers.rows import quantize_rows
 
 CLASSIC = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 LATER = ("q1_0", "q2_0", "tq1_0", "tq2_0", "mxfp4", "nvfp4", "iq4_nl", "iq4_xs")
+ON_A_GRID = ("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s")
 K_QUANTS = ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
 
 
@@ -57,7 +58,23 @@ def test_every_day_on_which_the_bytes_changed(golden):
     assert len(seen) > 20
 
 
-@pytest.mark.parametrize("name", [*CLASSIC, *K_QUANTS, *LATER])
+@pytest.mark.parametrize("name", ON_A_GRID)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_real_tools_points_of_grids(rows, name, weighted):
+    """Without two rows of 1e18 and 1e37, at which the real tool ends."""
+    folder, x, weights = rows
+    path, usual = folder / f"{name}.{'imat' if weighted else 'none'}.bin", np.delete(x, [43, 44], axis=0)
+    if not path.exists():
+        with pytest.raises(UsageError, match=f"{name} needs the importance"):
+            quantize_rows(usual, name, "today")
+        return
+    made = quantize_rows(usual, name, "today", importance=weights if weighted else None)
+    assert made.tobytes() == path.read_bytes()
+    with pytest.raises(UsageError, match=f"values are too large for {name}"):
+        quantize_rows(x[43:45], name, "today", importance=weights)
+
+
+@pytest.mark.parametrize("name", [*CLASSIC, *K_QUANTS, *LATER, *ON_A_GRID])
 @pytest.mark.parametrize("n_rows", [1, 3, 17])
 def test_rows_are_independent(name, n_rows):
     """Sixteen blocks are made side by side; which ones they are changes nothing."""
