@@ -10,6 +10,7 @@
 :func:`migrate`                             an open file into another container
 :func:`compare`, :func:`fingerprint`        whether two open files hold the same model; a digest of one's content
 :func:`identify`, :func:`hexdump`           what a file is; what every byte of it means
+:func:`explain`                             what the byte at an offset is: field, tensor, row, block, code, value
 ==========================================  ==========================================================================
 
 Ten lines that make a model file, quantize it, and read it again:
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from .formats.out_tensor import OutTensor, out_tensor
     from .formats.tensor_types import TENSOR_TYPES, TensorType, types_of
     from .formats.writer import write_model
+    from .look.explain import Explanation, explain
     from .look.hexdump import hexdump
     from .look.identify import Identification, identify
     from .quantizers.arrays import quantize, write_arrays
@@ -79,6 +81,7 @@ __all__ = [
     "Comparison",
     "Container",
     "Era",
+    "Explanation",
     "FormatError",
     "Identification",
     "MigrationReport",
@@ -94,6 +97,7 @@ __all__ = [
     "compare",
     "dequantize",
     "era_of",
+    "explain",
     "fingerprint",
     "hexdump",
     "identify",
@@ -120,6 +124,7 @@ _HOMES = {
     "formats.out_tensor":    ("OutTensor", "out_tensor"),
     "formats.tensor_types":  ("TENSOR_TYPES", "TensorType", "types_of"),
     "formats.writer":        ("write_model",),
+    "look.explain":          ("Explanation", "explain"),
     "look.hexdump":          ("hexdump",),
     "look.identify":         ("Identification", "identify"),
     "quantizers.arrays":     ("quantize", "write_arrays"),

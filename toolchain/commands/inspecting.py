@@ -152,6 +152,36 @@ def _hexdump_line(line: Any, color: bool) -> str:
     return f"{place}  {paint(line.path, BOLD)} = {paint(str(line.value), GREEN)}"
 
 
+def add_explain(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "explain",
+        run_explain,
+        "Say what the byte at an offset of a model file is: field, tensor, row, block, code, value, and its use.",
+        "explain files/ggml-model-q4_0.bin 4\nexplain files/ggml-model-q4_0.bin 0x80000",
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("offset", metavar="OFFSET", help="counted from 0; decimal, or hexadecimal with 0x")
+    json_option(parser)
+
+
+def run_explain(args: argparse.Namespace) -> int:
+    from ggmlpy.files.errors import UsageError
+    from toolchain.look.explain import explain_in_words
+
+    try:
+        offset = int(args.offset.replace(",", ""), 0)
+    except ValueError:
+        raise UsageError(f"an offset is a number such as 4096 or 0x1000, not {args.offset!r}") from None
+    record, lines = explain_in_words(args.file, offset)
+    if args.json:
+        print_json(record)
+        return 0
+    for name, words in lines:
+        put(f"{name:<7} {words}")
+    return 0
+
+
 def add_report(commands: Commands) -> None:
     parser = command(
         commands,

@@ -178,6 +178,6 @@ COMMANDS: dict[str, str] = {
     "bench": "numbers",        "verify": "verifying",      "vectors": "vectors",
     "doctor": "doctor",        "train": "training",        "instructions": "training",
     "crawl": "training",       "demo": "demo",             "serve": "serving",
-    "completion": "completion",
+    "completion": "completion", "explain": "inspecting",
 }
 # fmt: on
