@@ -38,6 +38,7 @@ __all__ = [
     "meta_name",
     "meta_names",
     "names_of",
+    "optional_shapes",
     "original_names",
     "rename",
     "shard_axis",
@@ -302,6 +303,16 @@ def original_names(n_layer: int) -> list[str]:
     """
     in_layers = [row.meta for row in TABLE if row.per_layer]
     return list(_expand(["tok_embeddings.weight", "norm.weight", "output.weight", *in_layers], n_layer))
+
+
+def optional_shapes(params: ModelParams) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor that a model may have or not, by Meta name: biases, and norms of heads where it has them.
+
+    >>> sorted(optional_shapes(ModelParams(n_layer=1)))[:2]
+    ['layers.0.attention.wk.bias', 'layers.0.attention.wo.bias']
+    """
+    rows = [row.meta for row in OPTIONAL if row.present != "qk_norm" or params.qk_norm]
+    return expected_shapes(params, _expand(rows, params.n_layer))
 
 
 def ggml_names(n_layer: int) -> list[str]:

@@ -14,7 +14,7 @@ from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError, Vocab
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.model_file import ModelFile, Tensor
-from ggmlpy.formats.tensor_names import expected_shapes
+from ggmlpy.formats.tensor_names import expected_shapes, is_derived, optional_shapes
 from ggmlpy.formats.vocabulary_names import known_vocabulary
 
 __all__ = ["check_model", "problems_of"]
@@ -99,8 +99,9 @@ def _header(model: ModelFile) -> Iterator[FormatError]:
 
 def _tensors(model: ModelFile) -> Iterator[FormatError]:
     expected = _expected(model)
+    allowed = expected | (optional_shapes(model.hparams) if expected and model.container == "gguf" else {})
     for name, tensor in model.tensors.items():
-        if name not in expected:
+        if name not in allowed and not is_derived(name):
             yield ShapeError(
                 f"unknown tensor {name!r} in model file",
                 path=model.path,
@@ -110,8 +111,8 @@ def _tensors(model: ModelFile) -> Iterator[FormatError]:
                 found=repr(name),
                 cause="a corrupt name, n_layer too small in the header, or a model of another architecture",
             )
-        elif tensor.shape != expected[name]:
-            yield _wrong_shape(model, tensor, expected[name])
+        elif tensor.shape != allowed.get(name, tensor.shape):
+            yield _wrong_shape(model, tensor, allowed[name])
     missing = [name for name in expected if name not in model.tensors]
     if missing:
         yield ShapeError(

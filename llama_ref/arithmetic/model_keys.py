@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from ggmlpy.files.errors import ShapeError, UnsupportedError
-from ggmlpy.formats.tensor_names import OPTIONAL, expected_shapes, is_derived
+from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError
+from ggmlpy.formats.tensor_names import expected_shapes, is_derived, optional_shapes
 
 from .rotation import ROPE_FREQS
 
@@ -95,7 +95,17 @@ def _check_key(file: ModelFile, key: str, allowed: Collection[Any] | None, value
 def _number(file: ModelFile, key: str) -> Any:
     """The value of a key that no description of a model has a field for; None where it is missing."""
     found = next((value for other, value in file.hparams.other.items() if _as_of_llama(file, other) == key), None)
-    return None if found is None else found.value
+    if found is None or isinstance(found.value, int | float):
+        return None if found is None else found.value
+    raise FormatError(
+        f"the key {key!r} is not a number",
+        path=file.path,
+        field=key,
+        expected="a number",
+        found=f"{found.type} {found.item}".strip(),
+        cause="a faulty converter",
+        next_step=f"`inspect {file.path} --metadata`",
+    )
 
 
 def _check_values(file: ModelFile, n_ctx: int) -> None:
@@ -133,9 +143,9 @@ def _check_values(file: ModelFile, n_ctx: int) -> None:
 
 
 def _check_tensors(file: ModelFile) -> None:
-    known = {*expected_shapes(file.hparams), ROPE_FREQS} if 0 <= file.hparams.n_layer <= len(file.tensors) else set()
-    for layer in range(file.hparams.n_layer if known else 0):
-        known |= {row.meta.format(layer) for row in OPTIONAL if row.present != "qk_norm" or file.hparams.qk_norm}
+    known = set()
+    if 0 <= file.hparams.n_layer <= len(file.tensors):
+        known = {*expected_shapes(file.hparams), *optional_shapes(file.hparams), ROPE_FREQS}
     for name, tensor in file.tensors.items():
         if known and name not in known and not is_derived(name):
             raise ShapeError(

@@ -12,6 +12,7 @@ from ggmlpy.files.errors import FormatError, ShapeError, UsageError
 from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
+from ggmlpy.look.check import problems_of
 from ggmlpy.quantizers.migration import migrate
 from llama_ref.text.model import Model
 from tests.ggmlpy.models import write_tiny
@@ -198,6 +199,17 @@ def test_a_tensor_that_no_llama_has_is_refused(gguf, tmp_path):
     path = with_keys(gguf, tmp_path / "t.gguf", tensors=[stranger])
     with pytest.raises(FormatError, match=r"unknown tensor 'blk\.0\.attn_sinks\.weight'"):
         logits(path)
+
+
+def test_a_bias_of_one_matrix_alone_is_fine_for_all_who_look(gguf, tmp_path):
+    bias = OutTensor("blk.0.attn_v.bias", TENSOR_TYPES["f32"], (128,), lambda: [np.ones(128, "<f4")])
+    path = with_keys(gguf, tmp_path / "t.gguf", tensors=[bias])
+    assert not np.array_equal(logits(path), logits(gguf))
+    with open_model(path) as model:
+        assert list(problems_of(model)) == []
+    short = OutTensor("blk.0.attn_v.bias", TENSOR_TYPES["f32"], (64,), lambda: [np.ones(64, "<f4")])
+    with open_model(with_keys(gguf, tmp_path / "s.gguf", tensors=[short])) as model:
+        assert "blk" not in str([*problems_of(model)]) and "wrong shape" in str([*problems_of(model)])
 
 
 def test_harmless_keys_change_nothing(gguf, tmp_path):
