@@ -74,13 +74,15 @@ def _header(model: ModelFile) -> Iterator[FormatError]:
                 cause="a corrupt header",
             )
             return
-    if hparams.n_embd % hparams.n_head or hparams.n_rot != hparams.n_embd // hparams.n_head:
+    width = hparams.n_embd // hparams.n_head
+    head_dim = hparams.head_dim if model.container == "gguf" else width  # which alone can state another
+    if (head_dim == width and hparams.n_embd % hparams.n_head) or hparams.n_rot != head_dim:
         yield ShapeError(
             "width and heads do not fit together",
             path=model.path,
             offset=offsets["n_rot"],
             field="n_rot",
-            expected=f"n_embd / n_head = {hparams.n_embd} / {hparams.n_head}",
+            expected=f"n_embd / n_head = {hparams.n_embd} / {hparams.n_head}" if head_dim == width else head_dim,
             found=hparams.n_rot,
             cause="a corrupt header, or the params.json of another model at conversion",
         )

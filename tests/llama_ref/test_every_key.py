@@ -8,7 +8,8 @@ import pytest
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.formats.gguf_values import Value
 from llama_ref.arithmetic.model_keys import HARMLESS
-from tests.llama_ref.test_gguf_models import logits, with_keys  # noqa: F401: a fixture
+from tests.ggmlpy.models import write_tiny
+from tests.llama_ref.test_gguf_models import HPARAMS, logits, rewritten, with_keys
 
 gguf_package = pytest.importorskip("gguf", reason="the list of keys is the package's")
 
@@ -32,6 +33,13 @@ PROBES = {
     "llama.attention.layer_norm_rms_epsilon": Value("f32", 0.5),
     "llama.attention.head_count_kv": Value("u32", 2),
 }
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keys")
+    source = write_tiny(folder / "a.bin", "ggjt", 3, "f16", hparams=HPARAMS)
+    return rewritten(source, folder / "a.gguf", HPARAMS)
 
 
 def every_key() -> list[str]:
@@ -60,9 +68,9 @@ def outcome(path, plain) -> str:
 
 
 @pytest.mark.parametrize("key", every_key())
-def test_a_key_is_honored_or_refused_by_name(key, gguf, tmp_path):
+def test_a_key_is_honored_or_refused_by_name(key, model, tmp_path):
     for around in ({}, YARN) if ".rope." in key else ({},):
-        base = with_keys(gguf, tmp_path / "base.gguf", around)
+        base = with_keys(model, tmp_path / "base.gguf", around)
         plain = logits(base)
         for number, value in enumerate(probes(key)):
             found = outcome(with_keys(base, tmp_path / f"{number}.gguf", {key: value}), plain)

@@ -209,7 +209,7 @@ def test_a_bias_of_one_matrix_alone_is_fine_for_all_who_look(gguf, tmp_path):
         assert list(problems_of(model)) == []
     short = OutTensor("blk.0.attn_v.bias", TENSOR_TYPES["f32"], (64,), lambda: [np.ones(64, "<f4")])
     with open_model(with_keys(gguf, tmp_path / "s.gguf", tensors=[short])) as model:
-        assert "blk" not in str([*problems_of(model)]) and "wrong shape" in str([*problems_of(model)])
+        assert "wrong shape" in str([*problems_of(model)])
 
 
 def test_harmless_keys_change_nothing(gguf, tmp_path):
