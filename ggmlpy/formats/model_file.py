@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelFile", "Part", "Piece", "Tensor", "Vocabulary"]
 
-CHUNK_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 20  # memory of this size is used again and again; more would be taken from the system each time
 TEXTS = 4096  # of the vocabulary, copied out of the map at a time
 
 

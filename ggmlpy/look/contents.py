@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.model_file import ModelFile
 
+from .finite import not_finite_tensors
+
 __all__ = ["summarize", "tensor_rows", "vocabulary_sample"]
 
 
-def summarize(model: ModelFile, *, tensors: bool = True, sample: int = 10) -> dict[str, Any]:
+def summarize(
+    model: ModelFile,
+    *,
+    tensors: bool = True,
+    sample: int = 10,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
     """The file as a JSON-ready dictionary.
 
     Arguments:
         tensors: whether the table of tensors is wanted.
         sample: how many vocabulary entries to show from the beginning, and as many from the end.
+        progress: called with the number of bytes of values after each piece.
     """
     ftype = FTYPES.get(model.hparams.ftype)
     summary: dict[str, Any] = {
@@ -26,6 +36,7 @@ def summarize(model: ModelFile, *, tensors: bool = True, sample: int = 10) -> di
         "ftype": ftype.title if ftype else "unknown",
         "vocabulary": {"size": len(model.vocab), "sample": vocabulary_sample(model, sample)},
         "n_tensors": len(model.tensors),
+        "not_finite": [found.as_dict() for found in not_finite_tensors(model, progress)],
     }
     if tensors:
         summary["tensors"] = tensor_rows(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from ggmlpy.formats.writer import file_size
 from ggmlpy.verify.whose_quantizer import quantizer_signs
 
 from .check import problems_of
+from .finite import not_finite_problem, not_finite_tensors
 
 __all__ = ["Identification", "expected_size", "identify"]
 
@@ -68,14 +69,22 @@ class Identification:
         return asdict(self)
 
 
-def identify(path: str | os.PathLike[str]) -> Identification:
+def identify(
+    path: str | os.PathLike[str], *, values: bool = True, progress: Callable[[int], object] | None = None
+) -> Identification:
     """Look at a file of any kind.
+
+    Args:
+        values: whether to look for values that are NaN or infinite, which reads the whole file.
+        progress: called with the number of bytes of values after each piece.
 
     Raises:
         FormatError: it is no GGML file; the message says what it probably is.
     """
     with open_model(path, strict=False) as model:
         problems = list(problems_of(model))
+        if values and (found := list(not_finite_tensors(model, progress))):
+            problems.append(not_finite_problem(found, model.path))
         parts = f", {len(model.paths)} parts" if len(model.paths) > 1 else ""
         return Identification(
             path=str(path),

@@ -77,6 +77,7 @@ class OutputReport(Verdict):
         unexplained: differing tensors that no single cause explains.
         era: the era whose way it is, if not the expected one's.
         rounding: how far values are off, in words, if rounding accounts for all that differs.
+        warnings: what is no difference, and yet should be known.
     """
 
     output: str
@@ -90,6 +91,7 @@ class OutputReport(Verdict):
     unexplained: list[str] = field(default_factory=list)
     era: str | None = None
     rounding: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def differing(self) -> list[TensorDifference]:
@@ -132,6 +134,7 @@ class OutputReport(Verdict):
         for item in self.tensors if verbose else self.differing:
             yield f"{item.name:<44} {figures(item, WIDTHS)}" + (f"  {item.status}" if item.odd else "")
         yield from first_difference(self.differing, AGAINST)
+        yield from (f"warning: {warning}" for warning in self.warnings)
         yield from (f"likely cause: {cause}" for cause in self.causes)
         if self.unexplained:
             yield f"unexplained: {len(self.unexplained)} tensors, {self.unexplained[0]} among them"
@@ -151,6 +154,7 @@ class OutputReport(Verdict):
     def markdown(self) -> str:
         """A summary for a CI job: the verdict, the causes, and a table of the tensors that differ."""
         lines = [f"**{self.output}** against {self.source} ({self.step}): {self.sentence()}", ""]
+        lines += [f"- warning: {warning}" for warning in self.warnings]
         lines += [f"- likely cause: {cause}" for cause in self.causes]
         lines += [f"- no known mistake explains {name}" for name in self.unexplained[:5]]
         table = markdown_table(*self.table(), n_words=2)

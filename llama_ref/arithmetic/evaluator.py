@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
 
+from .finite_numbers import FiniteNumbers
 from .model_keys import check_keys
 from .transformer import F32
 from .weights import load_weights
@@ -65,6 +66,7 @@ class Evaluator:
         self.memory_f32 = memory_f32
         check_keys(file, n_ctx)
         self.weights = load_weights(file, backend)
+        self._finite = FiniteNumbers(file)
         self._turn = threading.Lock()  # held while the backend, which has one working memory, evaluates
         self._closed = False
         _OPEN.add(self)
@@ -150,6 +152,7 @@ class Evaluator:
 
         Raises:
             UsageError: a token is outside the vocabulary, the positions are outside the cache, or the model was closed.
+            FormatError: weights or logits are NaN or infinite.
             TruncatedError: another program made the file shorter. (One that does so during an evaluation ends the
                 process: the kernels read the map.)
         """
@@ -160,6 +163,7 @@ class Evaluator:
             self.file.check_length()
             with np.errstate(all="ignore"):  # weights that are not finite give logits that are not, and no warnings
                 logits = self.backend.forward(self.weights, cache, batch, n_past, last_only)
+            self._finite.check(logits)
             cache.length = n_past + len(batch)
         return logits[-1] if last_only else logits
 
@@ -184,6 +188,7 @@ class Evaluator:
         """Release the file, once nobody is evaluating; the model cannot be evaluated afterwards."""
         with self._turn:
             self._closed = True
+            self._finite.stop()
             self.backend.close()
             self.file.close()
 

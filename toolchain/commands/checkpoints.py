@@ -8,7 +8,7 @@ from typing import Any
 
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.program import spoken, spoken_within
-from toolchain.terminal.talk import print_json, say
+from toolchain.terminal.talk import print_json, say, warn_of_values
 
 from .options import (
     Commands,
@@ -104,6 +104,8 @@ def run_convert(args: argparse.Namespace) -> int:
                 plan.write(bar.update)
         for note in plan.notes:
             say(args, f"note: {spoken(note)}")
+        if not args.dry_run:
+            warn_of_values(args, next(iter(plan.files)))
         if args.json:
             files = [{"path": str(path), "size": size} for path, size in plan.files.items()]
             print_json(

@@ -9,7 +9,7 @@ from typing import Any
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.foreign import one_line
 from toolchain.terminal.program import spoken
-from toolchain.terminal.talk import print_json, put, say
+from toolchain.terminal.talk import print_json, put, say, warn_of_values
 
 from .options import Commands, command, era_option, json_option, threads_option, tokenizer_option, writes
 
@@ -74,6 +74,7 @@ def run_migrate(args: argparse.Namespace) -> int:
             f"{loss.name:<40} {loss.source} -> {loss.target}  RMSE {loss.rmse:.6g}  max error {loss.max_error:.6g}",
         )
     say(args, f"{source} -> {container.title(version)}: {', '.join(map(str, report.paths))}, {report.size:,} bytes")
+    warn_of_values(args, report.paths[0])
     if args.json:
         losses = [{**asdict(loss), "rmse": loss.rmse} for loss in report.losses]
         print_json({"files": report.paths, "size": report.size, "losses": losses, "notes": report.notes})
@@ -136,5 +137,6 @@ def run_quantize(args: argparse.Namespace) -> int:
         print_json(report.as_dict())
     elif not args.quiet:
         put(*report.closing_lines())
+    warn_of_values(args, args.input, *report.paths)
     say(args, f"quantize time = {1000 * (time.perf_counter() - start):8.2f} ms")
     return 0

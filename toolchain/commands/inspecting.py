@@ -33,7 +33,8 @@ def run_identify(args: argparse.Namespace) -> int:
     found, failed = [], []
     for file in args.files:
         try:
-            found.append(identify_any(file))
+            with progress_bar(args, bytes_of(file), "identify") as bar:
+                found.append(identify_any(file, bar.update))
         except FormatError as error:
             failed.append(error)
     if args.json:
@@ -86,8 +87,8 @@ def run_inspect(args: argparse.Namespace) -> int:
     from ggmlpy import open_model
     from ggmlpy.look.contents import summarize
 
-    with open_model(args.file) as model:
-        summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab)
+    with open_model(args.file) as model, progress_bar(args, model.size, "inspect") as bar:
+        summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab, progress=bar.update)
     if args.json:
         print_json(summary)
     else:
@@ -96,6 +97,8 @@ def run_inspect(args: argparse.Namespace) -> int:
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
+    from ggmlpy.look.finite import NotFinite
+
     put(f"{', '.join(summary['files'])}: {summary['format']}, {summary['size']:,} bytes")
     put("header      " + "  ".join(f"{name} {value}" for name, value in summary["header"].items()))
     put(f"ftype       {summary['ftype']}")
@@ -103,6 +106,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     for entry in summary["vocabulary"]["sample"]:
         put(f"  {entry['id']:>6}  {entry['score']:>12g}  {entry['text']!r}")
     put(f"tensors     {summary['n_tensors']}")
+    for found in summary["not_finite"]:
+        put(f"  {NotFinite(**found)}")
     for row in summary.get("tensors", ()):
         shape = " x ".join(map(str, row["shape"]))
         put(f"  {row['name']:<40} {row['type']:<5} {shape:>15} at {row['offset']:>13,} {row['bytes']:>13,} bytes")

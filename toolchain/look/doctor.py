@@ -236,7 +236,7 @@ class _Examination(contextlib.ExitStack):
         self._found("tokenizer", path, vocabulary_name(len(vocabulary.base)) + added)
 
     def _add_ggml(self, path: Path) -> None:
-        found = identify(path)
+        found = identify(path, values=False)  # whole folders of models are looked at here
         self.ggml.append(found)
         types = ", ".join(f"{count} {name}" for name, count in found.types.items()) or "the vocabulary only"
         words = f"{found.what}, {found.model}, vocabulary {found.vocabulary}, {types}, {in_words(found.size)}"

@@ -34,8 +34,8 @@ _PIECE = re.compile(r"(?P<stem>.+)\.(?:part|split-?)(?P<number>\d+|[a-z]{1,2})(?
 def identification(path: Path, what: str, **known: object) -> Identification:
     """An identification of a file that holds no GGML model."""
     size = path.stat().st_size
-    values = {"era": "", "types": {}, "model": "", "vocabulary": "", "readers": "unzip", "next_step": ""} | known
-    return Identification(path=str(path), what=what, size=size, expected_size=size, problems=[], **values)  # type: ignore[arg-type]
+    usual = {"era": "", "types": {}, "model": "", "vocabulary": "", "readers": "unzip", "next_step": "", "problems": []}
+    return Identification(path=str(path), what=what, size=size, expected_size=size, **(usual | known))  # type: ignore[arg-type]
 
 
 def foreign(path: Path) -> Identification | None:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ggmlpy.files.errors import BadMagicError, FormatError
@@ -18,6 +18,7 @@ from ggmlpy.formats.model_sizes import describe_shape
 from ggmlpy.formats.opening import is_gguf
 from ggmlpy.formats.tensor_names import is_derived, is_known, rename, spelling_of, unwrapped
 from ggmlpy.formats.vocabulary_names import vocabulary_name
+from ggmlpy.look.finite import not_finite_problem
 from ggmlpy.look.identify import Identification, identify
 from llama_ref.checkpoint import LazyTensor, open_pth
 from llama_ref.checkpoint.layout import origin_of
@@ -27,6 +28,7 @@ from llama_ref.checkpoint.weights import is_safetensors
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 
 from .foreign import foreign, foreign_gguf, identification
+from .values import not_finite_weights
 
 __all__ = ["identify_any", "identify_other"]
 
@@ -36,11 +38,15 @@ WRITERS = {
     "torch-2.7+": "torch 2.7 or later",
     "legacy": "torch before 1.6, or its old format",
 }
+Progress = Callable[[int], object]
 LAYOUTS = {"meta": "Meta's layout", "huggingface": "Hugging Face's layout", "gguf": "names of GGUF"}
 
 
-def identify_any(path: str | os.PathLike[str]) -> Identification:
+def identify_any(path: str | os.PathLike[str], progress: Progress | None = None) -> Identification:
     """Look at a file of any kind that this toolchain knows.
+
+    Args:
+        progress: called with the number of bytes of values after each piece.
 
     Raises:
         FormatError: it is of one of these kinds, and bad; BadMagicError if it is of none.
@@ -49,9 +55,9 @@ def identify_any(path: str | os.PathLike[str]) -> Identification:
     if found is not None:
         return found
     try:
-        return identify(path)
+        return identify(path, progress=progress)
     except BadMagicError as error:
-        other = identify_other(path)
+        other = identify_other(path, progress)
         if other is not None:
             return other
         raise _without_a_circle(error) from error
@@ -73,8 +79,11 @@ def _without_a_circle(error: FormatError) -> FormatError:
     return error
 
 
-def identify_other(path: str | os.PathLike[str]) -> Identification | None:
+def identify_other(path: str | os.PathLike[str], progress: Progress | None = None) -> Identification | None:
     """Look at a .pth, .bin, .safetensors, .zip or tokenizer.model file; None if it is of no such kind.
+
+    Args:
+        progress: called with the number of bytes of values after each piece.
 
     Raises:
         FormatError: it is of one of these kinds, and bad.
@@ -83,37 +92,43 @@ def identify_other(path: str | os.PathLike[str]) -> Identification | None:
     with open(path, "rb") as stream:
         head = stream.read(16)
     if head[:2] == b"PK":
-        return _zip(path)
+        return _zip(path, progress)
     if is_safetensors(path) or head[8:10] in (b'{"', b"{}", b"{ "):
         with SafetensorsFile(path) as file:
-            return _tensors(path, file, "safetensors", "any version of safetensors")
+            return _tensors(path, file, "safetensors", "any version of safetensors", progress)
     if path.suffix == ".model" or head[:1] == b"\n":
         return _tokenizer(path)
     if head[:1] == b"\x80":
-        return _pth(path)
+        return _pth(path, progress)
     return None
 
 
-def _zip(path: Path) -> Identification:
+def _zip(path: Path, progress: Progress | None) -> Identification:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [Path(name).name for name in archive.namelist()]
     except ZIP_TROUBLE:
         names = ["data.pkl"]  # torch's reader says exactly what is wrong
     if "data.pkl" in names:
-        return _pth(path)
+        return _pth(path, progress)
     adapter = "adapter_config.json" in names
     what = "zip archive of a LoRA adapter" if adapter else f"zip archive of {len(names)} files, no adapter among them"
     step = f"`merge --base BASE_DIR --lora {path} --output OUT_DIR`" if adapter else f"unzip {path}"
     return identification(path, what, next_step=f"`verify {path}`, then {step}")
 
 
-def _pth(path: Path) -> Identification:
+def _pth(path: Path, progress: Progress | None) -> Identification:
     with open_pth(path) as file:
-        return _tensors(path, file.state_dict, f"{file.format} checkpoint", WRITERS.get(file.format, file.format))
+        writer = WRITERS.get(file.format, file.format)
+        return _tensors(path, file.state_dict, f"{file.format} checkpoint", writer, progress)
 
 
-def _tensors(path: Path, tensors: Mapping[str, LazyTensor], container: str, writer: str) -> Identification:
+def _tensors(
+    path: Path, tensors: Mapping[str, LazyTensor], container: str, writer: str, progress: Progress | None
+) -> Identification:
+    ours = [tensor for name, tensor in tensors.items() if is_known(name) or "lora_" in name]
+    unsound = list(not_finite_weights(ours, progress))
+    bad = not_finite_problem(unsound, path) if unsound else None
     tensors = {unwrapped(name): tensor for name, tensor in tensors.items()}
     known = {rename(name, "meta"): tensor for name, tensor in tensors.items() if is_known(name)}
     readers = "PyTorch, transformers, `convert` and merge"
@@ -138,7 +153,8 @@ def _tensors(path: Path, tensors: Mapping[str, LazyTensor], container: str, writ
         model=_model(path, known, tensors),
         vocabulary=_vocabulary(tensors),
         readers=readers,
-        next_step=step,
+        next_step=bad.next_step if bad else step,
+        problems=[str(bad)] if bad else [],
     )
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "say_text",
     "speak_utf8",
     "warn_of_encoding",
+    "warn_of_values",
 ]
 
 
@@ -84,6 +85,14 @@ def warn_of_encoding(args: argparse.Namespace, name: str, data: bytes) -> None:
 
     if doubt := encoding_doubt(data):
         say(args, f"warning: {'standard input' if name == '-' else name}: {doubt}")
+
+
+def warn_of_values(args: argparse.Namespace, *paths: object) -> None:
+    """Say of models that were written that some of their values are NaN or infinite."""
+    from toolchain.look.values import warnings_of
+
+    for warning in [] if args.quiet else warnings_of(*map(str, paths)):
+        say(args, f"warning: {warning}")
 
 
 def say_compiling() -> None:

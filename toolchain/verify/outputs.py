@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.verify.judge import OutputReport, Progress
+from toolchain.look.values import warnings_of
 
 __all__ = ["verify_output"]
 
@@ -43,6 +44,20 @@ def verify_output(
     for path in (output, source):
         if not path.exists():
             raise FormatError("no such file or directory", path=path, next_step="check the name")
+    report = _verified(output, source, adapters, era, tokenizer, progress)
+    report.warnings += warnings_of(output)
+    return report
+
+
+def _verified(
+    output: Path,
+    source: Path,
+    adapters: Sequence[str | os.PathLike[str]],
+    era: str | None,
+    tokenizer: str | os.PathLike[str] | None,
+    progress: Progress | None,
+) -> OutputReport:
+    """The verdict of the step that lies between the two."""
     if adapters:
         from .merge import verify_merge
 

@@ -14,6 +14,7 @@ Files are read in one pass, four megabytes at a time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -31,6 +32,7 @@ from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.checkpoint import known_files, open_checkpoint
 from llama_ref.checkpoint.known_files import KnownFile, files_of
 from llama_ref.checkpoint.params import read_params_json
+from toolchain.look.values import warnings_of
 
 from .fingerprint import content_fingerprint
 from .published_tensors import published_model_of, published_shard_of, structure_of, weight_files
@@ -148,7 +150,16 @@ def verify(paths: Sequence[str | os.PathLike[str]], progress: Progress | None = 
     _look_at_content(report, progress)
     _compare_each_other(report, paths, progress)
     report.notes += _completeness(report.verdicts)
+    report.notes += _unsound_values(report.verdicts)
     return report
+
+
+def _unsound_values(verdicts: Iterable[FileVerdict]) -> Iterator[str]:
+    """What is to be said of the values of files that nobody published."""
+    for verdict in verdicts:
+        if verdict.status in ("unknown", "no reference", "differs") and verdict.path.is_file():
+            with contextlib.suppress(FormatError):  # no weights, or a file whose verdict says what is wrong
+                yield from warnings_of(verdict.path)
 
 
 # ------------------------------------------------------------------------------------------------------ which files

@@ -193,10 +193,12 @@ def _powf(x, y):
 
 def _each(loop: Callable[..., None], *arguments: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Run a loop over flat float32 copies of the arguments; the result has their common shape."""
-    shaped = np.broadcast_arrays(*(np.asarray(x, np.float32) for x in arguments))
-    out = np.empty(shaped[0].size, np.float32)
-    loop(*(np.ascontiguousarray(x).reshape(-1) for x in shaped), out)
-    return out.reshape(shaped[0].shape)[()]
+    arrays = [np.asarray(x, np.float32) for x in arguments]
+    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    out = np.empty(shape, np.float32)
+    shaped = (x if x.shape == shape else np.broadcast_to(x, shape).copy() for x in arrays)
+    loop(*(np.ascontiguousarray(x).reshape(-1) for x in shaped), out.reshape(-1))
+    return out[()]
 
 
 @kernel
