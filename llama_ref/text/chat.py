@@ -1,4 +1,4 @@
-"""A word of warning before a chat: which vocabularies belong to models that do not follow instructions."""
+"""A word of warning before a chat: which models do not follow instructions, by their vocabulary or their file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from ggmlpy.formats.vocabulary_names import known_vocabulary, size_of_vocabulary
 __all__ = ["instruction_warning"]
 
 
-def instruction_warning(n_vocab: int) -> str | None:
-    """Why a model of this vocabulary may disappoint in a chat, None if nothing speaks against it.
+def instruction_warning(n_vocab: int, container: str = "ggjt") -> str | None:
+    """Why a model of this vocabulary may disappoint in a chat without a template of its own, None if nothing does.
 
-    >>> instruction_warning(49954) is None
-    True
+    >>> instruction_warning(49954) is None, instruction_warning(128256, "gguf")[:35]
+    (True, 'the file has no chat template: a ba')
     """
     known = known_vocabulary(n_vocab)
+    if known is None and container == "gguf":
+        return "the file has no chat template: a base model, it seems, which completes text and follows no instructions"
     if known is None or known.instructions is not False:
         return None
     if known.name == "LLaMA":

@@ -159,6 +159,12 @@ class Conversation:
         self.n_past += len(self.waiting)
         self.waiting = []
 
+    def rewind(self, n_past: int) -> None:
+        """Forget all but the first ``n_past`` positions, and what waits."""
+        if not 0 <= n_past <= self.n_past:
+            raise UsageError(f"position {n_past} has not been read")
+        self.n_past, self.waiting, self.logits = n_past, [], None
+
     def _swap_context(self) -> None:
         """Keep the first ``n_keep`` positions, drop the older half of the rest, and evaluate the newer half again."""
         n_left = self.n_past - self.n_keep

@@ -111,6 +111,7 @@ class GgufTokenizer(PieceTokenizer):
     """What the tokenizers of GGUF files share; ``encode`` puts no space in front, ``encode_first`` does.
 
     Attributes:
+        metadata: of the file.
         texts: the spelling of each token.
         kinds: its type.
         adds_eos: whether a text ends with ``eos``.
@@ -123,7 +124,7 @@ class GgufTokenizer(PieceTokenizer):
     cleans_spaces = False
 
     def __init__(self, metadata: Mapping[str, Value]) -> None:
-        self._metadata = metadata
+        self.metadata = metadata
         self.texts, self._scores, kinds = gguf_tokens(metadata)
         self.kinds = kinds.tolist()
         self._by_text = dict(zip(self.texts, range(len(self.texts))))
@@ -140,7 +141,7 @@ class GgufTokenizer(PieceTokenizer):
         return [self._by_text[text.encode()] for text in texts if text.encode() in self._by_text]
 
     def _value(self, name: str) -> Any:
-        found = self._metadata.get(KEY + name)
+        found = self.metadata.get(KEY + name)
         return None if found is None else found.value
 
     def _id(self, name: str, default: int) -> int:

@@ -62,12 +62,15 @@ def add_chat(commands: Commands) -> None:
         commands,
         "chat",
         run_chat,
-        "Talk with an instruction model: generate -ins with the Alpaca template, a line editor and its history.",
+        "Talk with an instruction model, with a line editor and its history: in the chat template of the model's GGUF, "
+        "else as generate -ins does with Alpaca's. -p is the system message of a template.",
         "chat\nchat -m files/ggml-model-q4_0.bin --temp 0.2\n"
         "chat -m zh-alpaca/ggml-model-q4_0.bin -c 2048 --temp 0.2 --repeat-penalty 1.3",
     )
     add_main_options(parser)
     parser.set_defaults(n_predict=None)
+    which = "the model's template of this name, or alpaca (default: the model's usual one, else alpaca)"
+    parser.add_argument("--chat-template", metavar="NAME", help=which)
     _add_raw_output(parser)
 
 
@@ -78,17 +81,45 @@ def _add_raw_output(parser: argparse.ArgumentParser) -> None:
 
 def run_chat(args: argparse.Namespace) -> int:
     loading = Loading(args)
+    from llama_ref.text.templated import template_of
+    from llama_ref.vocabulary.gguf_tokenizer import gguf_tokenizer
     from llama_ref.vocabulary.prompts import PREAMBLE
     from toolchain.terminal.console import edited_lines
 
     args.turns_count = args.n_predict is not None  # as in main where -n was typed; else every turn has an answer
     args.n_predict = ANSWER if args.n_predict is None else args.n_predict
-    args.instruct = True
     args.color = args.color or wants_color()
+    own = gguf_tokenizer(loading.file.metadata) if loading.file.container == "gguf" else None
+    template = template_of(own, args.chat_template)
+    if template is not None:
+        with edited_lines() as read_line:
+            return _run_templated(args, loading, template, read_line)
+    args.instruct = True
     if not args.prompt_parts and not args.random_prompt:
         args.prompt_parts = [("PROMPT", PREAMBLE)]
     with edited_lines() as read_line:
         return _run_main(args, loading, read_line)
+
+
+def _run_templated(args: argparse.Namespace, loading: Loading, template: Any, read_line: Any) -> int:
+    """A conversation in the model's own template, on this terminal."""
+    from ggmlpy.files.errors import UsageError
+    from llama_ref.text.main_inputs import read_prompt
+    from llama_ref.text.sampling_trace import trace_sampling
+    from llama_ref.text.templated import TemplatedChat
+    from toolchain.terminal.chatting import talk
+    from toolchain.terminal.console import TerminalConsole
+
+    if args.json:
+        raise UsageError("--json and interaction exclude each other")
+    args = settled(args, loading.file)
+    system = read_prompt(args.prompt_parts, sys.stdin.buffer, partial(say, args)).decode("utf-8", "replace")
+    with loading.model(args) as model, trace_sampling(args.trace_sampling, model.vocab) as on_sample:
+        messages = [{"role": "system", "content": system}] if system else []
+        chat = TemplatedChat(new_conversation(args, model, on_sample), template, messages)
+        clean = sys.stdout.isatty() and not args.raw_output
+        console = TerminalConsole(sys.stdout.buffer, read_line, use_color=args.color, without_controls=clean)
+        return talk(chat, console, partial(say, args), max_tokens=args.n_predict)
 
 
 # ── a model, as the options want it ──────────────────────────────────────────────────────────────────────────────────
@@ -185,7 +216,8 @@ def _introduce(args: argparse.Namespace, loop: Any) -> None:
     from llama_ref.text.main_words import prompt_table
 
     conversation = loop.conversation
-    warning = instruction_warning(conversation.model.n_vocab) if args.instruct else None
+    file = conversation.model.file
+    warning = instruction_warning(conversation.model.n_vocab, file.container) if args.instruct else None
     if warning:
         say(args, f"warning: {warning}")
     if args.verbose_prompt:
