@@ -10,11 +10,11 @@ __all__ = ["instruction_warning"]
 def instruction_warning(n_vocab: int, container: str = "ggjt") -> str | None:
     """Why a model of this vocabulary may disappoint in a chat without a template of its own, None if nothing does.
 
-    >>> instruction_warning(49954) is None, instruction_warning(128256, "gguf")[:35]
-    (True, 'the file has no chat template: a ba')
+    >>> instruction_warning(49954) is None, instruction_warning(128256, "gguf")[:33]
+    (True, 'the file has no chat template: a ')
     """
     known = known_vocabulary(n_vocab)
-    if known is None and container == "gguf":
+    if container == "gguf" and (known is None or known.instructions is None):
         return "the file has no chat template: a base model, it seems, which completes text and follows no instructions"
     if known is None or known.instructions is not False:
         return None
