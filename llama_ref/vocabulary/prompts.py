@@ -10,10 +10,12 @@ after the headings, which its authors found to answer better.
 ``CHAT_TEMPLATE``        the first turn of llama.cpp's ``-ins``: ``<s>`` before the heading, a newline after the input
 ``TURN_TEMPLATE``        a turn of it without the sentence that begins the conversation
 ``BARE_TEMPLATE``        the instruction alone
+``LLAMA_2_TEMPLATE``     one instruction, as Chinese-LLaMA-Alpaca-2 trained on it and asks it
 =======================  ==============================================================================================
 
 Sources: Chinese-LLaMA-Alpaca ``scripts/training/build_dataset.py`` (training) and ``scripts/inference/inference_hf.py``
-(generation); llama.cpp ``examples/main/main.cpp`` at 352589927 (``inp_pfx``, ``inp_sfx``) and ``prompts/alpaca.txt``.
+(generation); llama.cpp ``examples/main/main.cpp`` at 352589927 (``inp_pfx``, ``inp_sfx``) and ``prompts/alpaca.txt``;
+Chinese-LLaMA-Alpaca-2 ``scripts/training/build_dataset.py`` at 2a334d1.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ __all__ = [
     "CHAT_TEMPLATE",
     "GENERATION_TEMPLATE",
     "INSTRUCTION_PREFIX",
+    "LLAMA_2_TEMPLATE",
     "PREAMBLE",
     "RESPONSE_SUFFIX",
     "REVERSE_PROMPT",
@@ -43,6 +46,9 @@ GENERATION_TEMPLATE = PREAMBLE + INSTRUCTION_PREFIX + "{instruction}" + RESPONSE
 TURN_TEMPLATE = INSTRUCTION_PREFIX + "{instruction}\n" + RESPONSE_SUFFIX
 CHAT_TEMPLATE = PREAMBLE + "<s>" + TURN_TEMPLATE
 BARE_TEMPLATE = "{instruction}"
+LLAMA_2_TEMPLATE = (
+    "[INST] <<SYS>>\nYou are a helpful assistant. 你是一个乐于助人的助手。\n<</SYS>>\n\n{instruction} [/INST]"
+)
 
 
 def alpaca_prompt(instruction: str, input: str = "", *, template: str = GENERATION_TEMPLATE) -> str:

@@ -126,6 +126,13 @@ class Packing:
         wanted = range(within * self.rows, (within + 1) * self.rows)
         return stack([[self.documents[i] for i in packed[row % len(packed)]] for row in wanted], self.length)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells this stream of batches from another one."""
+        return {
+            "data": [len(self.documents), self.rows, self.length, self.seed],
+            "n_tokens": sum(map(len, self.documents)),
+        }
+
     def epoch(self) -> Iterable[Batch]:
         """Every document exactly once, in order of the data, for an evaluation."""
         packed = _pack(self.documents, range(len(self.documents)), self.length)

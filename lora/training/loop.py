@@ -9,9 +9,10 @@ one. That takes the same number of BLAS threads on the same kind of processor; w
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
 from ggmlpy.files.npy import read_npz
 from ggmlpy.formats.model_params import ModelParams
 
-from .data import Packing
+from .data import Batch, Packing
 from .model import Dropout, Lora, Weights, loss_and_gradients
 from .optim import AdamW, clip, warmup_cosine
+from .prepared import Blocks
 
 __all__ = ["Progress", "Run", "Settings", "evaluate", "read_log"]
 
@@ -41,6 +43,10 @@ class Settings:
         accumulation: batches whose gradients are summed for one update.
         clip: longest gradient.
         seed: of the dropout masks.
+        optimizer: "adamw_torch" or "adamw_hf".
+        loss: "targets of the update" divides by their number; "mean of means" gives each batch the same weight.
+        first_step: what the schedule is asked for at the first update.
+        warmup_rounding: "ceil" or "round".
     """
 
     learning_rate: float
@@ -51,6 +57,22 @@ class Settings:
     accumulation: int = 1
     clip: float = 1.0
     seed: int = 0
+    eps: float = 1e-8
+    optimizer: str = "adamw_torch"
+    loss: str = "targets of the update"
+    first_step: int = 1
+    warmup_rounding: str = "round"
+
+    def rate(self, step: int) -> float:
+        """The learning rate of update ``step`` (from 0).
+
+        >>> original = Settings(1e-3, 20, warmup=0.05, first_step=0, warmup_rounding="ceil")
+        >>> [original.rate(step) for step in (0, 1)], round(original.rate(19), 8)
+        ([0.0, 0.001], 6.82e-06)
+        """
+        exact = self.n_steps * self.warmup
+        n_warmup = math.ceil(exact) if self.warmup_rounding == "ceil" else round(exact)
+        return self.learning_rate * warmup_cosine(step + self.first_step, self.n_steps + self.first_step, n_warmup)
 
 
 @dataclass(frozen=True)
@@ -83,7 +105,7 @@ class Run:
         weights: Weights,
         trained: list[str],
         shape: ModelParams,
-        packing: Packing,
+        packing: Packing | Blocks,
         settings: Settings,
         *,
         lora: Lora | None = None,
@@ -92,7 +114,14 @@ class Run:
     ) -> None:
         self.weights, self.shape, self.packing, self.settings = weights, shape, packing, settings
         self.lora, self.folder, self.checkpoint_every = lora, Path(folder) if folder else None, checkpoint_every
-        self.optimizer = AdamW(weights, tuple(trained), settings.betas, weight_decay=settings.weight_decay)
+        self.optimizer = AdamW(
+            weights,
+            tuple(trained),
+            settings.betas,
+            settings.eps,
+            weight_decay=settings.weight_decay,
+            variant=settings.optimizer,
+        )
         self.log: list[Progress] = []
 
     @property
@@ -115,19 +144,16 @@ class Run:
         began, settings, step = time.perf_counter(), self.settings, self.step
         numbers = range(step * settings.accumulation, (step + 1) * settings.accumulation)
         batches = [self.packing.batch(number) for number in numbers]
-        n_targets = sum(batch.n_targets for batch in batches)
         loss, gradients = 0.0, {}  # type: tuple[float, Weights]
         trained = frozenset(self.optimizer.trained)
-        for number, batch in zip(numbers, batches):
+        for number, batch, divisor in zip(numbers, batches, _divisors(batches, settings.loss)):
             dropout = Dropout(self.lora.dropout, settings.seed, number) if self.lora else None
             part, found = loss_and_gradients(
-                self.weights, self.shape, batch, trained, lora=self.lora, dropout=dropout, n_targets=n_targets
+                self.weights, self.shape, batch, trained, lora=self.lora, dropout=dropout, n_targets=divisor
             )
             loss += part
             gradients = {name: gradients[name] + g for name, g in found.items()} if gradients else found
-        length = clip(gradients, settings.clip)
-        n_warmup = round(settings.n_steps * settings.warmup)
-        rate = settings.learning_rate * warmup_cosine(step + 1, settings.n_steps + 1, n_warmup)
+        length, rate = clip(gradients, settings.clip), settings.rate(step)
         self.optimizer.update(gradients, rate)
         n_tokens = sum(int((batch.documents >= 0).sum()) for batch in batches)
         return Progress(step + 1, loss, rate, length, n_tokens, time.perf_counter() - began)
@@ -136,15 +162,13 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to mean anything."""
-        packing = self.packing
         return json.loads(
             json.dumps(
                 {
                     "settings": asdict(self.settings),
                     "lora": asdict(self.lora) if self.lora else None,
                     "shapes": {name: self.weights[name].shape for name in self.optimizer.trained},
-                    "data": [len(packing.documents), packing.rows, packing.length, packing.seed],
-                    "n_tokens": sum(map(len, packing.documents)),
+                    **self.packing.identity(),
                 }
             )
         )
@@ -189,6 +213,13 @@ class Run:
 
     def _state(self) -> dict[str, Weights]:
         return {"weight": self.weights, "first": self.optimizer.first, "second": self.optimizer.second}
+
+
+def _divisors(batches: Sequence[Batch], loss: str) -> list[float]:
+    """What each batch's sum of losses is divided by; 1 where there is no target, and the sum is 0."""
+    if loss == "mean of means":
+        return [(batch.n_targets or math.nan) * len(batches) for batch in batches]
+    return [sum(batch.n_targets for batch in batches) or math.nan] * len(batches)
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -37,11 +37,12 @@ MASKED = -1e9  # a score that no softmax lets through, finite so that a masked r
 
 @dataclass(frozen=True)
 class Lora:
-    """Rank, scale and dropout of the low-rank paths; Chinese-LLaMA-Alpaca's are 8, 32 and 0.05."""
+    """Rank, scale and dropout of the low-rank paths, and the matrices of a layer that have one."""
 
     r: int = 8
     alpha: float = 32.0
     dropout: float = 0.05
+    targets: tuple[str, ...] = LORA_TARGETS
 
     @property
     def scale(self) -> float:
@@ -87,13 +88,13 @@ def initial_weights(shape: ModelParams, n_vocab: int, seed: int, dtype: type = n
 
 
 def add_lora(weights: Weights, lora: Lora, seed: int) -> list[str]:
-    """Put fresh pairs beside the seven matrices of each layer: A uniform as PEFT's (Kaiming), B zero.
+    """Put fresh pairs beside the matrices that ``lora`` names, in each layer: A uniform as PEFT's (Kaiming), B zero.
 
     Returns the names of the new tensors.
     """
     rng = np.random.default_rng(seed)
     added = []
-    for name in [name for name in weights if name.split(".")[-2] in LORA_TARGETS]:
+    for name in [name for name in weights if name.split(".")[-2] in lora.targets]:
         rows, columns = weights[name].shape
         a, b = name.replace(".weight", ".lora_A"), name.replace(".weight", ".lora_B")
         weights[a] = rng.uniform(-1, 1, (lora.r, columns)).astype(weights[name].dtype) / np.float32(np.sqrt(columns))

@@ -44,6 +44,8 @@ class AdamW:
 
     Attributes:
         weight_decay: of matrices; norms (one axis) do not decay.
+        variant: "adamw_torch" decays before the step and adds ``eps`` to the corrected root; "adamw_hf", transformers'
+            own until 4.28.1, decays after it and adds ``eps`` to the root as it is: 32 times as strong at first.
         step: updates done.
         first, second: running means of gradients and of their squares, by name.
     """
@@ -53,6 +55,7 @@ class AdamW:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    variant: str = "adamw_torch"
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -73,7 +76,11 @@ class AdamW:
         first += number(1 - b1) * gradient
         second *= number(b2)
         second += number(1 - b2) * gradient * gradient
-        if self.weight_decay and weight.ndim > 1:
-            weight *= number(1 - learning_rate * self.weight_decay)
-        root = np.sqrt(second) * number(1 / math.sqrt(1 - b2**self.step)) + number(self.eps)
-        weight -= number(learning_rate / (1 - b1**self.step)) * first / root
+        decay = learning_rate * self.weight_decay if weight.ndim > 1 else 0.0
+        c1, c2 = 1 - b1**self.step, math.sqrt(1 - b2**self.step)
+        if self.variant == "adamw_hf":
+            weight -= number(learning_rate * c2 / c1) * first / (np.sqrt(second) + number(self.eps))
+            weight -= number(decay) * weight
+        else:
+            weight *= number(1 - decay)
+            weight -= number(learning_rate / c1) * first / (np.sqrt(second) * number(1 / c2) + number(self.eps))

@@ -13,25 +13,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.model_params import ModelParams
+from llama_ref.checkpoint import open_checkpoint
 from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
 from llama_ref.vocabulary.tokenizer_file import load_processor
 from lora.merging.adapter import open_adapter
 
-from .data import Document, Packing, read_documents, text_document
+from .data import Packing, read_documents, text_document
 from .instructions import read_instructions
-from .loop import Progress, Run, Settings
+from .loop import Progress, Run
+from .memory import require_memory
 from .model import Lora, Weights, initial_weights
-from .stages import STAGES, grow_weights, instruction_documents, load_weights, prepare, publish_adapter, publish_base
+from .prepare import Preparation, prepare_data
+from .prepared import Blocks, is_prepared, open_prepared
+from .recipe import StageNumbers, load_recipe
+from .stages import (
+    EMBEDDINGS,
+    STAGES,
+    grow_weights,
+    instruction_documents,
+    load_weights,
+    prepare,
+    publish_adapter,
+    publish_base,
+)
 
-__all__ = ["StageInput", "train"]
+__all__ = ["StageInput", "prepared_blocks", "small_batches", "train", "usual_recipe"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +52,11 @@ class StageInput:
     """What a stage starts from.
 
     Attributes:
-        data: files: texts separated by empty lines, or instruction data for "instruct".
+        data: files of texts, or of instruction data for "instruct"; or one file of prepared data.
         tokenizer: a tokenizer.model.
         base: directory of a checkpoint; not for "pretrain".
         adapter: a directory whose embeddings and output replace the base's: what stage one published.
         shape: of the new model, for "pretrain".
-        rows, length: of a batch.
     """
 
     data: Sequence[str]
@@ -52,28 +64,26 @@ class StageInput:
     base: str | None = None
     adapter: str | None = None
     shape: ModelParams | None = None
-    rows: int = 8
-    length: int = 512
 
 
 def train(
     name: str,
     given: StageInput,
     output: str | os.PathLike[str],
-    settings: Settings | None = None,
+    numbers: StageNumbers | None = None,
     *,
-    lora: Lora | None = None,
+    recipe: str | None = None,
     resume: bool = False,
     report: Callable[[Progress], object] | None = None,
 ) -> Run:
-    """Train a stage and publish what it made.
+    """Train a stage in numpy and publish what it made.
 
     Args:
         name: one of :data:`lora.training.stages.STAGES`: "pretrain", "stage1", "stage2" or "instruct".
         given: what the stage starts from.
         output: a directory for the base or adapter; checkpoint and log go into ``work`` inside it.
-        settings: learning rate, number of steps and so on; None: those of Chinese-LLaMA-Alpaca.
-        lora: rank, scale and dropout; None: those of Chinese-LLaMA-Alpaca.
+        numbers: learning rate, number of steps and so on; None: those of the recipe.
+        recipe: one of :data:`lora.training.recipe.RECIPES`; None: "original", for "pretrain" the only one that has it.
         resume: continue an interrupted run.
         report: called after each step.
 
@@ -81,50 +91,100 @@ def train(
         The finished run, with its weights.
 
     Raises:
-        UsageError: an unknown stage, no base, an adapter that has to be merged first.
+        UsageError: an unknown stage, no base, an adapter that has to be merged first, too little memory.
         FormatError: a file is bad or missing.
     """
     if name not in STAGES:
         raise UsageError(f"unknown stage {name!r}; choose one of {', '.join(STAGES)}")
-    stage, lora = STAGES[name], lora or Lora()
-    settings = settings or stage.settings
-    tokenizer = read_sentencepiece(given.tokenizer)
-    documents = _documents(name, given.data, load_processor(tokenizer.to_bytes(), given.tokenizer))
-    weights, shape = _start(name, given, len(tokenizer), settings.seed)
-    trained = prepare(weights, stage, lora, settings.seed)
-    packing = Packing(documents, rows=given.rows, length=given.length, seed=settings.seed)
-    active = lora if stage.trains == "lora" else None
-    run = Run(weights, trained, shape, packing, settings, lora=active, folder=Path(output) / "work")
+    recipe = recipe or usual_recipe(name)
+    stage = numbers or load_recipe(recipe).stage(name)
+    tokenizer, seed, work = read_sentencepiece(given.tokenizer), stage.settings.seed, Path(output) / "work"
+    weights, shape, n_before = _start(name, given, len(tokenizer), stage)
+    trained = prepare(weights, stage, seed)
+    batches = _batches(name, given, recipe, stage, work)
+    run = Run(weights, trained, shape, batches, stage.settings, lora=stage.lora, folder=work)
     if resume:
         run.resume()
     run.train(report=report)
-    if stage.published == "base":
+    if stage.everything:
         publish_base(output, weights, shape, tokenizer)
     else:
-        pad = "[PAD]" if b"[PAD]" in tokenizer.ids else None
-        publish_adapter(output, weights, shape, lora, tokenizer, base_name=given.base or "", pad_token=pad)
+        grown, pad = len(tokenizer) != n_before, "[PAD]" if b"[PAD]" in tokenizer.ids else None
+        whole = [each for each in EMBEDDINGS if each in trained or grown or given.adapter]
+        lora, base = stage.lora or Lora(), given.base or ""
+        publish_adapter(output, weights, shape, lora, tokenizer, whole=whole, base_name=base, pad_token=pad)
     return run
 
 
-def _documents(name: str, paths: Sequence[str], processor: Any) -> list[Document]:
+def usual_recipe(name: str) -> str:
+    """The recipe that holds where none is named.
+
+    >>> usual_recipe("stage2"), usual_recipe("pretrain")
+    ('original', 'demo')
+    """
+    return "demo" if name == "pretrain" else "original"
+
+
+def small_batches(
+    usual: StageNumbers, rows: int | None = None, batch: int | None = None, accumulation: int | None = None
+) -> StageNumbers:
+    """The stage with batches for the numpy engine: 8 rows at a time, one batch an update, unless told otherwise.
+
+    >>> stage = small_batches(load_recipe("original").stage("stage1"))
+    >>> stage.batch, stage.rows, stage.settings.accumulation
+    (8, 8, 1)
+    """
+    rows = rows or min(8, batch or 8)
+    accumulation = accumulation or max(1, (batch or rows) // rows)
+    if batch and rows * accumulation != batch:
+        raise UsageError(f"an update of {batch} rows does not consist of {accumulation} batches of {rows}")
+    settings = replace(usual.settings, accumulation=accumulation)
+    return replace(usual, settings=settings, batch=rows * accumulation, rows=rows)
+
+
+def prepared_blocks(
+    name: str, given: StageInput, recipe: str, stage: StageNumbers, folder: str | os.PathLike[str]
+) -> Blocks:
+    """Batches of the data by the original's rules; what is not prepared yet is prepared in ``folder``."""
+    n_vocab, (first, *others) = len(read_sentencepiece(given.tokenizer)), given.data
+    if others or not is_prepared(first):
+        kind = "records" if name == "instruct" else "texts"
+        how = Preparation(kind, recipe, stage.length, validation=0, seed=stage.settings.seed)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        first = os.fspath(Path(folder) / "data.safetensors")
+        prepare_data(given.data, given.tokenizer, first, how)
+    return Blocks(open_prepared(first, n_vocab), rows=stage.rows, seed=stage.settings.seed)
+
+
+def _batches(name: str, given: StageInput, recipe: str, stage: StageNumbers, work: Path) -> Blocks | Packing:
+    if load_recipe(recipe).lines_per_cut is not None:
+        return prepared_blocks(name, given, recipe, stage, work)
+    processor = load_processor(read_sentencepiece(given.tokenizer).to_bytes(), given.tokenizer)
     if name == "instruct":
-        records = [record for path in paths for record in read_instructions(path)[0]]
-        return list(instruction_documents(processor, records))
-    return [text_document(processor, text) for path in paths for text in read_documents(path)]
+        records = [record for path in given.data for record in read_instructions(path)[0]]
+        documents = list(instruction_documents(processor, records))
+    else:
+        documents = [text_document(processor, text) for path in given.data for text in read_documents(path)]
+    return Packing(documents, rows=stage.rows, length=stage.length, seed=stage.settings.seed)
 
 
-def _start(name: str, given: StageInput, n_vocab: int, seed: int) -> tuple[Weights, ModelParams]:
-    """The weights that training begins with, one row of embeddings and output a piece."""
+def _start(name: str, given: StageInput, n_vocab: int, stage: StageNumbers) -> tuple[Weights, ModelParams, int]:
+    """The weights that training begins with, one row of embeddings and output a piece; and the base's rows."""
+    seed = stage.settings.seed
     if name == "pretrain":
         shape = given.shape or ModelParams(n_embd=128, n_mult=32, n_head=4, n_layer=4)
-        return initial_weights(shape, n_vocab, seed), shape
+        require_memory(shape.changed(n_vocab=n_vocab), stage, "this shape")
+        return initial_weights(shape, n_vocab, seed), shape, n_vocab
     if given.base is None:
         raise UsageError(f"{name} starts from a model: name its directory with --base")
+    with open_checkpoint(given.base) as checkpoint:
+        require_memory(checkpoint.params.changed(n_vocab=n_vocab), stage, given.base)
     weights, shape = load_weights(given.base)
+    n_before = len(weights[EMBEDDINGS[0]])
     if given.adapter:
         _take_whole_tensors(weights, given.adapter)
     grow_weights(weights, n_vocab, seed=seed)
-    return weights, shape
+    return weights, shape, n_before
 
 
 def _take_whole_tensors(weights: Weights, path: str) -> None:

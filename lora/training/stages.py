@@ -1,17 +1,16 @@
-"""The stages of Chinese-LLaMA-Alpaca: what each trains, with which numbers, and what it publishes.
+"""The stages of Chinese-LLaMA-Alpaca: what a run starts from, what it trains, and what it publishes.
 
-==============  ========================  =============  ============================================================
-stage           trained                   learning rate  data
-==============  ========================  =============  ============================================================
-``pretrain``    everything                (Meta's part)  texts; made here because no base can be downloaded
-``stage1``      token embeddings          2e-4           texts in the new language, vocabulary just grown
-``stage2``      LoRA (r 8, alpha 32,      1e-4           the same texts
-                dropout 0.05 on q k v o
-                gate down up), embeddings
-                and lm_head
-``instruct``    the same, a new LoRA      1e-4           instructions with the Stanford prompt, whose tokens do not
-                                                         count
-==============  ========================  =============  ============================================================
+==============  =========================  ============================================================================
+stage           trained                    data
+==============  =========================  ============================================================================
+``pretrain``    everything                 texts; Meta's part, made here because no base can be downloaded
+``stage1``      token embeddings           texts in the new language, vocabulary just grown
+``stage2``      LoRA pairs, embeddings     the same texts
+                and output
+``instruct``    the same, with new pairs   instructions with the Stanford prompt, whose tokens do not count
+==============  =========================  ============================================================================
+
+The numbers are those of a recipe (:mod:`lora.training.recipe`).
 
 Source: Chinese-LLaMA-Alpaca v1.1 ``scripts/training`` and its table of training details; arXiv:2304.08177.
 """
@@ -20,7 +19,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +43,12 @@ from lora.merging.adapter_writer import write_adapter
 from lora.merging.resize import grow
 
 from .data import Document, encode
-from .loop import Settings
 from .model import Lora, Weights, add_lora
+from .recipe import WHOLE, StageNumbers
 
 __all__ = [
+    "EMBEDDINGS",
     "STAGES",
-    "Stage",
     "grow_weights",
     "instruction_documents",
     "load_weights",
@@ -59,65 +57,13 @@ __all__ = [
     "publish_base",
 ]
 
-WHOLE = ("tok_embeddings.weight", "output.weight")  # what an adapter carries whole
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage with the original's numbers.
-
-    Attributes:
-        trains: "all", "embeddings" or "lora".
-        settings: how; ``n_steps`` is for the caller to choose.
-        length: positions per row, 512 in the original.
-        published: what the run ends with, "base" or "adapter".
-    """
-
-    name: str
-    trains: str
-    settings: Settings
-    length: int
-    published: str
-    summary: str
-
-
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            "pretrain",
-            "all",
-            Settings(1e-3, 1000, warmup=0.03, weight_decay=0.1, betas=(0.9, 0.95)),
-            512,
-            "base",
-            "a base model from nothing: all weights",
-        ),
-        Stage(
-            "stage1",
-            "embeddings",
-            Settings(2e-4, 3000, warmup=0.05, weight_decay=0.01),
-            512,
-            "adapter",
-            "the token embeddings alone",
-        ),
-        Stage(
-            "stage2",
-            "lora",
-            Settings(1e-4, 6000, warmup=0.05, weight_decay=0.01),
-            512,
-            "adapter",
-            "LoRA, embeddings and output",
-        ),
-        Stage(
-            "instruct",
-            "lora",
-            Settings(1e-4, 6000, warmup=0.03),
-            512,
-            "adapter",
-            "LoRA, embeddings and output, on instructions",
-        ),
-    )
+STAGES = {
+    "pretrain": "a base model from nothing: all weights",
+    "stage1": "the token embeddings alone",
+    "stage2": "LoRA, embeddings and output",
+    "instruct": "LoRA, embeddings and output, on instructions",
 }
+EMBEDDINGS = tuple(WHOLE.values())  # what an adapter carries whole
 
 
 # ── before ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -131,23 +77,16 @@ def load_weights(directory: str | os.PathLike[str]) -> tuple[Weights, ModelParam
 
 def grow_weights(weights: Weights, n_vocab: int, *, init: str = "normal", seed: int = 0) -> None:
     """Add rows for new tokens to embeddings and output: N(0, 0.02) as transformers does, unless told otherwise."""
-    for name in WHOLE:
+    for name in EMBEDDINGS:
         weights[name] = np.array(grow(LazyTensor.of_array(name, weights[name]), n_vocab, init, seed=seed).f32())
 
 
-def prepare(weights: Weights, stage: Stage, lora: Lora, seed: int) -> list[str]:
-    """Names of what ``stage`` trains; puts fresh LoRA pairs into ``weights`` if it needs them.
-
-    Raises:
-        UsageError: the stage trains something unknown.
-    """
-    if stage.trains == "all":
+def prepare(weights: Weights, stage: StageNumbers, seed: int) -> list[str]:
+    """Names of what ``stage`` trains; puts fresh LoRA pairs into ``weights`` if it needs them."""
+    if stage.everything:
         return list(weights)
-    if stage.trains == "embeddings":
-        return ["tok_embeddings.weight"]
-    if stage.trains == "lora":
-        return [*add_lora(weights, lora, seed), *WHOLE]
-    raise UsageError(f"stage {stage.name} trains {stage.trains!r}; choose all, embeddings or lora")
+    pairs = add_lora(weights, stage.lora, seed) if stage.lora else []
+    return [*pairs, *(WHOLE[name] for name in stage.modules_to_save)]
 
 
 def instruction_documents(
@@ -205,16 +144,22 @@ def publish_adapter(
     lora: Lora,
     tokenizer: SentencePieceModel,
     *,
+    whole: Sequence[str] = EMBEDDINGS,
     base_name: str = "",
     pad_token: str | None = None,
 ) -> None:
-    """Write the LoRA pairs, embeddings and output as PEFT 0.2.0 does, in half precision, with the tokenizer's files."""
+    """Write the LoRA pairs and the tensors ``whole`` as PEFT 0.2.0 does, in half precision, with the tokenizer's files.
+
+    Raises:
+        ShapeError: the tokenizer has another number of pieces.
+        UsageError: a tensor is not finite: the run diverged.
+    """
     _check_rows(weights, tokenizer)
     matrices = [name.removesuffix(".lora_A") for name in weights if name.endswith(".lora_A")]
     write_adapter(
         directory,
         {f"{matrix}.weight": _published_pair(matrix, weights, shape) for matrix in matrices},
-        {name: _half(weights[name]) for name in WHOLE},
+        {name: _half(weights[name]) for name in whole},
         r=lora.r,
         alpha=lora.alpha,
         dropout=lora.dropout,
@@ -231,7 +176,7 @@ def _published_pair(matrix: str, weights: Weights, shape: ModelParams) -> tuple[
 
 
 def _check_rows(weights: Weights, tokenizer: SentencePieceModel) -> None:
-    for name in WHOLE:
+    for name in EMBEDDINGS:
         if len(weights[name]) != len(tokenizer):
             raise ShapeError(
                 "the tokenizer does not fit the model",
@@ -242,7 +187,11 @@ def _check_rows(weights: Weights, tokenizer: SentencePieceModel) -> None:
 
 
 def _half(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float16)
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise UsageError("the weights are no longer finite: the run diverged; begin it anew with a lower learning rate")
+    return half
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -27,10 +27,10 @@ from lora.training.loop import Run, Settings, evaluate, read_log
 from lora.training.model import Dropout, Lora, Weights, add_lora, initial_weights, loss_and_gradients
 from lora.training.optim import AdamW, clip, warmup_cosine
 from lora.training.plot import plot_losses
-from lora.training.run_stage import StageInput, train
+from lora.training.recipe import load_recipe
+from lora.training.run_stage import StageInput, train, usual_recipe
 from lora.training.stages import (
     ALL_TEMPLATES,
-    STAGES,
     conversation_documents,
     grow_weights,
     instruction_documents,
@@ -431,15 +431,18 @@ def test_stages_hand_on_to_each_other(
     write_instructions(tmp_path / "data.json", [{"instruction": "你好", "input": "", "output": "你好，世界。"}])
 
     def run(name: str, data: str, tokenizer: str, **more: object) -> Run:
-        given = StageInput([str(tmp_path / data)], str(tmp_path / tokenizer), rows=1, length=64, **more)
-        return train(name, given, tmp_path / name, replace(STAGES[name].settings, n_steps=3), lora=LORA)
+        given, recipe = StageInput([str(tmp_path / data)], str(tmp_path / tokenizer), **more), usual_recipe(name)
+        usual = load_recipe(recipe).stage(name)
+        lora = usual.lora and replace(LORA, targets=usual.lora.targets)
+        numbers = replace(usual, rows=1, length=64, lora=lora, settings=replace(usual.settings, n_steps=3))
+        return train(name, given, tmp_path / name, numbers)
 
     run("pretrain", "en.txt", "english.model", shape=SHAPE)
     base = str(tmp_path / "pretrain")
     assert run("stage1", "zh.txt", "grown.model", base=base).optimizer.trained == ("tok_embeddings.weight",)
     run("stage2", "zh.txt", "grown.model", base=base, adapter=str(tmp_path / "stage1"))
     with open_adapter(tmp_path / "stage2") as adapter:
-        assert len(adapter.pairs) == 7 * SHAPE.n_layer
+        assert len(adapter.pairs) == 4 * SHAPE.n_layer
         assert set(adapter.replaced) == {"tok_embeddings.weight", "output.weight"}
     with pytest.raises(UsageError, match="merge it into the base first"):
         run("stage2", "zh.txt", "grown.model", base=base, adapter=str(tmp_path / "stage2"))
@@ -451,9 +454,14 @@ def test_stages_hand_on_to_each_other(
 
 
 def test_stages_have_the_originals_numbers() -> None:
-    rates = {name: stage.settings.learning_rate for name, stage in STAGES.items()}
-    assert (rates["stage1"], rates["stage2"], rates["instruct"]) == (2e-4, 1e-4, 1e-4)
-    assert (Lora().r, Lora().alpha, Lora().dropout) == (8, 32, 0.05)
+    stages = load_recipe("original").stages
+    assert {name: stage.settings.learning_rate for name, stage in stages.items()} == {
+        **{"stage1": 2e-4, "stage2": 1e-4, "instruct": 1e-4}
+    }
+    assert [stage.batch for stage in stages.values()] == [1024, 1024, 512]
+    assert stages["stage1"].lora is None
+    assert stages["stage2"].lora == Lora(8, 32, 0.05, ("wq", "wk", "wv", "wo"))
+    assert stages["instruct"].lora == Lora(8, 32, 0.05)
 
 
 def test_documents_of_instructions(tokenizers: tuple[SentencePieceModel, SentencePieceModel]) -> None:

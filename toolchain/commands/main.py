@@ -176,8 +176,8 @@ COMMANDS: dict[str, str] = {
     "to-meta": "checkpoints",
     "from-hf": "checkpoints",  "logits": "numbers",        "perplexity": "numbers",
     "bench": "numbers",        "verify": "verifying",      "vectors": "vectors",
-    "doctor": "doctor",        "train": "training",        "instructions": "training",
-    "crawl": "training",       "demo": "demo",             "serve": "serving",
+    "doctor": "doctor",        "train": "training",        "instructions": "instruction_data",
+    "crawl": "instruction_data", "demo": "demo",             "serve": "serving",
     "completion": "completion", "explain": "inspecting",
 }
 # fmt: on

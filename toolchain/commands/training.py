@@ -1,14 +1,13 @@
-"""train, instructions, crawl: the recipe, and its data."""
+"""train: the recipe, planned, prepared and run."""
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from typing import Any
 
-from toolchain.terminal.bars import progress_bar
-from toolchain.terminal.talk import print_json, put_json, say
+from toolchain.terminal.bars import bytes_of, progress_bar
+from toolchain.terminal.talk import print_json, put, say
 
 from .options import Arguments, Commands, command, group, json_option, number, writes
 
@@ -35,10 +34,14 @@ def add_train(commands: Commands) -> None:
     for name, summary in (
         ("pretrain", "Train a base model from nothing on texts; published as Meta published LLaMA."),
         ("stage1", "Stage one: a grown vocabulary's token embeddings alone, on texts in the new language."),
-        ("stage2", "Stage two: LoRA on q k v o gate down up, embeddings and output, on the same texts."),
-        ("instruct", "Instruction tuning: the same on Alpaca records; the prompt's tokens do not count."),
+        ("stage2", "Stage two: LoRA on q k v o, embeddings and output, on the same texts."),
+        (
+            "instruct",
+            "Instruction tuning: the same with all seven matrices; only the tokens of answers count.",
+        ),
     ):
         _add_stage(inner, name, summary)
+    _add_prepare(inner)
     plot = command(
         inner, "plot", run_train_plot, "Plot loss curves.", "train plot stage1-lora/work stage2-lora/work -o loss.svg"
     )
@@ -61,15 +64,21 @@ STAGE_EXAMPLES = {
 
 def _add_stage(inner: Commands, name: str, summary: str) -> None:
     example = f"train {name} {STAGE_EXAMPLES[name]} --output {'base' if name == 'pretrain' else name + '-lora'}"
+    if name != "pretrain":
+        example += f"\ntrain {name} --plan 7B"
     stage = command(inner, name, run_train_stage, summary, example)
-    stage.add_argument("data", nargs="+", metavar="FILE", help="texts between empty lines; records for instruct")
+    data = "texts, a document per line (pretrain: between empty lines); records for instruct; or one file of `prepare`"
+    stage.add_argument("data", nargs="*", metavar="FILE", help=data)
     grown = "tokenizer.model; after pretrain, the grown one"
-    stage.add_argument("--tokenizer", required=True, metavar="FILE", help=grown)
-    stage.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write")
+    stage.add_argument("--tokenizer", metavar="FILE", help=grown)
+    stage.add_argument("-o", "--output", metavar="DIR", help="the folder to write")
     if name == "pretrain":
         _add_shape_options(stage.add_argument_group("shape (default: 1 million parameters and the vocabulary)"))
     else:
-        stage.add_argument("--base", required=True, metavar="DIR", help="the model to start from")
+        stage.add_argument("--base", metavar="DIR", help="the model to start from")
+        recipe = "original (the default), today, alpaca-2 or demo: where all other numbers come from"
+        stage.add_argument("--recipe", default="original", metavar="NAME", help=recipe)
+        _add_plan_options(stage.add_argument_group("plan"))
     if name == "stage2":
         adapter = "what stage1 published: its embeddings replace the base's"
         stage.add_argument("--adapter", metavar="DIR", help=adapter)
@@ -79,28 +88,72 @@ def _add_stage(inner: Commands, name: str, summary: str) -> None:
     stage.set_defaults(environment=ONE_BLAS_THREAD)
 
 
+def _add_prepare(inner: Commands) -> None:
+    prepare = command(
+        inner,
+        "prepare",
+        run_train_prepare,
+        "Turn texts or records into one file of token ids, labels and order, which every engine reads alike.",
+        f"train prepare {_CHINESE.partition(' --base')[0]} --output chinese.safetensors",
+    )
+    prepare.add_argument("files", nargs="+", metavar="FILE", help="texts, each line a document; or records (--records)")
+    prepare.add_argument("--tokenizer", required=True, metavar="FILE", help="tokenizer.model")
+    output = "the file to write; an interrupted run goes on from FILE.part"
+    writes(prepare.add_argument("-o", "--output", required=True, metavar="FILE", help=output))
+    prepare.add_argument("--records", action="store_true", help="the files are arrays of instruction, input, output")
+    recipe = "original (the default), today or alpaca-2: whose rules hold"
+    prepare.add_argument("--recipe", default="original", metavar="NAME", help=recipe)
+    prepare.add_argument("--length", type=int, default=512, metavar="N", help="tokens per row (default 512)")
+    workers = "cut lines as the original did with so many preprocessing workers (default 1)"
+    prepare.add_argument("--workers", type=int, default=1, metavar="N", help=workers)
+    held = "part of the rows of texts that is held out (default 0.001)"
+    prepare.add_argument("--validation", type=number, default=0.001, metavar="PART", help=held)
+    prepare.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    threads = "threads that encode (default: one per processor); the result does not depend on it"
+    prepare.add_argument("-t", "--threads", type=int, metavar="N", help=threads)
+
+
 def _add_shape_options(group: Arguments) -> None:
     for option, default in (("n-embd", 128), ("n-mult", 32), ("n-head", 4), ("n-layer", 4)):
         group.add_argument(f"--{option}", type=int, default=default, metavar="N", help=f"default {default}")
 
 
+def _add_plan_options(group: Arguments) -> None:
+    plan = "train nothing; print what the stage takes for 7B, 13B, 33B or 65B: parameters, steps, memory, days"
+    group.add_argument("--plan", metavar="SIZE", help=plan)
+    group.add_argument("--cards", type=int, metavar="N", help="how many GPUs (default: as the recipe was run, 16)")
+    kinds = "RTX-3090, RTX-4090, V100-32, A100-40, L40S, A100-80 (the default), H100 or H200"
+    group.add_argument("--card", default="A100-80", metavar="KIND", help=kinds)
+    json_option(group, "the plan")
+
+
 def _add_lora_options(stage: Arguments) -> None:
-    stage.add_argument("--r", type=int, default=8, metavar="N", help="rank (default 8)")
-    stage.add_argument("--alpha", type=number, default=32, metavar="X", help="default 32")
-    stage.add_argument("--dropout", type=number, default=0.05, metavar="P", help="default 0.05")
+    stage.add_argument("--r", type=int, metavar="N", help="rank (default: the recipe's, 8)")
+    stage.add_argument("--alpha", type=number, metavar="X", help="default: the recipe's, 32")
+    stage.add_argument("--dropout", type=number, metavar="P", help="default: the recipe's, 0.05")
+    targets = "matrices that get pairs, as q_proj,v_proj (default: the recipe's)"
+    stage.add_argument("--targets", type=_names, metavar="NAMES", help=targets)
+    saved = "trained whole: embed_tokens,lm_head or none (default: the recipe's)"
+    stage.add_argument("--modules-to-save", type=_names, metavar="NAMES", help=saved)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names between commas; "none" is none."""
+    return () if text == "none" else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _add_optimizer_options(stage: Arguments) -> None:
-    stage.add_argument("--learning-rate", type=number, metavar="X", help="default: as Chinese-LLaMA-Alpaca")
-    stage.add_argument("--steps", type=int, metavar="N", help="default: as Chinese-LLaMA-Alpaca")
-    warmup = "part of the steps in which the rate rises (default: likewise)"
+    stage.add_argument("--learning-rate", type=number, metavar="X", help="default: the recipe's")
+    stage.add_argument("--steps", type=int, metavar="N", help="default: the recipe's")
+    warmup = "part of the steps in which the rate rises (default: the recipe's)"
     stage.add_argument("--warmup", type=number, metavar="PART", help=warmup)
-    stage.add_argument("--weight-decay", type=number, metavar="X", help="default: likewise")
-    batches = "batches per update (default 1; Chinese-LLaMA-Alpaca: 8)"
-    stage.add_argument("--accumulation", type=int, default=1, metavar="N", help=batches)
-    rows = "rows per batch (default 8; Chinese-LLaMA-Alpaca: 1)"
-    stage.add_argument("--rows", type=int, default=8, metavar="N", help=rows)
-    stage.add_argument("--length", type=int, default=512, metavar="N", help="positions per row (default 512)")
+    stage.add_argument("--weight-decay", type=number, metavar="X", help="default: the recipe's")
+    batch = "rows per update; sets --accumulation (default of a plan: the recipe's, 1024 or 512)"
+    stage.add_argument("--batch", type=int, metavar="N", help=batch)
+    batches = "batches per update (default 1; a plan: whatever makes the recipe's update)"
+    stage.add_argument("--accumulation", type=int, metavar="N", help=batches)
+    stage.add_argument("--rows", type=int, metavar="N", help="rows per batch (default 8; a plan: the recipe's, 1)")
+    stage.add_argument("--length", type=int, metavar="N", help="tokens per row (default: the recipe's, 512)")
     stage.add_argument("--seed", type=int, default=0, help="default 0")
     stage.add_argument("--resume", action="store_true", help="continue from the checkpoint in DIR/work")
 
@@ -140,39 +193,88 @@ def run_train_demo(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace, usual: Any) -> Any:
-    """The stage's settings, with those replaced that were given."""
+def _numbers(args: argparse.Namespace, usual: Any) -> Any:
+    """The stage's numbers, with those replaced that were given."""
     from dataclasses import replace
 
-    chosen = {
+    from lora.training.recipe import changed_lora
+
+    settings = {
         "learning_rate": args.learning_rate,
         "n_steps": args.steps,
         "warmup": args.warmup,
         "weight_decay": args.weight_decay,
-        "accumulation": args.accumulation,
         "seed": args.seed,
     }
-    return replace(usual, **{name: value for name, value in chosen.items() if value is not None})
+    lora = {name: getattr(args, name, None) for name in ("r", "alpha", "dropout", "targets")}
+    sizes = {"rows": args.rows, "length": args.length, "modules_to_save": getattr(args, "modules_to_save", None)}
+    if args.batch or (args.accumulation and args.rows):
+        sizes["batch"] = args.batch or args.accumulation * args.rows
+    return replace(
+        usual,
+        settings=replace(usual.settings, **_given(settings)),
+        lora=changed_lora(usual.lora, _given(lora)),
+        **_given(sizes),
+    )
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def run_train_stage(args: argparse.Namespace) -> int:
-    from ggmlpy.formats.model_params import ModelParams
-    from lora.training.model import Lora
-    from lora.training.run_stage import StageInput, train
-    from lora.training.stages import STAGES
+    from lora.training.recipe import load_recipe
 
-    settings = _settings(args, STAGES[args.action].settings)
+    name = "demo" if args.action == "pretrain" else args.recipe
+    usual = load_recipe(name).stage(args.action)
+    if getattr(args, "plan", None):
+        return _print_plan(args, name, _numbers(args, usual))
+    missing = [word for word in ("data", "tokenizer", "output") if not getattr(args, word)]
+    if missing:
+        option = "FILE" if missing[0] == "data" else f"--{missing[0]}"
+        args.parser.error(f"the following arguments are required: {option}, unless --plan is given")
+    return _train(args, name, _numbers(args, usual))
+
+
+def _print_plan(args: argparse.Namespace, recipe: str, numbers: Any) -> int:
+    from lora.training.plan import plan_stage
+
+    plan = plan_stage(args.plan, numbers, args.cards, args.card)
+    if args.json:
+        print_json({"recipe": recipe, "stage": args.action, **plan.as_dict()})
+    else:
+        put(f"{args.action} of {plan.model} by the recipe {recipe}", *plan.lines())
+    return 0
+
+
+def _train(args: argparse.Namespace, recipe: str, numbers: Any) -> int:
+    from ggmlpy.formats.model_params import ModelParams
+    from lora.training.run_stage import StageInput, small_batches, train
+
     shape = None
     if args.action == "pretrain":
         shape = ModelParams(n_embd=args.n_embd, n_mult=args.n_mult, n_head=args.n_head, n_layer=args.n_layer)
-    base, adapter = getattr(args, "base", None), getattr(args, "adapter", None)
-    given = StageInput(args.data, args.tokenizer, base, adapter, shape, args.rows, args.length)
-    lora = Lora(args.r, args.alpha, args.dropout) if hasattr(args, "r") else None
+    given = StageInput(args.data, args.tokenizer, getattr(args, "base", None), getattr(args, "adapter", None), shape)
+    small = small_batches(numbers, args.rows, args.batch, args.accumulation)
+    if small.batch != numbers.batch:
+        say(args, f"an update has {small.batch} rows; the recipe's has {numbers.batch} (--batch {numbers.batch})")
     bar = _TrainingBar(args)
-    report = lambda progress: bar(args.action, settings.n_steps, progress)  # noqa: E731
-    run = train(args.action, given, args.output, settings, lora=lora, resume=args.resume, report=report)
+    report = lambda progress: bar(args.action, small.settings.n_steps, progress)  # noqa: E731
+    run = train(args.action, given, args.output, small, recipe=recipe, resume=args.resume, report=report)
     bar.close()
     say(args, f"{args.output}: {len(run.optimizer.trained)} tensors trained, {run.step} steps")
+    return 0
+
+
+def run_train_prepare(args: argparse.Namespace) -> int:
+    from ggmlpy.files.processors import checked_threads
+    from lora.training.prepare import Preparation, prepare_data
+
+    kind, threads = "records" if args.records else "texts", checked_threads(args.threads)
+    how = Preparation(kind, args.recipe, args.length, args.workers, args.validation, args.seed, threads)
+    with progress_bar(args, sum(map(bytes_of, args.files)), "preparing") as bar:
+        counts = prepare_data(args.files, args.tokenizer, args.output, how, bar.update)
+    say(args, f"{args.output}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
     return 0
 
 
@@ -181,98 +283,4 @@ def run_train_plot(args: argparse.Namespace) -> int:
 
     plot_losses(args.logs, args.output)
     say(args, args.output)
-    return 0
-
-
-def add_instructions(commands: Commands) -> None:
-    parser = command(
-        commands,
-        "instructions",
-        run_instructions,
-        "Read instruction data in any state, repair what can be repaired, and write clean Alpaca JSON.",
-        "instructions replies.txt more.json --output clean.json",
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    writes(parser.add_argument("-o", "--output", metavar="OUT", help="default: stdout"))
-    json_option(parser, "the report (needs --output)")
-
-
-def run_instructions(args: argparse.Namespace) -> int:
-    from ggmlpy.files.atomic import atomic_write
-    from ggmlpy.files.errors import UsageError
-    from lora.training.instructions import CleanReport, dump_instructions, iterate_instructions
-
-    if args.json and not args.output:
-        raise UsageError("--json writes the report to stdout: name a file for the records with --output")
-    reports = {path: CleanReport() for path in args.files}
-    seen: set[bytes] = set()
-    records = (record for path in args.files for record in iterate_instructions(path, reports[path], seen))
-    with atomic_write(args.output) if args.output else tempfile.TemporaryFile() as stream:
-        count = dump_instructions(stream, records)
-        for path, report in reports.items():
-            _say_cleaning(args, path, report)
-        if not args.output:
-            _copy_to_stdout(stream)
-    if args.output:
-        say(args, f"{args.output}: {count} records")
-    if args.json:
-        print_json({path: report.as_dict() for path, report in reports.items()})
-    return 0
-
-
-def _say_cleaning(args: argparse.Namespace, path: str, report: Any) -> None:
-    say(args, f"{path}: {report}")
-    for finding in report.findings if args.verbose else ():
-        say(args, f"  {finding}")
-    hidden = sum(report.counts.values()) - len(report.findings)
-    if args.verbose and hidden > 0:
-        say(args, f"  and {hidden:,} more")
-
-
-def _copy_to_stdout(stream: Any) -> None:
-    """What was collected in a file: nothing is printed unless all files could be read."""
-    stream.seek(0)
-    for line in stream:
-        put_json(line.decode())
-
-
-def add_crawl(commands: Commands) -> None:
-    parser = command(
-        commands,
-        "crawl",
-        run_crawl,
-        "Ask a language model for instruction data, twenty records at a time; an interrupted crawl goes on.",
-        "crawl data.json --url https://api.openai.com/v1 --model gpt-3.5-turbo --requests 50",
-    )
-    writes(parser.add_argument("output", metavar="OUT", help="JSON; the unedited replies are in OUT.raw.jsonl"))
-    parser.add_argument("--url", default="https://api.openai.com/v1", help="endpoint (default %(default)s)")
-    parser.add_argument("--model", default="gpt-3.5-turbo", help="its name at the endpoint (default %(default)s)")
-    parser.add_argument("--requests", type=int, default=1, metavar="N", help="replies in all (default 1)")
-    parser.add_argument("--items", type=int, default=20, metavar="N", help="records a reply (default 20)")
-    parser.add_argument("--temperature", type=number, default=1.0, metavar="X", help="default 1.0")
-    parser.add_argument("--seed", type=int, default=0, help="of topics and kinds of task (default 0)")
-    template = "what to ask for; may hold {topics}, {kinds}, {count}, {input_length} and {output_length}"
-    parser.add_argument("--template", metavar="FILE", help=template)
-    parser.add_argument(
-        "--key-variable", default="OPENAI_API_KEY", metavar="NAME", help="environment variable (default %(default)s)"
-    )
-
-
-def run_crawl(args: argparse.Namespace) -> int:
-    from lora.training.crawl import CrawlOptions, crawl
-    from lora.training.crawl_prompts import TEMPLATE, read_template
-
-    options = CrawlOptions(
-        args.url,
-        args.model,
-        n_requests=args.requests,
-        n_items=args.items,
-        seed=args.seed,
-        temperature=args.temperature,
-        key_variable=args.key_variable,
-        template=read_template(args.template) if args.template else TEMPLATE,
-    )
-    with progress_bar(args, args.requests, "crawl", "reply") as bar:
-        report = crawl(args.output, options, progress=bar.update)
-    say(args, f"{args.output}: {report}")
     return 0

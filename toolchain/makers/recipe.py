@@ -34,8 +34,9 @@ from llama_ref.vocabulary.prompts import GENERATION_TEMPLATE
 from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
 from lora.merging.merge import merge
 from lora.training.data import Document, Packing, text_document
-from lora.training.loop import Progress, Run, Settings
+from lora.training.loop import Progress, Run
 from lora.training.model import Lora, Weights, initial_weights
+from lora.training.recipe import StageNumbers, load_recipe
 from lora.training.stages import (
     ALL_TEMPLATES,
     STAGES,
@@ -87,12 +88,13 @@ class DemoRecipe:
         default_factory=lambda: {"pretrain": 3e-3, "stage1": 4e-3, "stage2": 2e-3, "instruct": 2e-3}
     )
 
-    def settings(self, stage: str) -> Settings:
-        """The original's, with the demo's rate and number of steps."""
-        original = STAGES[stage].settings
-        return replace(
-            original, learning_rate=self.rates[stage], n_steps=self.steps[stage], seed=self.seed, warmup=0.05
+    def stage(self, name: str) -> StageNumbers:
+        """The recipe's, with the demo's rate and number of steps."""
+        usual = load_recipe("demo").stage(name)
+        settings = replace(
+            usual.settings, learning_rate=self.rates[name], n_steps=self.steps[name], seed=self.seed, warmup=0.05
         )
+        return replace(usual, settings=settings, lora=self.lora if usual.lora else None)
 
 
 def train_demo(
@@ -238,17 +240,16 @@ class _Demo:
 
     def run(self, name: str, weights: Weights, documents: Sequence[Document]) -> None:
         """One stage, from its checkpoint if there is one."""
-        recipe, stage = self.recipe, STAGES[name]
-        self.announce(f"{name}: {stage.summary}")
+        recipe, stage = self.recipe, self.recipe.stage(name)
+        self.announce(f"{name}: {STAGES[name]}")
         length, rows = recipe.length, recipe.rows
         if name == "instruct":
             length, rows = recipe.answer_length, rows * length // recipe.answer_length
-        trained = prepare(weights, stage, recipe.lora, recipe.seed)
+        trained = prepare(weights, stage, recipe.seed)
         packing = Packing(documents, rows=rows, length=length, seed=recipe.seed)
-        settings, lora = recipe.settings(name), recipe.lora if stage.trains == "lora" else None
-        run = Run(weights, trained, recipe.shape, packing, settings, lora=lora, folder=self.work / name)
+        run = Run(weights, trained, recipe.shape, packing, stage.settings, lora=stage.lora, folder=self.work / name)
         run.resume()
-        run.train(report=lambda progress: self.report(name, settings.n_steps, progress))
+        run.train(report=lambda progress: self.report(name, stage.settings.n_steps, progress))
 
     def write_sums(self) -> None:
         """``SHA256SUMS`` of everything that is published."""

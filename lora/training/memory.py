@@ -1,0 +1,77 @@
+"""What a run needs in memory: parameters, and bytes of the numpy engine.
+
+The numpy engine computes in float32 and keeps everything: weights 4P, gradients and their sum 8T, AdamW's two means 8T
+bytes (P parameters, T of them trained), and of each row what the backward pass needs of the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ggmlpy.files.errors import UsageError
+from ggmlpy.files.mapping import physical_memory
+from ggmlpy.formats.model_params import ModelParams
+from ggmlpy.formats.tensor_names import TABLE
+
+from .recipe import WHOLE, StageNumbers
+
+__all__ = ["Counts", "count_parameters", "numpy_bytes", "require_memory"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of a model in training; tensors count once, however often they are used."""
+
+    everything: int
+    trained: int
+    pairs: int
+
+    @property
+    def percent(self) -> float:
+        """What share of the parameters is trained, as PEFT prints it."""
+        return 100 * self.trained / self.everything
+
+
+def count_parameters(shape: ModelParams, stage: StageNumbers) -> Counts:
+    """All parameters of the model with its LoRA pairs, and those that ``stage`` trains.
+
+    >>> from ggmlpy.formats.model_params import model_named
+    >>> from lora.training.recipe import load_recipe
+    >>> seven = model_named("7B").changed(n_vocab=49953)
+    >>> counts = count_parameters(seven, load_recipe("original").stage("stage2"))
+    >>> counts.trained, counts.everything, f"{counts.percent:.4f}"
+    (417603584, 6893875200, '6.0576')
+    """
+    base = pairs = whole = 0
+    saved = {WHOLE[name] for name in stage.modules_to_save}
+    for row in TABLE:
+        sides = [getattr(shape, side) for side in row.shape]
+        times = shape.n_layer if row.per_layer else 1
+        base += times * math.prod(sides)
+        whole += math.prod(sides) if row.meta in saved else 0
+        if stage.lora and row.meta.split(".")[-2] in stage.lora.targets:
+            pairs += times * stage.lora.r * sum(sides)
+    return Counts(base + pairs, base if stage.everything else whole + pairs, pairs)
+
+
+def numpy_bytes(shape: ModelParams, stage: StageNumbers) -> int:
+    """About what the numpy engine holds at its peak."""
+    counts = count_parameters(shape, stage)
+    n = stage.rows * stage.length
+    layer = 18 * shape.n_embd + 6 * shape.n_ff + shape.n_head * stage.length
+    return 4 * (counts.everything + 4 * counts.trained + n * (shape.n_layer * layer + 3 * shape.n_vocab))
+
+
+def require_memory(shape: ModelParams, stage: StageNumbers, what: str) -> None:
+    """Refuse, before anything is read, what this machine cannot hold.
+
+    Raises:
+        UsageError: with both numbers.
+    """
+    needed, there = numpy_bytes(shape, stage), physical_memory()
+    if there and needed > there:
+        raise UsageError(
+            f"training {what} in numpy needs about {needed / 1e9:.1f} GB of memory, and this machine has"
+            f" {there / 1e9:.1f} GB; `train stage2 --plan 7B` shows what larger machines do, --engine torch uses them"
+        )

@@ -1,0 +1,173 @@
+"""Prepared data: token ids, where labels begin, and order, in one file that every engine and every process reads alike.
+
+The file is a safetensors file, so that other programs can read it, too:
+
+==================  ==================  ===============================================================================
+tensor              type                meaning
+==================  ==================  ===============================================================================
+``ids``             U16 or I32 [n]      the tokens of all rows, one behind the other
+``starts``          I64 [rows + 1]      where each row begins in ``ids``; at last, n
+``first_targets``   I32 [rows]          labels are a row's ids from here on, and -100 before
+``train``           I64 [rows - k]      rows to train on, in the order in which the data was split
+``validation``      I64 [k]             rows to evaluate with
+==================  ==================  ===============================================================================
+
+Its ``__metadata__`` says what was prepared: recipe, kind, length, tokenizer, files. :class:`Blocks` makes batches of
+it: update u takes the next rows of an endless stream of epochs, each in ``torch.randperm``'s order of seed + epoch, the
+same for every number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ggmlpy.files.errors import FormatError, UsageError
+from llama_ref.checkpoint.safetensors_file import open_safetensors
+from llama_ref.checkpoint.weights import is_safetensors
+
+from .data import Batch, Document, stack
+from .order import torch_order
+
+__all__ = ["KIND", "Blocks", "PreparedData", "is_prepared", "open_prepared"]
+
+KIND = "ggmlpy prepared training data"
+TENSORS = ("ids", "starts", "first_targets", "train", "validation")
+IGNORED = -100  # the label of a token that is no target
+
+
+class PreparedData:
+    """An open file of prepared data; rows are read when they are asked for.
+
+    Attributes:
+        metadata: what was prepared.
+        train, validation: numbers of rows.
+
+    Raises:
+        FormatError: another kind of file, or a damaged one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path, self._file = path, open_safetensors(path)
+        self.metadata = self._file.metadata
+        if self.metadata.get("kind") != KIND or set(self._file) != set(TENSORS):
+            raise self._bad("these tensors are not prepared data", "`train prepare FILE`")
+        self.ids = self._file["ids"]
+        self.starts, self.first_targets, self.train, self.validation = (self._file[n].numpy() for n in TENSORS[1:])
+        self._check()
+
+    def __enter__(self) -> PreparedData:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _check(self) -> None:
+        lengths = np.diff(self.starts)
+        ends = self.starts[[0, -1]].tolist() if self.starts.size else []
+        used = np.concatenate([self.train, self.validation])
+        if (
+            ends != [0, self.ids.size]
+            or len(self.first_targets) != len(lengths)
+            or (lengths < 1).any()
+            or (self.first_targets < 0).any()
+            or (self.first_targets > lengths).any()
+            or (used.size and not 0 <= used.min() <= used.max() < len(lengths))
+        ):
+            raise self._bad("rows, labels and order do not fit together", "prepare the data again")
+
+    def _bad(self, words: str, step: str) -> FormatError:
+        self.close()
+        return FormatError(words, path=self.path, next_step=step)
+
+    @property
+    def n_vocab(self) -> int:
+        """Pieces of the tokenizer that made the ids."""
+        return int(self.metadata["n_vocab"])
+
+    def row(self, number: int) -> np.ndarray:
+        """The ids of a row."""
+        return self.ids.rows(int(self.starts[number]), int(self.starts[number + 1])).astype(np.int32)
+
+    def labels(self, number: int) -> np.ndarray:
+        """The labels of a row."""
+        labels = self.row(number)
+        labels[: self.first_targets[number]] = IGNORED
+        return labels
+
+    def document(self, number: int) -> Document:
+        """A row as a document of the numpy engine."""
+        ids = self.row(number)
+        return Document(ids, (np.arange(len(ids)) >= max(1, self.first_targets[number])).astype(np.float32))
+
+
+def open_prepared(path: str | os.PathLike[str], n_vocab: int | None = None) -> PreparedData:
+    """Open a file of prepared data.
+
+    Args:
+        n_vocab: rows of the model's embeddings; None leaves the tokenizer unchecked.
+
+    Raises:
+        FormatError: another kind of file, a damaged one, or one that another tokenizer made.
+    """
+    data = PreparedData(path)
+    if n_vocab is not None and data.n_vocab != n_vocab:
+        data.close()
+        raise FormatError(
+            "was prepared with another tokenizer",
+            path=path,
+            expected=f"{n_vocab} pieces, as the tokenizer given",
+            found=f"{data.n_vocab} pieces",
+            next_step="prepare the data again with this tokenizer",
+        )
+    return data
+
+
+def is_prepared(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one of prepared data, whole or damaged."""
+    return is_safetensors(path)
+
+
+class Blocks:
+    """Batches of prepared rows, each row one document; padded on the right to the longest of the batch.
+
+    Args:
+        rows: of a batch.
+        seed: of the order; epoch e has the order of seed + e.
+    """
+
+    def __init__(self, data: PreparedData, *, rows: int, seed: int = 0) -> None:
+        if not len(data.train):
+            raise UsageError(f"{data.path} has no row to train on")
+        self.data, self.rows, self.seed = data, rows, seed
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def numbers(self, start: int, stop: int) -> list[int]:
+        """The rows number ``start`` to ``stop`` of the endless stream."""
+        return [self._number(at) for at in range(start, stop)]
+
+    def batch(self, number: int) -> Batch:
+        """Batch ``number`` of an endless stream of epochs."""
+        return self.stacked(self.numbers(number * self.rows, (number + 1) * self.rows))
+
+    def stacked(self, numbers: Sequence[int]) -> Batch:
+        """A batch of these rows."""
+        documents = [self.data.document(number) for number in numbers]
+        return stack([[document] for document in documents], max(1, *(len(each) - 1 for each in documents), 1))
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this stream of batches from another one."""
+        return {"data": [len(self.data.train), self.rows, self.seed], "prepared": self.data.metadata}
+
+    def _number(self, at: int) -> int:
+        epoch, within = divmod(at, len(self.data.train))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, torch_order(len(self.data.train), self.seed + epoch)
+        return int(self.data.train[self._order[within]])

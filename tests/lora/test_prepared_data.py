@@ -1,0 +1,175 @@
+"""Prepared data against the original scripts' blocks, instructions and orders; going on, and files that are bad."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cli
+from ggmlpy.files.errors import FormatError, UsageError
+from llama_ref.checkpoint import LazyTensor
+from llama_ref.checkpoint.safetensors_file import open_safetensors, write_safetensors
+from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
+from lora.training import prepare as preparing
+from lora.training.order import split_order, torch_order
+from lora.training.prepare import Preparation, prepare_data
+from lora.training.prepared import IGNORED, Blocks, open_prepared
+from lora.training.tokens import TrainingTokenizer, cut_lines
+from lora.vocabulary import merge_vocabularies
+
+Golden = Callable[[str], Path]
+DEMO = {"demo 1961": "tokenizer-llama", "demo 1962": "tokenizer-alpaca"}
+
+
+def tokenizer(golden: Golden, folder: str = "tokenizer-llama") -> str:
+    return str(golden(f"recipe/{folder}/tokenizer.model"))
+
+
+# ── tokens ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_tokens(model: SentencePieceModel, cases: list[dict]) -> None:
+    encoder, texts = TrainingTokenizer(model), [case["text"] for case in cases]
+    assert encoder.lines(texts) == [case["original"] for case in cases]
+    assert encoder.encode(texts) == [case["original_without_bos"] for case in cases]
+
+
+@pytest.mark.parametrize("name", DEMO)
+def test_odd_texts(name: str, golden: Golden) -> None:
+    cases = json.loads(golden("recipe/data/tokens.json").read_bytes())[name]
+    check_tokens(read_sentencepiece(tokenizer(golden, DEMO[name])), cases)
+
+
+def test_odd_texts_with_the_published_tokenizers(golden: Golden, tokenizers: Path) -> None:
+    cases = json.loads(golden("recipe/data/tokens.json").read_bytes())
+    llama, chinese = (read_sentencepiece(tokenizers / f"{name}.model") for name in ("llama", "chinese_sp"))
+    check_tokens(merge_vocabularies(llama, chinese)[0], cases["published 49953"])
+    check_tokens(merge_vocabularies(llama, chinese, "[PAD]")[0], cases["published 49954"])
+
+
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(2, 9))
+def test_blocks_are_whole_and_lose_less_than_one(lengths: list[int], length: int) -> None:
+    lines = [list(range(n)) for n in lengths]
+    rows, n = list(cut_lines(lines, length)), sum(lengths)
+    assert [i for row in rows for i in row.ids] == [i for line in lines for i in line][: sum(len(r.ids) for r in rows)]
+    assert {len(row.ids) for row in rows} <= {length if n >= length else n}
+    assert sum(len(row.ids) for row in rows) == (n // length * length if n >= length else n)
+
+
+# ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_orders_are_torchs(golden: Golden) -> None:
+    for case in json.loads(golden("recipe/data/order.json").read_bytes()):
+        assert torch_order(case["n"], case["seed"]).tolist() == case["order"]
+
+
+@given(st.integers(0, 50), st.floats(0, 0.9), st.integers(0, 2**32 - 1))
+def test_a_split_is_a_partition(n: int, share: float, seed: int) -> None:
+    train, held = split_order(n, share, seed)
+    assert sorted([*train, *held]) == list(range(n))
+
+
+# ── the original's blocks and records ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_blocks_are_the_originals(n_workers: int, golden: Golden, tmp_path: Path) -> None:
+    wanted = json.loads(golden(f"recipe/data/blocks-workers{n_workers}.json").read_bytes())
+    files = [golden(f"recipe/data/pt/{name}") for name in wanted["order_of_files"]]
+    share = wanted["validation_split_percentage"]
+    how = Preparation("texts", "original", wanted["block_size"], n_workers, share, wanted["seed"], n_threads=2)
+    prepare_data(files, tokenizer(golden), tmp_path / "out.safetensors", how)
+    with open_prepared(tmp_path / "out.safetensors") as data:
+        assert [data.row(number).tolist() for number in data.train] == wanted["train"]
+        assert data.labels(0).tolist() == data.row(0).tolist()
+    assert not (tmp_path / "out.safetensors.part").exists()
+
+
+def test_records_are_the_originals(golden: Golden, tmp_path: Path) -> None:
+    wanted, out = json.loads(golden("recipe/data/instructions.json").read_bytes()), str(tmp_path / "out.safetensors")
+    options = ["--tokenizer", tokenizer(golden, "tokenizer-alpaca"), "--length", str(wanted["max_seq_length"])]
+    assert cli.main(["train", "prepare", str(golden("recipe/data/sft/c.json")), "--records", *options, "-o", out]) == 0
+    with open_prepared(out) as data:
+        assert [data.row(number).tolist() for number in data.train] == wanted["input_ids"]
+        assert [data.labels(number).tolist() for number in data.train] == wanted["labels"]
+
+
+def test_a_prompt_that_fills_the_row_leaves_no_target(golden: Golden, tmp_path: Path) -> None:
+    long, vocabulary = golden("recipe/data/long.json"), tokenizer(golden, "tokenizer-alpaca")
+    prepare_data([long], vocabulary, tmp_path / "out.safetensors", Preparation("records", length=64))
+    with open_prepared(tmp_path / "out.safetensors") as data:
+        assert set(data.labels(0).tolist()) == {IGNORED}
+        assert Blocks(data, rows=1).batch(0).n_targets == 0
+
+
+# ── going on ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_interrupted_run_goes_on(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, vocabulary, how = [golden("recipe/data/pt/a.txt")], tokenizer(golden), Preparation(length=16, validation=0.1)
+    monkeypatch.setattr(preparing, "NOTE_EVERY", 1)
+    prepare_data(texts, vocabulary, tmp_path / "whole.safetensors", how)
+    usual, done = preparing.cut_lines, []
+
+    def killed(*args: object) -> object:
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(args)
+        return usual(*args)
+
+    monkeypatch.setattr(preparing, "cut_lines", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_data(texts, vocabulary, tmp_path / "cut.safetensors", how)
+    with open(tmp_path / "cut.safetensors.part" / "ids", "ab") as stream:
+        stream.write(b"half a batch")
+    done[:] = [None] * 2
+    prepare_data(texts, vocabulary, tmp_path / "cut.safetensors", how)
+    assert (tmp_path / "cut.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+# ── bad files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"[]", "no array of records"), (b"{", "Expecting"), (b'[{"instruction": "a"}]', "record 1"), (b"\xff", "codec")],
+)
+def test_files_without_records(content: bytes, words: str, golden: Golden, tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_bytes(content)
+    with pytest.raises(FormatError, match=words):
+        prepare_data([tmp_path / "data.json"], tokenizer(golden), tmp_path / "out", Preparation("records"))
+
+
+def test_texts_in_another_encoding_and_none(golden: Golden, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes(b"a\n" + "中文".encode("gb18030"))
+    with pytest.raises(FormatError, match="is not UTF-8 text"):
+        prepare_data([tmp_path / "t.txt"], tokenizer(golden), tmp_path / "out")
+    (tmp_path / "t.txt").write_bytes(b"")
+    with pytest.raises(UsageError, match="nothing to train on"):
+        prepare_data([tmp_path / "t.txt"], tokenizer(golden), tmp_path / "out")
+
+
+def test_another_tokenizers_data_and_damaged_data(golden: Golden, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    (tmp_path / "t.txt").write_text("你好\n" * 40, "utf-8")
+    prepare_data([tmp_path / "t.txt"], tokenizer(golden), out, Preparation(length=8))
+    with pytest.raises(FormatError, match="another tokenizer"):
+        open_prepared(out, 49953)
+    with open_safetensors(out) as file:
+        arrays, metadata = {name: tensor.numpy().copy() for name, tensor in file.items()}, file.metadata
+    for name, at, value in (("starts", 0, 1), ("starts", 1, 9**9), ("train", 0, -1), ("first_targets", 0, 9)):
+        broken = {**arrays, name: arrays[name].copy()}
+        broken[name][at] = value
+        write_safetensors(out, [LazyTensor.of_array(key, array) for key, array in broken.items()], metadata)
+        with pytest.raises(FormatError, match="do not fit together"):
+            open_prepared(out)
+    write_safetensors(out, [LazyTensor.of_array("ids", np.zeros(1, np.float32))])
+    with pytest.raises(FormatError, match="not prepared data"):
+        open_prepared(out)
