@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError, UsageError
+from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import Vocabulary
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, names_of, shard_axis, unwrapped
@@ -46,6 +47,7 @@ class Checkpoint:
         shard_sizes: Meta name -> its size along the shard axis in each shard, where there are several.
         notes: things worth telling the user.
         vocabulary: the pieces that a GGML file has beside its weights; checkpoints have theirs in tokenizer.model.
+        metadata: all keys of a GGUF file.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Checkpoint:
     shard_sizes: dict[str, list[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     vocabulary: Vocabulary | None = None
+    metadata: Mapping[str, Value] = field(default_factory=dict, repr=False)
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
     _opened: list[WeightFile] = field(default_factory=list, repr=False)
 

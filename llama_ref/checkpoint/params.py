@@ -93,7 +93,7 @@ def config_json(
     """
     eos: Any = params.eos_ids[0] if len(params.eos_ids) == 1 else [*params.eos_ids] or 2
     return {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": [f"{_CLASSES[params.architecture]}ForCausalLM"],
         "bos_token_id": 1 if params.bos_id is None else params.bos_id,
         "eos_token_id": eos,
         "hidden_act": "silu",
@@ -101,12 +101,12 @@ def config_json(
         "initializer_range": 0.02,
         "intermediate_size": params.n_ff,
         "max_position_embeddings": params.context_length,
-        "model_type": "llama",
+        "model_type": params.architecture,
         "num_attention_heads": params.n_head,
         "num_hidden_layers": params.n_layer,
         "pad_token_id": pad_token_id if params.pad_id is None else params.pad_id,
         "rms_norm_eps": params.eps,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": params.tied_embeddings,
         "torch_dtype": dtype,
         "transformers_version": "4.28.1",
         "use_cache": True,
@@ -119,14 +119,22 @@ def config_json(
 def _later_keys(params: ModelParams) -> dict[str, Any]:
     """What transformers 4.28.1 had no key for, under the keys of later releases, where it is not as usual."""
     values = {
+        "n_head_kv": params.n_head_kv,
         "head_dim": params.head_dim,
+        "attention_bias": params.attention_bias and params.architecture != "qwen2",
+        "mlp_bias": params.mlp_bias,
         "rope_theta": params.rope_theta,
         "rope_scaling": params.rope_scaling and _as_rope_keys(params.rope_scaling),
         "sliding_window": params.sliding_window,
         "unk_id": params.unk_id,
     }
-    spelled = {"unk_id": "unk_token_id"}
-    return {spelled.get(name, name): value for name, value in values.items() if not is_usual(params, name)}
+    spelled = {"unk_id": "unk_token_id", "n_head_kv": "num_key_value_heads"}
+    stated = _STATED.get(params.architecture, ())
+    return {
+        spelled.get(name, name): value
+        for name, value in values.items()
+        if name in stated or (not is_usual(params, name) and value is not False)
+    }
 
 
 def _as_rope_keys(scaling: RopeScaling) -> dict[str, Any]:
@@ -235,6 +243,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {  # model_type -> what transformers 5.24
     "qwen2":   {"max_position_embeddings": 32768, "num_key_value_heads": 32, "attention_bias": True},
     "qwen3":   {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
 }
+_STATED = {  # what has to be stated however usual it is: transformers takes something else where it is missing
+    "mistral": ("n_head_kv", "sliding_window"),
+    "qwen2":   ("n_head_kv",),
+    "qwen3":   ("n_head_kv", "head_dim"),
+}
+_CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 # fmt: on
 
 

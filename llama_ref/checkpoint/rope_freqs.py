@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from ggmlpy.formats.model_params import ModelParams, RopeScaling
 
-__all__ = ["META_LLAMA3", "llama3_divisors", "llama3_scaling"]
+__all__ = ["META_LLAMA3", "ROPE_FREQS", "llama3_divisors", "llama3_scaling"]
+
+ROPE_FREQS = "rope_freqs.weight"
 
 F32 = npt.NDArray[np.float32]
 

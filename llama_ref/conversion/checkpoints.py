@@ -38,6 +38,7 @@ from llama_ref.checkpoint.weights import weights_size, write_weights
 from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary
 
+from .gguf_to_huggingface import as_written, is_of_today, model_files
 from .tokenizer_json import tokenizer_json
 from .tokenizer_of import fitting_vocabulary, made_tokenizer
 
@@ -192,14 +193,18 @@ def plan_to_hf(
     with contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(_open_source(source))
         notes = list(checkpoint.notes)
-        vocab = None if weights_only else fitting_vocabulary(checkpoint, tokenizer, notes)
+        by_keys = is_of_today(checkpoint.metadata) and not (tokenizer or weights_only)
+        vocab = None if weights_only or by_keys else fitting_vocabulary(checkpoint, tokenizer, notes)
         notes += carry(checkpoint.params, "huggingface", checkpoint.layout, checkpoint.params_path)
         files, texts = huggingface_files(
             checkpoint, weights=weights, shard_size=shard_size, inv_freq=inv_freq, dtype=dtype
         )
         plan = ExportPlan(checkpoint, Path(directory), files, {}, texts, [], torch_format, notes)
         plan.sizes = {name: weights_size(plan.directory / name, part, torch_format) for name, part in files.items()}
-        if vocab:
+        if by_keys:
+            more, plan.made = model_files(checkpoint.metadata, json.loads(plan.texts["config.json"]))
+            plan.texts |= more
+        elif vocab:
             _add_tokenizer(plan, vocab)
         elif not weights_only:
             plan.texts |= {name: text.decode() for name, text in tokenizer_side_files().items()}
@@ -310,6 +315,8 @@ def _huggingface_tensors(checkpoint: Checkpoint, dtype: str | None, inv_freq: bo
     params = checkpoint.params
     frequencies = inverse_frequencies(params.n_rot)
     for name in names_of(params):
+        if name == "output.weight" and params.tied_embeddings:
+            continue
         tensor = _cast(in_layout(checkpoint.tensors[name], "huggingface", params), dtype)
         yield tensor.with_(name=rename(name, "huggingface"))
         if inv_freq and name.endswith(".attention.wo.weight"):
@@ -356,7 +363,8 @@ def _config_files(checkpoint: Checkpoint, tensors: Iterable[LazyTensor]) -> dict
         "transformers_version": "4.28.1",
     }
     other = kept_from(checkpoint, "huggingface")
-    config = config_json(checkpoint.params, checkpoint.n_vocab, dtype=dtype, other=other)
+    params = as_written(checkpoint.params) if checkpoint.metadata else checkpoint.params
+    config = config_json(params, checkpoint.n_vocab, dtype=dtype, other=other)
     return {"config.json": _json(config), "generation_config.json": _json(generation)}
 
 

@@ -46,9 +46,14 @@ class PreTokenizer:
     escape_whitespaces: bool = False
     bos_none: bool = False
 
+    @property
+    def sources(self) -> list[str]:
+        """The expressions as they are written."""
+        return list(_data()["kinds"][self.kind])
+
     @cached_property
     def expressions(self) -> list[Expression]:
-        return [expression(source, LLAMA_CPP) for source in _data()["kinds"][self.kind]]
+        return [expression(source, LLAMA_CPP) for source in self.sources]
 
     @property
     def in_bytes(self) -> bool:

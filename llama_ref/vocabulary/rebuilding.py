@@ -10,7 +10,7 @@ bytes, and so its SHA256, are other ones.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from .sentencepiece_model import (
 from .sentencepiece_model import BYTES as LENGTH_DELIMITED
 from .tokenizer_file import GgmlVocabulary
 
-__all__ = ["rebuilt_tokenizer", "same_vocabulary"]
+__all__ = ["rebuilt_tokenizer", "same_vocabulary", "tokenizer_of_pieces"]
 
 _FIRST_BYTE, _N_BYTES = 3, 256
 _SPACE = "▁".encode()
@@ -54,10 +54,22 @@ _NORMALIZER = (  # field number in NormalizerSpec -> value
 def rebuilt_tokenizer(vocab: Vocabulary) -> SentencePieceModel:
     """The tokenizer that has these pieces with these scores under these ids."""
     scores = np.asarray(vocab.scores, dtype=np.float32)
-    pieces = b"".join(_piece(*entry, float(score)) for entry, score in zip(_entries(vocab), scores, strict=True))
-    trainer = b"".join(_varint_field(number, value) for number, value in ((4, len(vocab)), *_TRAINER))
+    entries = zip(_entries(vocab), scores, strict=True)
+    return parse_sentencepiece(_model(_piece(*entry, float(score)) for entry, score in entries))
+
+
+def _model(pieces: Iterable[bytes]) -> bytes:
+    """A tokenizer.model of encoded pieces."""
+    encoded = list(pieces)
+    trainer = b"".join(_varint_field(number, value) for number, value in ((4, len(encoded)), *_TRAINER))
     normalizer = _delimited(1, b"identity") + b"".join(_varint_field(number, value) for number, value in _NORMALIZER)
-    return parse_sentencepiece(pieces + _delimited(2, trainer) + _delimited(3, normalizer))
+    return b"".join(encoded) + _delimited(2, trainer) + _delimited(3, normalizer)
+
+
+def tokenizer_of_pieces(texts: Sequence[bytes], scores: Iterable[float], kinds: Iterable[int]) -> bytes:
+    """The tokenizer.model with these pieces, as they are spelled there; its settings are LLaMA's."""
+    entries = zip(texts, kinds, scores, strict=True)
+    return _model(_piece(text, int(kind), float(score)) for text, kind, score in entries)
 
 
 def same_vocabulary(vocab: Vocabulary, tokenizer: GgmlVocabulary) -> bool:

@@ -2,7 +2,7 @@
 
 :data:`_MODEL` has a row per number of the model. Rows of a condition are left out where it does not hold; ``{}`` in a
 key stands for the architecture. What the directory says beyond these numbers comes from other tables: the name and its
-kin (:mod:`.model_card`), sampling (:data:`_SAMPLING`), tokens (:mod:`.vocabulary`, :mod:`.special_tokens`,
+kin (:mod:`.model_card`), sampling (:data:`SAMPLING`), tokens (:mod:`.vocabulary`, :mod:`.special_tokens`,
 :mod:`.chat_templates`).
 
 Source: conversion/base.py and llama.py of llama.cpp (October 2026).
@@ -27,7 +27,7 @@ from .model_card import general_metadata
 from .special_tokens import special_metadata
 from .vocabulary import FoundVocabulary
 
-__all__ = ["ARCHITECTURES", "all_metadata", "n_tokens_of"]
+__all__ = ["ARCHITECTURES", "SAMPLING", "all_metadata", "n_tokens_of"]
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # model_type -> GGUF's
 DEFAULT_VOCABULARY = {"llama": 32000, "mistral": 32000, "qwen2": 151936, "qwen3": 151936}  # what transformers takes
@@ -35,7 +35,7 @@ CODE_LLAMA, CODE_LLAMA_EOT = 32016, 32010
 STAR_CODER = 49152  # a size of vocabulary for which the converter says that no text begins with a token
 
 # fmt: off
-_SAMPLING: tuple[tuple[str, str, tuple[str, ...]], ...] = (  # key, type, names in generation_config.json
+SAMPLING: tuple[tuple[str, str, tuple[str, ...]], ...] = (  # key, type, names in generation_config.json
     ("sequence",        "string", ("sequence",)),
     ("top_k",           "i32",    ("top_k",)),
     ("top_p",           "f32",    ("top_p",)),
@@ -176,7 +176,7 @@ def _attention_factor(scaling: Any) -> Any:
 def _sampling(folder: Folder) -> Iterator[tuple[str, Value]]:
     """How the model's authors sample."""
     said = json_object(folder, "generation_config.json")
-    for key, kind, names in _SAMPLING:
+    for key, kind, names in SAMPLING:
         value = next((said[name] for name in names if said.get(name) is not None), None)
         if value is None:
             continue

@@ -21,7 +21,7 @@ from llama_ref.checkpoint.folder import Folder
 from .directory import json_object, text_of
 from .model_names import NameParts, name_parts, size_label, title
 
-__all__ = ["card_of", "general_metadata"]
+__all__ = ["card_from_metadata", "card_of", "general_metadata"]
 
 _NAMES = ("name", "author", "version", "organization", "description", "finetune", "basename", "size_label")
 _LINKS = ("url", "doi", "uuid", "repo_url")
@@ -52,6 +52,7 @@ _LISTS = {
 }
 # fmt: on
 _OF_A_PARENT = ("name", "author", "version", "organization", "description", *_LINKS)
+_MOST_PARENTS = 1000
 _WEB = ("http://", "https://", "ssh://")
 _ON_HUB = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)")
 
@@ -163,3 +164,41 @@ def _parent(entry: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> Value:
     return Value("string", str(value).encode("utf-8", "replace"))
+
+
+def card_from_metadata(metadata: Mapping[str, Value]) -> str:
+    """A README.md that says what the keys say, and of what they don't that there is nothing to say.
+
+    >>> print(card_from_metadata({"general.name": Value("string", b"Tiny")}).split("author")[0])
+    ---
+    name: Tiny
+    <BLANKLINE>
+    """
+    import yaml
+
+    key_of: dict[str, str] = {}
+    for key, field in _FIELDS:
+        key_of.setdefault(field, key)
+    said = {name: metadata.get(f"general.{name}") for name in _ORDER}
+    card: dict[str, Any] = {
+        key_of[name]: value.text() if value else ""
+        for name, value in said.items()
+        if value or (name in _NAMES and name != "description")
+    }
+    for kind, (key, *_) in _PARENTS.items():
+        count = metadata.get(f"general.{kind}.count")
+        if count:
+            card[key] = [_entry(metadata, f"general.{kind}.{i}") for i in range(min(int(count.value), _MOST_PARENTS))]
+    for kind, (key, *_) in _LISTS.items():
+        words = metadata.get(f"general.{kind}")
+        if words:
+            card[key] = [bytes(word).decode("utf-8", "replace") for word in words.value]
+    return f"---\n{yaml.safe_dump(card, allow_unicode=True, sort_keys=False)}---\n"
+
+
+def _entry(metadata: Mapping[str, Value], prefix: str) -> Any:
+    """A model or data that the model was made from: ``Org/Name`` where that says it all."""
+    found = {key: metadata.get(f"{prefix}.{key}") for key in _OF_A_PARENT}
+    said = {key: value.text() for key, value in found.items() if value}
+    short = said.get("repo_url", "").removeprefix("https://huggingface.co/")
+    return short if short.count("/") == 1 and _parent(short) == said else said

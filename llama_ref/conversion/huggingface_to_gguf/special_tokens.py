@@ -20,10 +20,10 @@ from llama_ref.checkpoint.folder import Folder
 
 from .directory import json_object, one_or_several
 
-__all__ = ["special_metadata"]
+__all__ = ["KEYS", "KINDS", "special_metadata"]
 
-_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-_KEYS = {  # the spelling of GGUF; a classifier's token has no key
+KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+KEYS = {  # the spelling of GGUF; a classifier's token has no key
     **{kind: kind for kind in ("bos", "eos", "eot", "eom", "mask")},
     "unk": "unknown",
     "sep": "seperator",
@@ -44,7 +44,7 @@ class _Special:
 
     texts: dict[str, str]
     adds: dict[str, bool] = field(default_factory=dict)
-    kinds: list[str] = field(default_factory=lambda: list(_KINDS))
+    kinds: list[str] = field(default_factory=lambda: list(KINDS))
 
 
 def special_metadata(folder: Folder, n_tokens: int | None) -> dict[str, Value]:
@@ -72,7 +72,7 @@ def special_metadata(folder: Folder, n_tokens: int | None) -> dict[str, Value]:
     of_model = ((kind, model.get(f"{kind}_token_id")) for kind in special.kinds)
     _add_ids(ids, folder.path / "config.json", n_tokens, of_model)
     return {
-        **{f"tokenizer.ggml.{_KEYS[kind]}_token_id": Value("u32", id) for kind, id in ids.items() if kind in _KEYS},
+        **{f"tokenizer.ggml.{KEYS[kind]}_token_id": Value("u32", id) for kind, id in ids.items() if kind in KEYS},
         **{
             f"tokenizer.ggml.add_{kind}_token": Value("bool", adds)
             for kind, adds in special.adds.items()
@@ -82,7 +82,7 @@ def special_metadata(folder: Folder, n_tokens: int | None) -> dict[str, Value]:
 
 
 def _texts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for kind in _KINDS:
+    for kind in KINDS:
         entry = config.get(f"{kind}_token")
         text = entry.get("content") if isinstance(entry, dict) else entry
         if isinstance(text, str):

@@ -22,7 +22,7 @@ from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout
-from llama_ref.checkpoint.rope_freqs import llama3_divisors
+from llama_ref.checkpoint.rope_freqs import ROPE_FREQS, llama3_divisors
 
 from .metadata import ARCHITECTURES
 
@@ -62,7 +62,7 @@ def rope_freqs_of(params: ModelParams) -> list[OutTensor]:
     if params.rope_scaling is None or params.rope_scaling.type != "llama3":
         return []
     divisors = llama3_divisors(params)
-    return [OutTensor("rope_freqs.weight", type_named("f32", "gguf", 3), divisors.shape, lambda: [divisors])]
+    return [OutTensor(ROPE_FREQS, type_named("f32", "gguf", 3), divisors.shape, lambda: [divisors])]
 
 
 def _order(checkpoint: Checkpoint) -> Iterator[str]:
