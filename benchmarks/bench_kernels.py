@@ -37,12 +37,13 @@ def matrix(kind: str, rows: int) -> np.ndarray:
 def test_rows(benchmark, kind):
     row_bytes = matrix_bytes(kind, COLS)
     rows = (1 << 26) // row_bytes
-    w, record, scratch = matrix(kind, rows), aligned(1 << 15, np.uint8), aligned(4096, np.uint8)
-    x, y, place = aligned(COLS, np.float32), aligned(rows, np.float32), aligned(4, np.int64)
-    multiply = function(load_kernels([kind]).products[kind][0], 9)
+    w, x, scratch = matrix(kind, rows), aligned(1 << 15, np.uint8), aligned(4096, np.uint8)  # x: in any form
+    y, place = aligned(rows, np.float32), aligned(4, np.int64)
+    multiply = function(load_kernels([kind]).products[kind][0], 10)
     at = [address_of(a) for a in (place, place, w)]
     benchmark.extra_info["bytes"] = w.nbytes
-    benchmark(multiply, *at, COLS, address_of(x), address_of(record), address_of(scratch), 0, rows, address_of(y), 0)
+    benchmark(multiply, *at, COLS, address_of(x), address_of(scratch), 0, rows // 4, rows // 4, rows,
+              address_of(y), 0)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [*fast_layouts.DIRECT, "sixteens"])
@@ -50,16 +51,16 @@ def test_panels(benchmark, kind):
     rows, n = 2048, TOKENS
     sizes = work_sizes(COLS, COLS, COLS, COLS, 128, 512, n, [kind])
     w, scratch = matrix(kind, rows), aligned(sizes.scratch_bytes, np.uint8)
-    records = aligned(rounded(n, 32) * (COLS // 32) * fast_layouts.TOKEN_BYTES, np.uint8)
-    x, y, place = aligned((n, COLS), np.float32), aligned((n, rows), np.float32), aligned(4, np.int64)
-    multiply = function(load_kernels([kind]).products[kind][1], 12)
+    x = aligned(rounded(n, 32) * COLS * 4, np.uint8)  # room for any form
+    y, place = aligned((n, rows), np.float32), aligned(4, np.int64)
+    multiply = function(load_kernels([kind]).products[kind][1], 11)
     room, sums = (address_of(scratch) + sizes.scratch[name] for name in ("scratch_panel", "scratch_sums"))
     step = 16 * fast_layouts.PANELS
 
     def all_rows() -> None:
         for first in range(0, rows, step):
             multiply(address_of(place), address_of(place), address_of(w), COLS, first, first + step, n, address_of(x),
-                     address_of(records), room, sums, address_of(y), 4 * rows, 0)  # fmt: skip
+                     room, sums, address_of(y), 4 * rows, 0)  # fmt: skip
 
     benchmark.extra_info["multiplications"] = rows * COLS * n
     benchmark(all_rows)

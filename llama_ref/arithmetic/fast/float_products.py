@@ -104,12 +104,12 @@ def make_rows(row_dot: Any, four_dots: Any, size: int) -> Any:
     """The function `Product.rows`."""
 
     @compiled
-    def rows(base, cols, vector, scratch, first, last, y, accumulate):
+    def rows(base, cols, vector, scratch, first, quarter, apart, last, y, accumulate):
         keep_apart()
-        row_bytes, quarter = cols * size, (last - first) // 4
+        row_bytes = cols * size
         for row in range(first, first + quarter):
-            dots = four_dots(base + row * row_bytes, quarter * row_bytes, vector, cols)
-            put_four(y + 4 * row, 4 * quarter, dots, accumulate)
+            dots = four_dots(base + row * row_bytes, apart * row_bytes, vector, cols)
+            put_four(y + 4 * row, 4 * apart, dots, accumulate)
         for row in range(first + 4 * quarter, last):
             put(y + 4 * row, row_dot(base + row * row_bytes, vector, cols), accumulate)
         return 0

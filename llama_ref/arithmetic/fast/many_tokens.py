@@ -133,8 +133,9 @@ def panel_of(plan, matrix, bias, cols, first, n_rows, tokens, scratch, y, y_widt
         more = begin_rows(bias, first, last, y + 4 * y_width * t, accumulate)
     if tokens <= FEW_TOKENS:
         for t in range(tokens):
-            place = y + 4 * y_width * t
-            multiply(rows_function(matrix), base, cols, x + token_bytes * t, sums, first, last, place, more)
+            place, quarter = y + 4 * y_width * t, (last - first) // 4
+            function, vector = rows_function(matrix), x + token_bytes * t
+            multiply(function, base, cols, vector, sums, first, quarter, quarter, last, place, more)
         return
     multiply_panel(function, base, cols, first, last, tokens, x, room, sums, y, 4 * y_width, more)
 
@@ -196,8 +197,9 @@ def n_pieces(plan):
 def qkv_panel(plan, layer, unit, scratch):
     """Queries, then keys, then values."""
     w, tokens = layer_at(plan, layer), n_tokens(plan)
-    which, first, rows, place = part_of_qkv(plan, unit, PANEL_ROWS)
+    which, begin, rows, place = part_of_qkv(plan, unit, PANEL_ROWS)
     matrix, y, bias = w + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * place, bias_of_qkv(w, which)
+    first = (unit - begin) * PANEL_ROWS
     panel_of(plan, matrix, bias, n_embd(plan), first, rows, tokens, scratch, y, qkv_width(plan), 0)
 
 

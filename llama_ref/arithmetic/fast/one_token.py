@@ -1,8 +1,9 @@
 """One token at a time: `token` reads like `llama_ref.arithmetic.transformer.forward`.
 
 Each operation is a phase whose units of work are rows of a matrix, or heads. Rows are multiplied with the one vector
-straight from the blocks of the file, as fast as the memory delivers them. Every thread normalizes and quantizes that
-vector for itself, which takes less time than to wait for another that does.
+straight from the blocks of the file, as fast as the memory delivers them: in four streams side by side, which run on
+through all the units of a thread's share (`streams`), for processors read ahead where reading goes on. Every thread
+normalizes and quantizes that vector for itself, which takes less time than to wait for another that does.
 
 A matrix brings the addresses of the functions that multiply it, so this is compiled once for all models.
 """
@@ -48,6 +49,7 @@ from .plan_fields import (
     n_kv,
     n_layer,
     n_q,
+    n_threads,
     n_vocab,
     norm_at,
     qkv_at,
@@ -81,6 +83,24 @@ def prepare(plan, x, norm, n, scratch):
 
 
 @compiled
+def streams(plan, unit, n_units, begin, rows):
+    """Which rows of a matrix a unit is: first, quarter, apart and last as `Product.rows` takes them.
+
+    The units of a matrix [rows] are begin, begin + 1 … of the n_units of a phase. Those of a thread's share that have
+    ROWS rows take the rows of this share together: each the next few of its first, second, third and fourth quarter.
+    """
+    team = n_threads(plan)
+    owner = ((unit + 1) * team - 1) // n_units
+    share_begin = max(owner * n_units // team, begin)
+    share_end = min((owner + 1) * n_units // team, begin + rows // ROWS)
+    if unit >= share_end:  # the last rows, fewer than ROWS
+        first = (unit - begin) * ROWS
+        return first, (rows - first) // 4, (rows - first) // 4, rows
+    first = (share_begin - begin) * ROWS + (unit - share_begin) * (ROWS // 4)
+    return first, ROWS // 4, (share_end - share_begin) * (ROWS // 4), 0
+
+
+@compiled
 def begin_rows(bias, first, last, y, accumulate):
     """Put a bias, f32, into y[first : last] before the product is added; whether that is to be added."""
     if bias == 0:
@@ -91,13 +111,16 @@ def begin_rows(bias, first, last, y, accumulate):
 
 
 @compiled
-def rows_of(plan, matrix, bias, rows, cols, first, scratch, y, accumulate):
-    """y[first : first + ROWS] = (or +=) rows of a MATRIX [rows, cols] times the prepared vector, and their bias."""
-    form, last = form_of(matrix), min(first + ROWS, rows)
+def rows_of(plan, matrix, bias, cols, place, scratch, y, accumulate):
+    """y = (or +=) the rows at `place` (see `streams`) of a MATRIX times the prepared vector, and their bias."""
+    form, (first, quarter, apart, last), more = form_of(matrix), place, accumulate
     x = scratch_vector(plan) if form == AS_FLOATS else scratch_record(plan)
     x = scratch + (scratch_superblocks(plan) if form == IN_SUPERBLOCKS else x)
-    more = begin_rows(bias, first, last, y, accumulate)
-    multiply(rows_function(matrix), matrix_at(matrix), cols, x, scratch + scratch_sums(plan), first, last, y, more)
+    for i in range(4):
+        more = begin_rows(bias, first + i * apart, first + i * apart + quarter, y, accumulate)
+    begin_rows(bias, first + 4 * quarter, last, y, accumulate)
+    spare, function = scratch + scratch_sums(plan), rows_function(matrix)
+    multiply(function, matrix_at(matrix), cols, x, spare, first, quarter, apart, last, y, more)
 
 
 @compiled
@@ -108,12 +131,12 @@ def bias_of_qkv(w, which):
 
 @compiled
 def part_of_qkv(plan, unit, size):
-    """Of a unit of queries, keys and values: which of them, its first row, how many rows there are, where they go."""
+    """Of a unit of queries, keys and values: which of them, its first unit, how many rows it has, where they go."""
     of_q, of_kv = units(n_q(plan), size), units(n_kv(plan), size)
     if unit < of_q:
-        return 0, size * unit, n_q(plan), 0
+        return 0, 0, n_q(plan), 0
     which = (unit - of_q) // of_kv
-    return 1 + which, size * ((unit - of_q) % of_kv), n_kv(plan), n_q(plan) + n_kv(plan) * which
+    return 1 + which, of_q + of_kv * which, n_kv(plan), n_q(plan) + n_kv(plan) * which
 
 
 # The operations of a layer: how many units there are, and what a unit is.
@@ -143,37 +166,42 @@ def n_pieces(plan):
 def qkv_rows(plan, layer, unit, scratch):
     """Queries, then keys, then values."""
     w = layer_at(plan, layer)
-    which, first, rows, place = part_of_qkv(plan, unit, ROWS)
-    matrix, y = w + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * place
-    rows_of(plan, matrix, bias_of_qkv(w, which), rows, n_embd(plan), first, scratch, y, 0)
+    which, begin, rows, offset = part_of_qkv(plan, unit, ROWS)
+    place, y = streams(plan, unit, n_qkv(plan), begin, rows), qkv_at(plan) + 4 * offset
+    rows_of(plan, w + WQ + MATRIX_SIZE * which, bias_of_qkv(w, which), n_embd(plan), place, scratch, y, 0)
 
 
 @compiled
 def output_rows(plan, layer, unit, scratch):
     """What attention gives, added to the residual stream."""
-    w = layer_at(plan, layer)
-    rows_of(plan, w + WO, bias_wo(w), n_embd(plan), n_q(plan), unit * ROWS, scratch, x_at(plan), 1)
+    w, place = layer_at(plan, layer), streams(plan, unit, n_width(plan), 0, n_embd(plan))
+    rows_of(plan, w + WO, bias_wo(w), n_q(plan), place, scratch, x_at(plan), 1)
 
 
 @compiled
 def gate_and_up_rows(plan, layer, unit, scratch):
     """silu(w1 · x) · (w3 · x)."""
-    width, hidden, first, w = n_embd(plan), n_ff(plan), unit * ROWS, layer_at(plan, layer)
-    rows_of(plan, w + W1, bias_w1(w), hidden, width, first, scratch, gate_at(plan), 0)
-    rows_of(plan, w + W3, bias_w3(w), hidden, width, first, scratch, up_at(plan), 0)
-    silu_mul(gate_at(plan) + 4 * first, up_at(plan) + 4 * first, min(ROWS, hidden - first))
+    w, width, gate, up = layer_at(plan, layer), n_embd(plan), gate_at(plan), up_at(plan)
+    first, quarter, apart, last = place = streams(plan, unit, n_hidden(plan), 0, n_ff(plan))
+    rows_of(plan, w + W1, bias_w1(w), width, place, scratch, gate, 0)
+    rows_of(plan, w + W3, bias_w3(w), width, place, scratch, up, 0)
+    if last != 0:
+        silu_mul(gate + 4 * first, up + 4 * first, last - first)
+    for i in range(0 if last != 0 else 4):
+        silu_mul(gate + 4 * (first + i * apart), up + 4 * (first + i * apart), quarter)
 
 
 @compiled
 def down_rows(plan, layer, unit, scratch):
     """What the feed-forward layer gives, added to the residual stream."""
-    w = layer_at(plan, layer)
-    rows_of(plan, w + W2, bias_w2(w), n_embd(plan), n_ff(plan), unit * ROWS, scratch, x_at(plan), 1)
+    w, place = layer_at(plan, layer), streams(plan, unit, n_width(plan), 0, n_embd(plan))
+    rows_of(plan, w + W2, bias_w2(w), n_ff(plan), place, scratch, x_at(plan), 1)
 
 
 @compiled
 def logit_rows(plan, layer, unit, scratch):
-    rows_of(plan, plan + OUTPUT, NO_BIAS, n_vocab(plan), n_embd(plan), unit * ROWS, scratch, logits_at(plan), 0)
+    place = streams(plan, unit, n_pieces(plan), 0, n_vocab(plan))
+    rows_of(plan, plan + OUTPUT, NO_BIAS, n_embd(plan), place, scratch, logits_at(plan), 0)
 
 
 project_qkv = phase(n_qkv, qkv_rows)

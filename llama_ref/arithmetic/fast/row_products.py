@@ -75,15 +75,15 @@ def make_rows(layout: Layout) -> Any:
     size, group_size = layout.size, GROUP * layout.size
 
     @compiled
-    def rows(base, cols, record, scratch, first, last, y, accumulate):
+    def rows(base, cols, record, scratch, first, quarter, apart, last, y, accumulate):
         keep_apart()
         n_blocks = cols // 32
-        row_bytes, quarter = n_blocks * size, (last - first) // 4
+        row_bytes = n_blocks * size
         if n_blocks % 4:
             zero_bytes(scratch, group_size)
         for row in range(first, first + quarter):
-            dots = four_dots(base + row * row_bytes, quarter * row_bytes, record, n_blocks, scratch)
-            put_four(y + 4 * row, 4 * quarter, dots, accumulate)
+            dots = four_dots(base + row * row_bytes, apart * row_bytes, record, n_blocks, scratch)
+            put_four(y + 4 * row, 4 * apart, dots, accumulate)
         for row in range(first + 4 * quarter, last):
             put(y + 4 * row, row_dot(base + row * row_bytes, record, n_blocks, scratch), accumulate)
         return 0

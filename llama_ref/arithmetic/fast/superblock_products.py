@@ -115,13 +115,13 @@ def make_rows(block: Superblock) -> Any:
         return load_f32(y), load_f32(y + 4), load_f32(y + 8), load_f32(y + 12)
 
     @compiled
-    def rows(base, cols, x, scratch, first, last, y, accumulate):
+    def rows(base, cols, x, scratch, first, quarter, apart, last, y, accumulate):
         keep_apart()
         n_blocks = cols // values
-        row_bytes, quarter = n_blocks * size, (last - first) // 4
+        row_bytes = n_blocks * size
         for row in range(first, first + quarter):
-            dots = four_dots(base + row * row_bytes, quarter * row_bytes, x, n_blocks, scratch)
-            put_four(y + 4 * row, 4 * quarter, dots, accumulate)
+            dots = four_dots(base + row * row_bytes, apart * row_bytes, x, n_blocks, scratch)
+            put_four(y + 4 * row, 4 * apart, dots, accumulate)
         for row in range(first + 4 * quarter, last):
             put(y + 4 * row, four_dots(base + row * row_bytes, 0, x, n_blocks, scratch)[0], accumulate)
         return 0
