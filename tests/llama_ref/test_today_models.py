@@ -13,6 +13,7 @@ from tests.today import whole_gguf
 #: whose logits: llama.cpp's where the file does not say what the checkpoint did (dynamic scaling, windows, YaRN's
 #: bounds and its factor on cosine and sine)
 CASES = {
+    "added-json": "transformers",
     "bias": "transformers",
     "codellama-theta1e6": "transformers",
     "dynamic-new": "llamacpp",
@@ -23,11 +24,15 @@ CASES = {
     "linear-old": "transformers",
     "llama1-mha": "transformers",
     "llama2-gqa": "transformers",
+    "llama3-bpe": "transformers",
     "llama3-new": "transformers",
     "llama3-old": "transformers",
     "mistral-nowindow": "transformers",
     "mistral-window16": "llamacpp",
     "odd48": "transformers",
+    "qwen2": "transformers",
+    "qwen2-tied": "transformers",
+    "qwen3": "transformers",
     "theta-float-new": "transformers",
     "tied": "transformers",
     "yarn-attn": "llamacpp",
