@@ -67,7 +67,8 @@ if TYPE_CHECKING:
     from .look.identify import Identification, identify
     from .quantizers.arrays import quantize, write_arrays
     from .quantizers.migration import MigrationReport, migrate
-    from .quantizers.whole_file import QuantizeReport, quantize_file
+    from .quantizers.reports import QuantizeReport
+    from .quantizers.whole_file import quantize_file
     from .verify.compare import Comparison, compare
     from .verify.fingerprint import fingerprint
 
@@ -129,7 +130,8 @@ _HOMES = {
     "look.identify":         ("Identification", "identify"),
     "quantizers.arrays":     ("quantize", "write_arrays"),
     "quantizers.migration":  ("MigrationReport", "migrate"),
-    "quantizers.whole_file": ("QuantizeReport", "quantize_file"),
+    "quantizers.reports":    ("QuantizeReport",),
+    "quantizers.whole_file": ("quantize_file",),
     "verify.compare":        ("Comparison", "compare"),
     "verify.fingerprint":    ("fingerprint",),
 }

@@ -68,7 +68,7 @@ def test_converting_takes_the_container_from_the_name(data, tmp_path):
         ("migrate f16.bin x.gguf --container ggjt1", "named as GGUF, but ggjt was asked for"),
         ("merge --base 7B --lora a --output x.gguf --output-type ggml-f16", "ask for GGUF: --output-type gguf-f16"),
         ("merge --base 7B --lora a --output x.gguf", "named as GGUF, but pth was asked for"),
-        ("quantize f16.bin x.gguf q4_0 --era 2023-03-31", "GGUF files are quantized as of 2023-08-21"),
+        ("quantize f16.bin x.gguf q4_0 --era 2023-03-31", "is quantized as of 2023-08-21"),
         ("convert 7B --outfile 7B/consolidated.00.pth", "is the input"),
     ],
 )

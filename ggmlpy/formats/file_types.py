@@ -25,7 +25,7 @@ id    name     first era       tensor types
 16    Q5_K_S   2023-08-21      q5_K
 17    Q5_K_M   2023-08-21      q5_K; wv and w2 of "more bits" layers q6_K
 18    Q6_K     2023-08-21      q6_K
-19 …  IQ2_XXS  never           types that GGUF got after 2023-08-21; known by name only, but for BF16 (32)
+19 …  IQ2_XXS  eras of GGUF    :mod:`ggmlpy.formats.gguf_mixes` says which tensor gets which type there
 ====  =======  ==============  =================================================================================
 
 "More bits" layers are the first and the last eighth and every third between. From 2023-08-21 ``output.weight`` is q6_K
@@ -44,7 +44,20 @@ from dataclasses import dataclass
 
 from ggmlpy.files.errors import ShapeError, UsageError
 
-from .eras import APRIL_30, AUGUST_21, DEFAULT_ERA, ERAS, MARCH_19, Era, era_of
+from .eras import (
+    APRIL_30,
+    AUGUST_21,
+    AUGUST_22,
+    DEFAULT_ERA,
+    ERAS,
+    JANUARY_7_25,
+    JANUARY_11_24,
+    MARCH_19,
+    TODAY,
+    Era,
+    era_of,
+    quantizing_era,
+)
 from .tensor_types import QK_K, TensorType
 
 __all__ = ["FILE_TYPES", "FTYPES", "FileType", "TypeChooser", "file_type_of", "file_types"]
@@ -88,7 +101,7 @@ class FileType:
 
     def is_target_of(self, era: Era) -> bool:
         """Whether an era's ``quantize`` takes it."""
-        return self.first is not None and era >= self.first and self.type in era.type_names
+        return self.first is not None and era >= self.first and self.type in era.types
 
     def __str__(self) -> str:
         return self.name
@@ -115,30 +128,30 @@ _ALL = (
     FileType(16, "Q5_K_S", "q5_K", AUGUST_21),
     FileType(17, "Q5_K_M", "q5_K", AUGUST_21, raised_in_some="q6_K"),
     FileType(18, "Q6_K",   "q6_K", AUGUST_21),
-    # later than every era here: known by name
-    FileType(19, "IQ2_XXS",    "iq2_xxs",  None),
-    FileType(20, "IQ2_XS",     "iq2_xs",   None),
-    FileType(21, "Q2_K_S",     "q2_K",     None),
-    FileType(22, "IQ3_XS",     "iq3_s",    None),
-    FileType(23, "IQ3_XXS",    "iq3_xxs",  None),
-    FileType(24, "IQ1_S",      "iq1_s",    None),
-    FileType(25, "IQ4_NL",     "iq4_nl",   None),
-    FileType(26, "IQ3_S",      "iq3_s",    None),
-    FileType(27, "IQ3_M",      "iq3_s",    None),
-    FileType(28, "IQ2_S",      "iq2_xs",   None),
-    FileType(29, "IQ2_M",      "iq2_s",    None),
-    FileType(30, "IQ4_XS",     "iq4_xs",   None),
-    FileType(31, "IQ1_M",      "iq1_m",    None),
-    FileType(32, "BF16",       "bf16",     None),
+    # only GGUF has them
+    FileType(19, "IQ2_XXS",    "iq2_xxs",  AUGUST_22),
+    FileType(20, "IQ2_XS",     "iq2_xs",   AUGUST_22),
+    FileType(21, "Q2_K_S",     "q2_K",     JANUARY_11_24),
+    FileType(22, "IQ3_XS",     "iq3_s",    AUGUST_22),
+    FileType(23, "IQ3_XXS",    "iq3_xxs",  AUGUST_22),
+    FileType(24, "IQ1_S",      "iq1_s",    AUGUST_22),
+    FileType(25, "IQ4_NL",     "iq4_nl",   AUGUST_22),
+    FileType(26, "IQ3_S",      "iq3_s",    AUGUST_22),
+    FileType(27, "IQ3_M",      "iq3_s",    AUGUST_22),
+    FileType(28, "IQ2_S",      "iq2_xs",   AUGUST_22),
+    FileType(29, "IQ2_M",      "iq2_s",    AUGUST_22),
+    FileType(30, "IQ4_XS",     "iq4_xs",   AUGUST_22),
+    FileType(31, "IQ1_M",      "iq1_m",    AUGUST_22),
+    FileType(32, "BF16",       "bf16",     JANUARY_7_25),
     FileType(33, "Q4_0_4_4",   "q4_0_4_4", None),
     FileType(34, "Q4_0_4_8",   "q4_0_4_8", None),
     FileType(35, "Q4_0_8_8",   "q4_0_8_8", None),
-    FileType(36, "TQ1_0",      "tq1_0",    None),
-    FileType(37, "TQ2_0",      "tq2_0",    None),
-    FileType(38, "MXFP4_MOE",  "mxfp4",    None),
+    FileType(36, "TQ1_0",      "tq1_0",    AUGUST_22),
+    FileType(37, "TQ2_0",      "tq2_0",    AUGUST_22),
+    FileType(38, "MXFP4_MOE",  "mxfp4",    TODAY),
     FileType(39, "NVFP4",      "nvfp4",    None),
-    FileType(40, "Q1_0",       "q1_0",     None),
-    FileType(41, "Q2_0",       "q2_0",     None),
+    FileType(40, "Q1_0",       "q1_0",     AUGUST_22),
+    FileType(41, "Q2_0",       "q2_0",     AUGUST_22),
 )
 # fmt: on
 
@@ -155,7 +168,7 @@ def file_types(era: str | Era = DEFAULT_ERA) -> dict[str, FileType]:
     >>> list(file_types("2023-05-19"))
     ['Q4_0', 'Q4_1', 'Q8_0', 'Q5_0', 'Q5_1']
     """
-    moment = era_of(era)
+    moment = quantizing_era(era)
     return {name: record for name, record in FILE_TYPES.items() if record.is_target_of(moment)}
 
 
@@ -177,10 +190,10 @@ def file_type_of(request: str | int | FileType, era: str | Era = DEFAULT_ERA) ->
         found = next((record for record in known.values() if record.id == int(word)), None)
     if found is None:
         elsewhere = FILE_TYPES.get(_ALIASES.get(word, word))
-        eras = [era.date for era in ERAS.values() if elsewhere and elsewhere.is_target_of(era)]
+        eras = [era.date for era in (*ERAS.values(), TODAY) if elsewhere and elsewhere.is_target_of(era)]
         hint = f"; {elsewhere.name.lower()} needs --era {' or '.join(eras)}" if elsewhere and eras else ""
         choice = ", ".join(f"{record.id} or {record.name.lower()}" for record in known.values())
-        raise UsageError(f"unknown type {str(request)!r} for era {era_of(era)}; it has {choice}{hint}")
+        raise UsageError(f"unknown type {str(request)!r} for era {quantizing_era(era)}; it has {choice}{hint}")
     return found
 
 

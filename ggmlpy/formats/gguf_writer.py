@@ -21,20 +21,23 @@ def write_gguf(
     metadata: Mapping[str, Value],
     tensors: Iterable[OutTensor],
     progress: Callable[[int], object] | None = None,
+    *,
+    version: int = 3,
 ) -> int:
-    """Write a GGUF v3 file and return its size.
+    """Write a GGUF file and return its size.
 
     Arguments:
         metadata: in the order of the file.
         tensors: in the order of the file, with GGUF names.
         progress: called with the number of bytes after each chunk.
+        version: 2 or 3, which differ in this number only.
 
     Raises:
         UsageError: a tensor does not have the promised size.
         OutputError: the file could not be written; nothing stands under its name then.
     """
     tensors = list(tensors)
-    beginning, _ = prefix(metadata, tensors)
+    beginning, _ = prefix(metadata, tensors, version)
     alignment = _alignment(metadata)
     with atomic_write(path, size=gguf_size(metadata, tensors)) as stream:
         stream.write(beginning)
@@ -58,11 +61,11 @@ def _alignment(metadata: Mapping[str, Value]) -> int:
     return stated
 
 
-def prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> tuple[bytes, list[int]]:
+def prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor], version: int = 3) -> tuple[bytes, list[int]]:
     """Everything before the data, and each tensor's offset in the data section."""
     records = records_of(3)
     alignment = _alignment(metadata)
-    counts = {"magic": GGUF_MAGIC, "version": 3, "n_tensors": len(tensors), "n_kv": len(metadata)}
+    counts = {"magic": GGUF_MAGIC, "version": version, "n_tensors": len(tensors), "n_kv": len(metadata)}
     out = [write(records.header, counts)]
     for key, value in metadata.items():
         pair = {"key": key.encode(), "type": TYPE_IDS[value.type], "value": value}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,152 +23,26 @@ from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError, Usage
 from ggmlpy.files.ordered import Workers
 from ggmlpy.files.paths import refuse_overwriting
 from ggmlpy.formats.containers import CONTAINERS, container_of_name
-from ggmlpy.formats.eras import APRIL_30, DEFAULT_ERA, GGUF_ERA, MARCH_19, MARCH_31, Era, era_of
+from ggmlpy.formats.eras import DEFAULT_ERA, GGUF_ERA, MARCH_31, TODAY, Era, quantizing_era
 from ggmlpy.formats.file_types import FileType, TypeChooser, file_type_of
 from ggmlpy.formats.gguf_model import kept_metadata
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.multipart import part_path
-from ggmlpy.formats.opening import open_model
+from ggmlpy.formats.opening import is_gguf, open_model
 from ggmlpy.formats.out_tensor import OutTensor, out_tensor
 from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.formats.writer import write_model
 
+from .gguf_file import quantize_gguf
+from .gguf_plan import GgufOptions, request_of
 from .migration import derived_scores
+from .reports import QuantizeReport, TensorReport
 
-__all__ = ["QuantizeReport", "TensorReport", "quantize_file", "quantized_rows"]
+__all__ = ["quantize_file", "quantized_rows"]
 
 # Values per task: 1 MB of f16 stays in a core's cache, and starting a task costs nothing beside it.
 CHUNK_VALUES = 1 << 19
-
-
-@dataclass
-class TensorReport:
-    """What became of one tensor.
-
-    Attributes:
-        name, shape: of the tensor, rows first.
-        source, target: its type before and after; the same if it was copied.
-        source_bytes, target_bytes: its size before and after.
-        histogram: int64 [16], how often each code occurs (k-quants and copies count nothing).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    source: TensorType
-    target: TensorType
-    source_bytes: int
-    target_bytes: int
-    histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros(16, np.int64))
-
-    @property
-    def copied(self) -> bool:
-        return self.source is self.target
-
-    @property
-    def n_values(self) -> int:
-        return int(np.prod(self.shape))
-
-
-@dataclass
-class QuantizeReport:
-    """What :func:`quantize_file` did.
-
-    Attributes:
-        paths: the files written.
-        era, file_type: as asked.
-        tensors: one report per tensor (a part of a tensor, in a multi-part era).
-        source_bytes, target_bytes: of all tensors.
-    """
-
-    paths: list[Path]
-    era: Era
-    file_type: FileType
-    tensors: list[TensorReport] = field(default_factory=list)
-
-    @property
-    def source_bytes(self) -> int:
-        return sum(tensor.source_bytes for tensor in self.tensors)
-
-    @property
-    def target_bytes(self) -> int:
-        return sum(tensor.target_bytes for tensor in self.tensors)
-
-    @property
-    def histogram(self) -> NDArray[np.int64]:
-        """Over all tensors: int64 [16]."""
-        return np.sum([tensor.histogram for tensor in self.tensors], axis=0, dtype=np.int64, initial=0)
-
-    def tensor_line(self, index: int) -> str:
-        """What llama.cpp's program of this era printed about tensor ``index``."""
-        tensor = self.tensors[index]
-        columns = tensor.shape[::-1]
-        if self.era < APRIL_30:
-            first, second = (*columns, 1)[:2]
-            line = f"{tensor.name:>48} - [{first:5d}, {second:5d}], type = {tensor.source.name:>6} "
-        else:
-            shape = " x ".join(f"{n:5d}" for n in columns)
-            line = f"[{index + 1:4d}/{len(self.tensors):4d}] {tensor.name:>36} - {shape:>16}, "
-            line += f"type = {tensor.source.name:>6}, "
-        if tensor.copied:
-            return f"{line}size = {megabytes(tensor.source_bytes):8.3f} MB"
-        line += f"quantizing to {tensor.target.name} .. " if self.era.has_k_quants else "quantizing .. "
-        sizes = f"{megabytes(self._counted(tensor)):8.2f} MB -> {megabytes(tensor.target_bytes):8.2f} MB"
-        return f"{line}size = {sizes} | hist: {frequencies(tensor.histogram, tensor.n_values)}"
-
-    def closing_lines(self) -> list[str]:
-        """The sizes and the histogram that it printed at the end."""
-        who = "llama_model_quantize" + ("_internal" if self.era > MARCH_19 else "")
-        histogram = self.histogram
-        total = int(histogram.sum())
-        lines = [
-            f"{who}: model size  = {megabytes(sum(map(self._counted, self.tensors))):8.2f} MB",
-            f"{who}: quant size  = {megabytes(self.target_bytes):8.2f} MB",
-        ]
-        return [*lines, f"{who}: hist: {frequencies(histogram, total)}"] if total else lines
-
-    def _counted(self, tensor: TensorReport) -> int:
-        """Until March the original size was counted as if everything were f32."""
-        return 4 * tensor.n_values if self.era < APRIL_30 else tensor.source_bytes
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        tensors = [
-            {
-                "name": tensor.name,
-                "shape": list(tensor.shape),
-                "from": tensor.source.name,
-                "to": tensor.target.name,
-                "bytes_before": tensor.source_bytes,
-                "bytes_after": tensor.target_bytes,
-                "histogram": tensor.histogram.tolist(),
-            }
-            for tensor in self.tensors
-        ]
-        return {
-            "files": [str(path) for path in self.paths],
-            "era": self.era.date,
-            "type": self.file_type.name,
-            "bytes_before": self.source_bytes,
-            "bytes_after": self.target_bytes,
-            "histogram": self.histogram.tolist(),
-            "tensors": tensors,
-        }
-
-
-def megabytes(size: int) -> float:
-    return size / 1024.0 / 1024.0
-
-
-def frequencies(histogram: NDArray[np.int64], total: int) -> str:
-    """Sixteen shares, divided in float32 as llama.cpp does.
-
-    >>> frequencies(np.array([1, 3] + [0] * 14), 4)[:12]
-    '0.250 0.750 '
-    """
-    if not histogram.any():
-        return ""
-    return "".join(f"{np.float32(count) / np.float32(total):5.3f} " for count in histogram)
 
 
 def quantize_file(
@@ -182,6 +56,7 @@ def quantize_file(
     on_tensor: Callable[[QuantizeReport, int], object] | None = None,
     allow_requantize: bool = False,
     leave_output: bool = False,
+    options: GgufOptions | None = None,
 ) -> QuantizeReport:
     """Quantize a model file to the bytes that the era's ``quantize`` would have written.
 
@@ -190,12 +65,14 @@ def quantize_file(
         out_path: the file to write, in the era's container (GGUF if the input is, or if it is named so). In a
             multi-part era parts become ``out_path``, ``out_path.1`` …
         type: the file type as llama.cpp takes it: 2, "2", "q4_0", "Q4_K_M"; see :mod:`ggmlpy.formats.file_types`.
-        era: a date, see :mod:`ggmlpy.formats.eras`; 2023-03-31 if not given, 2023-08-21 for GGUF.
+        era: a date, see :mod:`ggmlpy.formats.eras`; if not given, 2023-03-31, 2023-08-21 for GGUF from an older
+            container, and today for GGUF from GGUF.
         threads: workers; by default one per processor.
         progress: called after each piece that was written with its bytes, and the bytes of all tensors.
         on_tensor: called with the report and the tensor's index when a tensor is written.
         allow_requantize: accept tensors that are quantized already (their loss adds up).
         leave_output: keep ``output.weight`` as it is.
+        options: what only eras of GGUF know: an importance matrix, types of single tensors, keys.
 
     Returns:
         what was done, with the histograms.
@@ -208,6 +85,18 @@ def quantize_file(
     >>> report = quantize_file("ggml-model-f16.bin", "ggml-model-q4_0.bin", "q4_0")   # doctest: +SKIP
     >>> print(*report.closing_lines(), sep="\\n")                                      # doctest: +SKIP
     """
+    if is_gguf(Path(in_path)):
+        moment = quantizing_era(era or TODAY)
+        if moment.is_of_gguf:
+            request = request_of(type, moment, options or GgufOptions(), allow_requantize, leave_output)
+            with _workers(threads) as own:
+                return quantize_gguf(
+                    Path(in_path), Path(out_path), request, own, progress=progress, on_tensor=on_tensor
+                )
+    if options is not None and options != GgufOptions():
+        raise UsageError(
+            "importance matrices, keys and types of single tensors are GGUF's: take a GGUF file, --era today"
+        )
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(in_path))
         workers = stack.enter_context(_workers(threads))
@@ -251,10 +140,15 @@ Plan = list[tuple[Tensor, int]]  # a tensor and the index of its report
 
 
 def _moment(gguf: bool, era: str | Era | None) -> Era:
-    """The era that was asked for. GGUF keeps the bytes of 2023-08-21, whose quantizers today's llama.cpp still has."""
-    moment = era_of(era or (GGUF_ERA if gguf else DEFAULT_ERA))
+    """The era that was asked for. GGUF from an older container is that of the day on which it came."""
+    moment = quantizing_era(era or (GGUF_ERA if gguf else DEFAULT_ERA))
     if gguf and moment.date != GGUF_ERA:
-        raise UsageError(f"GGUF files are quantized as of {GGUF_ERA}, not {moment}: leave --era out")
+        raise UsageError(
+            f"GGUF made of an older container is quantized as of {GGUF_ERA}, not {moment}: leave --era out, "
+            "or `migrate` to GGUF first"
+        )
+    if moment.is_of_gguf:
+        raise UsageError(f"era {moment} writes GGUF: name the output .gguf, or take an era up to {GGUF_ERA}")
     return moment
 
 

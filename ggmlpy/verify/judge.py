@@ -78,6 +78,7 @@ class OutputReport(Verdict):
         era: the era whose way it is, if not the expected one's.
         rounding: how far values are off, in words, if rounding accounts for all that differs.
         warnings: what is no difference, and yet should be known.
+        made_by: which program makes the expected output of this source, with which options, if that was found out.
     """
 
     output: str
@@ -92,6 +93,7 @@ class OutputReport(Verdict):
     era: str | None = None
     rounding: str = ""
     warnings: list[str] = field(default_factory=list)
+    made_by: str = ""
 
     @property
     def differing(self) -> list[TensorDifference]:
@@ -113,7 +115,7 @@ class OutputReport(Verdict):
         if self.verdict == OTHER_BEHAVIOR:
             return f"{OTHER_BEHAVIOR}: " + "; ".join(self.behavior + self.container)
         if self.verdict == IDENTICAL:
-            return IDENTICAL
+            return f"{IDENTICAL}: these are what {self.made_by} makes of this source" if self.made_by else IDENTICAL
         values = sum(tensor.n_different for tensor in self.differing)
         farthest = max((tensor.max_ulp for tensor in self.differing), default=0)
         words = [f"{len(self.differing)} of {len(self.tensors)} tensors, {values:,} values, at most {farthest:,} ulp"]

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlpy.files.errors import FormatError
+from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.bfloat16 import cut_to_bfloat16, rounded_to_bfloat16
 from ggmlpy.formats.codes import pack_codes, unpack_codes
-from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, ERAS, Era, era_of
+from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, ERAS, JANUARY_17_24, OCTOBER_28, TODAY, Era, quantizing_era
 from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser
 from ggmlpy.formats.gguf_model import kept_metadata
 from ggmlpy.formats.model_file import ModelFile
@@ -28,12 +28,17 @@ from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor, out_tensor
 from ggmlpy.formats.row_reader import RowSource
+from ggmlpy.formats.tensor_names import meta_name
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
+from ggmlpy.quantizers.gguf_file import made_tensor
 from ggmlpy.quantizers.migration import derived_scores
 from ggmlpy.quantizers.whole_file import quantized_rows
 
-from .judge import Deviation, Expected, OutputReport, Progress, verify_model
-from .tensors import decoded, row_chunks
+from .aspects import container_differences
+from .block_codes import FUSED, AgainstSource
+from .gguf_quantization import GgufWay, find_way
+from .judge import Deviation, Expected, Explainer, OutputReport, Progress, settle, verify_model
+from .tensors import Found, decoded, row_chunks
 
 __all__ = ["quantization_deviations", "quantized_tensor", "verify_files"]
 
@@ -48,6 +53,7 @@ def verify_files(
     source: str | os.PathLike[str],
     *,
     era: str | Era | None = None,
+    importance: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> OutputReport:
@@ -56,6 +62,7 @@ def verify_files(
     Args:
         output, source: GGML files of any container. Which step lies between them follows from their tensor types.
         era: whose quantizer it should be; by default the earliest that writes the output's container.
+        importance: the importance matrix that was used, of a quantized GGUF file.
         threads: workers; by default one per processor.
         progress: called with the number of expected bytes after each piece, and with 0 while a cause is looked for.
 
@@ -64,11 +71,106 @@ def verify_files(
     """
     with open_model(output) as theirs, open_model(source) as ours:
         with Workers(threads, ahead=AHEAD) as workers:
-            expected = _expected(theirs, ours, era, workers)
+            way = _way_of_gguf(theirs, ours, era, importance)
+            expected = _of_gguf(theirs, ours, way, workers) if way else _expected(theirs, ours, era, workers)
             report = verify_model(theirs, expected, str(source), progress)
+            if way:
+                _tell(report, way)
         if era is not None and report.verdict == "identical to another era":
             report.verdict = "differs"
         return report
+
+
+def _way_of_gguf(output: ModelFile, source: ModelFile, era: str | Era | None, importance: str | None) -> GgufWay | None:
+    """Which llama-quantize may have made the output; None if it is another step, or an older container's."""
+    both = output.container == source.container == "gguf"
+    if not both or not (_is_quantized(output) or _is_other_floats(output, source)):
+        if importance is not None:
+            raise UsageError("an importance matrix goes with a quantized GGUF file and the GGUF file it was made of")
+        return None
+    if era is not None and not quantizing_era(era).is_of_gguf:
+        return None
+    if _is_quantized(source) and _matrix_types(source) == _matrix_types(output):
+        return None
+    way = find_way(output.path, source.path, era, importance)
+    if way is None or (era is None and not way.exact and _expects_header(output, source)):
+        return None
+    return way
+
+
+def _is_quantized(model: ModelFile) -> bool:
+    return any(tensor.type.quantized for tensor in model.stored)
+
+
+def _expects_header(output: ModelFile, source: ModelFile) -> bool:
+    """Whether everything before the data is as this library makes GGUF of 2023-08-21."""
+    if not _file_type(output).is_target_of(AUGUST_21):
+        return False
+    try:
+        with Workers(1) as workers:
+            return not container_differences(output, _quantization(output, source, AUGUST_21, workers))
+    except FormatError:  # rows that its blocks don't divide
+        return False
+
+
+def _of_gguf(output: ModelFile, source: ModelFile, way: GgufWay, workers: Workers) -> Expected:
+    """What llama-quantize makes of the source that way."""
+    tensors = [replace(made, name=meta_name(made.name)) for made in _made(way, workers)]
+    ftype = way.request.file_type.id if way.request.file_type else None
+    params, vocab = _content(output, source, ftype)
+    other = {key: value for key, value in way.metadata.items() if key in {*source.hparams.other, MARK, *_QUANTIZE_KEYS}}
+    sources = {tensor.name: Found.of(RowSource(tensor), str(source.path)) for tensor in source.stored}
+    by_name = {tensor.name: tensor for tensor in tensors}
+    weighted, unknown = way.request.importance is not None, way.request.unknown_importance
+    explainers: list[Explainer] = [
+        *_ways_of_gguf(way, workers),
+        *quantization_deviations(source, output, way.request.era, workers),
+        AgainstSource(by_name, sources, weighted, unknown),
+    ]
+    place, params = (output.container, way.request.era.version), replace(params, other=other)
+    stated: dict[str, Any] = {"token_types": source.vocab.types, "metadata": way.metadata}
+    return Expected("quantize", *place, params, vocab, tensors, explainers, **stated)
+
+
+_QUANTIZE_KEYS = tuple(f"quantize.imatrix.{name}" for name in ("file", "dataset", "entries_count", "chunks_count"))
+
+
+def _made(way: GgufWay, workers: Workers) -> list[OutTensor]:
+    return [made_tensor(tensor, way.request.era, workers) for tensor in way.plan]
+
+
+def _ways_of_gguf(way: GgufWay, workers: Workers) -> list[Deviation]:
+    """The same tensors by other eras' quantizers, and without the importance matrix."""
+    plan = {meta_name(tensor.source.name): tensor for tensor in way.plan}
+
+    def by(era: Era, weighted: bool) -> Callable[[str], OutTensor | None]:
+        def make(name: str) -> OutTensor | None:
+            tensor = plan.get(name)
+            if tensor is None or tensor.copied or tensor.target.name not in era.types:
+                return None
+            importance = tensor.importance if weighted else None
+            made = made_tensor(replace(tensor, importance=importance), era, workers)
+            return replace(made, name=name)
+
+        return make
+
+    now = way.request.era
+    found = [
+        Deviation(f"the quantizer of {era}", by(era, True), era.date)
+        for era in (OCTOBER_28, JANUARY_17_24, TODAY)
+        if era != now and (era >= JANUARY_17_24 or way.request.importance is None)
+    ]
+    if way.request.importance is not None:
+        found.append(Deviation("it was quantized without the importance matrix", by(now, False)))
+    return found
+
+
+def _tell(report: OutputReport, way: GgufWay) -> None:
+    """Say whose bytes they are; differences that a compiler makes are roundings."""
+    report.made_by = way.words
+    if report.causes and not report.unexplained and {cause.name for cause in report.causes} == {FUSED}:
+        report.rounding = f"what {way.words} makes of this source, built with fused multiply-add"
+        settle(report)
 
 
 def _expected(output: ModelFile, source: ModelFile, era: str | Era | None, workers: Workers) -> Expected:
@@ -84,7 +186,8 @@ def _is_other_floats(output: ModelFile, source: ModelFile) -> bool:
     file_type = FTYPES.get(output.hparams.ftype)
     if file_type is None or file_type.first is None or _matrix_types(output) != {file_type.type}:
         return False
-    return _matrix_types(source) != _matrix_types(output) or MARK in output.metadata.keys() - source.metadata.keys()
+    marked = MARK in output.metadata.keys() - source.metadata.keys()
+    return marked or (_matrix_types(source) != _matrix_types(output) and file_type.type != "bf16")
 
 
 def _matrix_types(model: ModelFile) -> set[str]:
@@ -164,7 +267,7 @@ def _quantization(output: ModelFile, source: ModelFile, era: str | Era | None, w
     file_type = _file_type(output)
     eras = [moment for moment in ERAS.values() if _writes(moment, output, file_type)]
     if era is not None:
-        eras = [era_of(era)]
+        eras = [quantizing_era(era)]
     if not eras:
         raise FormatError(
             f"no era's quantize writes {file_type} into {output.format_name}",

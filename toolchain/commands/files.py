@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.foreign import one_line
@@ -12,6 +12,9 @@ from toolchain.terminal.program import spoken
 from toolchain.terminal.talk import print_json, put, say, warn_of_values
 
 from .options import Commands, command, era_option, json_option, threads_option, tokenizer_option, writes
+
+if TYPE_CHECKING:
+    from ggmlpy.quantizers.gguf_plan import GgufOptions
 
 
 def add_migrate(commands: Commands) -> None:
@@ -92,19 +95,77 @@ def add_quantize(commands: Commands) -> None:
         commands,
         "quantize",
         run_quantize,
-        "Quantize an f32 or f16 model, byte for byte as llama.cpp's quantize of an era did.",
+        "Quantize an f32, f16 or bf16 model, byte for byte as llama.cpp's quantize of an era did. For a GGUF file that "
+        "is today's llama-quantize, with its options.",
         "quantize files/ggml-model-f16.bin q4_0.bin q4_0\n"
         "quantize ggml-model-f16.bin ggml-model-q4_0.bin 2\n"
-        "quantize model-f16.bin model-q4_k_m.bin q4_k_m --era 2023-08-21",
+        "quantize model-f16.bin model-q4_k_m.bin q4_k_m --era 2023-08-21\n"
+        "quantize model-f16.gguf model-Q4_K_M.gguf Q4_K_M --imatrix model.imatrix.gguf",
     )
     parser.add_argument("input", metavar="IN", help="the model, or the first file of a multi-part one")
     writes(parser.add_argument("output", metavar="OUT", help="the file to write; GGUF if IN is, or if named .gguf"))
     parser.add_argument("type", metavar="TYPE", help="as llama.cpp takes it (2, 3) or by name (q4_0, q4_k_m)")
-    era_option(parser, "whose quantizer: 2023-03-19 … 2023-08-21 (default 2023-03-31; for GGUF, the last)")
+    era_option(
+        parser, "whose quantizer: 2023-03-19 … 2023-08-21 (default 2023-03-31); of GGUF, any date (default today)"
+    )
     threads_option(parser)
     parser.add_argument("--allow-requantize", action="store_true", help="accept a model that is already quantized")
     parser.add_argument("--leave-output-tensor", action="store_true", help="keep output.weight as it is")
+    _gguf_options(parser)
     json_option(parser, "the report")
+
+
+def _gguf_options(parser: argparse.ArgumentParser) -> None:
+    """What llama-quantize of GGUF's eras takes."""
+    group = parser.add_argument_group("GGUF")
+    group.add_argument("--imatrix", metavar="F", help="importance matrix (.gguf or .dat): which errors count more")
+    for word, what in (("include", "use the importance of"), ("exclude", "don't use the importance of")):
+        group.add_argument(
+            f"--{word}-weights", action="append", default=[], metavar="S", help=f"{what} tensors named so"
+        )
+    group.add_argument("--pure", action="store_true", help="no mix: the same type for all matrices")
+    group.add_argument("--output-tensor-type", metavar="TYPE", help="the type of output.weight")
+    group.add_argument("--token-embedding-type", metavar="TYPE", help="the type of token_embd.weight")
+    group.add_argument(
+        "--tensor-type",
+        action="append",
+        default=[],
+        metavar="REGEX=TYPE",
+        help="the type of tensors whose names match, such as attn_v=q8_0; may be given several times",
+    )
+    group.add_argument(
+        "--override-kv",
+        action="append",
+        default=[],
+        metavar="KEY=TYPE:VALUE",
+        help="set a key; TYPE is int, float, bool or str; may be given several times",
+    )
+    group.add_argument("--prune-layers", metavar="L0,L1,…", help="leave out these layers")
+    group.add_argument("--keep-split", action="store_true", help="write as many files as the input has")
+
+
+def _options_of_gguf(args: argparse.Namespace) -> GgufOptions:
+    from ggmlpy.files.errors import UsageError
+    from ggmlpy.quantizers.gguf_plan import GgufOptions
+
+    tensors = [word.rpartition("=") for word in args.tensor_type]
+    if not all(pattern and kind for pattern, _, kind in tensors):
+        raise UsageError("--tensor-type takes REGEX=TYPE, such as attn_v=q8_0")
+    layers = (args.prune_layers or "").split(",") if args.prune_layers else []
+    if not all(layer.strip().isdecimal() for layer in layers):
+        raise UsageError(f"--prune-layers takes numbers separated by commas, not {args.prune_layers!r}")
+    return GgufOptions(
+        pure=args.pure,
+        output=args.output_tensor_type,
+        embedding=args.token_embedding_type,
+        tensors=tuple((pattern, kind) for pattern, _, kind in tensors),
+        importance=args.imatrix,
+        include=tuple(args.include_weights),
+        exclude=tuple(args.exclude_weights),
+        overrides=tuple(args.override_kv),
+        prune=tuple(int(layer) for layer in layers),
+        keep_split=args.keep_split,
+    )
 
 
 def run_quantize(args: argparse.Namespace) -> int:
@@ -132,6 +193,7 @@ def run_quantize(args: argparse.Namespace) -> int:
             on_tensor=finished,
             allow_requantize=args.allow_requantize,
             leave_output=args.leave_output_tensor,
+            options=_options_of_gguf(args),
         )
     if args.json:
         print_json(report.as_dict())

@@ -33,6 +33,7 @@ def add_verify(commands: Commands) -> None:
     parser.add_argument("--source", metavar="DIR|FILE", help="recompute what should come out of this, and compare")
     parser.add_argument("--lora", action="append", default=[], metavar="DIR|ZIP[,…]", help="the adapters of a merge")
     tokenizer_option(parser, "tokenizer.model, if it is not beside the source")
+    parser.add_argument("--imatrix", metavar="F", help="the importance matrix that a quantized GGUF file was made with")
     parser.add_argument("--markdown", action="store_true", help="with --source: print a summary as Markdown")
     junit_option(parser)
     parser.add_argument("--logits", metavar="F.npy|F.bin", help="whose float32 [n_tokens, n_vocab] are these?")
@@ -79,6 +80,7 @@ def _verify_step(args: argparse.Namespace) -> int:
             adapters,
             era=args.era,
             tokenizer=args.tokenizer,
+            importance=args.imatrix,
             progress=searching(bar, "looking for the cause"),
         )
     return show(args, report)

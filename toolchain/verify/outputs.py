@@ -25,6 +25,7 @@ def verify_output(
     *,
     era: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
+    importance: str | None = None,
     progress: Progress | None = None,
 ) -> OutputReport:
     """Is ``output`` what should come out of ``source`` (and ``adapters``), and if not, what was done instead?
@@ -35,6 +36,7 @@ def verify_output(
         adapters: PEFT directories or ZIPs in their order, if the step is a merge.
         era: whose tools; by default whose fit the output's container.
         tokenizer: the tokenizer.model, if it is not found beside the source.
+        importance: the importance matrix that a quantized GGUF file was made with.
         progress: called with the number of bytes compared, and with 0 while the cause of a difference is looked for.
 
     Raises:
@@ -72,4 +74,4 @@ def _verified(
         return verify_conversion(output, source, era=era, tokenizer=tokenizer, progress=progress)
     from ggmlpy.verify.quantization import verify_files
 
-    return verify_files(output, source, era=era, progress=progress)
+    return verify_files(output, source, era=era, importance=importance, progress=progress)
