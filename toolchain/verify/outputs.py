@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ggmlpy.files.errors import FormatError
+from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.verify.judge import OutputReport, Progress
 from toolchain.look.values import warnings_of
 
@@ -46,7 +46,7 @@ def verify_output(
     for path in (output, source):
         if not path.exists():
             raise FormatError("no such file or directory", path=path, next_step="check the name")
-    report = _verified(output, source, adapters, era, tokenizer, progress)
+    report = _verified(output, source, adapters, era, tokenizer, importance, progress)
     report.warnings += warnings_of(output)
     return report
 
@@ -57,9 +57,12 @@ def _verified(
     adapters: Sequence[str | os.PathLike[str]],
     era: str | None,
     tokenizer: str | os.PathLike[str] | None,
+    importance: str | None,
     progress: Progress | None,
 ) -> OutputReport:
     """The verdict of the step that lies between the two."""
+    if importance is not None and (adapters or output.is_dir() or source.is_dir()):
+        raise UsageError("an importance matrix goes with a quantized GGUF file and the GGUF file it was made of")
     if adapters:
         from .merge import verify_merge
 
