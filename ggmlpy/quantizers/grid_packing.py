@@ -1,8 +1,8 @@
 """Where the indices, signs and scales of a block of IQ2 or IQ3 are put: what :mod:`ggmlpy.formats.grids` reads.
 
 Each function takes ``indices`` (int32, of each group of eight or four values), ``signs`` (a byte for each eight values;
-the lower seven bits say all where their number is even), ``codes`` (int32, of each run's scale), and the zeroed bytes
-``out`` of a block.
+the lower seven bits say all where their number is even), ``codes`` (int32, of each run's scale), ``live`` (of each run
+whether it is more than nothing), and the zeroed bytes ``out`` of a block.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def nibbles(codes, out, at):
 
 
 @inlined
-def iq2_xxs(indices, signs, codes, out):
+def iq2_xxs(indices, signs, codes, live, out):
     for k in range(8):
         for i in range(4):
             out[XXS2_QS + 8 * k + i] = np.uint8(indices[4 * k + i])
@@ -58,14 +58,14 @@ def iq2_xxs(indices, signs, codes, out):
 
 
 @inlined
-def iq2_xs(indices, signs, codes, out):
+def iq2_xs(indices, signs, codes, live, out):
     for k in range(32):
         store_bytes(out, XS2_QS + 2 * k, np.uint32(indices[k]) | np.uint32(signs[k] & np.uint8(127)) << np.uint32(9), 2)
     nibbles(codes, out, XS2_SCALES)
 
 
 @inlined
-def iq2_s(indices, signs, codes, out):
+def iq2_s(indices, signs, codes, live, out):
     for k in range(32):
         out[S2_QS + k], out[S2_SIGNS + k] = np.uint8(indices[k]), signs[k]
         out[S2_QH + k // 4] |= np.uint8(indices[k] >> 8 << 2 * (k % 4))
@@ -73,7 +73,7 @@ def iq2_s(indices, signs, codes, out):
 
 
 @inlined
-def iq3_xxs(indices, signs, codes, out):
+def iq3_xxs(indices, signs, codes, live, out):
     for k in range(64):
         out[XXS3_QS + k] = np.uint8(indices[k])
     for k in range(8):
@@ -81,12 +81,19 @@ def iq3_xxs(indices, signs, codes, out):
 
 
 @inlined
-def iq3_s(indices, signs, codes, out):
-    for k in range(64):
-        out[S3_QS + k] = np.uint8(indices[k])
-        out[S3_QH + k // 8] |= np.uint8(indices[k] >> 8 << k % 8)
-    for k in range(32):
-        out[S3_SIGNS + k] = signs[k]
+def iq3_s(indices, signs, codes, live, out):
+    """ggml does not step over a run of nothing: what follows stands where that run would, but for the highest bits."""
+    place = 0
+    for k in range(8):
+        if not live[k]:
+            continue
+        for i in range(8):
+            index = indices[8 * k + i]
+            out[S3_QS + 8 * place + i] = np.uint8(index)
+            out[S3_QH + k] |= np.uint8(index >> 8 << i)
+        for i in range(4):
+            out[S3_SIGNS + 4 * place + i] = signs[4 * k + i]
+        place += 1
     nibbles(codes, out, S3_SCALES)
 
 

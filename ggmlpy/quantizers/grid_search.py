@@ -58,7 +58,7 @@ class Way(NamedTuple):
     Attributes:
         run: values that share a scale.
         doubled: whether the mean square counts twice beside the square of a value.
-        base: what part of the mean square a value weighs without importance, beside its square; None if it needs some.
+        base: what part of the mean square a value weighs without importance, beside its square.
         even: whether the number of minus signs in eight values must be even.
         negligible: a run whose greatest magnitude is below it is all zero.
         tries, step: scales are tried from -tries to tries steps around the first.
@@ -69,7 +69,7 @@ class Way(NamedTuple):
 
     run: int
     doubled: bool
-    base: float | None
+    base: float
     even: bool
     negligible: float
     tries: int
@@ -82,8 +82,8 @@ class Way(NamedTuple):
 # fmt: off
 WAYS = {
     #              run doubled base  even   negligible tries step anew    fudge   keeps
-    "iq2_xxs": Way(32, False, None, True,  1e-15,       6, 0.1, "all",    1,      False),
-    "iq2_xs":  Way(16, False, None, True,  1e-15,       9, 0.1, "missed", 1,      False),
+    "iq2_xxs": Way(32, False, 0,    True,  1e-15,       6, 0.1, "all",    1,      False),
+    "iq2_xs":  Way(16, False, 0,    True,  1e-15,       9, 0.1, "missed", 1,      False),
     "iq2_s":   Way(16, True,  0.25, False, 1e-8,        9, 0.1, "missed", 0.9875, True),
     "iq3_xxs": Way(32, True,  0,    True,  1e-8,       15, 0.2, "missed", 1.0125, False),
     "iq3_s":   Way(32, True,  0,    False, 0,           9, 0.2, "any",    1.033,  True),
@@ -255,7 +255,7 @@ def rows_kernel(name: str) -> Callable:
     """
     way, record, grid = WAYS[name], TENSOR_TYPES[name], GRIDS[TENSOR_TYPES[name].grid]
     search, pack, width, bits = searcher(name), PACKERS[name], grid.width, grid.bits
-    run, even, base, fudge = way.run, way.even, np.float32(way.base or 0), np.float32(way.fudge)
+    run, even, base, fudge = way.run, way.even, np.float32(way.base), np.float32(way.fudge)
     keeps, d_at, factor, runs, groups = (
         way.keeps,
         record.offset("d"),
@@ -270,7 +270,7 @@ def rows_kernel(name: str) -> Callable:
         levels, tried = np.empty(run, np.uint8), np.empty(run, np.uint8)
         missed, missed_now = np.empty(groups, np.bool_), np.empty(groups, np.bool_)
         scales, signs, indices = np.empty(runs, np.float32), np.empty(32, np.uint8), np.empty(64, np.int32)
-        codes, lanes = np.empty(runs, np.int32), np.zeros((4, run, 16), np.float32)
+        codes, live, lanes = np.empty(runs, np.int32), np.empty(runs, np.bool_), np.zeros((4, run, 16), np.float32)
         for block in range(rows.shape[0]):
             x, weights = rows[block], importance[block % importance.shape[0]]
             total = F0
@@ -285,7 +285,8 @@ def rows_kernel(name: str) -> Callable:
                 failures += failed
                 found = indices[groups * k : groups * k + groups]
                 indices_of(levels, width, bits, places, found)
-                if scales[k] == NOTHING:
+                live[k] = scales[k] != NOTHING
+                if not live[k]:
                     scales[k], some[:], found[:] = F0, 0, 0
                 most = most if most > scales[k] else scales[k]
             out[block, :] = 0
@@ -295,7 +296,7 @@ def rows_kernel(name: str) -> Callable:
             store_half(out[block], d_at, d * fudge)
             for k in range(runs):
                 codes[k] = clipped(HALF * (F1 / d * scales[k] - F1), 0, 15) if most != F0 else 0
-            pack(indices, signs, codes, out[block])
+            pack(indices, signs, codes, live, out[block])
         return failures
 
     return quantize_blocks

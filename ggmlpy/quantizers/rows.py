@@ -9,6 +9,7 @@ q2_K … q6_K                             2023-08-21                           :
 q2_K … q6_K                             since 2023-08-22                     :mod:`ggmlpy.quantizers.weighted_k_quants`
 iq4_nl, iq4_xs                          today                                :mod:`ggmlpy.quantizers.non_linear`
 iq2_xxs, iq2_xs, iq2_s, iq3_xxs, iq3_s  today                                :mod:`ggmlpy.quantizers.grid_search`
+iq1_s, iq1_m                            today                                :mod:`ggmlpy.quantizers.ternary_search`
 q1_0, q2_0, tq1_0, tq2_0, mxfp4, nvfp4  all that have them                   :mod:`ggmlpy.quantizers.unsearched`
 ======================================  ===================================  =========================================
 
@@ -158,10 +159,12 @@ def _non_linear(name: str, weighted: bool) -> Callable[..., None]:
 def _on_grid(name: str, weighted: bool) -> Callable[..., None]:
     from .grid_search import WAYS, grid_quantizer
     from .neighbors import neighbor_tables
+    from .ternary_search import ternary_quantizer
 
-    if not weighted and WAYS[name].base is None:
+    if not weighted and name in NEED_IMPORTANCE:
         raise UsageError(f"{name} needs the importance of its columns: without it too much would be lost")
-    quantizer, tables = grid_quantizer(name), neighbor_tables(TENSOR_TYPES[name].grid)
+    quantizer = grid_quantizer(name) if name in WAYS else ternary_quantizer(name)
+    tables = neighbor_tables(TENSOR_TYPES[name].grid)
 
     def quantize(blocks: NDArray[Any], weights: NDArray[Any], out: NDArray[np.uint8]) -> None:
         if quantizer(blocks, weights, weighted, *tables, out):
@@ -179,9 +182,10 @@ def _unsearched(name: str, weighted: bool) -> Callable[..., None]:
     return lambda blocks, weights, out: quantizer(blocks, out)
 
 
+NEED_IMPORTANCE = ("iq1_s", "iq2_xxs", "iq2_xs")
 LATER: dict[str, Callable[[str, bool], Callable[..., None]]] = {
     **dict.fromkeys(("iq4_nl", "iq4_xs"), _non_linear),
-    **dict.fromkeys(("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"), _on_grid),
+    **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"), _on_grid),
     **dict.fromkeys(("q1_0", "q2_0", "tq1_0", "tq2_0", "mxfp4", "nvfp4"), _unsearched),
 }
 

@@ -13,6 +13,7 @@ from ggmlpy.quantizers.rows import quantize_rows
 
 CLASSIC = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 LATER = ("q1_0", "q2_0", "tq1_0", "tq2_0", "mxfp4", "nvfp4", "iq4_nl", "iq4_xs")
+TERNARY = ("iq1_s", "iq1_m")
 ON_A_GRID = ("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s")
 K_QUANTS = ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
 
@@ -58,23 +59,37 @@ def test_every_day_on_which_the_bytes_changed(golden):
     assert len(seen) > 20
 
 
-@pytest.mark.parametrize("name", ON_A_GRID)
+@pytest.mark.parametrize("name", [*ON_A_GRID, *TERNARY])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_real_tools_points_of_grids(rows, name, weighted):
-    """Without two rows of 1e18 and 1e37, at which the real tool ends."""
+    """In IQ2 and IQ3 without two rows of 1e18 and 1e37, at which the real tool ends."""
     folder, x, weights = rows
-    path, usual = folder / f"{name}.{'imat' if weighted else 'none'}.bin", np.delete(x, [43, 44], axis=0)
+    path = folder / f"{name}.{'imat' if weighted else 'none'}.bin"
+    usual = x if name in TERNARY else np.delete(x, [43, 44], axis=0)
     if not path.exists():
         with pytest.raises(UsageError, match=f"{name} needs the importance"):
             quantize_rows(usual, name, "today")
         return
     made = quantize_rows(usual, name, "today", importance=weights if weighted else None)
     assert made.tobytes() == path.read_bytes()
-    with pytest.raises(UsageError, match=f"values are too large for {name}"):
-        quantize_rows(x[43:45], name, "today", importance=weights)
+    if name in ON_A_GRID:
+        with pytest.raises(UsageError, match=f"values are too large for {name}"):
+            quantize_rows(x[43:45], name, "today", importance=weights)
 
 
-@pytest.mark.parametrize("name", [*CLASSIC, *K_QUANTS, *LATER, *ON_A_GRID])
+@pytest.mark.parametrize("name", [*LATER, *ON_A_GRID, *TERNARY])
+def test_the_last_bytes_of_types_that_changed(golden, name):
+    """Ordinary rows, 48 more of them."""
+    folder = golden("today-quants/eras")
+    x, weights = (np.fromfile(folder / f"{part}.f32", "<f4") for part in ("main", "imat"))
+    for kind, changes in json.loads((folder / "eras.json").read_text())["types"].items():
+        if kind.split(".")[0] == name:
+            importance = weights if kind.endswith("imat") else None
+            made = quantize_rows(x.reshape(-1, 512), name, "today", importance=importance)
+            assert hashlib.sha256(made.tobytes()).hexdigest()[:16] == changes[-1]["main"], kind
+
+
+@pytest.mark.parametrize("name", [*CLASSIC, *K_QUANTS, *LATER, *ON_A_GRID, *TERNARY])
 @pytest.mark.parametrize("n_rows", [1, 3, 17])
 def test_rows_are_independent(name, n_rows):
     """Sixteen blocks are made side by side; which ones they are changes nothing."""
