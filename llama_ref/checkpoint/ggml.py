@@ -34,7 +34,7 @@ from .layout import Checkpoint, check_model, in_layout, known_tensors
 from .rope_freqs import ROPE_FREQS, llama3_scaling
 from .tensor import DTYPES, LazyTensor, widen_bfloat16
 
-__all__ = ["open_ggml"]
+__all__ = ["lazy_tensor", "open_ggml"]
 
 # fmt: off
 _SAME_BITS = {  # type in the file -> element type of the checkpoint
@@ -55,7 +55,7 @@ def open_ggml(path: str | os.PathLike[str]) -> Checkpoint:
         file = stack.enter_context(open_model(path))
         known = known_tensors(file.path, file.tensors)
         params, vectors = _with_scaling(file), _type_of_vectors(file)
-        tensors = {name: _lazy(file, file.tensors[name], vectors) for name in known}
+        tensors = {name: lazy_tensor(file, file.tensors[name], vectors) for name in known}
         notes = list(_losses(file))
         if "output.weight" not in tensors and "tok_embeddings.weight" in tensors:
             tensors["output.weight"] = tensors["tok_embeddings.weight"].with_(name="output.weight")
@@ -97,7 +97,7 @@ def _with_scaling(file: ModelFile) -> ModelParams:
     return replace(file.hparams, rope_scaling=scaling)
 
 
-def _lazy(file: ModelFile, tensor: Tensor, vectors: str) -> LazyTensor:
+def lazy_tensor(file: ModelFile, tensor: Tensor, vectors: str = "float32") -> LazyTensor:
     """The rows of a tensor in the element type that a checkpoint has for it, in Meta's order.
 
     Args:

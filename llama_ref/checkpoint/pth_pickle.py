@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,24 +18,37 @@ from ggmlpy.files.errors import ShapeError, UsageError
 from .tensor import DTYPES, LazyTensor
 from .torch_formats import Layout
 
-__all__ = ["Tensor", "TensorToWrite", "pickle_of"]
+__all__ = ["Plain", "SameTensor", "Tensor", "TensorToWrite", "pickle_of"]
 
-TensorToWrite = LazyTensor | tuple[str, str, Sequence[int], Iterable[object]]
+
+@dataclass(frozen=True)
+class SameTensor:
+    """A further key of a tensor that stands under the key ``of`` already: one object, saved once."""
+
+    name: str
+    of: str
+
+
+TensorToWrite = LazyTensor | SameTensor | tuple[str, str, Sequence[int], Iterable[object]]
+Plain = str | int | float | tuple["Plain", "Plain"] | list["Plain"] | dict[str, "Plain"]
 
 _BATCH = 1000  # of dict items between two SETITEMS, pickle's BATCHSIZE
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor to write: what the pickle says of it, and its bytes when their turn comes."""
+    """A tensor to write: what the pickle says of it, and its bytes when their turn comes; or another key of one."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     chunks: Iterable[object] | LazyTensor
+    same_as: str = ""
 
     @classmethod
     def of(cls, tensor: TensorToWrite, layout: Layout) -> Tensor:
+        if isinstance(tensor, SameTensor):
+            return cls(tensor.name, "", (0,), (), tensor.of)
         if isinstance(tensor, LazyTensor):
             made = cls(tensor.name, tensor.dtype, tensor.shape, tensor)
         else:
@@ -88,9 +101,25 @@ def _flat(chunk: object) -> memoryview:
     return memoryview(chunk).cast("B")  # type: ignore[arg-type]
 
 
-def pickle_of(tensors: Sequence[Tensor], ordered: bool) -> bytes:
-    """``data.pkl`` of a dict of tensors."""
+def pickle_of(tensors: Sequence[Tensor], ordered: bool, beside: Mapping[str, Plain] | None = None) -> bytes:
+    """``data.pkl`` of a dict of tensors, or of a dict that holds it as ``state_dict`` and, after it, ``beside``."""
     pickler = _Pickler()
+    if beside is None:
+        _state_dict(pickler, tensors, ordered)
+    else:
+        pickler.new(b"}")
+        pickler.write(b"(")
+        pickler.text("state_dict")
+        _state_dict(pickler, tensors, ordered)
+        for key, value in beside.items():
+            pickler.text(key)
+            pickler.plain(value)
+        pickler.write(b"u")
+    pickler.write(b".")
+    return bytes(pickler.out)
+
+
+def _state_dict(pickler: _Pickler, tensors: Sequence[Tensor], ordered: bool) -> None:
     if ordered:
         pickler.ordered_dict()
     else:
@@ -103,13 +132,16 @@ def pickle_of(tensors: Sequence[Tensor], ordered: bool) -> bytes:
         single = len(batch) == 1 and (ordered or len(tensors) == 1)
         pickler.write(b"" if single else b"(")
         for tensor in batch:
-            pickler.tensor(tensor, key)
-            key += 1
+            pickler.item(tensor, key)
+            key += not tensor.same_as
         pickler.write(b"s" if single else b"u")
-    pickler.write(b".")
-    if key != len({tensor.name for tensor in tensors}):
+    if len(tensors) != len({tensor.name for tensor in tensors}):
         raise UsageError("two tensors to save have the same name")
-    return bytes(pickler.out)
+
+
+def _unicode(text: str) -> bytes:
+    encoded = text.encode("utf-8", "surrogatepass")
+    return struct.pack("<cI", b"X", len(encoded)) + encoded
 
 
 class _Pickler:
@@ -143,12 +175,38 @@ class _Pickler:
 
     def text(self, text: str) -> None:
         """A string. Words that torch's own source contains are one object with a literal of the same text."""
-        encoded = text.encode("utf-8", "surrogatepass")
-        data = struct.pack("<cI", b"X", len(encoded)) + encoded
+        data = _unicode(text)
         if text in ("storage", "cpu"):
             self.once(text, data)
         else:
             self.new(data)
+
+    def plain(self, value: Plain) -> None:
+        """A number, a text, a pair, a list or a dict, as they stand in a model's description."""
+        if isinstance(value, str):
+            shared = len(value) < 2 and value < "\u0100"  # of these CPython has one object each
+            self.once(("character", value), _unicode(value)) if shared else self.new(_unicode(value))
+        elif isinstance(value, int):
+            self.integer(value)
+        elif isinstance(value, float):
+            self.write(struct.pack(">cd", b"G", value))
+        elif isinstance(value, tuple):
+            for item in value:
+                self.plain(item)
+            self.new(b"\x86")
+        elif isinstance(value, list):
+            self.new(b"]")
+            for start in range(0, len(value), _BATCH):
+                self._batch(value[start : start + _BATCH], b"e")
+        else:
+            self.new(b"}")
+            self._batch([item for pair in value.items() for item in pair], b"u")
+
+    def _batch(self, values: Sequence[Plain], last: bytes) -> None:
+        self.write(b"(")
+        for value in values:
+            self.plain(value)
+        self.write(last)
 
     def integer(self, value: int) -> None:
         if value < 1 << 8:
@@ -177,13 +235,21 @@ class _Pickler:
         self.write(b")")
         self.new(b"R")
 
+    def item(self, tensor: Tensor, key: int) -> None:
+        """A dict item: the name and the tensor."""
+        self.text(tensor.name)
+        if tensor.same_as:
+            self.once(("tensor", tensor.same_as), b"")
+        else:
+            self.tensor(tensor, key)
+            self.memo["tensor", tensor.name] = self.n_memo - 1
+
     def tensor(self, tensor: Tensor, key: int) -> None:
-        """A dict item: the name, and _rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict()).
+        """_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict()).
 
         A dtype without a storage class of its own takes _rebuild_tensor_v3 over bytes, with itself at the end.
         """
         storage = DTYPES[tensor.dtype].storage
-        self.text(tensor.name)
         self.global_("torch._utils", "_rebuild_tensor_v2" if storage else "_rebuild_tensor_v3")
         self.write(b"((")
         self.text("storage")

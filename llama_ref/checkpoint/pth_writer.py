@@ -8,14 +8,14 @@ it by :mod:`.pth_archive`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 from ggmlpy.files.atomic import atomic_write
 
 from .pth_archive import archive_size, plan_archive, write_archive
-from .pth_pickle import Tensor, TensorToWrite, pickle_of
-from .torch_formats import layout_of, prefix_of
+from .pth_pickle import Plain, Tensor, TensorToWrite, pickle_of
+from .torch_formats import Layout, layout_of, prefix_of
 
 __all__ = ["TensorToWrite", "pth_size", "stream_pth", "write_pth"]
 
@@ -26,6 +26,7 @@ def write_pth(
     torch_format: str = "1.13",
     *,
     ordered: bool = False,
+    beside: Mapping[str, Plain] | None = None,
 ) -> None:
     """Write what ``torch.save({name: tensor, ...}, path)`` writes, atomically.
 
@@ -38,6 +39,7 @@ def write_pth(
         torch_format: the version of torch whose bytes to write: a key of :data:`TORCH_FORMATS`, or a full version such
             as ``"1.13.1"``.
         ordered: save an OrderedDict, as a module's ``state_dict()`` is, rather than a plain dict.
+        beside: save ``{"state_dict": {name: tensor, ...}, **beside}``.
 
     Raises:
         UsageError: an unknown ``torch_format``, a name given twice, a dtype that this torch does not have.
@@ -54,11 +56,18 @@ def write_pth(
            [0., 1.]], dtype=float16), 771)
     """
     layout = layout_of(torch_format)
-    wanted = [Tensor.of(tensor, layout) for tensor in tensors]
-    pickle = pickle_of(wanted, ordered)
+    pickle, wanted = _pickled(tensors, layout, ordered, beside)
     places = plan_archive(prefix_of(path, layout), layout, len(pickle), wanted)
     with atomic_write(path, size=archive_size(places)) as stream:
         write_archive(stream, layout, places, pickle, wanted)
+
+
+def _pickled(
+    tensors: Iterable[TensorToWrite], layout: Layout, ordered: bool, beside: Mapping[str, Plain] | None = None
+) -> tuple[bytes, list[Tensor]]:
+    """The pickle, and the tensors that are saved beside it."""
+    wanted = [Tensor.of(tensor, layout) for tensor in tensors]
+    return pickle_of(wanted, ordered, beside), [tensor for tensor in wanted if not tensor.same_as]
 
 
 def stream_pth(
@@ -68,8 +77,7 @@ def stream_pth(
     does not exist, for instance. ``name`` is the file's name, whose stem stands inside.
     """
     layout = layout_of(torch_format)
-    wanted = [Tensor.of(tensor, layout) for tensor in tensors]
-    pickle = pickle_of(wanted, ordered)
+    pickle, wanted = _pickled(tensors, layout, ordered)
     write_archive(stream, layout, plan_archive(prefix_of(name, layout), layout, len(pickle), wanted), pickle, wanted)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import pytest
 import cli
 from ggmlpy import open_model
 from ggmlpy.files.errors import FormatError, VocabularyError
-from llama_ref.checkpoint import open_checkpoint
+from ggmlpy.formats.tensor_names import rename
+from llama_ref.checkpoint import open_checkpoint, open_pth
 from llama_ref.checkpoint.ggml import open_ggml
 from llama_ref.conversion.checkpoints import plan_from_hf, plan_to_hf
+from llama_ref.conversion.ggml_to_pth import ggml_to_pth
 from llama_ref.vocabulary.rebuilding import rebuilt_tokenizer, same_vocabulary
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 
@@ -110,3 +114,31 @@ def test_a_vocabulary_alone_is_no_checkpoint(data: Path, tmp_path: Path) -> None
 def test_commands_for_checkpoints_name_the_way_back(command: list[str], f16: Path, capsys) -> None:
     assert cli.main([*command, str(f16)]) == 3
     assert f"to-meta {f16} OUT_DIR" in capsys.readouterr().err
+
+
+GOLDEN_PTH = ["ggml-model-f16.pth", "ggml-model-f16hf.pth", "ggml-model-q4_0.pth", "ggml-model-q4_0hf.pth"]
+
+
+@pytest.mark.parametrize("name", GOLDEN_PTH)
+def test_the_pth_of_march_2023_is_written_to_the_byte(name: str, golden, tmp_path: Path) -> None:
+    record = json.loads(golden("today-models/old/manifest.json").read_text())["files"][name]
+    target = tmp_path / record["original_name"]
+    ggml_to_pth(golden(record["input"]), target, huggingface="hf" in name, torch_format="2.13")
+    assert hashlib.sha256(target.read_bytes()).hexdigest() == record["sha256"]
+
+
+@pytest.mark.parametrize("options", [[], ["--hf"]])
+def test_the_pth_of_march_2023_is_read_back(f16: Path, options: list[str], tmp_path: Path) -> None:
+    source = shutil.copy(f16, tmp_path / "model.bin")
+    assert cli.main(["ggml-to-pth", str(source), *options, "-q"]) == 0
+    with open_pth(tmp_path / "model-to-torch.pth") as weights, open_model(f16) as model:
+        for name, tensor in model.tensors.items():
+            spelt = "state_dict." + (rename(name, "huggingface") if options else name)
+            assert weights[spelt].shape == tensor.shape
+            if not options:
+                assert np.array_equal(weights[spelt].f32(), tensor.numpy())
+
+
+def test_the_pth_of_march_2023_is_not_written_over_its_source(f16: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ggml-to-pth", str(f16), str(f16)]) == 2
+    assert str(f16) in capsys.readouterr().err

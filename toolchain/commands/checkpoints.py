@@ -212,6 +212,30 @@ def add_to_meta(commands: Commands) -> None:
     _add_meta_options(parser)
 
 
+def add_ggml_to_pth(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "ggml-to-pth",
+        run_ggml_to_pth,
+        "Save a GGML or GGUF file as llama.cpp's convert-ggml-to-pth.py of March 2023 did: weights, header and "
+        "vocabulary in one .pth. (to-meta and to-hf write what today's programs load.)",
+        "ggml-to-pth files/ggml-model-f16.bin\nggml-to-pth files/ggml-model-q4_0.bin back.pth --hf",
+    )
+    parser.add_argument("source", metavar="FILE")
+    output = parser.add_argument("output", metavar="OUT.pth", nargs="?", help="default: FILE's name with -to-torch.pth")
+    writes(output)
+    parser.add_argument("--hf", action="store_true", help="names, order and rows of Hugging Face's layout")
+    torch_format_option(parser)
+
+
+def run_ggml_to_pth(args: argparse.Namespace) -> int:
+    from llama_ref.conversion.ggml_to_pth import ggml_to_pth
+
+    path = ggml_to_pth(args.source, args.output, huggingface=args.hf, torch_format=args.torch_format)
+    say(args, f"{path}: {path.stat().st_size:,} bytes")
+    return 0
+
+
 def _add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float16", "float32"), help="round the weights (default: keep)")
     tokenizer_option(parser)
