@@ -8,7 +8,7 @@ A BOS that the template writes itself is not doubled: as in llama.cpp it is take
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -18,7 +18,7 @@ from llama_ref.vocabulary.gguf_tokenizer import GgufTokenizer
 
 from .conversation import Conversation, Token
 
-__all__ = ["TemplatedChat", "template_of"]
+__all__ = ["TemplatedChat", "prompt_tokens", "template_of"]
 
 ALPACA = "alpaca"  # built in, and not a template in Jinja
 
@@ -42,6 +42,20 @@ def template_of(tokenizer: object, name: str | None = None) -> ChatTemplate | No
         raise UsageError(f"the model has no chat template {name!r}; known are {known}")
     bos, eos = (tokenizer.texts[token].decode("utf-8", "replace") for token in (tokenizer.bos, tokenizer.eos))
     return ChatTemplate(source, bos, eos)
+
+
+def prompt_tokens(tokenizer: GgufTokenizer, template: ChatTemplate, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """The tokens that the model reads for a conversation before its answer.
+
+    Raises:
+        UsageError: the template refuses the conversation.
+        FormatError: it is not a template, or does not come to an end.
+    """
+    text = template.render(messages, add_generation_prompt=True)
+    if tokenizer.adds_bos:
+        text = text.removeprefix(template.bos_token)
+    tokens = tokenizer.encode_first(text, special=True)
+    return tokens[:-1] if tokenizer.adds_eos else tokens
 
 
 @dataclass
@@ -91,21 +105,15 @@ class TemplatedChat:
             is_whole = positions - len(said) in (0, 1)  # the end that was sampled; else the context was swapped
             self._read = said[: self.conversation.n_past] if is_whole else []
 
-    def tokens_of(self, messages: list[dict[str, str]]) -> list[int]:
-        """The tokens that the model reads for a conversation before its answer."""
-        text = self.template.render(messages, add_generation_prompt=True)
-        if self._tokenizer.adds_bos:
-            text = text.removeprefix(self.template.bos_token)
-        tokens = self._tokenizer.encode_first(text, special=True)
-        return tokens[:-1] if self._tokenizer.adds_eos else tokens
-
     def _fitting(self, max_tokens: int) -> list[int]:
         """The tokens of as much of the conversation as fits, its beginning left out first."""
         room = self.conversation.model.n_ctx - 4
         wanted = min(max(max_tokens, 0), room // 2)  # for the answer
         kept = list(self.messages)
         first = int(kept[0]["role"] == "system")
-        while len(tokens := self.tokens_of(kept)) > room - wanted and len(kept) > first + 2:
+        while (
+            len(tokens := prompt_tokens(self._tokenizer, self.template, kept)) > room - wanted and len(kept) > first + 2
+        ):
             del kept[first : first + 2]
         if len(tokens) > room:
             raise UsageError(f"the text is too long ({len(tokens)} tokens, max {room}); take a larger context: -c")

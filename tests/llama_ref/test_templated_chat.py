@@ -12,7 +12,7 @@ from ggmlpy.formats.gguf_values import Value
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions
-from llama_ref.text.templated import TemplatedChat, template_of
+from llama_ref.text.templated import TemplatedChat, prompt_tokens, template_of
 from llama_ref.vocabulary.chat_template import ChatTemplate
 from llama_ref.vocabulary.gguf_tokenizer import gguf_tokenizer
 
@@ -32,13 +32,17 @@ def chat(model: Model) -> TemplatedChat:
     return TemplatedChat(conversation, template)
 
 
+def read_by(chat: TemplatedChat, messages: list[dict[str, str]]) -> list[int]:
+    return prompt_tokens(chat.conversation.tokenizer, chat.template, messages)
+
+
 def test_the_model_reads_what_the_template_writes_with_one_bos(chat: TemplatedChat) -> None:
     said = [{"role": "user", "content": "hello"}]
     rendered = chat.template.render(said, add_generation_prompt=True)
     tokenizer = chat.conversation.tokenizer
     for source in (chat.template.source, "{{ bos_token }}" + chat.template.source):
         chat.template = ChatTemplate(source, chat.template.bos_token, chat.template.eos_token)
-        tokens = chat.tokens_of(said)
+        tokens = read_by(chat, said)
         assert tokens[0] == tokenizer.bos
         assert tokenizer.text_of(tokens[1:], special=True).decode() == rendered
 
@@ -48,7 +52,7 @@ def test_answers_are_those_of_a_conversation_that_is_read_afresh(chat: Templated
     assert first
     second = [token.id for token in chat.ask("and then", max_tokens=5)]
     again = Conversation(model, SamplingOptions(temp=0.0))
-    assert [token.id for token in again.say(chat.tokens_of(chat.messages[:3]), max_tokens=5)] == second
+    assert [token.id for token in again.say(read_by(chat, chat.messages[:3]), max_tokens=5)] == second
     assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
 
 
@@ -56,7 +60,7 @@ def test_what_has_been_read_is_not_read_again(chat: TemplatedChat) -> None:
     list(chat.ask("hello", max_tokens=3))
     read = chat.conversation.timings.prompt_tokens
     list(chat.ask("and", max_tokens=3))
-    assert chat.conversation.timings.prompt_tokens - read < len(chat.tokens_of(chat.messages[:3]))
+    assert chat.conversation.timings.prompt_tokens - read < len(read_by(chat, chat.messages[:3]))
 
 
 def test_the_oldest_turns_make_room(chat: TemplatedChat) -> None:

@@ -10,8 +10,11 @@ pytest.importorskip("httpx", reason="comes with pip install '.[test]'")
 
 from starlette.testclient import TestClient
 
-from llama_ref.text.sampling import log_softmax_of
-from toolchain.serve.app import create_app
+from llama_ref.text.model import Model
+from llama_ref.text.sampling import SamplingOptions, log_softmax_of
+from toolchain.serve.app import Served, create_app
+from toolchain.serve.chat_prompt import prompt_of
+from toolchain.serve.engine import Engine
 from toolchain.serve.guard import Guard
 
 
@@ -191,3 +194,18 @@ def test_a_large_body_is_refused_before_and_while_it_comes(client):
     assert client.post("/v1/completions", content=body).status_code == 413
     parts = (body[start : start + 10_000] for start in range(0, len(body), 10_000))
     assert client.post("/v1/completions", content=parts).status_code == 413
+
+
+def test_a_gguf_is_asked_in_its_own_template(golden):
+    model = Model.from_file(golden("today-models/gguf/llama3-bpe.f16.gguf"), n_ctx=96, n_threads=1)
+    engine = Engine(model, places=1)
+    try:
+        prompt = prompt_of(engine.tokenizer)
+        one = TestClient(create_app([Served("llama3", engine, prompt, SamplingOptions())]))
+        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
+        answer = one.post("/v1/chat/completions", json=body).json()
+        assert answer["usage"]["prompt_tokens"] == len(prompt.tokens([("user", "hello")]))
+        refused = one.post("/v1/chat/completions", json={**body, "messages": [{"role": "user", "content": "x" * 500}]})
+        assert refused.status_code == 400
+    finally:
+        engine.close()

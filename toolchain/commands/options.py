@@ -162,6 +162,12 @@ def model_or_demo(args: argparse.Namespace) -> str:
     return str(default_model(partial(say, args)))
 
 
+def chat_template_option(parser: Arguments) -> None:
+    """``--chat-template``."""
+    which = "the model's template of this name, or alpaca (default: the model's usual one, else alpaca)"
+    parser.add_argument("--chat-template", metavar="NAME", help=which)
+
+
 def threads_option(parser: Arguments, what: str = "number of threads (default: one per processor)") -> None:
     """``-t``."""
     parser.add_argument("-t", "--threads", type=int, metavar="N", help=what)

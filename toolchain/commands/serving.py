@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.talk import remark, say
 
-from .options import Commands, arithmetic_of, arithmetic_options, command, model_option, model_or_demo, number
+from .options import (
+    Commands,
+    arithmetic_of,
+    arithmetic_options,
+    chat_template_option,
+    command,
+    model_option,
+    model_or_demo,
+    number,
+)
 
 if TYPE_CHECKING:
     from toolchain.serve.app import Served
@@ -39,6 +48,7 @@ def add_serve(commands: Commands) -> None:
     parser.add_argument("--timeout", type=number, default=600.0, metavar="S", help="seconds an answer may take (600)")
     context = f"positions of each answer's context (default: the model's, at most {USUAL_CONTEXT})"
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help=context)
+    chat_template_option(parser)
     chosen = parser.add_argument_group("how tokens are chosen where a request does not say")
     for option, value, what in (
         ("--temp", 0.8, "temperature"),
@@ -82,7 +92,7 @@ def _served(args: argparse.Namespace, path: str, taken: set[str]) -> Served:
     from llama_ref.text.model import Model
     from llama_ref.text.sampling import SamplingOptions
     from toolchain.serve.app import Served
-    from toolchain.serve.chat_prompt import AlpacaPrompt
+    from toolchain.serve.chat_prompt import prompt_of
     from toolchain.serve.engine import Engine
 
     file = open_model(path)
@@ -92,4 +102,4 @@ def _served(args: argparse.Namespace, path: str, taken: set[str]) -> Served:
     stem = os.path.basename(path)
     name = next(each for each in (stem, *(f"{stem} ({n})" for n in range(2, 10))) if each not in taken)
     sampling = SamplingOptions(top_k=args.top_k, top_p=args.top_p, temp=args.temp, repeat_penalty=args.repeat_penalty)
-    return Served(name, engine, AlpacaPrompt(engine.tokenizer), sampling)
+    return Served(name, engine, prompt_of(engine.tokenizer, args.chat_template), sampling)

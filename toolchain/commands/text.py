@@ -17,7 +17,7 @@ from toolchain.terminal.talk import print_json, put_text, remark_text, say, say_
 from toolchain.terminal.widths import terminal_width
 
 from .main_options import add_main_options, is_interactive, main_options, new_conversation, settled
-from .options import Commands, arithmetic_of, command, model_or_demo
+from .options import Commands, arithmetic_of, chat_template_option, command, model_or_demo
 
 if TYPE_CHECKING:
     from llama_ref.text.model import Model
@@ -69,8 +69,7 @@ def add_chat(commands: Commands) -> None:
     )
     add_main_options(parser)
     parser.set_defaults(n_predict=None)
-    which = "the model's template of this name, or alpaca (default: the model's usual one, else alpaca)"
-    parser.add_argument("--chat-template", metavar="NAME", help=which)
+    chat_template_option(parser)
     _add_raw_output(parser)
 
 

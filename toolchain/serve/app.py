@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from ggmlpy.files.errors import UsageError
+from ggmlpy.files.errors import FormatError, UsageError
 from llama_ref.text.sampling import SamplingOptions
 
 from .answers import Choice, Envelope, chat_choice, chat_delta, completion_choice, completion_delta, usage
@@ -177,7 +177,7 @@ class Server:
         messages = [(message.speaker, message.text) for message in body.messages]
         try:
             tokens = await asyncio.to_thread(model.prompt.tokens, messages)
-        except UsageError as error:
+        except (UsageError, FormatError) as error:
             raise ApiError(400, str(error), "messages") from error
         room = model.engine.model.n_ctx - len(tokens)
         wanted = max(room, 0) if body.wanted_tokens is None else body.wanted_tokens

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from llama_ref.text.templated import prompt_tokens, template_of
+from llama_ref.vocabulary.chat_template import ChatTemplate
 from llama_ref.vocabulary.prompts import INSTRUCTION_PREFIX, PREAMBLE, RESPONSE_SUFFIX
 
-__all__ = ["AlpacaPrompt", "ChatPrompt"]
+__all__ = ["AlpacaPrompt", "ChatPrompt", "TemplatePrompt", "prompt_of"]
 
 
 class ChatPrompt(Protocol):
@@ -49,3 +51,29 @@ class AlpacaPrompt:
 
     def tokens(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         return list(self.tokenizer.encode_first(self.text(messages)))
+
+
+class TemplatePrompt:
+    """The template of a GGUF file itself; its answers end with its own tokens."""
+
+    stops: tuple[str, ...] = ()
+
+    def __init__(self, tokenizer: Any, template: ChatTemplate) -> None:
+        self.tokenizer, self.template = tokenizer, template
+
+    def tokens(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        said = [{"role": role, "content": text} for role, text in messages]
+        return prompt_tokens(self.tokenizer, self.template, said)
+
+
+def prompt_of(tokenizer: Any, name: str | None = None) -> ChatPrompt:
+    """How a model is asked: in its own template, or in Alpaca's where it has none.
+
+    Args:
+        name: which of its templates; "alpaca" for the built-in one.
+
+    Raises:
+        UsageError: it has none of that name.
+    """
+    template = template_of(tokenizer, name)
+    return AlpacaPrompt(tokenizer) if template is None else TemplatePrompt(tokenizer, template)
