@@ -39,6 +39,7 @@ from llama_ref.vocabulary.gguf_tokenizer import file_tokenizer
 from llama_ref.vocabulary.tokenizer import PieceTokenizer, tokenizer_for
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
+from .drafts import Drafter
 from .sampling import Sample, Sampler, SamplingOptions, log_softmax_of
 
 __all__ = ["Conversation", "Timings", "Token"]
@@ -112,6 +113,11 @@ class Conversation:
         n_keep: how many tokens at the beginning survive when the context is full.
         ignore_eos: make the end of text unlikely (its logit becomes 0, as in 2023).
         on_sample: called with each choice, for tracing.
+        draft: how many tokens that the text suggests are evaluated ahead, at most: the same text, sooner where it
+            repeats itself (:mod:`llama_ref.text.drafts`). For the fast arithmetic only.
+
+    Raises:
+        UsageError: an option makes no sense.
     """
 
     model: Evaluator
@@ -121,11 +127,15 @@ class Conversation:
     n_keep: int = 0
     ignore_eos: bool = False
     on_sample: Callable[[Sample, np.ndarray], None] | None = None
+    draft: int = 0
 
     def __post_init__(self) -> None:
         if self.n_batch < 1:
             raise UsageError(f"n_batch must be at least 1, not {self.n_batch}")
         self.n_batch = min(self.n_batch, LARGEST_BATCH)
+        self._drafter = _drafter_of(self.model, self.draft)
+        self._ahead: list[tuple[int, np.ndarray]] = []  # drafted tokens, and the logits of each
+        self._draft_length = 0
         self.era = era_of_file(getattr(self.model, "file", None)) if self.era is None else era_of(self.era)
         self.tokenizer = _tokenizer_of(self.model, self.era)
         self.sampler = Sampler(self.sampling, self.era)
@@ -149,20 +159,56 @@ class Conversation:
 
     def evaluate(self) -> None:
         """Evaluate what waits, as one batch; make room first if the context is full."""
-        if not self.waiting:
+        if not self.waiting or self._was_drafted():
             return
         if self.n_past + len(self.waiting) > self.model.n_ctx:
             self._swap_context()
+        drafted: list[int] = []
+        if self._drafter is not None and len(self.waiting) == 1:
+            drafted = self._drafter.propose(self.recent, self.model.n_ctx - self.n_past - 1)
         began = time.perf_counter()
-        self.logits = self.model.evaluate(self.waiting, self.n_past, last_only=True, cache=self.cache)
-        self.timings.evaluated(len(self.waiting), time.perf_counter() - began)
+        if drafted:
+            self._evaluate_with(drafted)
+        else:
+            self.logits = self.model.evaluate(self.waiting, self.n_past, last_only=True, cache=self.cache)
+        seconds = time.perf_counter() - began
+        self.timings.evaluated(len(self.waiting), seconds)
+        if self._drafter is not None and len(self.waiting) == 1:
+            (self._drafter.took if drafted else self._drafter.took_one)(seconds)
         self.n_past += len(self.waiting)
         self.waiting = []
+
+    def _evaluate_with(self, drafted: list[int]) -> None:
+        """Evaluate the token that waits and what may follow it."""
+        rows = self.model.evaluate([*self.waiting, *drafted], self.n_past, cache=self.cache)
+        self.logits, self._draft_length = rows[0], len(drafted)
+        self._ahead = list(zip(drafted, rows[1:], strict=True))
+
+    def _was_drafted(self) -> bool:
+        """Whether what waits is the next token of the draft, and so evaluated already."""
+        if not self._ahead or self.waiting != [self._ahead[0][0]]:
+            self._end_draft()
+            return False
+        assert self._drafter is not None
+        _, self.logits = self._ahead.pop(0)
+        self._drafter.was_right()
+        self.timings.evaluated(1, 0.0)
+        self.n_past += 1
+        self.waiting = []
+        return True
+
+    def _end_draft(self) -> None:
+        """Forget what was drafted beyond the text."""
+        if self._drafter is not None and self._draft_length:
+            self._drafter.ended(self._draft_length - len(self._ahead), self._draft_length)
+            self.cache.length = self.n_past
+        self._ahead, self._draft_length = [], 0
 
     def rewind(self, n_past: int) -> None:
         """Forget all but the first ``n_past`` positions, and what waits."""
         if not 0 <= n_past <= self.n_past:
             raise UsageError(f"position {n_past} has not been read")
+        self._end_draft()
         self.n_past, self.waiting, self.logits = n_past, [], None
 
     def _swap_context(self) -> None:
@@ -267,6 +313,7 @@ class Conversation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that is needed to go on later: cache, random state, last tokens, options."""
         assert isinstance(self.era, Era)
+        self._end_draft()
         header = {
             "format": FORMAT,
             "model": _identity(self.model),
@@ -324,6 +371,19 @@ class Conversation:
         if type(n_past) is not int or not 0 <= n_past <= self.cache.length:
             raise ValueError(f"n_past is {n_past}")
         self.n_past, self.recent, self.waiting = n_past, recent.tolist(), waiting.tolist()
+
+
+def _drafter_of(model: Evaluator, draft: int) -> Drafter | None:
+    """What proposes drafts; None if none are wanted."""
+    if draft < 0:
+        raise UsageError(f"a draft must have at least 0 tokens, not {draft}")
+    name = getattr(getattr(model, "backend", None), "name", "")
+    if draft and name != "fast":
+        raise UsageError(
+            f"drafts (--draft) need --numerics fast: in {name or 'this'} arithmetic the logits of a token depend on "
+            "the tokens that are evaluated with it"
+        )
+    return Drafter(draft) if draft else None
 
 
 def _sampling_of(record: Mapping[str, Any]) -> SamplingOptions:

@@ -88,6 +88,8 @@ def _add_text_options(group: Arguments) -> None:
     keep = "prompt tokens kept when the context is full; -1: all"
     group.add_argument("--keep", type=int, default=0, metavar="N", help=keep)
     group.add_argument("--ignore-eos", action="store_true", help="make the end of text unlikely")
+    draft = "check up to N tokens at once that the text itself suggests: the same text, sooner where it repeats itself"
+    group.add_argument("--draft", type=int, default=0, metavar="N", help=f"{draft} (default 0; --numerics fast only)")
 
 
 def _add_sampling_options(group: Arguments) -> None:
@@ -186,6 +188,5 @@ def new_conversation(args: argparse.Namespace, model: Model, on_sample: Any = No
     from llama_ref.text.main_inputs import prompt_batch
 
     n_batch = prompt_batch(args.numerics) if args.batch_size is None else args.batch_size
-    return Conversation(
-        model, sampling_options(args), args.era, n_batch=n_batch, ignore_eos=args.ignore_eos, on_sample=on_sample
-    )
+    choices = {"ignore_eos": args.ignore_eos, "on_sample": on_sample, "draft": args.draft}
+    return Conversation(model, sampling_options(args), args.era, n_batch=n_batch, **choices)
