@@ -120,7 +120,7 @@ def _params(file: GgufFile, own: str, names: Set[str]) -> ModelParams:
     head_dim = _said(file, f"{own}.attention.key_length", int) or (n_embd // n_head if n_head > 0 else 0)
     understood = {*_UNDERSTOOD, *(f"{own}.{key}" for key in _OF_ARCHITECTURE)}
     return ModelParams(
-        n_vocab=len(_array(file.metadata, "tokenizer.ggml.tokens", "string")),
+        n_vocab=len(_array(file.metadata, "tokenizer.ggml.tokens", "string", file.path)),
         n_embd=n_embd,
         n_layer=file.integer(f"{own}.block_count"),
         n_head=n_head,
@@ -209,11 +209,12 @@ def _piece(file: GgufFile, index: int, tensor: GgufTensor) -> Piece:
     return Piece(index, tensor.header, tensor.offset, shape, data)
 
 
-def _array(metadata: Mapping[str, Value], key: str, item: str) -> Any:
+def _array(metadata: Mapping[str, Value], key: str, item: str, path: Path | None = None) -> Any:
     value = metadata.get(key)
     if value is None or value.type != "array" or value.item != item:
         raise VocabularyError(
             f"the metadata has no array {key!r} of {item}",
+            path=path,
             field=key,
             found=f"{value.type} {value.item}".strip() if value else "nothing",
             cause="a file without vocabulary, or written by a faulty converter",

@@ -68,9 +68,10 @@ def _in_turn(record: Record) -> Normalizer:
 
 
 def _replace(record: Record) -> Normalizer:
-    pattern, content = record["pattern"], record["content"]
+    pattern, content = record["pattern"], text_of(record["content"])
     if "String" in pattern:
-        return lambda text: text.replace(pattern["String"], content)
+        old = text_of(pattern["String"])
+        return lambda text: text.replace(old, content)
     found = expression(pattern["Regex"], ONIGURUMA)
 
     def run(text: str) -> str:
@@ -81,6 +82,10 @@ def _replace(record: Record) -> Normalizer:
         return "".join(out) + text[done:]
 
     return run
+
+
+def _prepend(start: str) -> Normalizer:
+    return lambda text: start + text if text else text
 
 
 def _strip(record: Record) -> Normalizer:
@@ -98,7 +103,7 @@ _NORMALIZERS: dict[str, Callable[[Record], Normalizer]] = {
     "Sequence":     _in_turn,
     "Replace":      _replace,
     "Strip":        _strip,
-    "Prepend":      lambda record: lambda text: record["prepend"] + text if text else text,
+    "Prepend":      lambda record: _prepend(text_of(record["prepend"])),
     "Lowercase":    lambda record: str.lower,
     "StripAccents": lambda record: _without_accents,
     "ByteLevel":    lambda record: lambda text: in_alphabet(_utf8(text)),
@@ -301,6 +306,17 @@ def _template(record: Record) -> Frame:
     if len(around) != 2:
         raise _refuse("template", repr(record["single"]))
     return around[0], around[1]
+
+
+def text_of(value: Any) -> str:
+    """A value that must be a text.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not a text")
+    return value
 
 
 def _utf8(text: str) -> bytes:

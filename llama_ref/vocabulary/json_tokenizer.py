@@ -33,7 +33,7 @@ from ggmlpy.files.errors import FormatError, UnsupportedError, VocabularyError
 from ggmlpy.formats.byte_alphabet import from_alphabet
 from llama_ref.checkpoint.params import LARGEST_TOKENIZER, read_json
 
-from .json_steps import cutter, frame, normalizer
+from .json_steps import cutter, frame, normalizer, text_of
 from .merging import PairMerger
 from .tokenizer import PieceTokenizer
 
@@ -57,7 +57,7 @@ class AddedToken:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> AddedToken:
         flags = ("special", "normalized", "single_word", "lstrip", "rstrip")
-        return cls(record["id"], record["content"], **{name: bool(record.get(name)) for name in flags})
+        return cls(record["id"], text_of(record["content"]), **{name: bool(record.get(name)) for name in flags})
 
 
 class JsonTokenizer(PieceTokenizer):
@@ -102,9 +102,9 @@ class JsonTokenizer(PieceTokenizer):
         self.added = [AddedToken.of(each) for each in record.get("added_tokens") or ()]
         decoders = _types(record.get("decoder"))
         self.byte_level, self._strips = "ByteLevel" in decoders, "Strip" in decoders or "Metaspace" in decoders
-        self._check_ids()
         self._normalize, self._cut = normalizer(record.get("normalizer")), cutter(record.get("pre_tokenizer"))
         self.before, self.after = frame(record.get("post_processor"))
+        self._check_ids()
         self._merger = PairMerger(
             self.vocab,
             {pair: rank for rank, pair in enumerate(self.merges)},
@@ -134,6 +134,9 @@ class JsonTokenizer(PieceTokenizer):
         ids = [*self.vocab.values(), *(each.id for each in self.added)]
         if not all(type(each) is int and 0 <= each < LARGEST_VOCABULARY for each in ids):
             raise VocabularyError("an id is not a number of a token", expected=f"0 … {LARGEST_VOCABULARY - 1}")
+        unknown = [each for each in (*self.before, *self.after) if each not in ids]
+        if unknown:
+            raise VocabularyError("the ids around a text are no tokens", field="post_processor", found=unknown[:4])
         for left, right in self.merges:
             if left + right not in self.vocab:
                 raise VocabularyError(

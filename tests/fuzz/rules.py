@@ -44,7 +44,10 @@ ON_FILES |= {
 }
 ON_FILES |= {"os.utime", "os.chmod", "os.symlink", "shutil.move", "shutil.copytree", "pathlib.Path.glob"}
 ON_FILES |= {"pathlib.Path.rglob"}
-READ_ANYWHERE = {"/proc/meminfo", os.devnull, f"{ROOT}/ggmlpy/look/report.html"}  # what doctor and report need
+READ_ANYWHERE = (  # what doctor, report, and the number of threads need
+    *("/proc/meminfo", "/proc/self/cgroup", "/sys/fs/cgroup/", os.devnull),
+    f"{ROOT}/ggmlpy/look/report.html",
+)
 HARMLESS = {"mmap.__new__", "object.__getattr__", "object.__setattr__", "sys._getframe", "builtins.id", "array.__new__"}
 HARMLESS |= {"sys.settrace"}  # our own tracer
 HARMLESS |= {"fcntl.flock"}  # a lock on the file that is being written says that its process lives
@@ -117,7 +120,7 @@ class Guard:
         paths = [os.fsdecode(item) for item in arguments[:2] if isinstance(item, (str, bytes, os.PathLike)) and item]
         if event in ("open", "pathlib.Path.glob", "pathlib.Path.rglob"):
             paths = paths[:1]  # the second is the mode, or a pattern
-        return all(os.path.abspath(path).startswith(self.folder) or path in READ_ANYWHERE for path in paths)
+        return all(os.path.abspath(path).startswith(self.folder) or path.startswith(READ_ANYWHERE) for path in paths)
 
 
 def bounded(limits: Limits) -> None:

@@ -45,6 +45,17 @@ from tests.fuzz.damage_protobuf import damaged_protobuf
 from tests.fuzz.damage_zip import damaged_names, repacked, zip_spans
 from tests.fuzz.rules import Broken, Limits
 from tests.fuzz.scenes import Scene
+from tests.fuzz.targets_of_words import (
+    REQUESTS,
+    TEMPLATES,
+    TOKENIZERS,
+    read_requests,
+    read_template,
+    read_words,
+    request_damage,
+    template_damage,
+    word_damage,
+)
 from tests.llama_ref.attacks import forge, test_pth_pickle_attacks
 from toolchain.look.doctor import examine
 from toolchain.look.identify import identify_other
@@ -688,9 +699,9 @@ THREADS = frozenset({"_thread.start_new_thread", "os.posix_fallocate", "os.puten
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("ggml", 110, GGML_SCENES, read_model, model_damage, GGML_MODULES, model_spans),
+        Target("ggml", 80, GGML_SCENES, read_model, model_damage, GGML_MODULES, model_spans),
         Target(
-            "gguf", 110, GGUF_SCENES, read_model, model_damage,
+            "gguf", 90, GGUF_SCENES, read_model, model_damage,
             ("ggmlpy/formats/gguf.py", "ggmlpy/formats/gguf_values.py", "ggmlpy/formats/gguf_model.py",
                 *GGML_MODULES[:6]), model_spans,
         ),
@@ -701,7 +712,7 @@ TARGETS: dict[str, Target] = {
              "toolchain/verify/published_tensors.py"), model_spans,
         ),
         Target(
-            "pth", 100, scenes.torch_files(), read_torch, torch_damage,
+            "pth", 75, scenes.torch_files(), read_torch, torch_damage,
             ("llama_ref/checkpoint/pth.py", "llama_ref/checkpoint/pickle_reader.py",
              "llama_ref/checkpoint/pickle_values.py",
              "llama_ref/checkpoint/legacy.py", "llama_ref/checkpoint/torch_zip.py", "llama_ref/checkpoint/tensor.py"),
@@ -714,7 +725,7 @@ TARGETS: dict[str, Target] = {
              "toolchain/look/identify.py"), lambda path: zip_spans(path.read_bytes()), TEMPORARY,
         ),
         Target(
-            "safetensors", 85, {"types": scenes.safetensors_of_all_types, "model": scenes.safetensors_model},
+            "safetensors", 60, {"types": scenes.safetensors_of_all_types, "model": scenes.safetensors_model},
             read_safetensors, safetensors_damage,
             ("llama_ref/checkpoint/safetensors_file.py", "llama_ref/checkpoint/tensor.py"),
         ),
@@ -724,6 +735,17 @@ TARGETS: dict[str, Target] = {
             read_tokenizer_file, tokenizer_damage,
             ("lora/vocabulary.py", "llama_ref/vocabulary/tokenizer_file.py", "llama_ref/conversion/tokenizer_json.py"),
         ),
+        Target(
+            "words", 50, TOKENIZERS, read_words, word_damage,
+            ("llama_ref/vocabulary/json_tokenizer.py", "llama_ref/vocabulary/json_steps.py",
+             "llama_ref/vocabulary/expressions.py", "llama_ref/vocabulary/merging.py"),
+        ),
+        Target(
+            "templates", 20, TEMPLATES, read_template, template_damage, ("llama_ref/vocabulary/chat_template.py",),
+            events=frozenset({"compile", "exec", "code.__new__", "sys.settrace"}),
+            limits=Limits(seconds=6.0, python=128 << 20),
+        ),
+        Target("requests", 30, REQUESTS, read_requests, request_damage, ("toolchain/serve/bodies.py",)),
         Target(
             "checkpoint", 65, CHECKPOINT_SCENES, read_checkpoint, by_kind,
             ("llama_ref/checkpoint/params.py", "llama_ref/checkpoint/huggingface.py", "llama_ref/checkpoint/meta.py",

