@@ -10,7 +10,7 @@ from toolchain.terminal.reports import show
 from toolchain.terminal.talk import say
 
 from .main_options import add_main_options, is_interactive, main_options, sampling_options, settled
-from .options import Commands, command, junit_option, tokenizer_option
+from .options import Commands, command, junit_option, tokenizer_option, writes
 
 if TYPE_CHECKING:
     from toolchain.verify.text import TextRequest
@@ -34,6 +34,14 @@ def add_verify(commands: Commands) -> None:
     parser.add_argument("--lora", action="append", default=[], metavar="DIR|ZIP[,…]", help="the adapters of a merge")
     tokenizer_option(parser, "tokenizer.model, if it is not beside the source")
     parser.add_argument("--imatrix", metavar="F", help="the importance matrix that a quantized GGUF file was made with")
+    writes(
+        parser.add_argument(
+            "--attest",
+            metavar="S.json",
+            help="with --source: write a statement (in-toto, unsigned) that the output is what the step makes",
+        )
+    )
+    parser.add_argument("--statement", metavar="S.json", help="derive what such a statement says anew, and compare")
     parser.add_argument("--markdown", action="store_true", help="with --source: print a summary as Markdown")
     junit_option(parser)
     parser.add_argument("--logits", metavar="F.npy|F.bin", help="whose float32 [n_tokens, n_vocab] are these?")
@@ -49,6 +57,8 @@ def run_verify(args: argparse.Namespace) -> int:
         return _verify_logits(args)
     if args.text:
         return _verify_text(args)
+    if args.statement:
+        return _verify_statement(args)
     if not args.paths:
         from ggmlpy.files.errors import UsageError
 
@@ -83,6 +93,31 @@ def _verify_step(args: argparse.Namespace) -> int:
             importance=args.imatrix,
             progress=searching(bar, "looking for the cause"),
         )
+    if args.attest and not report.exit_code:
+        from toolchain.verify.attestation import write_statement
+
+        write_statement(
+            args.attest,
+            report,
+            adapters=adapters,
+            era=args.era,
+            tokenizer=args.tokenizer,
+            importance=args.imatrix,
+        )
+        say(args, f"attested in {args.attest}")
+    elif args.attest:
+        say(args, "nothing is attested: the output is not what it should be")
+    return show(args, report)
+
+
+def _verify_statement(args: argparse.Namespace) -> int:
+    from ggmlpy.files.errors import UsageError
+    from toolchain.verify.attestation import verify_statement
+
+    if args.paths or args.source:
+        raise UsageError("--statement names its files itself: it takes no other file")
+    with progress_bar(args, bytes_of(args.statement), "verify") as bar:
+        report = verify_statement(args.statement, searching(bar, "deriving the output anew"))
     return show(args, report)
 
 
