@@ -10,6 +10,7 @@ from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import print_json, say, warn_of_values
 
+from .adapters import add_adapter_options, convert_adapter, is_adapter
 from .options import (
     Commands,
     command,
@@ -32,9 +33,12 @@ def add_convert(commands: Commands) -> None:
         "Turn a checkpoint (Meta's layout or Hugging Face's) into a GGML or GGUF file.",
         "convert files/merged --outfile f16.bin\nconvert models/7B\nconvert zh-models/7B/ 1\n"
         "convert models/7B --vocab-only --outfile ggml-vocab.bin\n"
-        "convert Llama-3.2-1B --container gguf --outtype bf16",
+        "convert Llama-3.2-1B --container gguf --outtype bf16\n"
+        "convert my-lora --container gguf --base Llama-3.2-1B",
     )
-    parser.add_argument("model", metavar="MODEL_DIR", help="holds consolidated.*.pth, *.safetensors or *.bin")
+    parser.add_argument(
+        "model", metavar="MODEL_DIR", help="holds consolidated.*.pth, *.safetensors or *.bin; or an adapter"
+    )
     number = "as convert-pth-to-ggml.py takes it: 0 for f32, 1 for f16"
     parser.add_argument("ftype", metavar="0|1", nargs="?", help=number)
     parser.add_argument(
@@ -57,6 +61,7 @@ def add_convert(commands: Commands) -> None:
         "--guess-params", action="store_true", help="n_mult and n_head as converters of spring 2023 guessed them"
     )
     _add_gguf_options(parser)
+    add_adapter_options(parser)
     dry_run_option(parser)
     json_option(parser)
 
@@ -73,6 +78,8 @@ def _add_gguf_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> int:
+    if is_adapter(args.model):
+        return convert_adapter(args)
     from llama_ref.conversion.converting import plan_conversion, plan_vocabulary
     from llama_ref.conversion.ggml import vocabulary_counts
     from llama_ref.conversion.huggingface_to_gguf.shards import Splitting, parse_split_size

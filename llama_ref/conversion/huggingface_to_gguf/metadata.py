@@ -142,7 +142,7 @@ def all_metadata(folder: Folder, params: ModelParams, vocabulary: FoundVocabular
         **_normalizer(folder),
         **_by_size(params),
     }
-    return {key: _as_stored(value) for key, value in metadata.items() if _is_written(value)}
+    return {key: as_stored(value) for key, value in metadata.items() if is_written(value)}
 
 
 def n_tokens_of(params: ModelParams) -> int:
@@ -150,12 +150,12 @@ def n_tokens_of(params: ModelParams) -> int:
     return DEFAULT_VOCABULARY[params.architecture] if params.n_vocab == FROM_TOKENIZER else params.n_vocab
 
 
-def _is_written(value: Value) -> bool:
+def is_written(value: Value) -> bool:
     """Empty texts and empty arrays are not."""
     return value.type not in ("string", "array") or len(value.value) > 0
 
 
-def _as_stored(value: Value) -> Value:
+def as_stored(value: Value) -> Value:
     """A number as it comes back from the file."""
     return Value("f32", float(np.float32(value.value))) if value.type == "f32" else value
 

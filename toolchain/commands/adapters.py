@@ -1,0 +1,73 @@
+"""convert, for adapters: PEFT's directories to llama.cpp's files, and back."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from toolchain.terminal.program import spoken
+from toolchain.terminal.talk import print_json, say
+
+__all__ = ["add_adapter_options", "convert_adapter", "is_adapter"]
+
+ADAPTER_FILES = {"gguf": "ggml-lora-{}.gguf", "ggla": "ggml-adapter-model.bin"}
+
+
+def add_adapter_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("of a LoRA adapter (a PEFT directory, or a .gguf or .bin of llama.cpp)")
+    base = "Hugging Face folder of the model that the adapter belongs to; its config.json is enough"
+    group.add_argument("--base", metavar="DIR", help=base)
+
+
+def is_adapter(path: str) -> bool:
+    """Whether convert is given an adapter instead of a model."""
+    from lora.exchange.reading import is_lora_file
+    from lora.merging.adapter_config import CONFIG
+
+    return (Path(path) / CONFIG).is_file() or is_lora_file(path)
+
+
+def convert_adapter(args: argparse.Namespace) -> int:
+    """To GGUF or ggla from a PEFT directory, else to a PEFT directory."""
+    to_peft = Path(args.model).is_file()
+    files, notes = _to_peft(args) if to_peft else _from_peft(args)
+    for path in files:
+        say(args, f"{path}: {path.stat().st_size:,} bytes")
+    for note in notes:
+        say(args, f"note: {spoken(note)}")
+    if args.json:
+        print_json({"files": [{"path": str(path), "size": path.stat().st_size} for path in files], "notes": notes})
+    return 0
+
+
+def _to_peft(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    from ggmlpy.files.errors import UsageError
+    from lora.exchange.reading import open_lora_file
+    from lora.exchange.to_peft import write_peft
+
+    if not args.outfile:
+        raise UsageError("name the directory to write: --outfile DIR")
+    adapter = open_lora_file(args.model)
+    notes = [f"left out, as llama.cpp does: {', '.join(adapter.ignored)}"] if adapter.ignored else []
+    return list(write_peft(adapter, args.base, args.outfile)), notes
+
+
+def _from_peft(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    from ggmlpy.files.errors import UsageError
+    from lora.exchange.ggla import write_ggla
+    from lora.exchange.gguf_adapter import write_gguf_adapter
+    from lora.merging.adapter import open_adapter
+
+    kind = args.container or ("ggla" if str(args.outfile).endswith(".bin") else "gguf")
+    if kind not in ADAPTER_FILES:
+        raise UsageError(f"an adapter becomes gguf or ggla, not {kind}")
+    outtype = args.outtype or ("f32" if args.ftype in (None, "0") else "f16")
+    outfile = Path(args.outfile or Path(args.model) / ADAPTER_FILES[kind].format(outtype))
+    with open_adapter(args.model) as adapter:
+        if kind == "ggla":
+            write_ggla(adapter, outfile)
+            return [outfile], adapter.notes
+        base = args.base or adapter.config.base_model
+        if not base or not Path(base).is_dir():
+            raise UsageError(f"the model of this adapter is not here ({base or 'not named'}): name it with --base DIR")
+        return [outfile], [*adapter.notes, *write_gguf_adapter(adapter, base, outfile, outtype=outtype)]
