@@ -21,19 +21,33 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, ShapeError, TruncatedError
 from ggmlpy.files.mapping import map_file
 
 from .fields import Cursor
 from .gguf import GGUF_MAGIC, GgufFile, open_gguf
+from .gguf_values import Value
+from .gguf_writer import write_gguf
+from .out_tensor import OutTensor
+from .tensor_types import TENSOR_TYPES
 
-__all__ = ["ImportanceMatrix", "is_importance_gguf", "looks_like_dat", "open_importance"]
+__all__ = [
+    "ImportanceMatrix",
+    "is_importance",
+    "is_importance_gguf",
+    "looks_like_dat",
+    "open_importance",
+    "rows_of",
+    "write_importance",
+]
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 SMALLEST_ENTRY = 4 + 1 + 4 + 4 + 4
@@ -113,6 +127,17 @@ def open_importance(path: str | os.PathLike[str]) -> ImportanceMatrix:
     return _from_dat(path, cursor)
 
 
+def is_importance(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is, by its beginning, an importance matrix of either format."""
+    head = bytes(map_file(path)[:64])
+    if head[:4] != GGUF_MAGIC.to_bytes(4, "little"):
+        return looks_like_dat(head, os.path.getsize(path))
+    try:
+        return is_importance_gguf(open_gguf(path))
+    except FormatError:
+        return False  # its reader says what is wrong
+
+
 def is_importance_gguf(file: GgufFile) -> bool:
     """Whether a GGUF file is an importance matrix."""
     return file.text("general.type", b"model") == "imatrix" or any(name.endswith(SUMS) for name in file.tensors)
@@ -158,13 +183,17 @@ def _means(sums: NDArray[np.float32], counts: NDArray[np.float32]) -> NDArray[np
 
 
 def looks_like_dat(head: bytes, size: int) -> bool:
-    """Whether a file begins as an importance matrix of the older format does: with the name of a tensor."""
+    """Whether a file begins as an importance matrix of the older format does: with the name of a tensor.
+
+    >>> looks_like_dat(b"\\1\\0\\0\\0\\x13\\0\\0\\0blk.0.attn_k.weight", 1000)
+    True
+    """
     if len(head) < 12:
         return False
     n, length = struct.unpack_from("<ii", head)
     name = head[8 : 8 + max(0, length)]
     room = 0 < n <= size // SMALLEST_ENTRY and 0 < length <= LONGEST_NAME
-    return room and name.isascii() and name.endswith(b".weight"[: max(0, len(head) - 8)]) and b"." in name
+    return room and name.isascii() and name.startswith((b"blk.", b"output.", b"token_embd."))
 
 
 def _from_dat(path: Path, cursor: Cursor) -> ImportanceMatrix:
@@ -206,6 +235,56 @@ def _check(cursor: Cursor, name: str, count: int, most: int) -> None:
             cause="not an importance matrix, or cut off",
             next_step="measure it again with llama-imatrix, or `imatrix`",
         )  # fmt: skip
+
+
+def write_importance(
+    path: str | os.PathLike[str],
+    sums: Mapping[str, NDArray[np.float32]],
+    n_tokens: int,
+    *,
+    format: str,
+    dataset: str,
+    n_chunks: int,
+    chunk_size: int,
+) -> None:
+    """Write what was measured, as llama-imatrix does.
+
+    Args:
+        sums: float32 [columns] by the names of tensors: the sums of squares over all tokens.
+        n_tokens: how many.
+        format: "gguf" or "dat".
+        dataset: the name of the text.
+
+    Raises:
+        OutputError: it could not be written.
+    """
+    sums = dict(sorted(sums.items(), key=lambda entry: entry[0].encode()))
+    if format == "dat":
+        calls = -(-n_tokens // chunk_size)
+        data = struct.pack("<i", len(sums))
+        for name, values in sums.items():
+            means = values / np.float32(n_tokens) * np.float32(calls)
+            data += struct.pack("<i", len(name)) + name.encode() + struct.pack("<ii", calls, len(values))
+            data += means.astype("<f4").tobytes()
+        data += struct.pack("<ii", n_chunks, len(dataset.encode())) + dataset.encode()
+        with atomic_write(path, size=len(data)) as stream:
+            stream.write(data)
+        return
+    f32, tensors = TENSOR_TYPES["f32"], []
+    for name, values in sums.items():
+        for end, numbers in ((SUMS, values), (COUNTS, np.array([n_tokens]))):
+            tensors.append(OutTensor(name + end, f32, numbers.shape, partial(_chunk_of, numbers)))
+    keys = {
+        "general.type": Value("string", b"imatrix"),
+        "imatrix.datasets": Value("array", [dataset.encode()], "string"),
+        "imatrix.chunk_count": Value("u32", n_chunks),
+        "imatrix.chunk_size": Value("u32", chunk_size),
+    }
+    write_gguf(path, keys, tensors)
+
+
+def _chunk_of(numbers: NDArray[Any]) -> list[NDArray[Any]]:
+    return [numbers.astype("<f4")]
 
 
 def rows_of(matrix: ImportanceMatrix) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ is float16 unless asked otherwise, because that choice is the model's and not th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +50,8 @@ class ReferenceBackend(Backend):
     """Plain numpy. See `Backend` for the shapes of every operation."""
 
     name = "reference"
+    #: called with the name of each matrix and what it is multiplied by, [n_tokens, cols]
+    observe: Callable[[str, F32], object] | None = None
 
     def __init__(self, file: ModelFile) -> None:
         self.rotation = rotation_of(file)
@@ -68,6 +71,8 @@ class ReferenceBackend(Backend):
         return x / np.sqrt(mean_square + np.float32(self.norm_eps)) * weight
 
     def matmul(self, w: Matrix, x: F32) -> F32:
+        if self.observe:
+            self.observe(w.tensor.name, x)
         return w.times(x)
 
     def rope(self, x: F32, n_past: int) -> F32:

@@ -21,7 +21,12 @@ INPUTS = (
     "file", "files", "paths", "a", "b", "first", "second", "extra",
 )
 # fmt: on
-NO_INPUTS = {("crawl", "model"), ("perplexity", "file"), ("tokenizer", "file")}  # a name at an endpoint, and texts
+NO_INPUTS = {
+    ("crawl", "model"),
+    ("perplexity", "file"),
+    ("imatrix", "file"),
+    ("tokenizer", "file"),
+}  # a name at an endpoint, and texts
 
 _HUB_NAME = re.compile(r"(?:hf:|hf://)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?")
 _HUB_ADDRESS = re.compile(

@@ -85,14 +85,37 @@ def add_inspect(commands: Commands) -> None:
 
 def run_inspect(args: argparse.Namespace) -> int:
     from ggmlpy import open_model
+    from ggmlpy.formats.importance import is_importance
     from ggmlpy.look.contents import summarize
 
+    if is_importance(args.file):
+        return _inspect_importance(args)
     with open_model(args.file) as model, progress_bar(args, model.size, "inspect") as bar:
         summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab, progress=bar.update)
     if args.json:
         print_json(summary)
     else:
         _print_summary(summary)
+    return 0
+
+
+def _inspect_importance(args: argparse.Namespace) -> int:
+    """Each matrix with the size of its weights."""
+    from ggmlpy.formats.importance import open_importance, rows_of
+
+    matrix = open_importance(args.file)
+    facts = {"format": matrix.format, "datasets": list(matrix.datasets), "chunks": matrix.n_chunks}
+    if args.json:
+        print_json({"file": str(matrix.path), **facts, "tensors": list(rows_of(matrix))})
+        return 0
+    put(f"{matrix.path}: importance matrix ({matrix.format}), {matrix.path.stat().st_size:,} bytes")
+    put(f"measured on {', '.join(map(one_line, matrix.datasets)) or 'an unnamed text'}, {matrix.n_chunks} chunks")
+    put(f"tensors     {len(matrix.entries)}")
+    for row in rows_of(matrix) if args.tensors else ():
+        put(
+            f"  {one_line(row['tensor']):<32} {row['values']:>8} values, mean {row['mean']:>11.5g}, "
+            f"largest {row['largest']:>11.5g}, {row['zeros']} zero"
+        )
     return 0
 
 

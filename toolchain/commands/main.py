@@ -178,6 +178,6 @@ COMMANDS: dict[str, str] = {
     "bench": "numbers",        "verify": "verifying",      "vectors": "vectors",
     "doctor": "doctor",        "train": "training",        "instructions": "instruction_data",
     "crawl": "instruction_data", "demo": "demo",             "serve": "serving",
-    "completion": "completion", "explain": "inspecting",   "ggml-to-pth": "checkpoints",
+    "imatrix": "numbers",      "completion": "completion", "explain": "inspecting",   "ggml-to-pth": "checkpoints",
 }
 # fmt: on

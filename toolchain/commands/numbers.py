@@ -1,4 +1,4 @@
-"""logits, perplexity, bench: a model as numbers."""
+"""logits, perplexity, imatrix, bench: a model as numbers."""
 
 from __future__ import annotations
 
@@ -100,6 +100,52 @@ def run_perplexity(args: argparse.Namespace) -> int:
     put("" if shown else "".join(f"[{i}]{value:.4f}," for i, value in enumerate(values, 1)))
     say(args, f"perplexity {state.value:.4f} over {state.n_tokens} tokens")
     say(args, f"{state.bits_per_byte:.4f} bits per byte, {state.bits_per_character:.4f} bits per character")
+    return 0
+
+
+def add_imatrix(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "imatrix",
+        run_imatrix,
+        "Measure an importance matrix on a text, as llama-imatrix does, for `quantize --imatrix`.",
+        "imatrix -m model-f16.gguf -f calibration.txt -o model.imatrix.gguf\n"
+        "imatrix -m model-f16.gguf -f calibration.txt -o model.imatrix.dat --chunks 100",
+    )
+    model_option(parser)
+    parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="the text (- is standard input)")
+    writes(parser.add_argument("-o", "--out", required=True, metavar="F", help="the file to write"))
+    parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens per chunk (default 512)")
+    parser.add_argument("--chunks", type=int, metavar="N", help="read at most N chunks (default: all)")
+    parser.add_argument("--process-output", action="store_true", help="measure output.weight too")
+    parser.add_argument(
+        "--output-format", choices=("gguf", "dat"), help="the file's format (default: dat where it is named so)"
+    )
+
+
+def run_imatrix(args: argparse.Namespace) -> int:
+    from ggmlpy import open_model
+    from ggmlpy.files.texts import LARGEST_TEXT, read_stream
+    from ggmlpy.formats.importance import write_importance
+    from llama_ref.text.importance import measure_importance
+    from llama_ref.text.model import Model
+    from llama_ref.text.perplexity import read_text
+    from llama_ref.vocabulary.gguf_tokenizer import file_tokenizer
+
+    text = read_stream(sys.stdin.buffer, LARGEST_TEXT) if args.file == "-" else read_text(args.file)
+    warn_of_encoding(args, args.file, text)
+    say(args, "note: activations are those of the reference arithmetic, equal to llama-imatrix's within float rounding")
+    with Model.from_file(open_model(args.model), n_ctx=args.ctx_size, numerics="reference") as model:
+        tokens = file_tokenizer(model.file, None).encode_raw(text.removesuffix(b"\n"))
+        total = min(len(tokens) // args.ctx_size, args.chunks or len(tokens))
+        with progress_bar(args, total, "imatrix", "chunk") as bar:
+            sums, n_tokens, n_chunks = measure_importance(
+                model, tokens, n_chunks=args.chunks, with_output=args.process_output, progress=bar.update
+            )
+    kind = args.output_format or ("dat" if args.out.endswith(".dat") else "gguf")
+    size = {"n_chunks": n_chunks, "chunk_size": args.ctx_size}
+    write_importance(args.out, sums, n_tokens, format=kind, dataset=args.file, **size)
+    say(args, f"{args.out}: the importance of {len(sums)} matrices, measured on {n_tokens:,} tokens")
     return 0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ggmlpy.files.errors import BadMagicError, FormatError
 from ggmlpy.files.npy import ZIP_TROUBLE
+from ggmlpy.formats.importance import looks_like_dat, open_importance
 from ggmlpy.formats.model_sizes import describe_shape
 from ggmlpy.formats.opening import is_gguf
 from ggmlpy.formats.tensor_names import is_derived, is_known, rename, spelling_of, unwrapped
@@ -90,7 +91,7 @@ def identify_other(path: str | os.PathLike[str], progress: Progress | None = Non
     """
     path = Path(path)
     with open(path, "rb") as stream:
-        head = stream.read(16)
+        head = stream.read(64)
     if head[:2] == b"PK":
         return _zip(path, progress)
     if is_safetensors(path) or head[8:10] in (b'{"', b"{}", b"{ "):
@@ -100,7 +101,20 @@ def identify_other(path: str | os.PathLike[str], progress: Progress | None = Non
         return _tokenizer(path)
     if head[:1] == b"\x80":
         return _pth(path, progress)
-    return None
+    return _importance(path) if looks_like_dat(head, path.stat().st_size) else None
+
+
+def _importance(path: Path) -> Identification:
+    matrix = open_importance(path)
+    return identification(
+        path,
+        "importance matrix of llama-imatrix, the older format (.dat)",
+        era="llama-imatrix of 2024-01 to mid-2025, or later with --output-format dat",
+        types={"f32": len(matrix.entries)},
+        model=f"{len(matrix.entries)} matrices, measured on {', '.join(matrix.datasets) or 'an unnamed text'}",
+        readers="llama-quantize and `quantize`, as --imatrix",
+        next_step=f"`quantize F16.gguf OUT.gguf Q4_K_M --imatrix {path}`",
+    )
 
 
 def _zip(path: Path, progress: Progress | None) -> Identification:
