@@ -27,6 +27,7 @@ from .model_params import (
     LLAMA_CONTEXT,
     LLAMA_EPS,
     LLAMA_ROPE_THETA,
+    META_LLAMA3,
     ModelParams,
     RopeScaling,
     feed_forward_width,
@@ -164,8 +165,6 @@ _YARN_OF_READERS: dict[str, tuple[Any, ...]] = {  # what llama.cpp computes YaRN
     "mscale_all_dim": (),
     "truncate": (True,),
 }
-_META_LLAMA3 = (8.0, 8192, 1.0, 4.0)  # what use_scaled_rope means in Meta's llama3/model.py
-
 SCALINGS: dict[str, dict[str, str]] = {  # how each type of rope scaling is carried; other types as "longrope"
     #            params.json                  config.json                   GGML             GGUF
     "linear":   {"meta": REFUSED,           "huggingface": _SCALING, "ggml": REFUSED, "gguf": "llama.rope.scaling.*"},
@@ -315,8 +314,8 @@ def _refused(params: ModelParams, target: str, source: str) -> Iterator[tuple[st
 def _refused_scaling(key: str, scaling: RopeScaling, target: str) -> Iterator[tuple[str, Any, Any]]:
     """What of a rope scaling the target cannot say."""
     cell = SCALINGS.get(scaling.type, SCALINGS["longrope"])[target]
-    meta_says = (scaling.factor, scaling.original_context, scaling.low_freq_factor, scaling.high_freq_factor)
-    other = target == "meta" and any(a not in (None, b) for a, b in zip(meta_says, _META_LLAMA3))
+    numbers = ("factor", "original_context", "low_freq_factor", "high_freq_factor")
+    other = target == "meta" and any(getattr(scaling, n) not in (None, getattr(META_LLAMA3, n)) for n in numbers)
     if cell == REFUSED or other:
         yield key, scaling, "none"
 

@@ -399,7 +399,7 @@ def kept_metadata(metadata: Mapping[str, Value], ftype: int | None = None) -> di
 
 def _written_scaling(scaling: RopeScaling | None) -> dict[str, Value]:
     """The keys of a rope scaling, those that it states, in the order of gguf-py."""
-    if scaling is None or scaling.type in ("none", "default"):
+    if scaling is None or scaling.type not in ("linear", "yarn"):  # LLaMA 3.1's is a tensor
         return {}
     numbers = {
         f"llama.{key}": Value("f32" if kind is float else "u32", getattr(scaling, name))

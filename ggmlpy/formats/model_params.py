@@ -32,6 +32,7 @@ from .model_sizes import PublishedSize, describe_shape, n_shards_of, size_named,
 __all__ = [
     "LLAMA_EPS",
     "LLAMA_ROPE_THETA",
+    "META_LLAMA3",
     "ModelParams",
     "RopeScaling",
     "feed_forward_width",
@@ -81,6 +82,11 @@ class RopeScaling:
     extrapolation_factor: float | None = None
     truncate: bool | None = None
     other: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+META_LLAMA3 = RopeScaling(
+    type="llama3", factor=8.0, original_context=8192, low_freq_factor=1.0, high_freq_factor=4.0
+)  # what use_scaled_rope means in Meta's llama3/model.py, and what a configuration means that leaves numbers out
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

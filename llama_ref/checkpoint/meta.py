@@ -2,7 +2,8 @@
 
 The larger models are cut for model parallelism over 2 (13B), 4 (33B) or 8 (65B) files: each holds every tensor's name,
 with a part of its rows or columns (:data:`ggmlpy.formats.tensor_names.TABLE` says which) and the norms whole. Shards
-need not be equal: a vocabulary of 49953 over two files is 24976 and 24977 rows. The tokenizer lies one level above.
+need not be equal: a vocabulary of 49953 over two files is 24976 and 24977 rows. LLaMA 1 and 2 cut the embedding into
+columns, LLaMA 3 into rows; its width tells which. The tokenizer lies one level above, in LLaMA 3 beside the weights.
 """
 
 from __future__ import annotations
@@ -43,11 +44,13 @@ def open_meta(folder: Folder) -> Checkpoint:
         opened = [stack.enter_context(open_pth(file)) for file in files]
         shards = [_known(file) for file in opened]
         names = _common_names(files, shards)
-        tensors = {name: join(name, [shard[name] for shard in shards], files) for name in names}
+        axes = {name: _axis(name, shards) for name in names}
+        tensors = {name: join(name, [shard[name] for shard in shards], files, axes[name]) for name in names}
         params, params_path = _params(folder, tensors)
         _check_all_shards(directory, params, params_path, tensors, len(files))
         check_model(directory, params, params_path, tensors, _missing_shards(params, files))
-        sizes = {name: _sizes(name, [shard[name] for shard in shards]) for name in names} if len(files) > 1 else {}
+        several = names if len(files) > 1 else []
+        sizes = {name: _sizes(axes[name], [shard[name] for shard in shards]) for name in several}
         return Checkpoint(
             directory,
             "meta",
@@ -62,13 +65,23 @@ def open_meta(folder: Folder) -> Checkpoint:
         )
 
 
-def join(name: str, parts: Sequence[LazyTensor], files: Sequence[Path]) -> LazyTensor:
+def _axis(name: str, shards: Sequence[Mapping[str, LazyTensor]]) -> int | None:
+    """Along which axis the shards cut a tensor: LLaMA 3 cuts rows of the embedding, whose width is that of the norm."""
+    norm, part = shards[0].get("norm.weight"), shards[0][name]
+    if name == "tok_embeddings.weight" and norm is not None and part.shape[-1:] == norm.shape:
+        return 0
+    return shard_axis(name)
+
+
+def join(name: str, parts: Sequence[LazyTensor], files: Sequence[Path], axis: int | None) -> LazyTensor:
     """One tensor over all shards, read from them row by row.
+
+    Args:
+        axis: along which they cut it; None: each has all of it.
 
     Raises:
         ShapeError: the parts differ in type, or in the size that must be common to them.
     """
-    axis = shard_axis(name)
     first = parts[0].with_(layout="meta")
     if len(parts) == 1:
         return first
@@ -112,8 +125,7 @@ def _across(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
     return shape if axis is None else (*shape[:axis], -1, *shape[axis + 1 :])
 
 
-def _sizes(name: str, parts: Sequence[LazyTensor]) -> list[int]:
-    axis = shard_axis(name)
+def _sizes(axis: int | None, parts: Sequence[LazyTensor]) -> list[int]:
     return [] if axis is None else [part.shape[axis] for part in parts]
 
 

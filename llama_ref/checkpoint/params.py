@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError
 from ggmlpy.formats.carrying import is_usual
-from ggmlpy.formats.model_params import ModelParams, RopeScaling, feed_forward_width, multiples_for
+from ggmlpy.formats.model_params import META_LLAMA3, ModelParams, RopeScaling, feed_forward_width, multiples_for
 
 __all__ = [
     "config_json",
@@ -194,7 +194,7 @@ def params_of_meta(record: Mapping[str, Any], path: str | os.PathLike[str]) -> M
         norm_eps=_epsilon(path, record, "norm_eps"),
         n_vocab=_vocab_size(path, record),
         rope_theta=_number(record, "rope_theta", float),
-        rope_scaling=RopeScaling(type="llama3") if record.get("use_scaled_rope") is True else None,
+        rope_scaling=META_LLAMA3 if record.get("use_scaled_rope") is True else None,
         other=_others(record, _PARAMS_KEYS),
     )
     return _checked(path, params, ("dim", "n_heads", "n_kv_heads"))

@@ -16,17 +16,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ggmlpy.formats.model_params import ModelParams, RopeScaling
+from ggmlpy.formats.model_params import META_LLAMA3, ModelParams, RopeScaling
+from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.tensor_types import type_named
 
-__all__ = ["META_LLAMA3", "ROPE_FREQS", "llama3_divisors", "llama3_scaling"]
+__all__ = ["ROPE_FREQS", "llama3_divisors", "llama3_scaling", "rope_freqs_of"]
 
 ROPE_FREQS = "rope_freqs.weight"
 
 F32 = npt.NDArray[np.float32]
-
-META_LLAMA3 = RopeScaling(
-    type="llama3", factor=8.0, original_context=8192, low_freq_factor=1.0, high_freq_factor=4.0
-)  # what use_scaled_rope means in Meta's llama3/model.py, and what a configuration means that leaves numbers out
 
 
 def llama3_divisors(params: ModelParams) -> F32:
@@ -47,6 +45,14 @@ def llama3_divisors(params: ModelParams) -> F32:
         between = np.float32(1) / ((np.float32(1) - smooth) / np.float32(factor) + smooth)
     stretched = np.where(wavelengths > context / low, np.float32(factor), between)
     return np.where(wavelengths < context / high, np.float32(1), stretched).astype(np.float32)
+
+
+def rope_freqs_of(params: ModelParams) -> list[OutTensor]:
+    """The tensor of a GGUF file that scales positions as LLaMA 3.1, where the model does."""
+    if params.rope_scaling is None or params.rope_scaling.type != "llama3":
+        return []
+    divisors = llama3_divisors(params)
+    return [OutTensor(ROPE_FREQS, type_named("f32", "gguf", 3), divisors.shape, lambda: [divisors])]
 
 
 def llama3_scaling(params: ModelParams, divisors: F32) -> RopeScaling | None:

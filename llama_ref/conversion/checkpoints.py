@@ -11,19 +11,16 @@ The peer reads a whole model into memory; here memory is that of a few rows, wha
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ggmlpy.files.atomic import atomic_write, require_space
-from ggmlpy.files.errors import OutputError, UsageError
+from ggmlpy.files.errors import UsageError
 from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.formats.carrying import carry, kept_keys
 from ggmlpy.formats.model_params import ModelParams
@@ -34,12 +31,11 @@ from llama_ref.checkpoint.ggml import open_ggml
 from llama_ref.checkpoint.layout import shard_of
 from llama_ref.checkpoint.params import config_json, params_json
 from llama_ref.checkpoint.tensor import DTYPES
-from llama_ref.checkpoint.weights import weights_size, write_weights
-from llama_ref.vocabulary.sentencepiece_model import tokenizer_side_files
-from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary
+from llama_ref.checkpoint.weights import weights_size
 
-from .gguf_to_huggingface import as_written, is_of_today, model_files
-from .tokenizer_json import tokenizer_json
+from .export_plan import ExportPlan, Progress, json_text
+from .exported_tokenizer import byte_ranks_of, tokenizer_source
+from .gguf_to_huggingface import as_written
 from .tokenizer_of import fitting_vocabulary, made_tokenizer
 
 __all__ = [
@@ -54,84 +50,7 @@ __all__ = [
 ]
 
 SHARD_SIZE = "10GB"
-TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-Progress = Callable[[int], object]
-
-
-@dataclass
-class ExportPlan:
-    """A model about to be written in another layout, checked; a context manager (it keeps the checkpoint open).
-
-    Attributes:
-        checkpoint: the source.
-        directory: the target.
-        files: weight files to be written, with the tensors of each under their final names.
-        sizes: the size of each of them in bytes.
-        texts: small files by name.
-        copies: files copied as they are.
-        torch_format: which bytes of torch.save to write in .pth and .bin files.
-        notes: what the user should know.
-        made: other small files by name, which no source has.
-    """
-
-    checkpoint: Checkpoint
-    directory: Path
-    files: dict[str, list[LazyTensor]]
-    sizes: dict[str, int]
-    texts: dict[str, str]
-    copies: list[Path]
-    torch_format: str
-    notes: list[str] = field(default_factory=list)
-    made: dict[str, bytes] = field(default_factory=dict)
-
-    def __enter__(self) -> ExportPlan:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.checkpoint.close()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all weight files."""
-        return sum(self.sizes.values())
-
-    @property
-    def tensor_bytes(self) -> int:
-        """Bytes of all tensors: what ``progress`` will add up to."""
-        return sum(tensor.nbytes for tensors in self.files.values() for tensor in tensors)
-
-    def write(self, progress: Progress | None = None) -> list[Path]:
-        """Write everything into the directory and return the paths, weights first.
-
-        Arguments:
-            progress: called with the number of bytes after each piece.
-
-        Raises:
-            DiskSpaceError: it would not fit; nothing was written.
-            FormatError: a tensor could not be read, or a file not be written.
-        """
-        require_space(self.directory / next(iter(self.files)), self.nbytes)
-        _make_directory(self.directory)
-        for name, tensors in self.files.items():
-            self._write_weights(self.directory / name, tensors, progress)
-        for name, text in self.texts.items():
-            with atomic_write(self.directory / name) as stream:
-                stream.write(text.encode())
-        for name, content in self.made.items():
-            with atomic_write(self.directory / name) as stream:
-                stream.write(content)
-        copied = [_copy(path, self.directory / path.name) for path in self.copies]
-        return [self.directory / name for name in (*self.files, *self.texts, *self.made)] + copied
-
-    def _write_weights(self, path: Path, tensors: Sequence[LazyTensor], progress: Progress | None) -> None:
-        def release(n: int) -> None:
-            self.checkpoint.release()
-            if progress:
-                progress(n)
-
-        write_weights(path, tensors, self.torch_format, release)
 
 
 def convert_to_huggingface(
@@ -193,22 +112,15 @@ def plan_to_hf(
     with contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(_open_source(source))
         notes = list(checkpoint.notes)
-        by_keys = is_of_today(checkpoint.metadata) and not (tokenizer or weights_only)
-        vocab = None if weights_only or by_keys else fitting_vocabulary(checkpoint, tokenizer, notes)
+        source_of_tokenizer = None if weights_only else tokenizer_source(checkpoint, tokenizer, notes)
         notes += carry(checkpoint.params, "huggingface", checkpoint.layout, checkpoint.params_path)
         files, texts = huggingface_files(
             checkpoint, weights=weights, shard_size=shard_size, inv_freq=inv_freq, dtype=dtype
         )
         plan = ExportPlan(checkpoint, Path(directory), files, {}, texts, [], torch_format, notes)
         plan.sizes = {name: weights_size(plan.directory / name, part, torch_format) for name, part in files.items()}
-        if by_keys:
-            more, plan.made = model_files(checkpoint.metadata, json.loads(plan.texts["config.json"]))
-            plan.texts |= more
-        elif vocab:
-            _add_tokenizer(plan, vocab)
-        elif not weights_only:
-            plan.texts |= {name: text.decode() for name, text in tokenizer_side_files().items()}
-            plan.made = made_tokenizer(checkpoint, plan.notes)
+        if source_of_tokenizer:
+            source_of_tokenizer(plan)
         _refuse_same_directory(plan)
         stack.pop_all()
         return plan
@@ -269,7 +181,8 @@ def plan_from_hf(
     with contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(_open_source(source))
         notes = list(checkpoint.notes)
-        vocab = None if weights_only else fitting_vocabulary(checkpoint, tokenizer, notes)
+        ranks = None if weights_only else byte_ranks_of(checkpoint, tokenizer)
+        vocab = None if weights_only or ranks else fitting_vocabulary(checkpoint, tokenizer, notes)
         notes += carry(checkpoint.params, "meta", checkpoint.layout, checkpoint.params_path)
         params = _chosen_params(checkpoint, params)
         count = params.n_shards if shards is None else shards
@@ -280,7 +193,9 @@ def plan_from_hf(
         plan = ExportPlan(checkpoint, Path(directory), files, {}, {}, [], torch_format, notes)
         plan.sizes = {name: weights_size(plan.directory / name, part, torch_format) for name, part in files.items()}
         plan.texts = {"params.json": params_json(params, kept_from(checkpoint, "meta"))}
-        if vocab:
+        if ranks:
+            plan.made = {"tokenizer.model": ranks}
+        elif vocab:
             plan.copies = [path for path in (vocab.path, vocab.added_path) if path]
         elif not weights_only:
             plan.made = made_tokenizer(checkpoint, plan.notes)
@@ -350,7 +265,7 @@ def _split(tensors: Sequence[LazyTensor], limit: int, weights: str) -> dict[str,
 def _index(files: Mapping[str, Sequence[LazyTensor]]) -> str:
     total = sum(tensor.nbytes for tensors in files.values() for tensor in tensors)
     weight_map = {tensor.name: name for name, tensors in files.items() for tensor in tensors}
-    return _json({"metadata": {"total_size": total}, "weight_map": weight_map})
+    return json_text({"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def _config_files(checkpoint: Checkpoint, tensors: Iterable[LazyTensor]) -> dict[str, str]:
@@ -365,29 +280,12 @@ def _config_files(checkpoint: Checkpoint, tensors: Iterable[LazyTensor]) -> dict
     other = kept_from(checkpoint, "huggingface")
     params = as_written(checkpoint.params) if checkpoint.metadata else checkpoint.params
     config = config_json(params, checkpoint.n_vocab, dtype=dtype, other=other)
-    return {"config.json": _json(config), "generation_config.json": _json(generation)}
+    return {"config.json": json_text(config), "generation_config.json": json_text(generation)}
 
 
 def kept_from(checkpoint: Checkpoint, layout: str) -> dict[str, Any]:
     """Keys of the checkpoint's configuration that nothing here understands, for a configuration of the same kind."""
     return kept_keys(checkpoint.params, layout) if checkpoint.layout == layout else {}
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, sort_keys=True) + "\n"
-
-
-def _add_tokenizer(plan: ExportPlan, vocab: GgmlVocabulary) -> None:
-    """tokenizer.model and what lies beside it; the JSON files are written where they are missing."""
-    beside = [vocab.path.parent / name for name in TOKENIZER_FILES[1:]]
-    plan.copies = [vocab.path, *(path for path in beside if path.is_file())]
-    fast = tokenizer_json(vocab.path)
-    if fast is None:
-        plan.notes.append("no tokenizer.json: its format cannot express appended pieces; load the slow LlamaTokenizer")
-    else:
-        plan.texts["tokenizer.json"] = fast
-    copied = {path.name for path in plan.copies}
-    plan.texts |= {name: text.decode() for name, text in tokenizer_side_files().items() if name not in copied}
 
 
 # ---------------------------------------------------------------------------------------------------------- from-hf
@@ -434,18 +332,3 @@ def _refuse_same_directory(plan: ExportPlan) -> None:
         raise UsageError(
             f"{plan.directory} holds other weights already ({', '.join(stale[:4])}): name an empty directory"
         )
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot be made: {error.strerror}", path=directory, next_step="choose another directory"
-        ) from error
-
-
-def _copy(source: Path, target: Path) -> Path:
-    with open(source, "rb") as stream, atomic_write(target) as out:
-        shutil.copyfileobj(stream, out)
-    return target

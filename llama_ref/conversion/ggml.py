@@ -44,6 +44,7 @@ from ggmlpy.formats.writer import written_size
 from llama_ref.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from llama_ref.checkpoint.folder import directory_of
 from llama_ref.checkpoint.params import read_config_json, read_params_json
+from llama_ref.checkpoint.rope_freqs import rope_freqs_of
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary
 
 from .plan import Plan
@@ -346,9 +347,13 @@ def _parts(
     n_parts = _n_parts(checkpoint) if container.multipart else 1
     types = {1: type_named("f32", container.name, plan.version), 2: matrix_type}
     ordered = [checkpoint.tensors[name] for name in _order(checkpoint, era)]
+    scaling = rope_freqs_of(checkpoint.params) if container.name == "gguf" else []
     cuts = {tensor.name: _cuts(checkpoint, tensor, n_parts) for tensor in ordered}
     return [
-        [_out_tensor(checkpoint, tensor, types[len(tensor.shape)], cuts[tensor.name][part], plan) for tensor in ordered]
+        [
+            *scaling,
+            *(_out_tensor(checkpoint, t, types[len(t.shape)], cuts[t.name][part], plan) for t in ordered),
+        ]
         for part in range(n_parts)
     ]
 

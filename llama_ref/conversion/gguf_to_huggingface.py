@@ -18,7 +18,7 @@ What the converter to GGUF makes of such a directory is the file that it came fr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 from ggmlpy.formats.gguf_model import gguf_tokens
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_params import ModelParams
+from llama_ref.vocabulary.json_document import BYTES, byte_level_document, template
 from llama_ref.vocabulary.pre_tokenizers import pre_tokenizer
 from llama_ref.vocabulary.rebuilding import tokenizer_of_pieces
 from llama_ref.vocabulary.sentencepiece_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
@@ -180,61 +181,28 @@ class _Tokenizer:
         types = np.asarray(self.types)
         rules = pre_tokenizer(_text(self.metadata, "tokenizer.ggml.pre") or "default")
         merges = self.metadata.get("tokenizer.ggml.merges")
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         beside = np.flatnonzero((types != NORMAL) & (types != UNUSED)).tolist()
-        return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [
-                {"id": i, "content": self.text(i), **flags, "special": bool(types[i] == CONTROL)} for i in beside
-            ],
-            "normalizer": {"type": "NFC"} if rules.name in _NFC else None,
-            "pre_tokenizer": _cut_by(rules.sources),
-            "post_processor": self._frame(),
-            "decoder": _BYTES,
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "ignore_merges": rules.ignore_merges,
-                "vocab": {self.text(i): i for i in np.flatnonzero(types == NORMAL).tolist()},
-                "merges": [bytes(merge).decode("utf-8", "replace") for merge in merges.value] if merges else [],
-            },
-        }
+        return byte_level_document(
+            {self.text(i): i for i in np.flatnonzero(types == NORMAL).tolist()},
+            [bytes(merge).decode("utf-8", "replace") for merge in merges.value] if merges else [],
+            [(i, self.text(i), bool(types[i] == CONTROL)) for i in beside],
+            rules.sources,
+            self._frame(),
+            ignore_merges=rules.ignore_merges,
+            normalizer={"type": "NFC"} if rules.name in _NFC else None,
+        )
 
     def _frame(self) -> dict[str, Any] | None:
         """The post-processor, which says what is put around a text."""
         begins, ends, between = (self.adds(kind) for kind in ("bos", "eos", "sep"))
         if begins is False and ends is False and between is None:
-            return dict(_BYTES)
-        first = [self.ids["bos"]] if begins and "bos" in self.ids else []
-        last = [self.ids["eos"]] if ends and "eos" in self.ids else []
+            return dict(BYTES)
+        first = [self._spelled("bos")] if begins and "bos" in self.ids else []
+        last = [self._spelled("eos")] if ends and "eos" in self.ids else []
         if not (first or last):
             return None
-        inner = [] if between is None else last or first
-        single = [*map(self._special, first), _SEQUENCE["A"], *map(self._special, last)]
-        pair = [*single[: len(first) + 1], *map(self._special, inner), _SEQUENCE["B"], *map(self._special, last)]
-        used = {self.text(i): {"id": self.text(i), "ids": [i], "tokens": [self.text(i)]} for i in {*first, *last}}
-        template = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": used}
-        return {"type": "Sequence", "processors": [_BYTES, template]} if ends is False else template
+        around = template(first, last, [] if between is None else last or first)
+        return {"type": "Sequence", "processors": [BYTES, around]} if ends is False else around
 
-    def _special(self, index: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": self.text(index), "type_id": 0}}
-
-
-_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-_SEQUENCE = {which: {"Sequence": {"id": which, "type_id": 0}} for which in "AB"}
-
-
-def _cut_by(expressions: Iterable[str]) -> dict[str, Any]:
-    """The expressions one after the other, then the alphabet of bytes."""
-    steps = [
-        {"type": "Split", "pattern": {"Regex": source}, "behavior": "Isolated", "invert": False}
-        for source in expressions
-    ]
-    return {"type": "Sequence", "pretokenizers": [*steps, _BYTES]}
+    def _spelled(self, kind: str) -> tuple[int, str]:
+        return self.ids[kind], self.text(self.ids[kind])

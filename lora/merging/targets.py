@@ -37,6 +37,7 @@ from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.folder import Folder, is_weight_file, weight_file_names
 from llama_ref.checkpoint.layout import in_layout
 from llama_ref.checkpoint.params import params_json, read_json
+from llama_ref.checkpoint.rope_freqs import rope_freqs_of
 from llama_ref.checkpoint.weights import open_weights, weights_kind, weights_size, write_weights
 from llama_ref.conversion.checkpoints import SHARD_SIZE, huggingface_files, kept_from
 from llama_ref.conversion.ggml import carried_notes
@@ -269,7 +270,8 @@ class GgmlTarget(Target):
         n_layer = self.plan.base.params.n_layer
         names = ggml_names(n_layer) if self.era.has_convert_py else meta_names(n_layer)
         choose = TypeChooser(self.file_type, self.era, names) if self.file_type else None
-        return [self._tensor(self.plan.model.tensor(name), choose) for name in names]
+        scaling = rope_freqs_of(self.plan.base.params) if self.container == "gguf" else []
+        return [*scaling, *(self._tensor(self.plan.model.tensor(name), choose) for name in names)]
 
     def _tensor(self, tensor: MergedTensor, choose: TypeChooser | None) -> OutTensor:
         source = type_named("f16" if len(tensor.shape) == 2 else "f32", self.container, self.version)

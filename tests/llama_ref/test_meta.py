@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
 from ggmlpy.formats import tensor_names as names
 from ggmlpy.formats.model_params import ModelParams
+from ggmlpy.formats.tensor_names import shard_axis
 from llama_ref.checkpoint import Heads, LazyTensor, in_layout, open_checkpoint, open_pth, write_pth
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.layout import shard_of
@@ -55,7 +56,7 @@ def test_cutting_and_joining_is_the_identity(name, count, size, data):
     array = np.arange(size * 10, dtype=np.float32).reshape((size, 10) if name == "output.weight" else (10, size))
     tensor = LazyTensor.of_array(name, array, layout="meta")
     parts = [shard_of(tensor, i, count) for i in range(count)]
-    joined = join(name, parts, [None] * count)
+    joined = join(name, parts, [None] * count, shard_axis(name))
     assert joined.shape == array.shape
     start = data.draw(st.integers(0, array.shape[0]))
     stop = data.draw(st.integers(start, array.shape[0]))

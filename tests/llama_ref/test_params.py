@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError, UsageError
-from ggmlpy.formats.model_params import ModelParams, RopeScaling, find_n_mult, model_named
+from ggmlpy.formats.model_params import META_LLAMA3, ModelParams, RopeScaling, find_n_mult, model_named
 from ggmlpy.formats.model_sizes import PUBLISHED_SIZES
 from llama_ref.checkpoint.params import (
     config_json,
@@ -191,7 +191,7 @@ def test_a_carried_value_of_another_type_refuses_no_file(key, value, tmp_path):
 def test_params_json_of_later_models_is_carried_too(tmp_path):
     record = {**GOOD, "rope_theta": 500000.0, "use_scaled_rope": True, "max_batch_size": 4}
     params = read_params_json(written(tmp_path, record))
-    assert (params.rope_theta, params.rope_scaling) == (500000.0, RopeScaling(type="llama3"))
+    assert (params.rope_theta, params.rope_scaling) == (500000.0, META_LLAMA3)
     assert params.other == {"max_batch_size": 4}
 
 

@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.formats.bfloat16 import bfloat16_of_converter
-from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout
-from llama_ref.checkpoint.rope_freqs import ROPE_FREQS, llama3_divisors
+from llama_ref.checkpoint.rope_freqs import rope_freqs_of
 
 from .metadata import ARCHITECTURES
 
@@ -55,14 +54,6 @@ def model_tensors(checkpoint: Checkpoint, outtype: str, overflow: Overflow) -> l
     """
     tensors = [_out_tensor(checkpoint, name, outtype, overflow) for name in _order(checkpoint)]
     return [*rope_freqs_of(checkpoint.params), *tensors]
-
-
-def rope_freqs_of(params: ModelParams) -> list[OutTensor]:
-    """LLaMA 3.1's rope scaling as a tensor, where the model has it."""
-    if params.rope_scaling is None or params.rope_scaling.type != "llama3":
-        return []
-    divisors = llama3_divisors(params)
-    return [OutTensor(ROPE_FREQS, type_named("f32", "gguf", 3), divisors.shape, lambda: [divisors])]
 
 
 def _order(checkpoint: Checkpoint) -> Iterator[str]:
