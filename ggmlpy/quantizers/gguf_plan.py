@@ -34,6 +34,7 @@ __all__ = [
     "GgufRequest",
     "PlannedTensor",
     "SourceTensor",
+    "file_order",
     "model_shape",
     "opened",
     "output_metadata",
@@ -228,7 +229,12 @@ def _ordered(files: Sequence[GgufFile], request: GgufRequest) -> list[SourceTens
     tensors = [tensor for *_, tensor in found]
     if request.era < OCTOBER_31_24:
         return tensors
-    return sorted(tensors, key=lambda tensor: (_layer(tensor.name), tensor.name.encode()))
+    return sorted(tensors, key=lambda tensor: file_order(tensor.name))
+
+
+def file_order(name: str) -> tuple[int, bytes]:
+    """What llama-quantize sorts tensors by since 2024-10-31: layer and name."""
+    return _layer(name), name.encode()
 
 
 def _layer(name: str) -> int:

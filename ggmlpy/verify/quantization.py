@@ -40,11 +40,12 @@ from .gguf_quantization import GgufWay, find_way
 from .judge import Deviation, Expected, Explainer, OutputReport, Progress, settle, verify_model
 from .tensors import Found, decoded, row_chunks
 
-__all__ = ["quantization_deviations", "quantized_tensor", "verify_files"]
+__all__ = ["ANOTHER_MIX", "quantization_deviations", "quantized_tensor", "verify_files"]
 
 CHUNK_VALUES = 1 << 20
 AHEAD = 8  # pieces made before they are compared
 MARK = "general.quantization_version"
+ANOTHER_MIX = "another mix of types (--pure, or another program's): quantized rightly as {}"
 OTHER_ORDER = "codes stand in the order of another era than the container says"
 
 
@@ -84,7 +85,8 @@ def verify_files(
 def _way_of_gguf(output: ModelFile, source: ModelFile, era: str | Era | None, importance: str | None) -> GgufWay | None:
     """Which llama-quantize may have made the output; None if it is another step, or an older container's."""
     both = output.container == source.container == "gguf"
-    if not both or not (_is_quantized(output) or _is_other_floats(output, source)):
+    to_bfloat16 = _matrix_types(output) == {"bf16"} != _matrix_types(source)
+    if not both or not (_is_quantized(output) or _is_other_floats(output, source) or to_bfloat16):
         if importance is not None:
             raise UsageError("an importance matrix goes with a quantized GGUF file and the GGUF file it was made of")
         return None
@@ -93,7 +95,7 @@ def _way_of_gguf(output: ModelFile, source: ModelFile, era: str | Era | None, im
     if _is_quantized(source) and _matrix_types(source) == _matrix_types(output):
         return None
     way = find_way(output.path, source.path, era, importance)
-    if way is None or (era is None and not way.exact and _expects_header(output, source)):
+    if way is None or (era is None and not way.exact and (to_bfloat16 or _expects_header(output, source))):
         return None
     return way
 
@@ -374,7 +376,7 @@ def _mixed(make: Callable[[str], OutTensor | None], type_name: str) -> Deviation
         made = make(name)
         return made if made is not None and made.type.name == type_name else None
 
-    return Deviation(f"another mix of types (--pure, or another program's): quantized rightly as {type_name}", of_type)
+    return Deviation(ANOTHER_MIX.format(type_name), of_type)
 
 
 def _same_block(a: TensorType, b: TensorType) -> bool:

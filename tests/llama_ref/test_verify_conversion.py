@@ -8,8 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
+import cli
 from ggmlpy import open_model, out_tensor, write_model
 from ggmlpy.quantizers.whole_file import quantize_file
+from ggmlpy.verify.quantization import ANOTHER_MIX
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.converting import plan_conversion
@@ -183,3 +185,21 @@ def test_a_file_of_todays_converter_is_verified_key_by_key(case, vectors, tmp_pa
     report = verify_conversion(tmp_path / "m.gguf", model)
     assert report.exit_code == 1
     assert any("norm_eps" in words for words in report.behavior)
+
+
+@pytest.mark.parametrize("options", [["q4_0"], ["--pure", "q4_0"], ["q8_0"], ["q5_1", "--era", "2023-08-21"]])
+def test_today_s_quantizations_are_right_from_the_checkpoint_on(options, golden, tmp_path):
+    source = golden("ggml/T1_input")
+    assert cli.main(["convert", "-q", str(source), "--container", "gguf", "--outfile", str(tmp_path / "f.gguf")]) == 0
+    assert cli.main(["quantize", "-q", str(tmp_path / "f.gguf"), str(tmp_path / "q.gguf"), *options]) == 0
+    report = verify_conversion(tmp_path / "q.gguf", source)
+    assert (report.step, report.exit_code, report.causes) == ("convert, quantize", 0, [])
+
+
+def test_right_values_in_another_type_are_not_called_cut_off(golden, tmp_path):
+    source = golden("ggml/T1_input")
+    assert cli.main(["convert", "-q", str(source), "--container", "gguf", "--outfile", str(tmp_path / "f.gguf")]) == 0
+    typed = ["q4_0", "--output-tensor-type", "q5_0"]
+    assert cli.main(["quantize", "-q", *typed[1:], str(tmp_path / "f.gguf"), str(tmp_path / "q.gguf"), typed[0]]) == 0
+    report = verify_conversion(tmp_path / "q.gguf", source)
+    assert [cause.name for cause in report.causes] == [ANOTHER_MIX.format("q5_0")]

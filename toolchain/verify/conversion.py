@@ -7,24 +7,27 @@ comparison instead of a file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ggmlpy.files.errors import UsageError
+from ggmlpy.files.errors import ShapeError, UsageError
 from ggmlpy.formats.era_of_file import era_of_file
-from ggmlpy.formats.eras import Era, era_of
-from ggmlpy.formats.file_types import FileType, TypeChooser, file_type_of
+from ggmlpy.formats.eras import GGUF_ERAS, OCTOBER_31_24, Era, era_of
+from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser, file_type_of
+from ggmlpy.formats.gguf_mixes import MixChooser, MixOptions
 from ggmlpy.formats.gguf_model import described, kept_metadata
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import gguf_name
-from ggmlpy.formats.tensor_types import TENSOR_TYPES
+from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
+from ggmlpy.quantizers.gguf_plan import file_order, model_shape
 from ggmlpy.verify.judge import Deviation, Expected, OutputReport, Progress, verify_model
+from ggmlpy.verify.quantization import ANOTHER_MIX
 from llama_ref.checkpoint import Checkpoint
 from llama_ref.checkpoint.folder import Folder, directory_of
 from llama_ref.conversion.converting import plan_conversion
@@ -66,8 +69,8 @@ def verify_conversion(
             checkpoint = plan.checkpoint
             if checkpoint is None:
                 raise UsageError(f"{source} has no weights to compare with")
+            expected, moment = _expected(theirs, plan, moment)
             deviations = deviations_of(theirs, checkpoint, mistakes(checkpoint), moment)
-            expected = _expected(theirs, plan, moment)
             return verify_model(theirs, replace(expected, explainers=deviations), str(source), progress)
 
 
@@ -78,20 +81,82 @@ def _outtype(output: ModelFile) -> str:
     return {0: "f32", 32: "bf16"}.get(output.hparams.ftype, "f16")
 
 
-def _expected(output: ModelFile, plan: Plan, era: Era) -> Expected:
-    """The conversion, quantized if the output is."""
+def _expected(output: ModelFile, plan: Plan, era: Era) -> tuple[Expected, Era]:
+    """The conversion, quantized if the output is, and the era whose quantizers that takes."""
     kinds = [t.type.name for t in output.tensors.values() if len(t.shape) == 2 and t.type.quantized]
-    file_type = file_type_of(output.hparams.ftype, era) if kinds else None
-    tensors: Sequence[OutTensor] = plan.parts[0]
-    if file_type:
-        choose = TypeChooser(file_type, era, [tensor.name for tensor in tensors])
-        targets = {tensor.name: choose(tensor.name, tensor.shape, tensor.type) for tensor in tensors}
-        tensors = [quantized(t, target, era) if (target := targets[t.name]) else t for t in tensors]
+    file_type, tensors = None, plan.parts[0]
+    if kinds:
+        file_type, era, targets = _mix(output, tensors, era)
+        tensors = [_in_type(tensor, targets[tensor.name], era) for tensor in tensors]
+        if era.is_of_gguf and era >= OCTOBER_31_24:
+            tensors = sorted(tensors, key=lambda tensor: file_order(gguf_name(tensor.name)))
     step = "convert, quantize" if file_type else "convert"
     expected = Expected(step, output.container, output.version, *_content(output, plan), tensors)
     if plan.keys:
-        return _with_keys(expected, plan, file_type)
-    return replace(expected, hparams=replace(expected.hparams, ftype=file_type.id)) if file_type else expected
+        return _with_keys(expected, plan, file_type), era
+    if file_type:
+        expected = replace(expected, hparams=replace(expected.hparams, ftype=file_type.id))
+    return expected, era
+
+
+def _in_type(tensor: OutTensor, target: TensorType | None, era: Era) -> OutTensor:
+    return quantized(tensor, target, era) if target is not None and target.quantized else tensor
+
+
+Targets = dict[str, TensorType | None]  # by name; None: as it is
+
+
+def _mix(output: ModelFile, tensors: Sequence[OutTensor], era: Era) -> tuple[FileType, Era, Targets]:
+    """What type each tensor gets: by the mix that the output has, else by the first that allows these shapes.
+
+    Raises:
+        UsageError: no era has the file type that the output names.
+        ShapeError: rows can't be cut into blocks.
+    """
+    file_type = FTYPES.get(output.hparams.ftype) if output.container == "gguf" else None
+    if file_type is None or file_type.first is None:
+        file_type = file_type_of(output.hparams.ftype, era)
+    allowed: list[tuple[Era, Targets]] = []
+    refused: list[ShapeError] = []
+    for moment, choose in _choosers(output, file_type, era):
+        try:
+            targets = {t.name: choose(t) for t in sorted(tensors, key=_order_of(output))}
+        except ShapeError as error:
+            refused.append(error)
+            continue
+        allowed.append((moment, targets))
+        if all((targets[t.name] or t.type) == output.tensors[t.name].type for t in tensors if t.name in output.tensors):
+            return file_type, moment, targets
+    if not allowed:
+        raise refused[0]
+    return file_type, *allowed[0]
+
+
+Choose = Callable[[OutTensor], TensorType | None]
+
+
+def _choosers(output: ModelFile, file_type: FileType, era: Era) -> Iterator[tuple[Era, Choose]]:
+    """Whose mix it may be: the era's own and, of GGUF, that of each llama-quantize, the newest first."""
+    if file_type.is_target_of(era):
+        choose = TypeChooser(file_type, era, list(output.tensors))
+        yield era, lambda tensor: choose(tensor.name, tensor.shape, tensor.type)
+    if output.container != "gguf":
+        return
+    shape = model_shape(output.metadata, [gguf_name(tensor.name) for tensor in output.stored])
+    for moment in reversed(GGUF_ERAS.values()):
+        for pure in (False, True):
+            if file_type.is_target_of(moment):
+                yield moment, _by_gguf_name(MixChooser(file_type, moment, shape, MixOptions(pure=pure)))
+
+
+def _by_gguf_name(choose: MixChooser) -> Choose:
+    return lambda tensor: choose(gguf_name(tensor.name), tensor.shape, tensor.type)
+
+
+def _order_of(output: ModelFile) -> Callable[[OutTensor], int]:
+    """A key to sort by as the output is: mixes count tensors as they come."""
+    places = {name: index for index, name in enumerate(output.tensors)}
+    return lambda tensor: places.get(tensor.name, len(places))
 
 
 def _content(output: ModelFile, plan: Plan) -> tuple[ModelParams, list[tuple[bytes, float]]]:
@@ -109,7 +174,7 @@ def _with_keys(expected: Expected, plan: Plan, file_type: FileType | None) -> Ex
 
 
 def deviations_of(output: ModelFile, checkpoint: Checkpoint, known: Iterable[Mistake], era: Era) -> list[Deviation]:
-    """Each mistake, stored in the type that the output has."""
+    """Each mistake, stored in the type that the output has; before them, right values in another type."""
 
     def deviated(mistake: Mistake) -> Callable[[str], OutTensor | None]:
         def make(name: str) -> OutTensor | None:
@@ -125,4 +190,11 @@ def deviations_of(output: ModelFile, checkpoint: Checkpoint, known: Iterable[Mis
 
         return make
 
-    return [Deviation(mistake.name, deviated(mistake)) for mistake in known]
+    right = deviated(Mistake("", lambda tensor: tensor))
+
+    def right_as(kind: TensorType) -> Callable[[str], OutTensor | None]:
+        return lambda name: right(name) if name in output.tensors and output.tensors[name].type == kind else None
+
+    types = dict.fromkeys(tensor.type for tensor in output.tensors.values() if tensor.type.quantized)
+    mixed = [Deviation(ANOTHER_MIX.format(kind.name), right_as(kind)) for kind in types]
+    return [*mixed, *(Deviation(mistake.name, deviated(mistake)) for mistake in known)]
