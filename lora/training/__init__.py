@@ -14,6 +14,9 @@
 ``loop``          one training run: accumulation, checkpoints that resume bit for bit, the log
 ``stages``        what each stage starts from, and what is published afterwards
 ``run_stage``     one stage on your own data, from its inputs to what it publishes
+``torch_model``   transformers' model with LoRA pairs, shared out over processes by torch
+``torch_engine``  the same training run on torch: one processor, or many machines
+``run_torch``     one stage on your own data with it
 ``plot``          the loss curve as SVG
 ``instructions``  instruction data: reading, repairing, joining
 ``crawl``         instruction data out of a language model

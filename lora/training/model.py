@@ -87,20 +87,24 @@ def initial_weights(shape: ModelParams, n_vocab: int, seed: int, dtype: type = n
     return {**weights, "norm.weight": np.ones(n_embd, dtype), "output.weight": normal(n_vocab, n_embd)}
 
 
-def add_lora(weights: Weights, lora: Lora, seed: int) -> list[str]:
-    """Put fresh pairs beside the matrices that ``lora`` names, in each layer: A uniform as PEFT's (Kaiming), B zero.
-
-    Returns the names of the new tensors.
-    """
+def fresh_pairs(shapes: Mapping[str, tuple[int, ...]], lora: Lora, seed: int, dtype: type = np.float32) -> Weights:
+    """Pairs for the matrices that ``lora`` names, of each layer: A uniform as PEFT's (Kaiming), B zero."""
     rng = np.random.default_rng(seed)
-    added = []
-    for name in [name for name in weights if name.split(".")[-2] in lora.targets]:
-        rows, columns = weights[name].shape
+    pairs = {}
+    for name in [name for name in shapes if name.split(".")[-2] in lora.targets]:
+        rows, columns = shapes[name]
         a, b = name.replace(".weight", ".lora_A"), name.replace(".weight", ".lora_B")
-        weights[a] = rng.uniform(-1, 1, (lora.r, columns)).astype(weights[name].dtype) / np.float32(np.sqrt(columns))
-        weights[b] = np.zeros((rows, lora.r), weights[name].dtype)
-        added += [a, b]
-    return added
+        pairs[a] = rng.uniform(-1, 1, (lora.r, columns)).astype(dtype) / np.float32(np.sqrt(columns))
+        pairs[b] = np.zeros((rows, lora.r), dtype)
+    return pairs
+
+
+def add_lora(weights: Weights, lora: Lora, seed: int) -> list[str]:
+    """Put fresh pairs beside the matrices that ``lora`` names; returns the names of the new tensors."""
+    dtype = next(iter(weights.values())).dtype.type
+    pairs = fresh_pairs({name: tensor.shape for name, tensor in weights.items()}, lora, seed, dtype)
+    weights.update(pairs)
+    return list(pairs)
 
 
 # ── operations and their derivatives ──────────────────────────────────────────────────────────────────────────────────

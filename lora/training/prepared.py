@@ -102,6 +102,11 @@ class PreparedData:
         labels[: self.first_targets[number]] = IGNORED
         return labels
 
+    def n_targets(self, number: int) -> int:
+        """How many tokens of a row are learned; the first never is."""
+        n = int(self.starts[number + 1] - self.starts[number])
+        return max(0, n - max(1, int(self.first_targets[number])))
+
     def document(self, number: int) -> Document:
         """A row as a document of the numpy engine."""
         ids = self.row(number)

@@ -20,8 +20,8 @@ import numpy as np
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.model_params import ModelParams
-from llama_ref.checkpoint import open_checkpoint
-from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
+from llama_ref.checkpoint import LazyTensor, open_checkpoint
+from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
 from llama_ref.vocabulary.tokenizer_file import load_processor
 from lora.merging.adapter import open_adapter
 
@@ -32,7 +32,7 @@ from .memory import require_memory
 from .model import Lora, Weights, initial_weights
 from .prepare import Preparation, prepare_data
 from .prepared import Blocks, is_prepared, open_prepared
-from .recipe import StageNumbers, load_recipe
+from .recipe import WHOLE, StageNumbers, load_recipe
 from .stages import (
     EMBEDDINGS,
     STAGES,
@@ -44,7 +44,18 @@ from .stages import (
     publish_base,
 )
 
-__all__ = ["StageInput", "prepared_blocks", "small_batches", "train", "usual_recipe"]
+__all__ = [
+    "StageInput",
+    "prepare_input",
+    "prepared_blocks",
+    "publish",
+    "small_batches",
+    "train",
+    "usual_recipe",
+    "whole_tensors",
+]
+
+PREPARED = "data.safetensors"
 
 
 @dataclass(frozen=True)
@@ -106,14 +117,27 @@ def train(
     if resume:
         run.resume()
     run.train(report=report)
-    if stage.everything:
-        publish_base(output, weights, shape, tokenizer)
-    else:
-        grown, pad = len(tokenizer) != n_before, "[PAD]" if b"[PAD]" in tokenizer.ids else None
-        whole = [each for each in EMBEDDINGS if each in trained or grown or given.adapter]
-        lora, base = stage.lora or Lora(), given.base or ""
-        publish_adapter(output, weights, shape, lora, tokenizer, whole=whole, base_name=base, pad_token=pad)
+    publish(output, given, stage, shape, tokenizer, weights, n_before)
     return run
+
+
+def publish(
+    output: str | os.PathLike[str],
+    given: StageInput,
+    stage: StageNumbers,
+    shape: ModelParams,
+    tokenizer: SentencePieceModel,
+    weights: Weights,
+    n_before: int,
+) -> None:
+    """Write what a stage made: a base; or an adapter, with whole tensors that were trained or have become larger."""
+    if stage.everything:
+        return publish_base(output, weights, shape, tokenizer)
+    grown, pad = len(tokenizer) != n_before, "[PAD]" if b"[PAD]" in tokenizer.ids else None
+    saved = {WHOLE[name] for name in stage.modules_to_save}
+    whole = [each for each in EMBEDDINGS if each in saved or grown or given.adapter]
+    lora, base = stage.lora or Lora(), given.base or ""
+    publish_adapter(output, weights, shape, lora, tokenizer, whole=whole, base_name=base, pad_token=pad)
 
 
 def usual_recipe(name: str) -> str:
@@ -142,23 +166,30 @@ def small_batches(
     return replace(usual, settings=settings, batch=rows * accumulation, rows=rows)
 
 
-def prepared_blocks(
-    name: str, given: StageInput, recipe: str, stage: StageNumbers, folder: str | os.PathLike[str]
-) -> Blocks:
-    """Batches of the data by the original's rules; what is not prepared yet is prepared in ``folder``."""
-    n_vocab, (first, *others) = len(read_sentencepiece(given.tokenizer)), given.data
-    if others or not is_prepared(first):
+def prepare_input(name: str, given: StageInput, recipe: str, stage: StageNumbers, folder: Path) -> None:
+    """Prepare the data in ``folder``, unless they are prepared already."""
+    if not _prepared_already(given):
         kind = "records" if name == "instruct" else "texts"
         how = Preparation(kind, recipe, stage.length, validation=0, seed=stage.settings.seed)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        first = os.fspath(Path(folder) / "data.safetensors")
-        prepare_data(given.data, given.tokenizer, first, how)
-    return Blocks(open_prepared(first, n_vocab), rows=stage.rows, seed=stage.settings.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        prepare_data(given.data, given.tokenizer, folder / PREPARED, how)
+
+
+def prepared_blocks(given: StageInput, stage: StageNumbers, folder: Path) -> Blocks:
+    """Batches of the data that were given prepared, or that :func:`prepare_input` has prepared in ``folder``."""
+    path = given.data[0] if _prepared_already(given) else folder / PREPARED
+    data = open_prepared(path, len(read_sentencepiece(given.tokenizer)))
+    return Blocks(data, rows=stage.rows, seed=stage.settings.seed)
+
+
+def _prepared_already(given: StageInput) -> bool:
+    return len(given.data) == 1 and is_prepared(given.data[0])
 
 
 def _batches(name: str, given: StageInput, recipe: str, stage: StageNumbers, work: Path) -> Blocks | Packing:
     if load_recipe(recipe).lines_per_cut is not None:
-        return prepared_blocks(name, given, recipe, stage, work)
+        prepare_input(name, given, recipe, stage, work)
+        return prepared_blocks(given, stage, work)
     processor = load_processor(read_sentencepiece(given.tokenizer).to_bytes(), given.tokenizer)
     if name == "instruct":
         records = [record for path in given.data for record in read_instructions(path)[0]]
@@ -182,14 +213,19 @@ def _start(name: str, given: StageInput, n_vocab: int, stage: StageNumbers) -> t
     weights, shape = load_weights(given.base)
     n_before = len(weights[EMBEDDINGS[0]])
     if given.adapter:
-        _take_whole_tensors(weights, given.adapter)
+        weights |= {name: np.array(tensor.f32()) for name, tensor in whole_tensors(given.adapter).items()}
     grow_weights(weights, n_vocab, seed=seed)
     return weights, shape, n_before
 
 
-def _take_whole_tensors(weights: Weights, path: str) -> None:
+def whole_tensors(path: str) -> dict[str, LazyTensor]:
+    """The embeddings and output of an adapter without pairs, by Meta name.
+
+    Raises:
+        UsageError: it has pairs.
+    """
     with open_adapter(path) as adapter:
         if adapter.pairs:
             raise UsageError(f"{path} has LoRA pairs; merge it into the base first (`merge`) and start from the result")
-        for name, tensor in adapter.replaced.items():
-            weights[name] = np.array(tensor.f32())
+        arrays = {name: np.array(tensor.f32()) for name, tensor in adapter.replaced.items()}
+    return {name: LazyTensor.of_array(name, array, layout="meta") for name, array in arrays.items()}

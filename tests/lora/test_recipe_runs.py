@@ -4,67 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import toolchain.demo.story as demo
-from ggmlpy.formats.model_params import ModelParams
-from ggmlpy.formats.tensor_names import rename
-from llama_ref.checkpoint import LazyTensor
-from llama_ref.checkpoint.layout import in_layout
-from llama_ref.checkpoint.safetensors_file import open_safetensors
 from lora.merging.adapter import open_adapter
 from lora.merging.merge import merge
-from lora.training.data import Batch, Document, stack
 from lora.training.loop import Run
-from lora.training.model import Lora, Weights
-from lora.training.recipe import MODULES, load_recipe, split_modules
+from lora.training.model import Weights
 from lora.training.stages import load_weights
+from tests.lora.golden_recipe import STAGES, ReplayedRows, golden_numbers, meta_tensor, tensors_of
 
-STAGES = ("stage1", "stage2", "instruct")
-SEVEN = Lora(r=8, alpha=32.0, dropout=0.0, targets=split_modules(MODULES))  # as the golden runs were made
 Golden = Callable[[str], Path]
-
-
-class Replayed:
-    """The micro-batches of a golden run, in its order."""
-
-    def __init__(self, path: Path) -> None:
-        self.updates = json.loads(path.read_bytes())
-        self.batches = [self._batch(each) for update in self.updates for each in update]
-
-    @staticmethod
-    def _batch(micro: dict[str, list[list[int]]]) -> Batch:
-        documents = []
-        for ids, labels, mask in zip(micro["ids"], micro["labels"], micro["mask"]):
-            n = sum(mask)
-            documents.append([Document(np.array(ids[:n], np.int32), (np.array(labels[:n]) >= 0).astype(np.float32))])
-        return stack(documents, len(micro["ids"][0]) - 1)
-
-    def batch(self, number: int) -> Batch:
-        return self.batches[number]
-
-    def identity(self) -> dict[str, Any]:
-        return {}
-
-
-def meta_tensor(name: str, array: np.ndarray, shape: ModelParams) -> tuple[str, np.ndarray]:
-    """A tensor of a golden file, under the engine's name and with its order of rows."""
-    name = name.removeprefix("base_model.model.")
-    side = next((side for side in (".lora_A", ".lora_B") if side in name), "")
-    meta = rename(name.replace(side + ".weight", ".weight"), "meta")
-    if side == ".lora_B":
-        array = in_layout(LazyTensor.of_array(meta, array, layout="huggingface"), "meta", shape).numpy()
-    return meta.replace(".weight", side) if side else meta, np.array(array, np.float32)
-
-
-def tensors_of(path: Path, shape: ModelParams) -> Weights:
-    with open_safetensors(path) as file:
-        return dict(meta_tensor(name, tensor.numpy(), shape) for name, tensor in file.items())
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +30,12 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def begin(stage: str, recipe: str, golden: Golden, base: Path) -> Run:
     weights, shape = load_weights(base)
-    start = tensors_of(golden(f"recipe/{stage}/start.safetensors"), shape)
+    folder = golden("recipe")
+    start = tensors_of(folder / stage / "start.safetensors", shape)
     weights |= start
-    settings = json.loads(golden(f"recipe/{stage}/original.json").read_bytes())["settings"]
-    usual = load_recipe(recipe).stage(stage).settings
-    assert (usual.warmup, usual.weight_decay) == (settings["warmup_ratio"], settings["weight_decay"])
-    changes = {"n_steps": settings["steps"], "accumulation": settings["accumulation"]}
-    chosen = replace(usual, learning_rate=settings["learning_rate"], **changes)
+    numbers, rows = golden_numbers(folder, stage, recipe), ReplayedRows(folder / stage / "batches.json")
     trained = ["tok_embeddings.weight"] if stage == "stage1" else list(start)
-    replayed = Replayed(golden(f"recipe/{stage}/batches.json"))
-    return Run(weights, trained, shape, replayed, chosen, lora=None if stage == "stage1" else SEVEN)
+    return Run(weights, trained, shape, rows, numbers.settings, lora=numbers.lora)  # type: ignore[arg-type]
 
 
 def agree(run: Run, start: Weights, final: Weights) -> None:

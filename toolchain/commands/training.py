@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import Any
 
@@ -78,6 +79,8 @@ def _add_stage(inner: Commands, name: str, summary: str) -> None:
         stage.add_argument("--base", metavar="DIR", help="the model to start from")
         recipe = "original (the default), today, alpaca-2 or demo: where all other numbers come from"
         stage.add_argument("--recipe", default="original", metavar="NAME", help=recipe)
+        engine = "numpy (the default), or torch: on GPUs, several under torchrun; needs pip install '.[train]'"
+        stage.add_argument("--engine", choices=("numpy", "torch"), default="numpy", help=engine)
         _add_plan_options(stage.add_argument_group("plan"))
     if name == "stage2":
         adapter = "what stage1 published: its embeddings replace the base's"
@@ -255,6 +258,8 @@ def _train(args: argparse.Namespace, recipe: str, numbers: Any) -> int:
     if args.action == "pretrain":
         shape = ModelParams(n_embd=args.n_embd, n_mult=args.n_mult, n_head=args.n_head, n_layer=args.n_layer)
     given = StageInput(args.data, args.tokenizer, getattr(args, "base", None), getattr(args, "adapter", None), shape)
+    if getattr(args, "engine", "numpy") == "torch":
+        return _train_on_torch(args, given, recipe, numbers)
     small = small_batches(numbers, args.rows, args.batch, args.accumulation)
     if small.batch != numbers.batch:
         say(args, f"an update has {small.batch} rows; the recipe's has {numbers.batch} (--batch {numbers.batch})")
@@ -263,6 +268,24 @@ def _train(args: argparse.Namespace, recipe: str, numbers: Any) -> int:
     run = train(args.action, given, args.output, small, recipe=recipe, resume=args.resume, report=report)
     bar.close()
     say(args, f"{args.output}: {len(run.optimizer.trained)} tensors trained, {run.step} steps")
+    return 0
+
+
+def _train_on_torch(args: argparse.Namespace, given: Any, recipe: str, numbers: Any) -> int:
+    from ggmlpy.files.errors import UsageError
+
+    if os.environ.get("RANK", "0") != "0":
+        args.quiet = True  # one process speaks
+    try:
+        from lora.training.run_torch import train_torch
+    except ImportError as error:
+        raise UsageError(f"--engine torch needs {error.name}: install with pip install '.[train]'") from error
+    bar = _TrainingBar(args)
+    report = lambda progress: bar(args.action, numbers.settings.n_steps, progress)  # noqa: E731
+    run = train_torch(args.action, given, args.output, numbers, recipe=recipe, resume=args.resume, report=report)
+    bar.close()
+    end = "trained" if run.step >= numbers.settings.n_steps else "stopped by a signal; --resume goes on"
+    say(args, f"{args.output}: {len(run.optimizer.trained)} tensors, {run.step} steps: {end}")
     return 0
 
 

@@ -1,0 +1,131 @@
+"""The torch engine against the golden runs: one process and two, going on with another number, signals, cards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import toolchain.demo.story as demo
+from ggmlpy.files.errors import UsageError
+from lora.merging.adapter import open_adapter
+from lora.merging.merge import merge
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+Golden = Callable[[str], Path]
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = Path(__file__).with_name("torch_runs.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+SEVERAL = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def run(n: int, golden: Path, base: Path, stage: str, recipe: str, until: int, out: Path) -> list[dict]:
+    """The log of a golden run by ``n`` processes, to step ``until``."""
+    start = [sys.executable] if n == 1 else [*SEVERAL, str(n)]
+    words = [str(RUNS), str(golden), str(base), stage, recipe, str(until), str(out)]
+    subprocess.run([*start, *words], check=True, env=ENVIRONMENT, timeout=300, capture_output=True)
+    return [json.loads(line) for line in (out / "work" / "log.jsonl").read_text().splitlines()]
+
+
+def check(log: list[dict], golden: Path, stage: str, recipe: str) -> None:
+    if recipe == "original":
+        steps = json.loads((golden / stage / "original.json").read_bytes())["steps"]
+        losses = [float(np.mean(step["micro_losses"])) for step in steps]
+    else:
+        steps = json.loads((golden / stage / "today.json").read_bytes())["runs"]["one process"]
+        losses = [step["loss"] for step in steps]
+    n = len(log)
+    assert [line["loss"] for line in log] == pytest.approx(losses[:n], rel=1e-4)
+    assert [line["gradient"] for line in log] == pytest.approx([step["grad_norm"] for step in steps[:n]], rel=2e-4)
+    assert [line["learning_rate"] for line in log] == pytest.approx([step["lr"] for step in steps[:n]], rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("merged") / "model"
+    merge(demo.FOLDER / "base", [demo.FOLDER / demo.ADAPTERS[0]], out)
+    return out
+
+
+def test_stage_one_as_the_original(golden: Golden, tmp_path: Path) -> None:
+    folder = golden("recipe")
+    check(run(1, folder, demo.FOLDER / "base", "stage1", "original", 20, tmp_path), folder, "stage1", "original")
+
+
+@pytest.mark.parametrize("recipe", ["original", "today"])
+def test_two_processes_train_as_one(recipe: str, golden: Golden, merged: Path, tmp_path: Path) -> None:
+    folder = golden("recipe")
+    logs = [run(n, folder, merged, "instruct", recipe, 20, tmp_path / str(n)) for n in (1, 2)]
+    for log in logs:
+        check(log, folder, "instruct", recipe)
+    one, two = ([line["loss"] for line in log] for log in logs)
+    assert one[:3] == pytest.approx(two[:3], rel=1e-7)
+    assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_two_processes_are_gone_on_with_by_one(golden: Golden, tmp_path: Path) -> None:
+    folder, base = golden("recipe"), demo.FOLDER / "base"
+    run(2, folder, base, "stage2", "today", 10, tmp_path)
+    log = run(1, folder, base, "stage2", "today", 20, tmp_path)
+    assert [line["step"] for line in log] == list(range(1, 21))
+    check(log, folder, "stage2", "today")
+
+
+def command(out: Path, *more: str) -> list[str]:
+    texts, tokenizer = demo.FOLDER / "held-out" / "chinese.txt", demo.FOLDER / demo.ADAPTERS[0] / "tokenizer.model"
+    given = ["--tokenizer", str(tokenizer), "--base", str(demo.FOLDER / "base"), "-o", str(out), "--engine", "torch"]
+    sizes = ["--batch", "2", "--length", "32", "--learning-rate", "0.001"]
+    return [str(ROOT / "cli.py"), "train", "stage2", str(texts), *given, *sizes, *more]
+
+
+def test_an_adapter_is_published_and_merges(tmp_path: Path) -> None:
+    start = [*SEVERAL, "2"]
+    subprocess.run([*start, *command(tmp_path / "a", "--steps", "3")], check=True, env=ENVIRONMENT, timeout=300)
+    with open_adapter(tmp_path / "a") as adapter:
+        assert len(adapter.pairs) == 4 * 4
+        assert set(adapter.replaced) == {"tok_embeddings.weight", "output.weight"}
+        assert all(pair.b.f32().any() for pair in adapter.pairs.values())
+    merge(demo.FOLDER / "base", [tmp_path / "a"], tmp_path / "merged")
+
+
+def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path) -> None:
+    whole = ["--steps", "40"]
+    running = subprocess.Popen([sys.executable, *command(tmp_path / "a", *whole)], env=ENVIRONMENT)
+    log, ends = tmp_path / "a" / "work" / "log.jsonl", time.monotonic() + 120
+    while time.monotonic() < ends and not (log.exists() and log.stat().st_size):
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(60) == 0
+    assert not (tmp_path / "a" / "adapter_model.bin").exists()
+    assert (tmp_path / "a" / "work" / "checkpoint.safetensors").is_file()
+    again = [sys.executable, *command(tmp_path / "a", *whole, "--resume")]
+    subprocess.run(again, check=True, env=ENVIRONMENT, timeout=300)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(1, 41))
+    assert (tmp_path / "a" / "adapter_model.bin").is_file()
+
+
+def test_small_cards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from ggmlpy.formats.model_params import model_named
+    from lora.training import run_torch
+    from lora.training.recipe import load_recipe
+    from lora.training.torch_engine import Processes
+
+    class Card:
+        total_memory = 24 << 30
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card)
+    shape, stage = model_named("7B").changed(n_vocab=49953), load_recipe("original").stage("stage2")
+    with pytest.raises(UsageError, match=r"about [34]\d\.\d GiB of memory, and this one has 24\.0 GiB; [24] such"):
+        run_torch.require_card(shape, stage, Processes(0, 1, torch.device("cuda")))
