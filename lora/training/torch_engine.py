@@ -1,8 +1,8 @@
 """The recipe on torch, on one processor or on many machines: ``torchrun --nproc-per-node 8 … --engine torch``.
 
 Update u takes rows u·B … (u + 1)·B of the prepared data's endless stream, in micro-batches of the recipe's size;
-process r takes a contiguous part of them. Which rows form a micro-batch, its dropout masks and what its loss is divided by do
-not depend on the number of processes, and neither does the result, but for the order of additions.
+process r takes a contiguous part of them. Which rows form a micro-batch, its dropout masks and what its loss is divided
+by do not depend on the number of processes, and neither does the result, but for the order of additions.
 
 ``log.jsonl`` has a line per update. ``checkpoint.safetensors`` has whole tensors, so that a run goes on with another
 number of processes; it is written every so many updates, at the end, and on SIGTERM.
