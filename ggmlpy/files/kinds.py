@@ -25,6 +25,7 @@ FIRST_BYTES = 262  # as many as :func:`kind_of` wants to see: the last signature
 _DOCTOR, _IDENTIFY = "`doctor {directory}`", "`identify {path}`"
 _ARCHIVE = "unpack it first: the model is inside"
 _PAGE = "a web page that was saved instead of the file"
+_LORA = "use it with a model: `generate -m MODEL --lora {path}`; or `convert {path} --outfile PEFT_DIR` and merge that"
 _DOWNLOAD = "download the file itself"
 _GGML = "a GGML model, which is converted already"
 
@@ -50,7 +51,7 @@ _SIGNATURES: tuple[tuple[int, bytes, Kind], ...] = (  # offset, bytes, kind
     (0,   b"lmgg",               Kind("ggml",        _GGML,                                              _IDENTIFY)),
     (0,   b"fmgg",               Kind("ggml",        _GGML,                                              _IDENTIFY)),
     (0,   b"tjgg",               Kind("ggml",        _GGML,                                              _IDENTIFY)),
-    (0,   b"algg",               Kind("ggla",        "a llama.cpp LoRA adapter, not a model", "merge PEFT's adapter")),
+    (0,   b"algg",               Kind("ggla",        "a llama.cpp LoRA adapter, not a model", _LORA)),
     (0,   b"PK\x03\x04",         Kind("zip",         "a zip: a torch checkpoint or an adapter download", _DOCTOR)),
     (0,   b"\x80\x02\x8a\nl",    Kind("pickle",      "a torch checkpoint of before version 1.6",         _DOCTOR)),
     (8,   b'{"',                 Kind("safetensors", "a safetensors file",                               _DOCTOR)),

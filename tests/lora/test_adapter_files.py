@@ -12,7 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ggmlpy
 from ggmlpy.files.errors import FormatError, UnsupportedError, UsageError
+from llama_ref.conversion.converting import plan_conversion
+from llama_ref.text.logits import logits
+from llama_ref.text.model import Model
+from lora.exchange.applying import apply_adapters
 from lora.exchange.ggla import read_ggla, write_ggla
 from lora.exchange.gguf_adapter import write_gguf_adapter
 from lora.exchange.reading import is_lora_file, open_lora_file
@@ -113,6 +118,46 @@ def test_whole_matrices_are_refused(tmp_path: Path) -> None:
             write_ggla(adapter, tmp_path / "a.bin")
         with pytest.raises(UnsupportedError, match="merge"):
             write_gguf_adapter(adapter, base_of(tmp_path / "base"), tmp_path / "a.gguf")
+
+
+def test_an_adapter_changes_an_open_model_by_its_product(golden) -> None:
+    path = golden("today-models/lora/all-r4.f32.gguf")
+    adapter = open_lora_file(path)
+    with ggmlpy.open_model(golden("today-models/gguf/llama2-gqa.q8_0.gguf")) as model:
+        before = {name: model.tensors[name].numpy() for name in adapter.pairs}
+        (note,) = apply_adapters(
+            model,
+            [
+                (path, 0.5),
+            ],
+        )
+        assert "14 matrices changed" in note
+        for name, pair in adapter.pairs.items():
+            wanted = before[name] + np.float32(0.5 * pair.scale) * (pair.b @ pair.a)
+            assert np.array_equal(model.tensors[name].numpy(), wanted)
+            assert model.tensors[name].type.name == "f32"
+
+
+def test_an_adapter_of_another_model_is_refused(golden) -> None:
+    with ggmlpy.open_model(golden("today-models/gguf/llama2-gqa.q8_0.gguf")) as model:
+        with pytest.raises(FormatError, match="another architecture"):
+            list(apply_adapters(model, [(golden("today-models/lora/qwen2-r4.f32.gguf"), 1.0)]))
+        with pytest.raises(FormatError, match="not a LoRA adapter"):
+            list(apply_adapters(model, [(golden("today-models/gguf/llama2-gqa.q8_0.gguf"), 1.0)]))
+
+
+def test_logits_with_an_adapter_are_those_of_llama_cpp(golden, tmp_path: Path) -> None:
+    for path in golden("today-models/hf/llama1-mha").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "tokenizer.model").write_bytes(golden("today-models/hf/tokenizer.model").read_bytes())
+    with plan_conversion(tmp_path, tmp_path / "base.gguf", outtype="f32", container="gguf") as plan:
+        plan.write()
+    tokens = json.loads(golden("today-models/logits/manifest.json").read_text())["cases"]["llama1-mha"]["tokens"]
+    wanted = np.load(golden("today-models/lora/qv-r8.llamacpp.npy"))
+    model = ggmlpy.open_model(tmp_path / "base.gguf")
+    list(apply_adapters(model, [(golden("today-models/lora/qv-r8.f32.gguf"), 1.0)]))
+    with Model.from_file(model, n_ctx=64, numerics="reference", memory_f32=True) as evaluator:
+        assert np.abs(logits(evaluator, tokens, batch=len(tokens)) - wanted).max() < 1e-4
 
 
 GOOD = struct.pack("<Iiii", 0x67676C61, 1, 2, 4)

@@ -1,14 +1,20 @@
-"""convert, for adapters: PEFT's directories to llama.cpp's files, and back."""
+"""LoRA adapters: convert, to llama.cpp's files and back; and ``--lora``, as its main has it."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.program import spoken
 from toolchain.terminal.talk import print_json, say
 
-__all__ = ["add_adapter_options", "convert_adapter", "is_adapter"]
+from .options import Arguments
+
+if TYPE_CHECKING:
+    from ggmlpy import ModelFile
+
+__all__ = ["add_adapter_options", "add_lora", "convert_adapter", "is_adapter", "lora_options"]
 
 ADAPTER_FILES = {"gguf": "ggml-lora-{}.gguf", "ggla": "ggml-adapter-model.bin"}
 
@@ -71,3 +77,47 @@ def _from_peft(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
         if not base or not Path(base).is_dir():
             raise UsageError(f"the model of this adapter is not here ({base or 'not named'}): name it with --base DIR")
         return [outfile], [*adapter.notes, *write_gguf_adapter(adapter, base, outfile, outtype=outtype)]
+
+
+# ── while a model runs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Scaled(argparse.Action):
+    """Adapters in the order given: ``--lora FILE`` and ``--lora-scaled FILE FACTOR``."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        name, factor = (values, "1") if isinstance(values, str) else values
+        try:
+            namespace.lora = [*(namespace.lora or []), (name, float(factor))]
+        except ValueError as error:
+            raise argparse.ArgumentError(self, f"not a number: {factor!r}") from error
+
+
+def lora_options(parser: Arguments) -> None:
+    """``--lora`` and its kin, for commands that compute."""
+    what = "add a LoRA adapter (GGUF or ggla) to the model; may be repeated"
+    parser.add_argument("--lora", action=_Scaled, metavar="FILE", help=what)
+    scaled = "the same, multiplied by FACTOR"
+    parser.add_argument("--lora-scaled", action=_Scaled, dest="lora", nargs=2, metavar=("FILE", "FACTOR"), help=scaled)
+    base = "the same model in f16 or f32: the matrices that the adapters change are taken from it"
+    parser.add_argument("--lora-base", metavar="FILE", help=base)
+
+
+def add_lora(args: argparse.Namespace, file: ModelFile) -> ModelFile:
+    """The open model with the adapters that were asked for; says what they cost."""
+    if not args.lora:
+        return file
+    from ggmlpy import open_model
+    from ggmlpy.files.errors import UsageError
+    from lora.exchange.applying import apply_adapters
+
+    if args.numerics == "exact":
+        raise UsageError("--numerics exact knows no adapters: merge them first, or take reference or fast")
+    base = open_model(args.lora_base) if args.lora_base else None
+    try:
+        for note in apply_adapters(file, args.lora, base):
+            say(args, f"note: {spoken(note)}")
+    finally:
+        if base is not None:
+            base.close()
+    return file

@@ -9,6 +9,7 @@ from typing import Any
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.talk import print_json, put, put_text, say, warn_of_encoding
 
+from .adapters import add_lora, lora_options
 from .options import (
     Commands,
     arithmetic_of,
@@ -28,7 +29,7 @@ def _open_for_arithmetic(args: argparse.Namespace, n_ctx: int) -> Any:
     from ggmlpy.formats.era_of_file import era_of_file
     from llama_ref.text.model import Model
 
-    file = open_model(args.model)
+    file = add_lora(args, open_model(args.model))
     how = arithmetic_of(args) | {"memory_f32": keeps_f32(args, args.era or era_of_file(file))}
     return Model.from_file(file, n_ctx=n_ctx, **how)
 
@@ -43,6 +44,7 @@ def add_logits(commands: Commands) -> None:
         "logits -m model.bin --tokens 1,15043,3186 --out logits.npy --numerics exact --build avx2 --batch 8",
     )
     model_option(parser)
+    lora_options(parser)
     arithmetic_options(parser)
     parser.add_argument("--tokens", required=True, metavar="IDS", help="token ids, separated by commas")
     writes(parser.add_argument("--out", required=True, metavar="F.npy", help="the file to write"))
@@ -70,6 +72,7 @@ def add_perplexity(commands: Commands) -> None:
         "perplexity -m model.bin -f text.txt -c 256 --numerics exact",
     )
     model_option(parser)
+    lora_options(parser)
     arithmetic_options(parser)
     parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="the text (- is standard input)")
     parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens per chunk (default 512)")

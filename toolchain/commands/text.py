@@ -16,6 +16,7 @@ from toolchain.terminal.colors import wants_color
 from toolchain.terminal.talk import print_json, put_text, remark_text, say, say_text
 from toolchain.terminal.widths import terminal_width
 
+from .adapters import add_lora
 from .main_options import add_main_options, is_interactive, main_options, new_conversation, settled
 from .options import Commands, arithmetic_of, chat_template_option, command, model_or_demo
 
@@ -135,7 +136,7 @@ class Loading:
 
         path = model_or_demo(args)
         self.began = time.perf_counter()
-        self.file = open_model(path)
+        self.file = add_lora(args, open_model(path))
         if args.numerics == "fast":
             self.file.touch_ahead()
         self.seconds = time.perf_counter() - self.began
