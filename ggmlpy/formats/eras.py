@@ -238,13 +238,13 @@ def quantizing_era(era: str | Era) -> Era:
 
 
 def eras_writing(record: TensorType) -> list[Era]:
-    """The eras whose tools write this very type, the default era first.
+    """The eras whose tools write this very type, the default era first; of what only GGUF has, the last of GGUF.
 
     >>> print(*eras_writing(MARCH_31.type("q4_0")))
     2023-03-31 2023-03-19 2023-03-30 2023-04-30
     """
     found = [era for era in ERAS.values() if era.writes(record)]
-    return sorted(found, key=lambda era: era.date != DEFAULT_ERA)
+    return sorted(found, key=lambda era: era.date != DEFAULT_ERA) or [TODAY] * TODAY.writes(record)
 
 
 def tensor_type_of(type: str | TensorType, era: str | Era | None = None) -> TensorType:
@@ -265,4 +265,4 @@ def tensor_type_of(type: str | TensorType, era: str | Era | None = None) -> Tens
         return type
     if era is None and type in TENSOR_TYPES:
         return TENSOR_TYPES[type]
-    return era_of(era or DEFAULT_ERA).type(type)
+    return quantizing_era(era or DEFAULT_ERA).type(type)

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ggmlpy.files.errors import UsageError
+from ggmlpy.formats.bfloat16 import bfloat16_of_converter
 from ggmlpy.formats.containers import container_named
-from ggmlpy.formats.eras import Era, era_of, eras_writing, tensor_type_of
+from ggmlpy.formats.eras import Era, eras_writing, quantizing_era, tensor_type_of
 from ggmlpy.formats.file_types import FILE_TYPES
 from ggmlpy.formats.model_file import Vocabulary
 from ggmlpy.formats.model_params import ModelParams
@@ -29,7 +30,13 @@ __all__ = ["quantize", "write_arrays"]
 Pieces = Iterable[bytes] | Iterable[tuple[bytes, float]]
 
 
-def quantize(array: ArrayLike, type: str | TensorType, era: str | Era | None = None) -> NDArray[Any]:
+def quantize(
+    array: ArrayLike,
+    type: str | TensorType,
+    era: str | Era | None = None,
+    *,
+    importance: ArrayLike | None = None,
+) -> NDArray[Any]:
     """The blocks to which an era's ``quantize`` rounds an array of numbers, byte for byte.
 
     Args:
@@ -37,13 +44,15 @@ def quantize(array: ArrayLike, type: str | TensorType, era: str | Era | None = N
         type: a name ("q4_0"), or a record such as a tensor's ``type``; see
             :func:`~ggmlpy.formats.eras.tensor_type_of`.
         era: a date, see :mod:`ggmlpy.formats.eras`; by default the one that writes such blocks (2023-03-31 if
-            several do).
+            several do). Types that only GGUF has are today's.
+        importance: float32 [n], how much an error in each column counts, as an importance matrix says it.
 
     Returns:
         an array of ``type.block`` [..., n / blck_size], whose fields are the scales and the codes.
 
     Raises:
-        UsageError: the era has no such type, n is not a multiple of its block, or the array is not of floats.
+        UsageError: the era has no such type, or no importance, or the type needs it; n is not a multiple of its block;
+            the array is not of floats.
 
     >>> x = np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64)
     >>> blocks = quantize(x, "q4_0")
@@ -60,13 +69,14 @@ def quantize(array: ArrayLike, type: str | TensorType, era: str | Era | None = N
     if values.ndim == 0:
         raise UsageError("a single number cannot be quantized: blocks are made of rows")
     record = tensor_type_of(type, era)
-    moments = [era_of(era)] if era else eras_writing(record)
+    moments = [quantizing_era(era)] if era else eras_writing(record)
     if not moments:
         raise UsageError(f"no era's quantizer writes {record.layout}")
     moment, written = moments[0], moments[0].type(record.name)
     if written.layout != record.layout:
         raise UsageError(f"the quantizer of {moment} writes {written.layout}, not {record.layout}")
-    return quantize_rows(values, record.name, moment).view(record.block)
+    weights = None if importance is None else np.asarray(importance, np.float32)
+    return quantize_rows(values, record.name, moment, importance=weights).view(record.block)
 
 
 def write_arrays(
@@ -110,8 +120,6 @@ def write_arrays(
     output.weight: q4_0 [32, 32] True
     """
     found, version = container_named(container)
-    if type == "bf16":
-        raise UsageError("bf16 is read, not written; choose f32 or f16")
     pairs = list(_pairs(vocabulary))
     record, plain = (type_named(name, found.name, version) for name in (type, "f32"))
     ftype = next((known.id for known in FILE_TYPES.values() if known.type == type), params.ftype)
@@ -134,6 +142,8 @@ def _out_tensor(name: str, array: ArrayLike, matrices: TensorType, others: Tenso
 def _encoded(values: NDArray[Any], record: TensorType) -> NDArray[Any]:
     if record.quantized:
         return quantize(values, record)
+    if record.name == "bf16":
+        return bfloat16_of_converter(values.astype(np.float32))
     with np.errstate(over="ignore"):  # too large for f16: an infinity
         return values.astype(record.block)
 

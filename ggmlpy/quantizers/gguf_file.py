@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.ordered import Workers
 from ggmlpy.files.paths import refuse_overwriting
+from ggmlpy.formats.bfloat16 import bfloat16_of_converter
 from ggmlpy.formats.eras import Era
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
@@ -166,13 +167,10 @@ def _made_rows(planned_tensor: PlannedTensor, era: Era, start: int, stop: int) -
 
 def _as_floats(x: NDArray[Any], target: TensorType) -> NDArray[Any]:
     """Numbers as f32, f16 or bf16, rounded to the nearest, ties to even."""
-    if target.name != "bf16":
-        with np.errstate(over="ignore"):
-            return x.astype(target.block)
-    word = x.astype(np.float32).view(np.uint32)
-    rounded = (word + (np.uint32(0x7FFF) + ((word >> 16) & np.uint32(1)))) >> 16
-    quiet = (word >> 16) | np.uint32(64)
-    return np.where((word & 0x7FFFFFFF) > 0x7F800000, quiet, rounded).astype(target.block)
+    if target.name == "bf16":
+        return bfloat16_of_converter(x.astype(np.float32))
+    with np.errstate(over="ignore"):
+        return x.astype(target.block)
 
 
 def _check_finite(source: SourceTensor, numbers: NDArray[Any], what: str) -> None:

@@ -59,7 +59,8 @@ def quantize_rows(
 
     Args:
         x: float32 or float16 [..., n]; n a multiple of the type's block. float16 is widened exactly on the way.
-        name: "q4_0", "q4_1", "q4_2", "q5_0", "q5_1", "q8_0", or from 2023-08-21 "q2_K" … "q6_K".
+        name: "q4_0", "q4_1", "q4_2", "q5_0", "q5_1", "q8_0", from 2023-08-21 "q2_K" … "q6_K", and of GGUF's
+            eras the later ones, all of them today.
         era: a date, see :mod:`ggmlpy.formats.eras`.
         histogram: int64 [16], to which the counts that llama.cpp prints are added (k-quants count nothing).
         importance: float32 [n], how much an error in each column counts.

@@ -6,7 +6,7 @@ import pytest
 
 from ggmlpy import ERAS, TENSOR_TYPES, open_model
 from ggmlpy.formats.era_of_file import era_of_file
-from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_31, eras_writing
+from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_31, TODAY, eras_writing
 from ggmlpy.formats.file_types import FILE_TYPES, FTYPES, file_types
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.look.check import problems_of
@@ -43,7 +43,8 @@ def test_the_eras_that_write_a_type_are_those_that_have_it():
     for record in TENSOR_TYPES.values():
         for era in ERAS.values():
             assert era.writes(record) == (era in eras_writing(record)) == (record in era.types.values())
-    assert eras_writing(TENSOR_TYPES["q4_3"]) == eras_writing(TENSOR_TYPES["bf16"]) == []
+    assert eras_writing(TENSOR_TYPES["q4_3"]) == []
+    assert eras_writing(TENSOR_TYPES["bf16"]) == eras_writing(TENSOR_TYPES["iq4_nl"]) == [TODAY]
 
 
 def test_every_file_type_is_found_by_name_and_by_number():

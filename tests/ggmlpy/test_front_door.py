@@ -90,6 +90,18 @@ def test_a_record_finds_its_era() -> None:
         assert np.array_equal(ggmlpy.quantize(x, layout), expected)
 
 
+def test_types_that_only_gguf_has_are_todays() -> None:
+    x = np.random.default_rng(0).normal(0, 1, (2, 512)).astype(np.float32)
+    for name in ("iq4_nl", "iq3_s", "tq2_0", "mxfp4"):
+        blocks = ggmlpy.quantize(x, name)
+        assert np.array_equal(blocks, ggmlpy.quantize(x, name, "today"))
+        assert np.sqrt(np.mean((ggmlpy.dequantize(blocks, name) - x) ** 2)) < 1
+    weights = np.arange(512) % 7
+    assert not np.array_equal(ggmlpy.quantize(x, "iq4_nl", importance=weights), ggmlpy.quantize(x, "iq4_nl"))
+    with pytest.raises(ggmlpy.UsageError, match="iq2_xs needs the importance"):
+        ggmlpy.quantize(x, "iq2_xs")
+
+
 def test_what_cannot_be_quantized_is_refused() -> None:
     x = np.zeros(32, np.float32)
     with pytest.raises(ggmlpy.UsageError, match="era 2023-03-31 has no type 'q8_0'"):
@@ -145,7 +157,7 @@ def test_arrays_that_make_no_file(tmp_path: Path) -> None:
         ({"x": np.zeros((2, 3, 4))}, {}, r"tensor 'x' has shape \[2, 3, 4\]"),
         ({"x": np.zeros((2, 33))}, {"type": "q4_0"}, "a row of 33 values is not a multiple"),
         ({"x": np.zeros(2)}, {"type": "q9"}, "ggjt v1 has no tensor type 'q9'"),
-        ({"x": np.zeros(2)}, {"type": "bf16", "container": "gguf"}, "bf16"),
+        ({"x": np.zeros(2)}, {"type": "bf16", "container": "ggjt3"}, "bf16"),
         ({"x": np.zeros(2)}, {"container": "onnx"}, "unknown container 'onnx'"),
     ):
         with pytest.raises(ggmlpy.UsageError, match=message):
