@@ -17,7 +17,7 @@ import numpy as np
 from ggmlpy.formats.carrying import NEEDLESS, NUMBERS, REFUSED, SCALINGS, TARGETS, TOLD
 from ggmlpy.formats.codes import unpack_codes
 from ggmlpy.formats.containers import CONTAINERS, Container
-from ggmlpy.formats.eras import ERAS
+from ggmlpy.formats.eras import ERAS, GGUF_ERAS
 from ggmlpy.formats.fields import Align, Array, Field, Number, Record, Text
 from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.gguf import records_of
@@ -317,8 +317,8 @@ def type_section() -> Iterator[str]:
     yield "\n## ftype in the header\n\n| ftype | name | most matrices are |\n|--:|---|---|"
     yield from (f"| {ftype.id} | {ftype.title} | {ftype.type} |" for ftype in FTYPES.values())
     yield "\n## Eras\n\n| era | pin | commit | writes | quantizes to |\n|---|---|---|---|---|"
-    for era in ERAS.values():
-        title = CONTAINERS[era.container].title(era.version)
+    for era in (*ERAS.values(), *GGUF_ERAS.values()):
+        title = title_of(era.container, era.version)
         yield f"| {era.date} | {era.pin} | {era.commit} | {title} | {', '.join(era.type_names[2:])} |"
 
 
