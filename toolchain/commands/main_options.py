@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.talk import say
 
-from .adapters import lora_options
 from .options import USUAL_MODEL, Arguments, arithmetic_options, json_option, keeps_f32, model_option, number, writes
 
 if TYPE_CHECKING:
@@ -69,7 +68,6 @@ def add_main_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_model_options(group: Arguments) -> None:
     model_option(group, f"a GGML or GGUF file (default: ${USUAL_MODEL}, else the demo model)", required=False)
-    lora_options(group)
     arithmetic_options(group, "whose tokenizer, sampler and arithmetic (default: the file's)")
     group.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="size of the context (default 512)")
     batch = "prompt tokens per batch (default: 8; fast: 128, because its results do not depend on the batch size)"

@@ -16,7 +16,7 @@ from toolchain.terminal.colors import wants_color
 from toolchain.terminal.talk import print_json, put_text, remark_text, say, say_text
 from toolchain.terminal.widths import terminal_width
 
-from .adapters import add_lora
+from .adapters import add_lora, lora_options
 from .main_options import add_main_options, is_interactive, main_options, new_conversation, settled
 from .options import Commands, arithmetic_of, chat_template_option, command, model_or_demo
 
@@ -38,6 +38,7 @@ def add_generate(commands: Commands) -> None:
         "generate -m original.bin --compare-with chinese.bin -f prompts.txt --markdown",
     )
     add_main_options(parser)
+    lora_options(parser.add_argument_group("LoRA adapters"))
     _add_raw_output(parser)
     both = parser.add_argument_group("two models side by side")
     both.add_argument("--compare-with", metavar="MODEL_B", help="answer every line of the prompt file with both models")
@@ -69,6 +70,7 @@ def add_chat(commands: Commands) -> None:
         "chat -m zh-alpaca/ggml-model-q4_0.bin -c 2048 --temp 0.2 --repeat-penalty 1.3",
     )
     add_main_options(parser)
+    lora_options(parser.add_argument_group("LoRA adapters"))
     parser.set_defaults(n_predict=None)
     chat_template_option(parser)
     _add_raw_output(parser)
