@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,6 +204,15 @@ class Backend(ABC):
         """Evaluate one batch: logits [n_tokens, n_vocab], or [1, n_vocab] if `last_only`. Override to fuse."""
 
         return forward(self, weights, cache, tokens, n_past, last_only)
+
+    def forward_each(
+        self, weights: Weights, caches: Sequence[KVCache], tokens: npt.NDArray[np.int64], positions: Sequence[int]
+    ) -> F32:
+        """Evaluate a token of each of several texts: logits [n_texts, n_vocab]. Override to read weights once."""
+        each = zip(caches, tokens, positions, strict=True)
+        return np.concatenate(
+            [self.forward(weights, cache, np.array([token]), position, True) for cache, token, position in each]
+        )
 
     def close(self) -> None:
         """Release threads and maps, if the backend holds any."""

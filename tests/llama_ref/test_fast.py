@@ -260,6 +260,33 @@ def test_a_number_of_threads_must_be_positive(tmp_path):
         fast(model_of(tmp_path / "m.bin"), n_threads=0)
 
 
+@pytest.mark.parametrize("kind", ["q4_0", "q4_K", "f16"])
+@pytest.mark.parametrize("n_texts", [1, 3, 9])
+def test_a_token_of_each_of_several_texts_has_the_bits_of_a_text_alone(tmp_path, kind, n_texts):
+    path = model_of(tmp_path / "m.bin", version=3, type_name=kind, n_embd=256, n_mult=256, n_head=4)
+    rng = np.random.default_rng(n_texts)
+    prompts = [rng.integers(0, 97, size).tolist() for size in rng.integers(1, 30, n_texts)]
+    with fast(path, 2, n_ctx=32) as model:
+        expected = [model.evaluate([*prompt, 5, 6], 0)[-2:] for prompt in prompts]
+        caches = [model.new_cache() for _ in prompts]
+        for prompt, cache in zip(prompts, caches, strict=True):
+            model.evaluate(prompt, 0, cache=cache)
+        for step, token in enumerate((5, 6)):
+            rows = model.evaluate_each([(token, c.length, c) for c in caches])
+            assert same_bits(rows, np.stack([both[step] for both in expected]))
+        with pytest.raises(UsageError, match="of its own"):
+            model.evaluate_each([(1, 0, caches[0]), (1, 1, caches[0])])
+
+
+def test_several_texts_in_the_reference(tmp_path):
+    path = model_of(tmp_path / "m.bin", type_name="f32")
+    with Model.from_file(path, numerics="reference") as model:
+        caches = [model.new_cache(), model.new_cache()]
+        rows = model.evaluate_each([(7, 0, caches[0]), (8, 0, caches[1])])
+        assert np.array_equal(rows[1], model.evaluate([8], 0)[0])
+        assert [cache.length for cache in caches] == [1, 1]
+
+
 def evaluate_forever(model, tokens):
     while True:
         model.evaluate(tokens, 0, last_only=True)

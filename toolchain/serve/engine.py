@@ -1,8 +1,9 @@
 """One thread that evaluates a model for many clients: jobs take turns in places, each with its key/value cache.
 
 In each round the oldest prompt that is still being read is read on by one batch, and every answer that is being written
-gets its next token. A job's text does not depend on what else goes on: its cache, its random numbers and its window of
-last tokens are its own, and the fast arithmetic gives the same bits however tokens are batched.
+gets its next token; these are evaluated together, in one pass over the model's weights. A job's text does not depend on
+what else goes on: its cache, its random numbers and its window of last tokens are its own, and the fast arithmetic
+gives the same bits however tokens are batched.
 
 A place that is free keeps its cache. A job gets the place whose tokens begin like its prompt for longest, and reads
 only the rest; that too gives the same bits.
@@ -169,20 +170,42 @@ class Engine:
         reading = [place for place in self.places if place.unread]
         if reading:
             self._guarded(min(reading, key=lambda place: place.began), self._read)
-        for place in self.places:
-            if place.writes:
-                self._guarded(place, self._write)
+        writing = [place for place in self.places if place.writes]
+        chosen = [(place, self._guarded(place, self._write)) for place in writing]
+        self._evaluate_each([(place, token) for place, token in chosen if token is not None])
 
-    def _guarded(self, place: Place, step: Callable[[Place, Job], None]) -> None:
+    def _guarded(self, place: Place, step: Callable[[Place, Job], int | None]) -> int | None:
         """A model whose file was cut off, or a mistake of ours, ends one job and not the server."""
         job = place.job
         assert job is not None
         try:
-            step(place, job)
+            return step(place, job)
         except (FormatError, UsageError, MemoryError) as error:
-            self._leave(place)
-            place.tokens = []
-            job.tell(Failed(str(error)))
+            self._fail(place, error)
+            return None
+
+    def _fail(self, place: Place, error: Exception) -> None:
+        job = place.job
+        assert job is not None
+        self._leave(place)
+        place.tokens = []
+        job.tell(Failed(str(error)))
+
+    def _evaluate_each(self, chosen: list[tuple[Place, int]]) -> None:
+        """The next token of several answers."""
+        if not chosen:
+            return
+        steps = [(token, len(place.tokens), place.conversation.cache) for place, token in chosen]
+        try:
+            rows = self.model.evaluate_each(steps)
+        except (FormatError, UsageError, MemoryError) as error:
+            for place, _ in chosen:
+                self._fail(place, error)
+            return
+        for (place, token), row in zip(chosen, rows, strict=True):
+            place.logits = row
+            place.tokens.append(token)
+        self.evaluated += len(chosen)
 
     def _read(self, place: Place, job: Job) -> None:
         batch, place.unread = place.unread[:BATCH], place.unread[BATCH:]
@@ -197,16 +220,18 @@ class Engine:
         if not place.unread:
             job.tell(PromptScored(tuple(place.scores)))
 
-    def _write(self, place: Place, job: Job) -> None:
-        """Choose a token, say what became whole with it, and evaluate it."""
+    def _write(self, place: Place, job: Job) -> int | None:
+        """Choose a token and say what became whole with it; the token, if it is to be evaluated."""
         if place.made >= job.max_tokens or len(place.tokens) >= self.model.n_ctx:
-            return self._end(place, "length")
+            self._end(place, "length")
+            return None
         assert place.logits is not None
         conversation = place.conversation
         sample = conversation.sampler.choose(adjusted(place.logits, job, place.counts), conversation.recent)
         token = sample.token
         if token in self.tokenizer.ends:
-            return self._end(place, "stop")
+            self._end(place, "stop")
+            return None
         conversation.remember([token])
         place.counts[token] += 1
         place.made += 1
@@ -215,9 +240,10 @@ class Engine:
         shown = place.words.feed(text)
         job.tell(Piece(shown, best_tokens(place.logits, token, job.logprobs or 0)))
         if place.words.found:
-            return self._end(place, "stop")
+            self._end(place, "stop")
+            return None
         if place.made < job.max_tokens and len(place.tokens) < self.model.n_ctx:
-            place.logits = self._evaluate(place, [token], last_only=True)
+            return token
         return None
 
     def _evaluate(self, place: Place, tokens: Sequence[int], *, last_only: bool) -> np.ndarray:

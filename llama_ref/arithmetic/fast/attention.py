@@ -18,6 +18,7 @@ from ggmlpy.machine.vectors import (
     load,
     load_f16x16,
     load_f32,
+    load_i64,
     mul,
     store,
     store_f16x16,
@@ -26,6 +27,7 @@ from ggmlpy.machine.vectors import (
 )
 
 from .mixing import make_mixing
+from .plan import PLACE_BYTES
 from .plan_fields import (
     EPS,
     attention_at,
@@ -34,25 +36,25 @@ from .plan_fields import (
     head_norm_wk,
     head_norm_wq,
     head_pad,
-    keys_at,
     layer_at,
     layer_bytes,
     memory_f32,
     n_group,
     n_kv,
-    n_past,
     n_q,
     n_tokens,
+    one_text,
     pair_apart,
     pair_step,
+    places_at,
     position_bytes,
+    position_of,
     qkv_at,
     qkv_width,
     rope_at,
     score_bytes,
     scratch_scores,
     scratch_vector,
-    values_at,
 )
 from .scores import inverse_sum, make_scores
 
@@ -87,7 +89,7 @@ def normed_and_rotated(plan, x, norm, t, y):
     if norm != 0:
         norm_head(x, norm, head_dim(plan), load_f32(plan + EPS), y)
         x = y
-    rotate(plan, x, n_past(plan) + t, y)
+    rotate(plan, x, position_of(plan, t), y)
 
 
 def make_attention(load_values: Any, store_values: Any, size: int) -> Any:
@@ -137,18 +139,18 @@ def query_of(plan, layer, head, t, q):
 
 
 @compiled
-def cache_of(plan, layer, head_kv):
-    """Keys and values of a head, each [n_ctx][head_pad], position_bytes apart."""
-    place = layer * layer_bytes(plan) + head_kv * head_bytes(plan)
-    return keys_at(plan) + place, values_at(plan) + place
+def cache_of(plan, layer, head_kv, t):
+    """Keys and values of a head in the text of token t, each [n_ctx][head_pad], position_bytes apart."""
+    place, text = layer * layer_bytes(plan) + head_kv * head_bytes(plan), places_at(plan) + PLACE_BYTES * t
+    return load_i64(text + 8) + place, load_i64(text + 16) + place
 
 
 @compiled
 def remember_token(plan, layer, head_kv, t, k, v):
     """Token t's key, rotated, and its value into the cache. k, v: room for f32 [head_pad], zero beyond head_dim."""
     n, padded = head_dim(plan), head_pad(plan)
-    keys, values = cache_of(plan, layer, head_kv)
-    place = position_bytes(plan) * (n_past(plan) + t)
+    keys, values = cache_of(plan, layer, head_kv, t)
+    place = position_bytes(plan) * position_of(plan, t)
     x = qkv_at(plan) + 4 * (t * qkv_width(plan) + n_q(plan) + n * head_kv)
     normed_and_rotated(plan, x, head_norm_wk(layer_at(plan, layer)), t, k)
     copy_bytes(v, x + 4 * n_kv(plan), 4 * n)
@@ -169,8 +171,8 @@ def result_of(plan, head, t):
 @compiled
 def attend_one(plan, layer, head, t, q, y, scores):
     """Token t's query to what attention gives for it."""
-    padded, stride, n_keys = head_pad(plan), position_bytes(plan), n_past(plan) + t + 1
-    keys, values = cache_of(plan, layer, head // n_group(plan))
+    padded, stride, n_keys = head_pad(plan), position_bytes(plan), position_of(plan, t) + 1
+    keys, values = cache_of(plan, layer, head // n_group(plan), t)
     query_of(plan, layer, head, t, q)
     if memory_f32(plan) != 0:
         attend_f32(q, keys, values, stride, n_keys, padded, scores, y)
@@ -182,8 +184,8 @@ def attend_one(plan, layer, head, t, q, y, scores):
 @compiled
 def attend_to_four(plan, layer, head, t, next_head, next_token, q, y, scores):
     """The same for four queries: of the tokens t … t+3, or of the heads head … head+3. q, y: f32 [4][head_pad]."""
-    padded, stride, n_keys = head_pad(plan), position_bytes(plan), n_past(plan) + t + 1
-    keys, values = cache_of(plan, layer, head // n_group(plan))
+    padded, stride, n_keys = head_pad(plan), position_bytes(plan), position_of(plan, t) + 1
+    keys, values = cache_of(plan, layer, head // n_group(plan), t)
     for i in range(4):
         query_of(plan, layer, head + next_head * i, t + next_token * i, q + 4 * padded * i)
     if memory_f32(plan) != 0:
@@ -216,13 +218,14 @@ def remember_head(plan, layer, head_kv, scratch):
 
 @compiled
 def attention_head(plan, layer, head, scratch):
-    """One head of queries of all tokens, which are all remembered, four by four."""
+    """One head of queries of all tokens, which are all remembered, four by four where they follow each other."""
     keep_apart()
     q, y, scores = room_for_heads(plan, scratch)
     tokens = n_tokens(plan)
-    for t in range(0, tokens - tokens % 4, 4):
+    by_four = tokens - tokens % 4 if one_text(plan) != 0 else 0
+    for t in range(0, by_four, 4):
         attend_to_four(plan, layer, head, t, 0, 1, q, y, scores)
-    for t in range(tokens - tokens % 4, tokens):
+    for t in range(by_four, tokens):
         attend_one(plan, layer, head, t, q, y, scores)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from .layouts import (
     work_sizes,
 )
 from .machine_code import Kernels, load_kernels
-from .plan import LAYER, MATRICES, PLAN, TOKENS_A_CALL
+from .plan import LAYER, MATRICES, PLACE_BYTES, PLAN, TOKENS_A_CALL
 from .threads import BARRIER_BYTES, LINE, Team
 
 if TYPE_CHECKING:
@@ -124,7 +125,6 @@ class FastBackend(ReferenceBackend):
         self, weights: Weights, cache: KVCache, tokens: npt.NDArray[np.int64], n_past: int, last_only: bool = False
     ) -> F32:
         self.prepare(weights, cache.k.shape[1])
-        self._use_cache(cache)
         n = len(tokens)
         logits = np.empty((1 if last_only else n, self.hparams.n_vocab), np.float32)
         for start in range(0, n, TOKENS_A_CALL):
@@ -133,20 +133,45 @@ class FastBackend(ReferenceBackend):
                 wanted = logits if stop == n else logits[:0]
             else:
                 wanted = logits[start:stop]
-            self._evaluate(weights.tok_embeddings, tokens[start:stop], n_past + start, wanted)
+            positions = range(n_past + start, n_past + stop)
+            self._evaluate(weights.tok_embeddings, tokens[start:stop], positions, [cache], wanted)
             if self.progress:
                 self.progress(stop / n)
         return logits
 
-    def _evaluate(self, embeddings: FastMatrix, tokens: npt.NDArray[np.int64], n_past: int, logits: F32) -> None:
-        """One call of the kernels: logits, [0 … n_tokens, n_vocab], of the last tokens."""
+    def forward_each(
+        self, weights: Weights, caches: Sequence[KVCache], tokens: npt.NDArray[np.int64], positions: Sequence[int]
+    ) -> F32:
+        self.prepare(weights, caches[0].k.shape[1])
+        logits = np.empty((len(tokens), self.hparams.n_vocab), np.float32)
+        for start in range(0, len(tokens), len(self.x)):
+            here = slice(start, start + len(self.x))
+            self._evaluate(weights.tok_embeddings, tokens[here], positions[here], caches[here], logits[here])
+        return logits
+
+    def _evaluate(
+        self,
+        embeddings: FastMatrix,
+        tokens: npt.NDArray[np.int64],
+        positions: Sequence[int],
+        caches: Sequence[KVCache],
+        logits: F32,
+    ) -> None:
+        """One call of the kernels: logits, [0 … n_tokens, n_vocab], of the last tokens.
+
+        Args:
+            caches: of each token's text, or the one of all tokens.
+        """
         assert self.kernels is not None
         n, plan = len(tokens), self.plan[0]
-        self._fill_angles(n_past + n)
+        self._fill_angles(max(positions) + 1)
+        self._use_caches(caches)
+        self.places[:n, 0] = positions
+        self.places[:n, 1:] = [(address_of(cache.k), address_of(cache.v)) for cache in caches]
         for row, token in zip(self.x, tokens.tolist()):  # [n_tokens, n_embd]
             row[:] = embeddings.tensor.rows(token, token + 1)[0]
         self.shared[:] = 0
-        plan["n_tokens"], plan["n_past"] = n, n_past
+        plan["n_tokens"], plan["one_text"] = n, len(caches) == 1
         plan["n_logits"], plan["logits_at"] = len(logits), address_of(logits)
         kernel = self.kernels.token if n == 1 and len(logits) == 1 else self.kernels.batch
         at = address_of(self.plan)
@@ -219,14 +244,14 @@ class FastBackend(ReferenceBackend):
         self.kept = [layers]
         self._weights, self._n_ctx = weights, 0
 
-    def _use_cache(self, cache: KVCache) -> None:
-        """Where the keys and values of this evaluation are: each conversation has a cache of its own."""
-        plan = self.plan[0]
-        plan["keys_at"], plan["values_at"] = address_of(cache.k), address_of(cache.v)
-        plan["memory_f32"] = cache.k.dtype == np.float32
-        plan["layer_bytes"], plan["position_bytes"], plan["head_bytes"] = cache.k.strides[:3]
-        if cache.k.strides != cache.v.strides or cache.k.strides[3] != cache.k.itemsize:
-            raise UsageError("this cache was not made by the fast backend's new_cache")
+    def _use_caches(self, caches: Sequence[KVCache]) -> None:
+        """How the keys and values of this evaluation lie: each conversation has a cache of its own, all alike."""
+        plan, first = self.plan[0], caches[0].k
+        plan["memory_f32"] = first.dtype == np.float32
+        plan["layer_bytes"], plan["position_bytes"], plan["head_bytes"] = first.strides[:3]
+        alike = {(array.strides, array.shape, array.dtype) for cache in caches for array in (cache.k, cache.v)}
+        if len(alike) != 1 or first.strides[3] != first.itemsize:
+            raise UsageError("these caches were not made by new_cache of the same model")
 
     def _use_context(self, n_ctx: int) -> None:
         """Everything else whose size depends on the context, and the working memory."""
@@ -239,7 +264,8 @@ class FastBackend(ReferenceBackend):
         self.shared = aligned((LINE + BARRIER_BYTES + phases * LINE * self.n_threads) // 8, np.int64)
         base = address_of(self.shared)
         plan["cancel_at"], plan["barrier_at"], plan["counters_at"] = base, base + LINE, base + LINE + BARRIER_BYTES
-        self.x = aligned((n, h.n_embd), np.float32)
+        self.x, self.places = aligned((n, h.n_embd), np.float32), aligned((n, PLACE_BYTES // 8), np.int64)
+        plan["places_at"] = address_of(self.places)
         plan["x_at"], plan["rope_at"] = address_of(self.x), address_of(self.angles)
         working = {name: aligned(size, np.uint8) for name, size in sizes.shared.items()}
         for name, array in working.items():

@@ -251,7 +251,7 @@ all_logits = phase(n_pieces, logit_panel)
 
 @compiled
 def batch(plan, thread):
-    """n_tokens tokens at positions n_past …: from x in the plan (their embeddings) to logits, keys and values."""
+    """n_tokens tokens at their places: from x in the plan (their embeddings) to logits, keys and values."""
     work = counters_at(plan)
     for layer in range(n_layer(plan)):
         work = prepare_attention(plan, thread, work, layer)

@@ -214,7 +214,7 @@ logits = phase(n_pieces, logit_rows)
 
 @compiled
 def token(plan, thread):
-    """One token at position n_past: from x in the plan (its embedding) to the logits, the keys and the values."""
+    """One token at its place: from x in the plan (its embedding) to the logits, the keys and the values."""
     work, scratch = counters_at(plan), scratch_of(plan, thread)
     x, width, hidden = x_at(plan), n_embd(plan), n_ff(plan)
     for layer in range(n_layer(plan)):

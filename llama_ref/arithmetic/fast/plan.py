@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["LAYER", "MATRICES", "MATRIX", "PLAN", "TOKENS_A_CALL"]
+__all__ = ["LAYER", "MATRICES", "MATRIX", "PLACE_BYTES", "PLAN", "TOKENS_A_CALL"]
 
 TOKENS_A_CALL = 128  # a longer batch is evaluated in pieces: their activations fit the second-level cache
+PLACE_BYTES = 24  # of a token in `places_at`
 
 # fmt: off
 MATRIX_FIELDS = {
@@ -46,15 +47,14 @@ PLAN_FIELDS = {
     "any_blocks":        "1 if there are matrices that meet vectors in blocks of 32 codes",
     "any_superblocks":   "1 if there are matrices that meet vectors in blocks of 256 codes (k-quants)",
     # keys and values: [n_layer][n_head_kv][n_ctx][head_pad]
-    "keys_at":           "f16 or f32",
-    "values_at":         "f16 or f32",
-    "memory_f32":        "1 if they are f32",
+    "memory_f32":        "1 if they are f32, 0 if f16",
     "layer_bytes":       "from one layer to the next",
     "head_bytes":        "from one head to the next",
     "position_bytes":    "from one position to the next",
     # this call
     "n_tokens":          "tokens to evaluate, at most TOKENS_A_CALL",
-    "n_past":            "position of the first of them",
+    "places_at":         "i64 [n_tokens][3]: the position of each, where the keys of its text begin, and its values",
+    "one_text":          "1 if they follow each other in one text, 0 if each has a text of its own",
     "n_logits":          "how many of the last tokens to give logits for",
     # activations, f32, and their quantized form
     "x_at":              "[n_tokens, n_embd], the residual stream; the caller fills in the embeddings",

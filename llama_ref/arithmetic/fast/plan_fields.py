@@ -8,9 +8,9 @@ import numpy as np
 from llvmlite import ir
 
 from ggmlpy.machine.kernels import compiled
-from ggmlpy.machine.vectors import I64, address, at, integer, load_as, op
+from ggmlpy.machine.vectors import I64, address, at, integer, load_as, load_i64, op
 
-from .plan import LAYER, MATRICES, MATRIX, PLAN
+from .plan import LAYER, MATRICES, MATRIX, PLACE_BYTES, PLAN
 
 
 def field(name: str, record: np.dtype = PLAN) -> Any:
@@ -31,11 +31,11 @@ n_threads, n_vocab, n_embd, n_ff, n_layer, head_dim, head_pad = map(
 )
 n_head, n_head_kv, n_group, n_q, n_kv = map(field, ("n_head", "n_head_kv", "n_group", "n_q", "n_kv"))
 any_floats, any_blocks, any_superblocks = map(field, ("any_floats", "any_blocks", "any_superblocks"))
-n_tokens, n_past, n_logits = map(field, ("n_tokens", "n_past", "n_logits"))
+n_tokens, n_logits, places_at, one_text = map(field, ("n_tokens", "n_logits", "places_at", "one_text"))
 layers_at, norm_at = map(field, ("layers_at", "norm_at"))
 rope_at, pair_step, pair_apart = map(field, ("rope_at", "pair_step", "pair_apart"))
-keys_at, values_at, memory_f32, layer_bytes, head_bytes, position_bytes = map(
-    field, ("keys_at", "values_at", "memory_f32", "layer_bytes", "head_bytes", "position_bytes")
+memory_f32, layer_bytes, head_bytes, position_bytes = map(
+    field, ("memory_f32", "layer_bytes", "head_bytes", "position_bytes")
 )
 x_at, qkv_at, attention_at, gate_at, up_at, logits_at = map(
     field, ("x_at", "qkv_at", "attention_at", "gate_at", "up_at", "logits_at")
@@ -57,6 +57,12 @@ WQ, WO, W1, W2, W3 = (LAYER.fields[name][1] for name in ("wq", "wo", "w1", "w2",
 LAYER_SIZE, MATRIX_SIZE = LAYER.itemsize, MATRIX.itemsize
 bias_wq, bias_wk, bias_wv, bias_wo, bias_w1, bias_w2, bias_w3 = (field(f"bias_{name}", LAYER) for name in MATRICES)
 matrix_at, rows_function, panel_function, form_of = (field(name, MATRIX) for name in MATRIX.names or ())
+
+
+@compiled
+def position_of(plan, t):
+    """Of a token in its text."""
+    return load_i64(places_at(plan) + PLACE_BYTES * t)
 
 
 @compiled
