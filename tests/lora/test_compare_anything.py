@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,18 @@ def forms(golden, tmp_path_factory):
 def test_a_model_is_itself_in_every_form(forms):
     for a, b in itertools.combinations(forms, 2):
         assert compare_anything(a, b).verdict == "same content", (a.name, b.name)
+
+
+def test_a_tokenizer_is_itself_in_both_formats(forms, capsys):
+    folder = next(path for path in forms if path.name == "safetensors")
+    names = [str(folder / name) for name in ("tokenizer.model", "tokenizer.json")]
+    for a, b in itertools.product(names, names):
+        assert cli.main(["compare", "-q", a, b]) == 0
+    capsys.readouterr()
+    other = Path(names[1]).read_text("utf-8").replace('"</s>"', '"<end>"')
+    (folder.parent / "tokenizer.json").write_text(other, "utf-8")
+    assert cli.main(["compare", "-q", names[0], str(folder.parent / "tokenizer.json")]) == 1
+    assert "1 pieces differ" in capsys.readouterr().out
 
 
 def test_adapters_and_tokenizers_are_compared(golden, capsys):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.formats.carrying import unstated
+from ggmlpy.formats.gguf_model import CONTROL, CONTROL_NAMES, UNKNOWN, from_gguf_token
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.row_reader import RowSource
@@ -30,6 +31,7 @@ from ggmlpy.verify.terms import BETWEEN
 from llama_ref.checkpoint import Heads, LazyTensor, in_layout, open_checkpoint
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.weights import open_weights
+from llama_ref.vocabulary.opening import is_tokenizer_json
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 
 from .as_written import type_of
@@ -48,6 +50,7 @@ class _Side:
     params: ModelParams | None = None
     layout: str = ""
     vocab: Pieces | None = None
+    scored: bool = True
 
 
 def compare_anything(
@@ -76,13 +79,19 @@ def compare_anything(
             result.header = [item.words for item in numbers]
             result.behavior = [item.words for item in numbers if item.changes_results]
         if ours.vocab is not None and theirs.vocab is not None:
-            result.vocabulary = [item.words for item in tokenizer_differences(ours.vocab, theirs.vocab, terms)]
+            both = ours.vocab, theirs.vocab
+            one, other = both if ours.scored and theirs.scored else map(_unscored, both)
+            result.vocabulary = [item.words for item in tokenizer_differences(one, other, terms)]
         for name in [*ours.tensors, *(name for name in theirs.tensors if name not in ours.tensors)]:
             first, second = ours.tensors.get(name), theirs.tensors.get(name)
             result.tensors.append(compare_tensors(first, second, terms))
             if progress and first:
                 progress(int(np.prod(first.shape)))
     return result
+
+
+def _unscored(pieces: Pieces) -> Pieces:
+    return [(text, 0.0) for text, _ in pieces]
 
 
 def _opened(path: Path, stack: ExitStack) -> _Side:
@@ -96,7 +105,24 @@ def _opened(path: Path, stack: ExitStack) -> _Side:
         return _Side(tensors, model.hparams, layout, vocab if model.declared.scored else None)
     if path.suffix == ".model":
         return _Side(vocab=list(load_vocabulary(path)))
+    if is_tokenizer_json(path):
+        return _Side(vocab=_json_pieces(path), scored=False)
     return _weights(path, stack)
+
+
+def _json_pieces(path: Path) -> Pieces:
+    """The pieces of a tokenizer.json as those of a tokenizer.model are: raw bytes, control tokens empty."""
+    from llama_ref.vocabulary.json_tokenizer import JsonTokenizer
+
+    tokenizer = JsonTokenizer(path)
+    special = {token.id: token.content.encode() for token in tokenizer.added if token.special}
+    kinds = {name: UNKNOWN if name == CONTROL_NAMES[0] else CONTROL for name in CONTROL_NAMES}
+
+    def piece(token: int) -> bytes:
+        name = special.get(token, b"")
+        return from_gguf_token(name, kinds[name]) if name in kinds else tokenizer.piece(token)
+
+    return [(piece(token), 0.0) for token in range(len(tokenizer))]
 
 
 def _directory(path: Path, stack: ExitStack) -> _Side:
@@ -110,6 +136,8 @@ def _directory(path: Path, stack: ExitStack) -> _Side:
         return replace(_weights(path / adapter, stack), vocab=vocabulary_beside(path, "huggingface"))
     if "tokenizer.model" in folder.files:
         return _Side(vocab=list(load_vocabulary(path / "tokenizer.model")))
+    if is_tokenizer_json(path):
+        return _Side(vocab=_json_pieces(path), scored=False)
     raise FormatError(
         "holds no model, adapter or tokenizer",
         path=path,
