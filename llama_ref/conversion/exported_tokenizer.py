@@ -30,7 +30,7 @@ from .gguf_to_huggingface import is_of_today, model_files
 from .tokenizer_json import tokenizer_json
 from .tokenizer_of import fitting_vocabulary, made_tokenizer
 
-__all__ = ["byte_ranks_of", "tokenizer_source"]
+__all__ = ["JSON_TOKENIZER_FILES", "byte_ranks_of", "tokenizer_source"]
 
 JSON_TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),

@@ -15,6 +15,8 @@ from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, Usage
 from ggmlpy.files.paths import refuse_overwriting
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from llama_ref.checkpoint.layout import Checkpoint
+from llama_ref.conversion.exported_tokenizer import JSON_TOKENIZER_FILES
+from llama_ref.vocabulary.json_tokenizer import JsonTokenizer
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, find_tokenizer, load_vocabulary
 
 from .adapter import Adapter, LoraPair
@@ -78,11 +80,12 @@ def check_chain(
         links.append(_next_link(links, number, adapter, init))
         _check_same_pieces(links, base_tokenizer, adapter)
     explicit = None if tokenizer is None else _explicit(base, tokenizer)
-    home = explicit or _home_of_tokenizer(links, adapters, base_tokenizer)
+    home = explicit or _home_of_tokenizer(links, adapters, base_tokenizer) or _json_home(links)
     if home is None or len(home) != links[-1].n_vocab:
         raise _no_tokenizer(links, home)
-    files = {path.name: path for path in home.path.parent.iterdir() if path.name in SIDE_FILES}
-    files["tokenizer.model"] = home.path
+    beside = JSON_TOKENIZER_FILES if home.path.name == "tokenizer.json" else SIDE_FILES
+    files = {path.name: path for path in home.path.parent.iterdir() if path.name in beside}
+    files[home.path.name if home.path.name == "tokenizer.json" else "tokenizer.model"] = home.path
     return Chain(tuple(links), home, files, base_tokenizer, tuple(_notes(base, adapters, links)))
 
 
@@ -253,6 +256,16 @@ def _home_of_tokenizer(
     """The last tokenizer along the chain."""
     brought = [adapter.tokenizer for adapter in adapters if adapter.tokenizer is not None]
     return brought[-1] if brought else base_tokenizer
+
+
+def _json_home(links: Sequence[Link]) -> GgmlVocabulary | None:
+    """A tokenizer.json, the last along the chain, as LLaMA 3 has; rows beyond its tokens are the model's own."""
+    folders = [link.path if link.path.is_dir() else link.path.parent for link in reversed(links)]
+    for path in (folder / "tokenizer.json" for folder in folders):
+        if path.is_file():
+            pieces = tuple((piece, 0.0) for piece in JsonTokenizer(path).pieces)
+            return GgmlVocabulary(path, pieces).padded(links[-1].n_vocab)
+    return None
 
 
 def _no_tokenizer(links: Sequence[Link], found: GgmlVocabulary | None) -> FormatError:

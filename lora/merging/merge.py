@@ -171,7 +171,10 @@ def _findings(largest: dict[str, float], changed: Sequence[str]) -> Iterator[str
         yield f"{len(unchanged)} tensors with LoRA pairs did not change, {unchanged[0]} among them"
     beyond = [name for name, value in largest.items() if not value < float("inf")]
     if beyond:
-        yield f"{len(beyond)} tensors have values beyond half precision now, {beyond[0]} among them: this is unusable"
+        yield (
+            f"{len(beyond)} tensors have values beyond half precision now, {beyond[0]} among them: this is unusable. "
+            "`merge` with --dtype auto keeps the base's type"
+        )
 
 
 def merge(

@@ -239,6 +239,11 @@ class GgmlTarget(Target):
     def __init__(self, plan: CheckedMerge) -> None:
         super().__init__(plan)
         family, _, kind = plan.options.output_type.partition("-")
+        if plan.chain.tokenizer.path.name == "tokenizer.json":
+            raise UsageError(
+                f"{plan.chain.tokenizer.path} is the model's tokenizer: merge to huggingface, then `convert` with "
+                "--container gguf"
+            )
         self.era = era_of(GGUF_ERA if family == "gguf" else plan.options.era)
         self.file_type = None if kind == "f16" else file_type_of(kind, self.era)
         if family == "gguf":
@@ -390,5 +395,7 @@ def _publish(stage: Path, output: Path, names: Sequence[str], last: str) -> None
 def _tokenizer_content(chain: Chain) -> dict[str, bytes]:
     """The files of the result's tokenizer; side files that are missing are made as transformers saves them."""
     files = {name: path.read_bytes() for name, path in chain.tokenizer_files.items()}
+    if "tokenizer.model" not in files:
+        return files
     pad = "[PAD]" if chain.tokenizer.base[-1][0] == b"[PAD]" else None
     return {**tokenizer_side_files(pad), **files}
