@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlpy.files.errors import FormatError, UnsupportedError, UsageError
+from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError, UsageError
 from ggmlpy.files.paths import refuse_overwriting
 from ggmlpy.formats.carrying import carry
 from ggmlpy.formats.codes import repack, repackable
@@ -243,7 +243,14 @@ def _ftype(model: ModelFile, targets: dict[str, TensorType], requantize: bool | 
 
 def _check_width(model: ModelFile) -> None:
     """The number of parts is read off the embedding's width, so that must be the header's."""
-    width, n_embd = model.tensors["tok_embeddings.weight"].n_cols, model.hparams.n_embd
+    embedding, n_embd = model.tensors.get("tok_embeddings.weight"), model.hparams.n_embd
+    if embedding is None:
+        raise ShapeError(
+            "tensor tok_embeddings.weight is missing, by whose width parts are counted",
+            path=model.path,
+            next_step=f"`identify {model.path}`",
+        )
+    width = embedding.n_cols
     if width != n_embd:
         raise UsageError(
             f"the embedding has {width} columns but the header says {n_embd}, so it cannot be distinguished from one "

@@ -408,3 +408,13 @@ def test_a_gguf_without_vocabulary_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz"))
     with pytest.raises(FormatError, match=r"m\.gguf: the metadata has no array 'tokenizer\.ggml\.tokens'"):
         open_model(path)
+
+
+def test_a_model_without_embedding_does_not_go_into_parts(tmp_path: Path) -> None:
+    def without(tensors: list[OutTensor]) -> list[OutTensor]:
+        return [tensor for tensor in tensors if tensor.name != "tok_embeddings.weight"]
+
+    path = write_tiny(tmp_path / "m.bin", change=without)
+    with open_model(path) as model, pytest.raises(FormatError, match=r"tok_embeddings\.weight is missing"):
+        migrate(model, tmp_path / "n.bin", "ggml", 0, n_parts=2)
+    assert [each.name for each in tmp_path.iterdir()] == ["m.bin"]
