@@ -53,3 +53,12 @@ def test_the_lock_file_holds_versions_within_the_declared_bounds():
 
 def test_the_citation_names_this_version():
     assert f"version: {ggmlpy.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    lines = (ROOT / "requirements" / "oldest.txt").read_text().splitlines()
+    oldest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    bounds = dict(re.findall(r'"([A-Za-z0-9]+)>=([0-9.]+),', block[1]))
+    assert oldest.keys() == bounds.keys()
+    assert all(f"{oldest[name]}.0".startswith(f"{low}.") for name, low in bounds.items())

@@ -255,8 +255,12 @@ class Tensor:
         return as_blocks(self.raw_rows(0, self.n_rows), self.type).reshape(*self.shape[:-1], -1)
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows ``start`` to ``stop`` as numbers: float32 [stop - start, columns]."""
-        return dequantize(as_blocks(self.raw_rows(start, stop), self.type), self.type)
+        """Rows ``start`` to ``stop`` as numbers: float32 [stop - start, columns]. They are read from the file.
+
+        Raises:
+            TruncatedError: the file has become shorter since it was opened.
+        """
+        return dequantize(as_blocks(self.read_rows(start, stop), self.type), self.type)
 
     def numpy(self) -> NDArray[np.float32]:
         """The whole tensor as float32, dequantized, of shape :attr:`shape`."""

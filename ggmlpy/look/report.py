@@ -135,7 +135,7 @@ def _statistics(tensor: Tensor, source: Tensor | None, progress: Callable[[int],
     for start in range(0, tensor.n_rows if coded or source else 0, step):
         stop = min(start + step, tensor.n_rows)
         if coded:
-            blocks = np.ascontiguousarray(tensor.raw_rows(start, stop)).view(tensor.type.block)
+            blocks = np.ascontiguousarray(tensor.read_rows(start, stop)).view(tensor.type.block)
             codes = _shown_codes(blocks, tensor.type).reshape(-1).astype(np.int16) + np.int16(LOWEST_CODE)
             counts += np.bincount(codes, minlength=len(counts))
         if source:
@@ -171,7 +171,7 @@ def _sample(model: ModelFile, tensor: Tensor, source: Tensor | None) -> list[dic
 def _row_sample(model: ModelFile, tensor: Tensor, source: Tensor | None, row: int) -> list[dict[str, Any]]:
     size = tensor.type.blck_size if tensor.type.quantized else min(32, tensor.n_cols)
     count = min(BLOCKS_A_ROW if size <= 32 else 1, tensor.n_cols // size)
-    raw = np.ascontiguousarray(tensor.raw_rows(row, row + 1))[0]
+    raw = np.ascontiguousarray(tensor.read_rows(row, row + 1))[0]
     values = tensor.rows(row, row + 1)[0]
     originals = source.rows(row, row + 1)[0] if source else None
     width = tensor.type.row_bytes(size)

@@ -40,7 +40,7 @@ from ggmlpy.files.errors import (
     UsageError,
 )
 from ggmlpy.files.kinds import FIRST_BYTES, kind_of, lookalike
-from ggmlpy.files.mapping import map_file
+from ggmlpy.files.mapping import check_length, map_file, read_out
 
 from .legacy import read_legacy
 from .pickle_reader import MAX_PICKLE, StateDict, Storage, TensorView, load_pickle, walk
@@ -50,6 +50,7 @@ from .torch_zip import STORED, Record, crc_of, inflate, read_directory
 __all__ = ["PthFile", "open_pth"]
 
 _RELEASE = 64 << 20  # bytes whose CRC is computed before their pages are given back
+_READ = 32 << 20  # bytes; what streams through a file asks for less at a time
 _PAGE = 4096  # records up to this size have their CRC checked when the file is opened
 _WRAPPERS = ("model", "state_dict", "module", "model_state_dict")
 _SIDE_RECORDS = {
@@ -296,9 +297,10 @@ class PthFile(Mapping[str, LazyTensor]):
         )
 
     def _read(self, view: TensorView, start: int, stop: int) -> np.ndarray:
-        """Rows of ``view``, as a read-only array over the map (over the inflated bytes of a compressed record).
+        """Rows of ``view``: read into memory, which fails like any reading where the file is cut short meanwhile.
 
-        Where the data of the file is not aligned, as in legacy files, it is a copy.
+        More at once than :data:`_READ`, such as a whole matrix, is a read-only array over the map; where the data of
+        the file is not aligned, as in legacy files, or is compressed, it is a copy.
         """
         element = DTYPES[view.dtype]
         shape = (stop - start, *view.shape[1:]) if view.shape else ()
@@ -308,6 +310,9 @@ class PthFile(Mapping[str, LazyTensor]):
         first = view.offset + (start * view.strides[0] if view.shape else 0)
         strides = tuple(stride * element.size if n > 1 else 0 for n, stride in zip(view.shape, view.strides))
         array: np.ndarray = np.ndarray(shape, element.stored, buffer, offset + first * element.size, strides)
+        if array.flags.c_contiguous and array.nbytes <= _READ:
+            flat = read_out(array.reshape(-1).view(np.uint8), f"tensor data in {view.storage.key}")
+            array = flat.view(element.stored).reshape(shape)
         return np.require(array, requirements="A")  # only torch.save aligns; kernels rely on it
 
     def _storage_data(self, storage: Storage) -> tuple[memoryview | bytes, int]:
@@ -360,6 +365,7 @@ class PthFile(Mapping[str, LazyTensor]):
     def _buffer(self) -> memoryview:
         if self._map is None:
             raise UsageError(f"{self.path} is closed: read tensors within its with block")
+        check_length(self._map)
         return self._map
 
     def _refusal(self, problem: str, record: str, **details: Any) -> FormatError:

@@ -351,9 +351,9 @@ def reading(asked, i):
 
 
 def test_copying_a_checkpoint_holds_no_tensor_in_memory(tmp_path):
-    """From the map of one file to the other: no second copy of 64 MB, whatever the dtype."""
+    """From one file to the other in pieces of 16 MB: no copy of 64 MB, whatever the dtype."""
     zeros = np.zeros(4 << 20, np.uint8)
-    tensors = [(dtype, dtype, (8, len(zeros) // 2), [zeros] * 8) for dtype in ("float16", "bfloat16")]
+    tensors = [(dtype, dtype, (16, len(zeros) // 2), [zeros] * 16) for dtype in ("float16", "bfloat16")]
     write_pth(tmp_path / "a.pth", tensors)
     import numba  # noqa: F401 - from now on the CRC kernel is used, which is loaded here and not while memory is traced
 
@@ -362,7 +362,7 @@ def test_copying_a_checkpoint_holds_no_tensor_in_memory(tmp_path):
         tracemalloc.start()
         try:
             write_pth(tmp_path / "b.pth", f.values())
-            assert tracemalloc.get_traced_memory()[1] < 2 << 20
+            assert tracemalloc.get_traced_memory()[1] < 36 << 20
         finally:
             tracemalloc.stop()
         with open_pth(tmp_path / "b.pth") as g:

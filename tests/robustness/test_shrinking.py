@@ -7,6 +7,7 @@ its own, for a bus error would end this one.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,25 @@ def test_a_file_that_is_replaced_by_another_is_read_to_its_end(model: Path, tmp_
         os.replace(tmp_path / "new", model)
         opened.check_length()
         assert fingerprint(opened) == before
+
+
+def test_report(model: Path, tmp_path: Path) -> None:
+    argv = ("report", model, "--html", tmp_path / "r.html")
+    is_refused(*command(model, *argv, when=("ggmlpy.look.report", "", "_sample")))
+
+
+@pytest.mark.parametrize(
+    ("step", "when"),
+    [
+        (("convert", "BASE", "--outfile", "OUT"), ("llama_ref.conversion.ggml", "", "_cast")),
+        (("fingerprint", "BASE"), ("toolchain.verify.fingerprint", "", "_as_f32")),
+    ],
+    ids=["convert", "fingerprint"],
+)
+def test_a_checkpoint_of_torch(tmp_path: Path, step: tuple[str, ...], when: tuple[object, ...]) -> None:
+    """Before each piece is read the file is asked for its length."""
+    base = tmp_path / "base"
+    shutil.copytree(ROOT / "toolchain/demo/model/base", base)
+    argv = [{"BASE": base, "OUT": tmp_path / "out.bin"}.get(word, word) for word in step]
+    is_refused(*command(base / "consolidated.00.pth", *argv, when=when))
+    assert not (tmp_path / "out.bin").exists()
