@@ -17,6 +17,7 @@
 ``torch_model``   transformers' model with LoRA pairs, shared out over processes by torch
 ``torch_engine``  the same training run on torch: one processor, or many machines
 ``run_torch``     one stage on your own data with it
+``export``        ids and numbers for Trainer with DeepSpeed, and for axolotl
 ``plot``          the loss curve as SVG
 ``instructions``  instruction data: reading, repairing, joining
 ``crawl``         instruction data out of a language model

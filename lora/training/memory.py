@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.mapping import physical_memory
-from ggmlpy.formats.model_params import ModelParams
+from ggmlpy.formats.model_params import LLAMA_ROPE_THETA, ModelParams
 from ggmlpy.formats.tensor_names import TABLE
 
 from .recipe import WHOLE, StageNumbers
 
-__all__ = ["Counts", "count_parameters", "numpy_bytes", "require_memory"]
+__all__ = ["Counts", "count_parameters", "numpy_bytes", "require_memory", "require_plain"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,26 @@ def numpy_bytes(shape: ModelParams, stage: StageNumbers) -> int:
     n = stage.rows * stage.length
     layer = 18 * shape.n_embd + 6 * shape.n_ff + shape.n_head * stage.length
     return 4 * (counts.everything + 4 * counts.trained + n * (shape.n_layer * layer + 3 * shape.n_vocab))
+
+
+def require_plain(shape: ModelParams, what: str) -> None:
+    """Refuse models that the numpy engine would compute wrongly: it knows LLaMA 1's transformer.
+
+    Raises:
+        UsageError: with what the model has.
+    """
+    own = {
+        "grouped heads of keys and values": shape.n_head_kv != shape.n_head,
+        "heads of another width": shape.head_dim * shape.n_head != shape.n_embd,
+        f"rotary base {shape.rope_freq_base:g}": shape.rope_freq_base != LLAMA_ROPE_THETA,
+        "scaled rotary frequencies": shape.rope_scaling is not None,
+        "biases": shape.attention_bias or shape.mlp_bias,
+        "norms of heads": shape.qk_norm,
+        "one matrix for embeddings and output": shape.tied_embeddings,
+        "a sliding window": bool(shape.sliding_window),
+    }
+    if found := [name for name, there in own.items() if there]:
+        raise UsageError(f"{what} has {', '.join(found)}, which the numpy engine does not compute")
 
 
 def require_memory(shape: ModelParams, stage: StageNumbers, what: str) -> None:

@@ -92,6 +92,11 @@ class PreparedData:
         """Pieces of the tokenizer that made the ids."""
         return int(self.metadata["n_vocab"])
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(np.diff(self.starts).max(initial=0))
+
     def row(self, number: int) -> np.ndarray:
         """The ids of a row."""
         return self.ids.rows(int(self.starts[number]), int(self.starts[number + 1])).astype(np.int32)

@@ -28,7 +28,7 @@ from lora.merging.adapter import open_adapter
 from .data import Packing, read_documents, text_document
 from .instructions import read_instructions
 from .loop import Progress, Run
-from .memory import require_memory
+from .memory import require_memory, require_plain
 from .model import Lora, Weights, initial_weights
 from .prepare import Preparation, prepare_data
 from .prepared import Blocks, is_prepared, open_prepared
@@ -179,6 +179,12 @@ def prepared_blocks(given: StageInput, stage: StageNumbers, folder: Path) -> Blo
     """Batches of the data that were given prepared, or that :func:`prepare_input` has prepared in ``folder``."""
     path = given.data[0] if _prepared_already(given) else folder / PREPARED
     data = open_prepared(path, len(read_sentencepiece(given.tokenizer)))
+    if data.longest > stage.length:
+        data.close()
+        raise UsageError(
+            f"{path} was prepared with rows of {data.longest} tokens, and a row has {stage.length} here;"
+            f" give --length {data.longest}, or prepare the data again"
+        )
     return Blocks(data, rows=stage.rows, seed=stage.settings.seed)
 
 
@@ -209,6 +215,7 @@ def _start(name: str, given: StageInput, n_vocab: int, stage: StageNumbers) -> t
     if given.base is None:
         raise UsageError(f"{name} starts from a model: name its directory with --base")
     with open_checkpoint(given.base) as checkpoint:
+        require_plain(checkpoint.params, given.base)
         require_memory(checkpoint.params.changed(n_vocab=n_vocab), stage, given.base)
     weights, shape = load_weights(given.base)
     n_before = len(weights[EMBEDDINGS[0]])

@@ -43,6 +43,7 @@ def add_train(commands: Commands) -> None:
     ):
         _add_stage(inner, name, summary)
     _add_prepare(inner)
+    _add_export(inner)
     plot = command(
         inner, "plot", run_train_plot, "Plot loss curves.", "train plot stage1-lora/work stage2-lora/work -o loss.svg"
     )
@@ -88,6 +89,7 @@ def _add_stage(inner: Commands, name: str, summary: str) -> None:
     if name in ("stage2", "instruct"):
         _add_lora_options(stage)
     _add_optimizer_options(stage)
+    stage.add_argument("--resume", action="store_true", help="continue from the checkpoint in DIR/work")
     stage.set_defaults(environment=ONE_BLAS_THREAD)
 
 
@@ -114,6 +116,24 @@ def _add_prepare(inner: Commands) -> None:
     prepare.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
     threads = "threads that encode (default: one per processor); the result does not depend on it"
     prepare.add_argument("-t", "--threads", type=int, metavar="N", help=threads)
+
+
+def _add_export(inner: Commands) -> None:
+    export = command(
+        inner,
+        "export",
+        run_train_export,
+        "Write prepared data and a stage's numbers for Trainer with DeepSpeed, and for axolotl; say what will differ.",
+        "train export chinese.safetensors --stage stage2 --cards 8 --output exported",
+    )
+    export.add_argument("data", metavar="FILE", help="what `prepare` wrote")
+    export.add_argument("--stage", required=True, metavar="NAME", help="stage1, stage2 or instruct")
+    export.add_argument("--recipe", default="today", metavar="NAME", help="original, today (the default) or alpaca-2")
+    export.add_argument("--cards", type=int, default=8, metavar="N", help="GPUs in all (default 8)")
+    export.add_argument("--base", default="BASE_DIR", metavar="DIR", help="where the model to start from will be")
+    writes(export.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write"))
+    _add_lora_options(export)
+    _add_optimizer_options(export)
 
 
 def _add_shape_options(group: Arguments) -> None:
@@ -158,7 +178,6 @@ def _add_optimizer_options(stage: Arguments) -> None:
     stage.add_argument("--rows", type=int, metavar="N", help="rows per batch (default 8; a plan: the recipe's, 1)")
     stage.add_argument("--length", type=int, metavar="N", help="tokens per row (default: the recipe's, 512)")
     stage.add_argument("--seed", type=int, default=0, help="default 0")
-    stage.add_argument("--resume", action="store_true", help="continue from the checkpoint in DIR/work")
 
 
 class _TrainingBar:
@@ -298,6 +317,19 @@ def run_train_prepare(args: argparse.Namespace) -> int:
     with progress_bar(args, sum(map(bytes_of, args.files)), "preparing") as bar:
         counts = prepare_data(args.files, args.tokenizer, args.output, how, bar.update)
     say(args, f"{args.output}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
+    return 0
+
+
+def run_train_export(args: argparse.Namespace) -> int:
+    from lora.training.export import export_stage
+    from lora.training.recipe import load_recipe
+
+    numbers = _numbers(args, load_recipe(args.recipe).stage(args.stage))
+    with progress_bar(args, None, "exporting", "row") as bar:
+        told = export_stage(args.data, args.output, numbers, args.cards, args.base, bar.update)
+    for line in told:
+        say(args, f"will differ: {line}")
+    say(args, args.output)
     return 0
 
 
