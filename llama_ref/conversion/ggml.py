@@ -262,7 +262,10 @@ def _target(
 ) -> tuple[Era, Container, int]:
     """The era, and the container that was asked for, that the file's name says, or that is the era's."""
     if outtype not in OUTTYPES:
-        raise UsageError(f"unknown outtype {outtype!r}: choose f16 or f32 (and quantize afterwards)")
+        raise UsageError(
+            f"unknown outtype {outtype!r}: choose f16 or f32 (and quantize afterwards). GGUF made from a "
+            "Hugging Face directory has bf16, q8_0 and auto, too: `convert DIR --container gguf`"
+        )
     era = era_of(era)
     usual = "ggjt1" if era.container == "ggjt" else era.container
     declared, version = container_named(container or container_of_name(outfile or "", usual))

@@ -14,6 +14,7 @@ import pytest
 import cli
 from ggmlpy.files.errors import MissingFileError
 from llama_ref.conversion.converting import plan_conversion, plan_vocabulary
+from tests.today import huggingface_directory
 from toolchain.look import doctor
 from toolchain.look.doctor import examine
 
@@ -191,3 +192,11 @@ def test_the_programs_own_model_is_not_somebodys() -> None:
     own = Path(__file__).resolve().parents[2] / "toolchain" / "demo" / "model"
     assert not [found for found in examine(own.parent).found if "model" in found.path]
     assert [found for found in examine(own).found if found.kind == "model"]
+
+
+@pytest.mark.parametrize("case", ["llama2-gqa", "tied"])
+def test_a_model_of_today_fits_and_goes_to_gguf(case, vectors, tmp_path):
+    huggingface_directory(vectors, case, tmp_path / case)
+    diagnosis = examine(tmp_path / case)
+    assert any("384 pieces each" in words for words in diagnosis.fits)
+    assert any("--container gguf" in step.command for step in diagnosis.steps)

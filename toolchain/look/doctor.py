@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
+from ggmlpy.files.errors import FormatError, MissingFileError, UnsupportedError, UsageError
 from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.files.leftovers import abandoned
 from ggmlpy.files.npy import ZIP_TROUBLE
@@ -251,7 +251,7 @@ class _Examination(contextlib.ExitStack):
         """Does each model have a tokenizer that fits?"""
         for model in self.models:
             try:
-                with plan_conversion(model.path) as plan:
+                with _conversion_of(model) as plan:
                     self.conversions.append((model, plan))
                     self.diagnosis.fits.append(f"{model.path} and {plan.vocab.path}: {len(plan.vocab)} pieces each")
                     self.diagnosis.misfits += plan.notes
@@ -313,3 +313,14 @@ def _grows_further(first: Adapter, second: Adapter) -> bool:
 def _is_merged_with(model: Checkpoint, adapter: Adapter) -> bool:
     """A model that has the adapter's grown vocabulary already was most likely merged with it."""
     return adapter.n_vocab is not None and adapter.n_vocab == model.n_vocab
+
+
+def _conversion_of(model: Checkpoint) -> Plan:
+    """The conversion that suits a model: to ggjt, and of models of today, for which that has no place, to GGUF."""
+    try:
+        return plan_conversion(model.path)
+    except (UnsupportedError, MissingFileError) as error:
+        no_tokenizer = isinstance(error, MissingFileError) and not (model.path / "tokenizer.json").is_file()
+        if model.layout != "huggingface" or no_tokenizer:
+            raise
+        return plan_conversion(model.path, container="gguf")

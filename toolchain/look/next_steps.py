@@ -70,7 +70,8 @@ def convert_steps(conversions: Sequence[tuple[Checkpoint, Plan]], ggml: Sequence
         target = next(iter(plan.files))
         if not any(Path(found.path).parent == target.parent for found in ggml):
             what = f"{target.name} for llama.cpp"
-            yield Step(f"convert {_quoted(model.path)}", what, plan.nbytes, MERGE_MEMORY)
+            container = " --container gguf" if plan.container.name == "gguf" else ""
+            yield Step(f"convert {_quoted(model.path)}{container}", what, plan.nbytes, MERGE_MEMORY)
 
 
 def ggml_steps(ggml: Sequence[Identification]) -> Iterator[Step]:
