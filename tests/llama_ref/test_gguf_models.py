@@ -45,7 +45,7 @@ def test_a_gguf_file_computes_as_the_file_it_came_from(numerics, tmp_path):
     np.testing.assert_array_equal(logits(source, numerics), logits(tmp_path / "a.gguf", numerics))
 
 
-@pytest.mark.parametrize("numerics", ["reference", "fast"])
+@pytest.mark.parametrize("numerics", ["reference", "fast", "exact"])
 @pytest.mark.parametrize("n_head_kv", [1, 2])
 def test_grouped_heads_are_heads_that_happen_to_be_equal(numerics, n_head_kv, tmp_path):
     source = write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16", hparams=HPARAMS)
@@ -67,6 +67,9 @@ def test_grouped_heads_are_heads_that_happen_to_be_equal(numerics, n_head_kv, tm
     grouped = rewritten(source, tmp_path / "g.gguf", HPARAMS.changed(n_head_kv=n_head_kv), few)
     spelt_out = rewritten(source, tmp_path / "s.gguf", HPARAMS, many)
     np.testing.assert_array_equal(logits(grouped, numerics), logits(spelt_out, numerics))
+    if numerics == "exact":
+        with pytest.raises(UsageError, match="share heads of keys and values"):
+            logits(grouped, "exact", era="2023-05-19")
 
 
 @pytest.mark.parametrize("numerics", ["reference", "fast"])
