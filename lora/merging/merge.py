@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,8 +27,10 @@ from ggmlpy.files.foreign import visible
 from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.containers import refuse_name
 from ggmlpy.formats.eras import DEFAULT_ERA
-from llama_ref.checkpoint import LazyTensor
+from llama_ref.checkpoint import Checkpoint, LazyTensor
 from llama_ref.checkpoint.opening import open_checkpoint
+from lora.exchange.reading import is_lora_file, open_lora_file
+from lora.exchange.to_peft import write_peft
 
 from .adapter import Adapter, open_adapter
 from .checks import Chain, check_chain, check_output
@@ -302,7 +305,7 @@ def plan_merge(
         raise UsageError("no adapter to merge; name at least one with --lora")
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(open_checkpoint(base))
-        readers = [stack.enter_context(open_adapter(path, fan_in_fan_out=fan_in_fan_out)) for path in adapters]
+        readers = [_open_any(path, opened, stack, fan_in_fan_out) for path in adapters]
         check_output(opened, readers, Path(output))
         chain = check_chain(opened, readers, init=chosen.init, tokenizer=chosen.tokenizer)
         known = identify_inputs(opened, readers, check_base=chosen.check_base, progress=progress)
@@ -313,6 +316,17 @@ def plan_merge(
         plan.chain = replace(chain, notes=(*chain.notes, *plan.target().notes()))
         plan._open = stack.pop_all()
         return plan
+
+
+def _open_any(path: str | os.PathLike[str], base: Checkpoint, stack: contextlib.ExitStack, way: str) -> Adapter:
+    """An adapter of PEFT, or one of llama.cpp's files, which becomes PEFT's among the system's temporary files."""
+    home = Path(path)
+    if is_lora_file(path):
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapter-")))
+        write_peft(open_lora_file(path), base.params, home)
+    adapter = stack.enter_context(open_adapter(home, fan_in_fan_out=way))
+    adapter.path = Path(path)
+    return adapter
 
 
 def _filler(adapters: Sequence[Adapter], chain: Chain, options: MergeOptions) -> Callable[[LazyTensor], LazyTensor]:

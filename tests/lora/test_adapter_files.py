@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import ggmlpy
 from ggmlpy.files.errors import FormatError, UnsupportedError, UsageError
+from llama_ref.checkpoint.params import read_config_json
 from llama_ref.conversion.converting import plan_conversion
 from llama_ref.text.logits import logits
 from llama_ref.text.model import Model
@@ -24,6 +25,7 @@ from lora.exchange.reading import is_lora_file, open_lora_file
 from lora.exchange.to_peft import write_peft
 from lora.merging.adapter import open_adapter
 from lora.merging.adapter_writer import write_adapter
+from lora.merging.merge import plan_merge
 
 BASES = {"qv-r8": "llama1-mha", "qwen2-r4": "qwen2"}  # of the others: llama2-gqa
 OF_2023 = ("ggla_all-r4", "ggla_qv-r8", "ggla_qv-r8-f16")
@@ -52,7 +54,9 @@ def test_every_ggla_adapter_is_that_of_2023(golden, name: str, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["all-r4", "qwen2-r4"])
 def test_the_way_back_to_peft(golden, name: str, tmp_path: Path) -> None:
     base = golden(f"today-models/hf/{BASES.get(name, 'llama2-gqa')}")
-    write_peft(open_lora_file(golden(f"today-models/lora/{name}.f32.gguf")), base, tmp_path)
+    write_peft(
+        open_lora_file(golden(f"today-models/lora/{name}.f32.gguf")), read_config_json(base / "config.json"), tmp_path
+    )
     with open_adapter(tmp_path) as back, open_adapter(golden(f"today-models/lora/{name}")) as adapter:
         assert set(back.pairs) == set(adapter.pairs)
         for key, pair in adapter.pairs.items():
@@ -158,6 +162,26 @@ def test_logits_with_an_adapter_are_those_of_llama_cpp(golden, tmp_path: Path) -
     list(apply_adapters(model, [(golden("today-models/lora/qv-r8.f32.gguf"), 1.0)]))
     with Model.from_file(model, n_ctx=64, numerics="reference", memory_f32=True) as evaluator:
         assert np.abs(logits(evaluator, tokens, batch=len(tokens)) - wanted).max() < 1e-4
+
+
+def test_a_merge_takes_either_file(golden, tmp_path: Path) -> None:
+    """Of the same change the same result, whichever file it comes from."""
+    base, source = tmp_path / "base", golden("today-models/hf/llama1-mha")
+    base.mkdir()
+    for path in source.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    (base / "tokenizer.model").write_bytes(golden("today-models/hf/tokenizer.model").read_bytes())
+    peft = golden("today-models/old/ggla_qv-r8")
+    with open_adapter(peft) as adapter:
+        write_gguf_adapter(adapter, base, tmp_path / "a.gguf")
+    results = []
+    for path in (peft, peft / "ggml-adapter-model.bin", tmp_path / "a.gguf"):
+        output = tmp_path / f"merged{len(results)}"
+        with plan_merge(base, [path], output, output_type="huggingface") as plan:
+            plan.run()
+        results.append((output / "pytorch_model.bin").read_bytes() if (output / "pytorch_model.bin").exists()
+                       else (output / "model.safetensors").read_bytes())  # fmt: skip
+    assert results[0] == results[1] == results[2]
 
 
 GOOD = struct.pack("<Iiii", 0x67676C61, 1, 2, 4)

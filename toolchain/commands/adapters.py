@@ -48,6 +48,7 @@ def convert_adapter(args: argparse.Namespace) -> int:
 
 def _to_peft(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
     from ggmlpy.files.errors import UsageError
+    from llama_ref.checkpoint.params import read_config_json
     from lora.exchange.reading import open_lora_file
     from lora.exchange.to_peft import write_peft
 
@@ -55,7 +56,8 @@ def _to_peft(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
         raise UsageError("name the directory to write: --outfile DIR")
     adapter = open_lora_file(args.model)
     notes = [f"left out, as llama.cpp does: {', '.join(adapter.ignored)}"] if adapter.ignored else []
-    return list(write_peft(adapter, args.base, args.outfile)), notes
+    heads = read_config_json(Path(args.base) / "config.json") if args.base else None
+    return list(write_peft(adapter, heads, args.outfile, args.base or "")), notes
 
 
 def _from_peft(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
