@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ggmlpy.formats.file_types import FTYPES
+from ggmlpy.formats.gguf import GgufFile
+from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile
 
 from .finite import not_finite_tensors
 
-__all__ = ["summarize", "tensor_rows", "vocabulary_sample"]
+__all__ = ["architecture_of", "metadata_rows", "summarize", "summarize_gguf", "tensor_rows", "vocabulary_sample"]
 
 
 def summarize(
@@ -38,9 +40,63 @@ def summarize(
         "n_tensors": len(model.tensors),
         "not_finite": [found.as_dict() for found in not_finite_tensors(model, progress)],
     }
+    if model.metadata:
+        summary["metadata"] = metadata_rows(model.metadata)
     if tensors:
         summary["tensors"] = tensor_rows(model)
     return summary
+
+
+def summarize_gguf(file: GgufFile) -> dict[str, Any]:
+    """A GGUF file of whatever architecture, as a JSON-ready dictionary: what its keys and its table of tensors say."""
+    return {
+        "files": [str(file.path)],
+        "size": file.cursor.size,
+        "format": f"gguf v{file.version}",
+        "architecture": architecture_of(file.metadata),
+        "n_tensors": len(file.tensors),
+        "metadata": metadata_rows(file.metadata),
+        "tensors": [
+            {
+                "name": tensor.name,
+                "type": tensor.type.name,
+                "layout": tensor.type.layout,
+                "shape": list(tensor.shape),
+                "offset": tensor.offset,
+                "bytes": tensor.data.nbytes,
+                "pieces": 1,
+            }
+            for tensor in file.tensors.values()
+        ],
+    }
+
+
+def architecture_of(metadata: Mapping[str, Value]) -> str:
+    """What a GGUF file says that it is; "none" if it says nothing."""
+    value = metadata.get("general.architecture")
+    return value.text() if value is not None and value.type == "string" else "none"
+
+
+def metadata_rows(metadata: Mapping[str, Value]) -> list[dict[str, Any]]:
+    """One row a key of a GGUF file: key, type, value; of an array its length and its first items."""
+    rows = []
+    for key, value in metadata.items():
+        items = list(value.value[:FIRST_ITEMS]) if value.type == "array" else [value.value]
+        plain = [_plain(item) for item in items]
+        kind, row = value.type, {"value": plain[0] if plain else None}
+        if value.type == "array":
+            kind, row = f"array of {value.item}", {"length": len(value.value), "value": plain}
+        rows.append({"key": key, "type": kind, **row})
+    return rows
+
+
+FIRST_ITEMS = 5
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, bytes):
+        return item.decode("utf-8", "backslashreplace")
+    return item.item() if hasattr(item, "item") else item
 
 
 def vocabulary_sample(model: ModelFile, count: int) -> list[dict[str, Any]]:

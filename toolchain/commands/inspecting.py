@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from toolchain.terminal.bars import bytes_of, progress_bar
@@ -77,6 +78,7 @@ def add_inspect(commands: Commands) -> None:
     )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--tensors", action="store_true", help="also show the table of tensors")
+    parser.add_argument("--metadata", action="store_true", help="also show the keys of a GGUF file")
     parser.add_argument(
         "--vocab", type=int, default=5, metavar="N", help="entries to show from each end of the vocabulary (default 5)"
     )
@@ -90,13 +92,49 @@ def run_inspect(args: argparse.Namespace) -> int:
 
     if is_importance(args.file):
         return _inspect_importance(args)
-    with open_model(args.file) as model, progress_bar(args, model.size, "inspect") as bar:
-        summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab, progress=bar.update)
+    other = _of_other_architecture(args.file)
+    if other:
+        summary = other
+    else:
+        with open_model(args.file) as model, progress_bar(args, model.size, "inspect") as bar:
+            summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab, progress=bar.update)
     if args.json:
         print_json(summary)
-    else:
-        _print_summary(summary)
+        return 0
+    _print_other(summary) if other else _print_summary(summary)
+    _print_tables(summary, args)
     return 0
+
+
+def _of_other_architecture(path: str) -> dict[str, Any]:
+    """The summary of a GGUF file that is not one of the models that are opened here; empty for all others."""
+    from ggmlpy.files.kinds import first_bytes, kind_of
+    from ggmlpy.formats.gguf import open_gguf
+    from ggmlpy.formats.gguf_model import ARCHITECTURES
+    from ggmlpy.look.contents import architecture_of, summarize_gguf
+
+    kind = kind_of(first_bytes(path))
+    if kind is None or kind.name != "gguf":
+        return {}
+    file = open_gguf(Path(path))
+    return {} if architecture_of(file.metadata) in ARCHITECTURES else summarize_gguf(file)
+
+
+def _print_other(summary: dict[str, Any]) -> None:
+    put(f"{', '.join(summary['files'])}: {summary['format']}, {summary['size']:,} bytes")
+    put(f"architecture {one_line(summary['architecture'])}: shown as it stands, not evaluated here")
+    put(f"tensors     {summary['n_tensors']}")
+
+
+def _print_tables(summary: dict[str, Any], args: argparse.Namespace) -> None:
+    """The keys and the tensors, where they are asked for."""
+    for row in summary.get("metadata", ()) if args.metadata else ():
+        length = f" ({row['length']:,} items)" if "length" in row else ""
+        put(f"  {one_line(row['key']):<40} {row['type']:<15} {one_line(str(row['value']))[:100]}{length}")
+    for row in summary.get("tensors", ()) if args.tensors else ():
+        shape = " x ".join(map(str, row["shape"]))
+        place = f"at {row['offset']:>13,} {row['bytes']:>13,} bytes"
+        put(f"  {one_line(row['name']):<40} {row['type']:<5} {shape:>15} {place}")
 
 
 def _inspect_importance(args: argparse.Namespace) -> int:
@@ -131,9 +169,6 @@ def _print_summary(summary: dict[str, Any]) -> None:
     put(f"tensors     {summary['n_tensors']}")
     for found in summary["not_finite"]:
         put(f"  {NotFinite(**found)}")
-    for row in summary.get("tensors", ()):
-        shape = " x ".join(map(str, row["shape"]))
-        put(f"  {row['name']:<40} {row['type']:<5} {shape:>15} at {row['offset']:>13,} {row['bytes']:>13,} bytes")
 
 
 def add_hexdump(commands: Commands) -> None:
