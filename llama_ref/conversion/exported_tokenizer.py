@@ -59,8 +59,15 @@ def _has_only_json(directory: Path) -> bool:
 
 def _add_from_keys(plan: ExportPlan) -> None:
     """What the keys of a GGUF file say."""
-    more, plan.made = model_files(plan.checkpoint.metadata, json.loads(plan.texts["config.json"]))
+    metadata = plan.checkpoint.metadata
+    more, plan.made = model_files(metadata, json.loads(plan.texts["config.json"]))
     plan.texts |= more
+    scores = metadata.get("tokenizer.ggml.scores")
+    if plan.made and (scores is None or len({*map(float, scores.value)} - {-10000.0}) < 2):
+        plan.notes.append(
+            "all tokens have one score: the file was made from a tokenizer.json, whose merges are not in it. The "
+            "tokenizer.model written cuts texts otherwise; put the original tokenizer.json beside it"
+        )
 
 
 def _copy_json_tokenizer(plan: ExportPlan) -> None:

@@ -9,8 +9,11 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ggmlpy.files.errors import UsageError, VocabularyError
+from ggmlpy.files.errors import FormatError, UsageError, VocabularyError
+from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.model_params import ModelParams, RopeScaling
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.rope_freqs import llama3_divisors, llama3_scaling
@@ -28,6 +31,17 @@ CASES = (
     *("qwen2", "qwen2-tied", "qwen3", "spm-both", "spm-json-added", "spm-json-only", "theta-float-new", "tied"),
     *("yarn-attn", "yarn-mscale", "yarn-new", "yarn-noorig", "yarn-old"),
 )
+
+
+SMALL = {
+    "config.json": {
+        **{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4},
+        **{"num_hidden_layers": 2, "vocab_size": 8},
+    },
+    "generation_config.json": {},
+    "tokenizer_config.json": {},
+    "tokenizer.json": {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}},
+}
 
 
 def digest(path) -> str:
@@ -239,3 +253,58 @@ def test_the_scaling_of_llama_3_comes_back_from_its_tensor(factor, context):
     divisors = llama3_divisors(params)
     assert llama3_scaling(params, divisors) == scaling
     assert llama3_scaling(params, divisors + np.float32(0.01)) is None
+
+
+# ---------------------------------------------------------------------------------------------------- hostile input
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    [
+        *(
+            "added_tokens",
+            "model",
+            "post_processor",
+            "decoder",
+            "normalizer",
+            "bos_token",
+            "eos_token",
+            "add_bos_token",
+        ),
+        *("added_tokens_decoder", "chat_template", "additional_special_tokens", "temperature", "top_k", "sequence"),
+        *("max_position_embeddings", "rope_theta", "rope_scaling", "eos_token_id", "pad_token_id", "_name_or_path"),
+    ]
+)
+
+
+@given(records=st.dictionaries(st.sampled_from(sorted(SMALL)), st.dictionaries(KEYS, JSON, max_size=4), max_size=3))
+def test_whatever_the_small_files_say_ends_in_a_plan_or_in_an_error_of_ours(records, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    for name, record in SMALL.items():
+        (folder / name).write_text(json.dumps({**record, **records.get(name, {})}))
+    try:
+        with plan_vocabulary(folder, folder / "v.gguf", pre_tokenizer="qwen2") as plan:
+            plan.write()
+        open_gguf(folder / "v.gguf")
+    except (FormatError, UsageError):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("config.json", "max_position_embeddings", 2**40),
+        ("config.json", "max_position_embeddings", -1),
+        ("config.json", "rope_theta", 1e300),
+        ("config.json", "bos_token_id", 2**33),
+        ("generation_config.json", "temperature", 1e300),
+    ],
+)
+def test_a_number_without_a_place_is_refused(name, key, value, tmp_path):
+    for file, record in SMALL.items():
+        (tmp_path / file).write_text(json.dumps({**record, **({key: value} if file == name else {})}))
+    with pytest.raises(FormatError, match=r"no place in GGUF|not a plausible value"):
+        plan_vocabulary(tmp_path, tmp_path / "v.gguf", pre_tokenizer="qwen2")

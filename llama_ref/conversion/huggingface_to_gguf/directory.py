@@ -8,7 +8,7 @@ from typing import Any
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.params import LARGEST_TOKENIZER
 
-__all__ = ["json_object", "one_or_several", "text_of"]
+__all__ = ["added_entries", "json_object", "one_or_several", "text_of"]
 
 
 LARGEST_TEXT = 16 << 20
@@ -47,3 +47,10 @@ def one_or_several(step: Any, key: str) -> Iterator[Mapping[str, Any]]:
         return
     inner = step.get(key) if step.get("type") == "Sequence" else [step]
     yield from (each for each in (inner if isinstance(inner, list) else ()) if isinstance(each, dict))
+
+
+def added_entries(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tokens that tokenizer.json has beside its model, those that have a text."""
+    added = record.get("added_tokens")
+    entries = added if isinstance(added, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("content"), str)]

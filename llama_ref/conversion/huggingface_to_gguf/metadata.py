@@ -31,6 +31,8 @@ __all__ = ["ARCHITECTURES", "SAMPLING", "all_metadata", "n_tokens_of"]
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # model_type -> GGUF's
 DEFAULT_VOCABULARY = {"llama": 32000, "mistral": 32000, "qwen2": 151936, "qwen3": 151936}  # what transformers takes
+LARGEST_F32 = float(np.finfo(np.float32).max)
+_RANGES = {"u32": (0, (1 << 32) - 1), "f32": (-LARGEST_F32, LARGEST_F32)}
 CODE_LLAMA, CODE_LLAMA_EOT = 32016, 32010
 STAR_CODER = 49152  # a size of vocabulary for which the converter says that no text begins with a token
 
@@ -142,7 +144,7 @@ def all_metadata(folder: Folder, params: ModelParams, vocabulary: FoundVocabular
         **_normalizer(folder),
         **_by_size(params),
     }
-    return {key: as_stored(value) for key, value in metadata.items() if is_written(value)}
+    return {key: _as_stored(folder, key, value) for key, value in metadata.items() if is_written(value)}
 
 
 def n_tokens_of(params: ModelParams) -> int:
@@ -155,8 +157,17 @@ def is_written(value: Value) -> bool:
     return value.type not in ("string", "array") or len(value.value) > 0
 
 
-def as_stored(value: Value) -> Value:
-    """A number as it comes back from the file."""
+def _as_stored(folder: Folder, key: str, value: Value) -> Value:
+    """A number as it comes back from the file.
+
+    Raises:
+        FormatError: its type can't hold it.
+    """
+    low, high = _RANGES.get(value.type, (0, 0))
+    if value.type in _RANGES and (value.value < low or value.value > high):  # not NaN, which is written as it is
+        raise FormatError(
+            "a number has no place in GGUF", path=folder.path, field=key, expected=value.type, found=value.value
+        )
     return Value("f32", float(np.float32(value.value))) if value.type == "f32" else value
 
 

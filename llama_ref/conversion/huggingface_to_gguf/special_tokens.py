@@ -18,7 +18,7 @@ from ggmlpy.files.errors import VocabularyError
 from ggmlpy.formats.gguf_values import Value
 from llama_ref.checkpoint.folder import Folder
 
-from .directory import json_object, one_or_several
+from .directory import added_entries, json_object, one_or_several
 
 __all__ = ["KEYS", "KINDS", "special_metadata"]
 
@@ -90,8 +90,7 @@ def _texts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _ids_of_texts(special: _Special, tokenizer: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    added = [token for token in tokenizer.get("added_tokens") or () if isinstance(token, dict)]
-    ids = {token.get("content"): token.get("id") for token in reversed(added)}
+    ids = {token["content"]: token.get("id") for token in reversed(added_entries(tokenizer))}
     yield from ((kind, ids.get(special.texts[kind])) for kind in special.kinds if kind in special.texts)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from ggmlpy.files.errors import MissingFileError, VocabularyError
 from ggmlpy.formats.gguf_values import Value
 from llama_ref.checkpoint.folder import Folder
+from llama_ref.vocabulary.pre_tokenizers import pre_tokenizer as known_rules
 from llama_ref.vocabulary.sentencepiece_model import (
     BYTE,
     CONTROL,
@@ -38,7 +39,7 @@ from llama_ref.vocabulary.sentencepiece_model import (
     read_sentencepiece,
 )
 
-from .directory import json_object
+from .directory import added_entries, json_object
 from .word_rules import word_rules
 
 __all__ = ["FoundVocabulary", "find_vocabulary"]
@@ -268,10 +269,11 @@ def _from_bytes(folder: Folder, record: Mapping[str, Any], n_vocab: int, pre_tok
             tokens.put(index, text, 0.0, CONTROL)
         else:
             tokens.put(index, text.replace(_SPACE, " "), 0.0, USER_DEFINED)
+    rules = word_rules(path) if pre_tokenizer is None else known_rules(pre_tokenizer).name
     merges = [merge.encode("utf-8", "replace") for merge in _merges(folder, record)]
     metadata = {
         "tokenizer.ggml.model": Value("string", b"gpt2"),
-        "tokenizer.ggml.pre": Value("string", (pre_tokenizer or word_rules(path)).encode()),
+        "tokenizer.ggml.pre": Value("string", rules.encode()),
         "tokenizer.ggml.tokens": Value("array", tokens.texts, "string"),
         "tokenizer.ggml.token_type": Value("array", np.array(tokens.types, np.int32), "i32"),
         "tokenizer.ggml.merges": Value("array", merges, "string"),
@@ -308,21 +310,15 @@ def _indexed(path: Path, entries: Any) -> Iterator[tuple[str, int]]:
         yield text, index
 
 
-def _added_entries(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    added = record.get("added_tokens")
-    entries = added if isinstance(added, list) else []
-    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("content"), str)]
-
-
 def _added_of(path: Path, record: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    yield from _indexed(path, ((entry["content"], entry.get("id")) for entry in _added_entries(record)))
+    yield from _indexed(path, ((entry["content"], entry.get("id")) for entry in added_entries(record)))
 
 
 def _added_and_special(folder: Folder, record: Mapping[str, Any]) -> tuple[dict[str, int], set[str]]:
     """Text and id of each added token, and which of them are special; tokenizer_config.json has the last word."""
     path = folder.path / "tokenizer.json"
     added = dict(_added_of(path, record))
-    special = {token["content"] for token in _added_entries(record) if token.get("special") is True}
+    special = {token["content"] for token in added_entries(record) if token.get("special") is True}
     for index, text, is_special in _decoder(folder):
         if index.isdecimal() and len(index) < 10:
             added[text] = int(index)
