@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -103,7 +105,8 @@ class Conversation:
     """A model, a tokenizer, a sampler, and everything said so far.
 
     Each conversation has its own key/value cache, so any number of them may use one model, in turns or from several
-    threads, without hearing of each other. One conversation belongs to one thread at a time.
+    threads, without hearing of each other. One conversation belongs to one thread at a time: while one of them is in
+    the middle of a text, :meth:`say` refuses the others.
 
     Args:
         model: evaluates tokens.
@@ -145,6 +148,8 @@ class Conversation:
         self.recent: list[int] = [0] * self.model.n_ctx
         self.logits: np.ndarray | None = None  # float32 [n_vocab] of the last evaluated token
         self.timings = Timings()
+        self._speaker: int | None = None  # the thread that is in the middle of a text
+        self._asked = threading.Lock()
 
     # ── the steps of main ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -269,21 +274,34 @@ class Conversation:
             max_tokens: -1 for no limit.
 
         Raises:
-            UsageError: the prompt does not fit the context.
+            UsageError: the prompt does not fit the context, or another thread is in the middle of a text.
         """
-        tokens = self._tokens_of(prompt)
-        self._check_length(tokens)
-        self._read(tokens)
-        stream = Utf8Stream()
-        made = 0
-        while made != max_tokens:
-            self.evaluate()
-            token = self.sample()
-            self.waiting.append(token)
-            if token in self.tokenizer.ends:
-                return
-            made += 1
-            yield self.describe(token, stream)
+        with self._speaking():
+            tokens = self._tokens_of(prompt)
+            self._check_length(tokens)
+            self._read(tokens)
+            stream = Utf8Stream()
+            made = 0
+            while made != max_tokens:
+                self.evaluate()
+                token = self.sample()
+                self.waiting.append(token)
+                if token in self.tokenizer.ends:
+                    return
+                made += 1
+                yield self.describe(token, stream)
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """From the beginning of a text to its end, or until its iterator is gone."""
+        with self._asked:
+            if self._speaker not in (None, threading.get_ident()):
+                raise UsageError("another thread is in the middle of a text of this conversation; give each its own")
+            self._speaker = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._speaker = None
 
     def _tokens_of(self, prompt: str | bytes | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str | bytes):

@@ -122,6 +122,19 @@ def test_a_saved_conversation_holds_its_own_cache(path, tmp_path):
         assert first + [token.id for token in resumed.say(max_tokens=7)] == whole
 
 
+def test_one_conversation_in_two_threads_is_refused(path):
+    """As long as the first is in the middle of its text; afterwards the other may go on."""
+    with open_one(path, "fast") as model, ThreadPoolExecutor(1) as other:
+        alone = text(model, PROMPTS[0])
+        talk = Conversation(model, SamplingOptions(seed=3))
+        first = talk.say(PROMPTS[0], max_tokens=12)
+        seen = [next(first).id]
+        with pytest.raises(UsageError, match="another thread is in the middle of a text"):
+            other.submit(lambda: list(talk.say([5], max_tokens=1))).result(CHILD_SECONDS)
+        assert seen + [token.id for token in first] == alone
+        assert other.submit(lambda: len(list(talk.say([5], max_tokens=1)))).result(CHILD_SECONDS) == 1
+
+
 FORKS = """
 import os, sys
 from llama_ref.text.model import Model
