@@ -18,6 +18,8 @@ import cli
 from ggmlpy import open_model
 from ggmlpy.files.checksums import read_list
 from ggmlpy.files.errors import FormatError, UsageError, VocabularyError
+from ggmlpy.formats.gguf import open_gguf
+from ggmlpy.formats.opening import is_gguf
 from ggmlpy.look.check import check_model, problems_of
 from ggmlpy.look.contents import summarize
 from ggmlpy.look.hexdump import hexdump
@@ -625,7 +627,9 @@ def _check_readable(path: Path, line: str) -> None:
         if path.is_dir():
             with open_checkpoint(path):
                 pass
-        elif path.suffix in (".bin", ".gguf"):
+        elif is_gguf(path):
+            open_gguf(path)  # quantize takes GGUF files of every kind, and keeps what their metadata say
+        elif path.suffix == ".bin":
             with open_model(path):
                 pass
         elif path.suffix == ".model":
