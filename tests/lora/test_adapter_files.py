@@ -26,6 +26,7 @@ from lora.exchange.to_peft import write_peft
 from lora.merging.adapter import open_adapter
 from lora.merging.adapter_writer import write_adapter
 from lora.merging.merge import plan_merge
+from toolchain.commands.main import main
 
 BASES = {"qv-r8": "llama1-mha", "qwen2-r4": "qwen2"}  # of the others: llama2-gqa
 OF_2023 = ("ggla_all-r4", "ggla_qv-r8", "ggla_qv-r8-f16")
@@ -211,3 +212,12 @@ def test_damaged_ggla_files(header: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(header)
     with pytest.raises(FormatError, match=r"a\.bin"):
         read_ggla(tmp_path / "a.bin")
+
+
+def test_identify_knows_both(golden, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["identify", str(golden("today-models/old/ggla_qv-r8") / "ggml-adapter-model.bin")]) == 0
+    shown = capsys.readouterr().out
+    assert "ggla" in shown
+    assert "rank 8, alpha 16" in shown
+    assert main(["identify", str(golden("today-models/lora/qv-r8.f32.gguf"))]) == 0
+    assert "generate -m MODEL --lora" in capsys.readouterr().out

@@ -102,7 +102,7 @@ def foreign_gguf(path: Path) -> Identification | None:
     if kind != "model" or architecture == "imatrix":
         kinds = {"adapter": f"LoRA adapter for {architecture}", "imatrix": "importance matrix"}
         what = kinds.get("imatrix" if architecture == "imatrix" else kind, kind)
-        step = "use it with llama.cpp (--lora)" if kind == "adapter" else "`quantize` takes it with --imatrix"
+        step = f"`generate -m MODEL --lora {path}`" if kind == "adapter" else "`quantize` takes it with --imatrix"
     elif count > 1 and not re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
         joined = path.stat().st_size > gguf.end + gguf.alignment
         what = f"part {number + 1} of {count} of a split model"

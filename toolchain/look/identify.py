@@ -27,6 +27,7 @@ from llama_ref.checkpoint.params import read_config_json, read_params_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 from llama_ref.checkpoint.weights import is_safetensors
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
+from lora.exchange.reading import open_lora_file
 
 from .foreign import foreign, foreign_gguf, identification
 from .values import not_finite_weights
@@ -101,7 +102,23 @@ def identify_other(path: str | os.PathLike[str], progress: Progress | None = Non
         return _tokenizer(path)
     if head[:1] == b"\x80":
         return _pth(path, progress)
+    if head[:4] == b"algg":
+        return _ggla(path)
     return _importance(path) if looks_like_dat(head, path.stat().st_size) else None
+
+
+def _ggla(path: Path) -> Identification:
+    adapter = open_lora_file(path)
+    rank = next(iter(adapter.pairs.values())).a.shape[0]
+    return identification(
+        path,
+        "LoRA adapter of llama.cpp (ggla, version 1)",
+        era="llama.cpp of 2023-04-17 to 2023-08-21, made by convert-lora-to-ggml.py",
+        types={"f32 or f16": 2 * len(adapter.pairs)},
+        model=f"{len(adapter.pairs)} matrices, rank {rank}, alpha {adapter.alpha:g}",
+        readers="llama.cpp's main of that time, and here --lora",
+        next_step=f"`generate -m MODEL --lora {path}`; or `merge --base BASE_DIR --lora {path} --output OUT_DIR`",
+    )
 
 
 def _importance(path: Path) -> Identification:
