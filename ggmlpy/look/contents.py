@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from ggmlpy.files.kinds import first_bytes, kind_of
 from ggmlpy.formats.file_types import FTYPES
-from ggmlpy.formats.gguf import GgufFile
+from ggmlpy.formats.gguf import GgufFile, open_gguf
+from ggmlpy.formats.gguf_model import ARCHITECTURES
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile
 
 from .finite import not_finite_tensors
 
-__all__ = ["architecture_of", "metadata_rows", "summarize", "summarize_gguf", "tensor_rows", "vocabulary_sample"]
+__all__ = [
+    "architecture_of",
+    "metadata_rows",
+    "other_gguf",
+    "summarize",
+    "summarize_gguf",
+    "tensor_rows",
+    "vocabulary_sample",
+]
 
 
 def summarize(
@@ -69,6 +80,15 @@ def summarize_gguf(file: GgufFile) -> dict[str, Any]:
             for tensor in file.tensors.values()
         ],
     }
+
+
+def other_gguf(path: Path) -> GgufFile | None:
+    """A GGUF file of an architecture that is not opened as a model here; None for everything else."""
+    kind = kind_of(first_bytes(path))
+    if kind is None or kind.name != "gguf":
+        return None
+    file = open_gguf(path)
+    return None if architecture_of(file.metadata) in ARCHITECTURES else file
 
 
 def architecture_of(metadata: Mapping[str, Value]) -> str:

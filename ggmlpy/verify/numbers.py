@@ -87,7 +87,7 @@ NUMBERS: dict[str, tuple[Callable[[ModelParams], Any], bool]] = {  # words: its 
 # fmt: on
 
 HARMLESS = re.compile(
-    r"general\.(?!alignment).*|split\..*|quantize\..*|ggmlpy\..*|.*vocab_size"  # GGUF
+    r"general\.(?!alignment|architecture).*|split\..*|quantize\..*|ggmlpy\..*|.*vocab_size"  # GGUF
     r"|_.*|architectures|auto_map|transformers_version|use_cache|return_dict.*|output_.*|torch.*|problem_type"
     r"|initializer_range|.*dropout.*|pretraining_tp|id2label|label2id|chunk_size_feed_forward|tokenizer_class"
     r"|max_sequence_length|max_length|do_sample|temperature|top_[kp]|model_type|dtype|ffn_hidden_size|gradient_.*"

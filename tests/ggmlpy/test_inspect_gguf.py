@@ -48,6 +48,18 @@ def test_another_architecture_is_shown_as_it_stands(foreign, capsys):
     }
 
 
+def test_other_architectures_are_compared(foreign, tmp_path, capsys):
+    assert cli.main(["compare", "-q", str(foreign), str(foreign)]) == 0
+    changed = foreign.read_bytes()[:-4] + np.float32(1).tobytes()
+    (tmp_path / "other.gguf").write_bytes(
+        changed.replace(b"gemma.block_count\x04\0\0\0\x01", b"gemma.block_count\x04\0\0\0\x02")
+    )
+    assert cli.main(["compare", "-q", str(foreign), str(tmp_path / "other.gguf")]) == 1
+    shown = capsys.readouterr().out
+    assert "gemma.block_count 1 and 2" in shown
+    assert "blk.0.attn_qkv.weight" in shown
+
+
 def test_the_keys_of_a_model_are_shown_when_asked_for(tmp_path, capsys):
     with open_model(write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16")) as model:
         migrate(model, tmp_path / "m.gguf", "gguf", 3)

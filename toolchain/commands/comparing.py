@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from toolchain.terminal.bars import progress_bar, searching
 from toolchain.terminal.reports import show
@@ -29,8 +30,10 @@ def add_compare(commands: Commands) -> None:
 
 def run_compare(args: argparse.Namespace) -> int:
     from ggmlpy.files.kinds import is_ggml_file
+    from ggmlpy.look.contents import other_gguf
 
-    if any(os.path.exists(path) and not is_ggml_file(path) for path in (args.a, args.b)) and not args.source:
+    there = [Path(path) for path in (args.a, args.b) if os.path.exists(path)]
+    if any(not is_ggml_file(path) or other_gguf(path) for path in there) and not args.source:
         from toolchain.verify.sides import compare_anything
 
         with progress_bar(args, 0, "compare", "values") as bar:

@@ -88,13 +88,13 @@ def add_inspect(commands: Commands) -> None:
 def run_inspect(args: argparse.Namespace) -> int:
     from ggmlpy import open_model
     from ggmlpy.formats.importance import is_importance
-    from ggmlpy.look.contents import summarize
+    from ggmlpy.look.contents import other_gguf, summarize, summarize_gguf
 
     if is_importance(args.file):
         return _inspect_importance(args)
-    other = _of_other_architecture(args.file)
+    other = other_gguf(Path(args.file))
     if other:
-        summary = other
+        summary = summarize_gguf(other)
     else:
         with open_model(args.file) as model, progress_bar(args, model.size, "inspect") as bar:
             summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab, progress=bar.update)
@@ -104,20 +104,6 @@ def run_inspect(args: argparse.Namespace) -> int:
     _print_other(summary) if other else _print_summary(summary)
     _print_tables(summary, args)
     return 0
-
-
-def _of_other_architecture(path: str) -> dict[str, Any]:
-    """The summary of a GGUF file that is not one of the models that are opened here; empty for all others."""
-    from ggmlpy.files.kinds import first_bytes, kind_of
-    from ggmlpy.formats.gguf import open_gguf
-    from ggmlpy.formats.gguf_model import ARCHITECTURES
-    from ggmlpy.look.contents import architecture_of, summarize_gguf
-
-    kind = kind_of(first_bytes(path))
-    if kind is None or kind.name != "gguf":
-        return {}
-    file = open_gguf(Path(path))
-    return {} if architecture_of(file.metadata) in ARCHITECTURES else summarize_gguf(file)
 
 
 def _print_other(summary: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ have them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.formats.carrying import unstated
+from ggmlpy.formats.gguf import GgufTensor
 from ggmlpy.formats.gguf_model import CONTROL, CONTROL_NAMES, UNKNOWN, from_gguf_token
+from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_names import is_derived, is_known, rename
+from ggmlpy.look.contents import other_gguf
 from ggmlpy.verify.compare import Comparison
-from ggmlpy.verify.numbers import params_differences
+from ggmlpy.verify.numbers import key_differences, params_differences
 from ggmlpy.verify.tensors import Found, compare_tensors
 from ggmlpy.verify.terms import BETWEEN
 from llama_ref.checkpoint import Heads, LazyTensor, in_layout, open_checkpoint
@@ -51,6 +54,7 @@ class _Side:
     layout: str = ""
     vocab: Pieces | None = None
     scored: bool = True
+    keys: Mapping[str, Value] | None = None  # of a GGUF file of another architecture
 
 
 def compare_anything(
@@ -78,6 +82,10 @@ def compare_anything(
             numbers = list(params_differences(ours.params, theirs.params, terms, skip))
             result.header = [item.words for item in numbers]
             result.behavior = [item.words for item in numbers if item.changes_results]
+        if ours.keys is not None and theirs.keys is not None:
+            numbers = list(key_differences(ours.keys, theirs.keys, terms))
+            result.header += [item.words for item in numbers]
+            result.behavior += [item.words for item in numbers if item.changes_results]
         if ours.vocab is not None and theirs.vocab is not None:
             both = ours.vocab, theirs.vocab
             one, other = both if ours.scored and theirs.scored else map(_unscored, both)
@@ -97,6 +105,10 @@ def _unscored(pieces: Pieces) -> Pieces:
 def _opened(path: Path, stack: ExitStack) -> _Side:
     if path.is_dir():
         return _directory(path, stack)
+    other = other_gguf(path) if is_ggml_file(path) else None
+    if other:
+        tensors = {name: _found_in_gguf(tensor, str(path)) for name, tensor in other.tensors.items()}
+        return _Side(tensors, keys=other.metadata)
     if is_ggml_file(path):
         model = stack.enter_context(open_model(path))
         tensors = {name: Found.of(RowSource(tensor), str(path)) for name, tensor in model.tensors.items()}
@@ -173,6 +185,14 @@ def _heads_beside(directory: Path) -> Heads | None:
     if not isinstance(n_head, int) or not isinstance(n_head_kv, int) or min(n_head, n_head_kv) < 1:
         return None
     return Heads(n_head, n_head_kv)
+
+
+def _found_in_gguf(tensor: GgufTensor, path: str) -> Found:
+    """A tensor as it stands; of one with more than two axes all but the last are rows."""
+    columns = tensor.shape[-1]
+    rows = tensor.data.reshape(-1, tensor.type.row_bytes(columns))
+    shape = tensor.shape if len(tensor.shape) == 1 else (len(rows), columns)
+    return Found.at(tensor.name, tensor.type, shape, lambda start, stop: rows[start:stop], tensor.offset, path)
 
 
 def _found(tensor: LazyTensor, path: str) -> Found:
