@@ -21,6 +21,7 @@ from .main_options import add_main_options, is_interactive, main_options, new_co
 from .options import Commands, arithmetic_of, chat_template_option, command, model_or_demo
 
 if TYPE_CHECKING:
+    from ggmlpy.formats.model_file import ModelFile
     from llama_ref.text.model import Model
 
 ANSWER = 128  # tokens of an answer at most, main's own default
@@ -156,11 +157,22 @@ class Loading:
         if params.rope_scaling is not None and params.rope_scaling.type != "none":
             by = "" if params.rope_scaling.factor is None else f", factor {params.rope_scaling.factor:g}"
             say(args, f"rope scaling: {params.rope_scaling.type}{by}")
+        if args.numerics == "fast":
+            say_widened(args, self.file)
         backend_class(args.numerics)  # importing is not part of loading
         began = time.perf_counter()
         model = Model.from_file(self.file, n_ctx=n, **arithmetic_of(args))
         self.seconds += time.perf_counter() - began
         return model
+
+
+def say_widened(args: argparse.Namespace, file: ModelFile) -> None:
+    """What memory a model takes whose types the fast kernels don't read where they lie."""
+    from llama_ref.arithmetic.fast.layouts import widened
+
+    names, size = widened(file)
+    if names:
+        say(args, f"widening {', '.join(names)} in memory: {size / 1e6:,.0f} MB, with the same values")
 
 
 # ── one text, or one conversation ────────────────────────────────────────────────────────────────────────────────────

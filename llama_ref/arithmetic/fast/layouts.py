@@ -18,7 +18,7 @@ from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 from ggmlpy.machine.features import MACHINE
 
 if TYPE_CHECKING:
-    from ggmlpy.formats.model_file import Tensor
+    from ggmlpy.formats.model_file import ModelFile, Tensor
 
 GROUP = 16  # blocks whose sums share a register
 QUAD = 4  # blocks decoded together
@@ -185,6 +185,13 @@ def widen(tensor: Tensor) -> npt.NDArray[np.uint8]:
         if minimum is not None:
             out[start:stop]["m"] = of_sixteens(minimum, tensor.type)
     return out.reshape(-1).view(np.uint8)
+
+
+def widened(file: ModelFile) -> tuple[list[str], int]:
+    """The types of a file that have to be widened, and what memory that takes, in bytes."""
+    found = [tensor for tensor in file.tensors.values() if tensor.type.quantized and tensor.type.layout not in DIRECT]
+    values = sum(tensor.n_rows * tensor.n_cols for tensor in found)
+    return sorted({tensor.type.name for tensor in found}), values // 16 * SIXTEENS.itemsize
 
 
 def of_sixteens(runs: npt.NDArray[np.float32], type: TensorType) -> npt.NDArray[np.float32]:
