@@ -24,10 +24,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ggmlpy.files.errors import FormatError, MissingFileError
+from ggmlpy.files.json_files import LARGEST_JSON, read_json
 from ggmlpy.files.kinds import first_bytes, kind_of, lookalike
 from ggmlpy.files.paths import stays_inside
-
-from .params import LARGEST_JSON, read_json
 
 __all__ = ["Folder", "Layout", "directory_of", "is_weight_file", "weight_file_names"]
 

@@ -19,10 +19,10 @@ import json
 import os
 from collections.abc import Mapping, Set
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
-from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UnsupportedError
+from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError
+from ggmlpy.files.json_files import read_json
 from ggmlpy.formats.carrying import is_usual
 from ggmlpy.formats.model_params import META_LLAMA3, ModelParams, RopeScaling, feed_forward_width, multiples_for
 
@@ -32,16 +32,13 @@ __all__ = [
     "params_of_huggingface",
     "params_of_meta",
     "read_config_json",
-    "read_json",
     "read_params_json",
 ]
 
 N = TypeVar("N", int, float)
 
-LARGEST_JSON = 1 << 24  # an honest config has a few hundred bytes, an index of 65B about 60 kB
-LARGEST_MULTIPLIER = 64  # of the feed-forward width; the published ones are 1 to 1.5
-LARGEST_TOKENIZER = 1 << 27  # a tokenizer.json of 128,000 tokens has 17 MB, of 256,000 33 MB
 LARGEST_SIZE = 1 << 20  # of n_embd, n_mult, n_head, n_layer: far above any model, far below an overflow
+LARGEST_MULTIPLIER = 64  # of the feed-forward width; the published ones are 1 to 1.5
 
 
 def params_json(params: ModelParams, other: Mapping[str, Any] | None = None) -> str:
@@ -142,35 +139,6 @@ def _as_rope_keys(scaling: RopeScaling) -> dict[str, Any]:
     said = {key: getattr(scaling, name) for name, (key, _) in _ROPE_KEYS.items()} | {"truncate": scaling.truncate}
     numbers = {key: value for key, value in said.items() if value is not None}
     return {"type": scaling.type, "rope_type": scaling.type, **numbers, **scaling.other}
-
-
-def read_json(path: str | os.PathLike[str], *, most: int = LARGEST_JSON) -> dict[str, Any]:
-    """A JSON object from a file of at most ``most`` bytes.
-
-    Raises:
-        MissingFileError: there is no such file.
-        FormatError: not JSON, not an object, or far too large for what it should be.
-    """
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > most:
-            what = "configuration" if most == LARGEST_JSON else "tokenizer"
-            raise FormatError(f"too large for a {what}", path=path, expected=f"<= {most}", found=size)
-        value = json.loads(path.read_bytes())  # UTF-8 or UTF-16, with or without a byte order mark
-    except FileNotFoundError as error:
-        raise MissingFileError("is missing", path=path, next_step=f"copy {path.name} beside the weights") from error
-    except (ValueError, RecursionError) as error:
-        raise FormatError(
-            "is not JSON",
-            path=path,
-            found=str(error)[:100],
-            cause="a broken download, or an HTML page or a Git LFS pointer saved under this name",
-            next_step=f"fetch {path.name} again",
-        ) from error
-    if not isinstance(value, dict):
-        raise FormatError("is not a JSON object", path=path, expected="{…}", found=type(value).__name__)
-    return value
 
 
 def read_params_json(path: str | os.PathLike[str]) -> ModelParams:

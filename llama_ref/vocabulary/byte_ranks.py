@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ggmlpy.files.errors import MissingFileError, VocabularyError
+from ggmlpy.files.json_files import LARGEST_TOKENIZER, read_json
 from ggmlpy.formats.byte_alphabet import from_alphabet, in_alphabet
-from llama_ref.checkpoint.params import LARGEST_TOKENIZER, read_json
 
 from .json_document import BYTES, byte_level_document, template
 from .pre_tokenizers import pre_tokenizer

@@ -30,8 +30,8 @@ from typing import Any
 import regex
 
 from ggmlpy.files.errors import FormatError, UnsupportedError, VocabularyError
+from ggmlpy.files.json_files import LARGEST_TOKENIZER, read_json
 from ggmlpy.formats.byte_alphabet import from_alphabet
-from llama_ref.checkpoint.params import LARGEST_TOKENIZER, read_json
 
 from .json_steps import cutter, frame, normalizer, text_of
 from .merging import PairMerger

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ggmlpy.files.errors import MissingFileError, VocabularyError
-from llama_ref.checkpoint.params import read_json
+from ggmlpy.files.json_files import read_json
 
 from .sentencepiece_model import tokenizer_bytes, unreadable
 

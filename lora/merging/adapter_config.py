@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ggmlpy.files.errors import FormatError, UnsupportedError
-from llama_ref.checkpoint.params import read_json
+from ggmlpy.files.json_files import read_json
 
 from .adapter_features import active_features
 from .module_patterns import ModulePatterns

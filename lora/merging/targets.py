@@ -23,6 +23,7 @@ import numpy as np
 
 from ggmlpy.files.atomic import atomic_write, require_space
 from ggmlpy.files.errors import OutputError, ShapeError, UsageError
+from ggmlpy.files.json_files import read_json
 from ggmlpy.formats.carrying import carry
 from ggmlpy.formats.containers import CONTAINERS, GGUF
 from ggmlpy.formats.eras import GGUF_ERA, era_of
@@ -36,7 +37,7 @@ from ggmlpy.quantizers.rows import quantize_rows
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.folder import Folder, is_weight_file, weight_file_names
 from llama_ref.checkpoint.layout import in_layout
-from llama_ref.checkpoint.params import params_json, read_json
+from llama_ref.checkpoint.params import params_json
 from llama_ref.checkpoint.rope_freqs import rope_freqs_of
 from llama_ref.checkpoint.weights import open_weights, weights_kind, weights_size, write_weights
 from llama_ref.conversion.checkpoints import SHARD_SIZE, huggingface_files, kept_from

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ggmlpy.files.errors import MissingFileError, UnsupportedError, VocabularyError
+from ggmlpy.files.json_files import read_json
 from llama_ref.checkpoint import open_checkpoint
-from llama_ref.checkpoint.params import read_json
 from llama_ref.checkpoint.pth import _wrapper as wrapper_of
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.vocabulary.tokenizer_file import find_tokenizer, load_vocabulary

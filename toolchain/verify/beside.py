@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.files.errors import FormatError, MissingFileError
+from ggmlpy.files.json_files import read_json
 from ggmlpy.formats.carrying import unstated
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.verify.numbers import Difference, key_differences, params_differences
 from ggmlpy.verify.terms import AGAINST, Terms
 from ggmlpy.verify.vocabularies import vocabulary_differences
 from llama_ref.checkpoint import Checkpoint
-from llama_ref.checkpoint.params import read_json
 from llama_ref.vocabulary.tokenizer_file import find_tokenizer, load_vocabulary
 
 __all__ = ["folder_differences", "tokenizer_differences", "vocabulary_beside"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ggmlpy.files.json_files import LARGEST_TOKENIZER
 from llama_ref.checkpoint.folder import Folder
-from llama_ref.checkpoint.params import LARGEST_TOKENIZER
 
 __all__ = ["added_entries", "json_object", "one_or_several", "text_of"]
 
