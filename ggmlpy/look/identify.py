@@ -10,13 +10,13 @@ from typing import Any
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.containers import HISTORY
-from ggmlpy.formats.era_of_file import era_of_file
-from ggmlpy.formats.eras import MARCH_31
+from ggmlpy.formats.era_of_file import era_of_file, quantizing_eras
+from ggmlpy.formats.eras import GGUF_ERAS, MARCH_31
 from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
-from ggmlpy.formats.tensor_names import expected_shapes
+from ggmlpy.formats.tensor_names import expected_shapes, gguf_name
 from ggmlpy.formats.tensor_types import TENSOR_TYPES
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from ggmlpy.formats.writer import file_size
@@ -132,6 +132,8 @@ def _possible(shape: tuple[int, ...]) -> bool:
 
 def _era(model: ModelFile) -> str:
     written = HISTORY[model.container, model.version].written
+    if model.container == "gguf" and any(tensor.type.quantized for tensor in model.stored):
+        return _dates_of_quantizing(model) or written
     if (model.container, model.version) != ("ggjt", 1):
         return _not_before(written, {tensor.type.name for tensor in model.tensors.values()})
     later = {tensor.type.name for tensor in model.tensors.values()} - set(MARCH_31.type_names)
@@ -140,6 +142,16 @@ def _era(model: ModelFile) -> str:
     signs = {quantizer_signs(tensor, 8) for tensor in model.tensors.values() if tensor.type.name == "q4_0"}
     told = sorted(sign for sign in signs if sign.startswith("quantizer"))
     return written + (f"; {' and '.join(told)}" if told else "")
+
+
+def _dates_of_quantizing(model: ModelFile) -> str:
+    """Which llama-quantize may have written a GGUF file; "" if none, as where another program did."""
+    names, types = [gguf_name(tensor.name) for tensor in model.stored], {tensor.type.name for tensor in model.stored}
+    eras = quantizing_eras(model.version, model.metadata, names, types)
+    if not eras:
+        return ""
+    after = [era.date for era in GGUF_ERAS.values() if era > eras[-1]]
+    return f"quantized by llama-quantize of {eras[0]} " + (f"to before {after[0]}" if after else "or later")
 
 
 def _not_before(written: str, types: set[str]) -> str:

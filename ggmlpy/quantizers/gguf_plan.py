@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.formats.era_of_file import file_order
 from ggmlpy.formats.eras import APRIL_26_24, JANUARY_7_25, JANUARY_17_24, OCTOBER_31_24, TODAY, Era
 from ggmlpy.formats.file_types import FileType, file_type_of
 from ggmlpy.formats.gguf import GgufFile, GgufTensor, open_gguf, split_paths
@@ -34,7 +35,6 @@ __all__ = [
     "GgufRequest",
     "PlannedTensor",
     "SourceTensor",
-    "file_order",
     "model_shape",
     "opened",
     "output_metadata",
@@ -230,11 +230,6 @@ def _ordered(files: Sequence[GgufFile], request: GgufRequest) -> list[SourceTens
     if request.era < OCTOBER_31_24:
         return tensors
     return sorted(tensors, key=lambda tensor: file_order(tensor.name))
-
-
-def file_order(name: str) -> tuple[int, bytes]:
-    """What llama-quantize sorts tensors by since 2024-10-31: layer and name."""
-    return _layer(name), name.encode()
 
 
 def _layer(name: str) -> int:

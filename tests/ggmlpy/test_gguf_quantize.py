@@ -37,6 +37,8 @@ SOME = (
     "a4gqa.f16-Q4_K_M-emb-out-pure.gguf",
     "a4gqa.f16-Q4_K_M-tt2.gguf",
     "a4gqa.f16-F16-tt.gguf",
+    "a4gqa.f16-IQ4_XS.gguf",
+    "a4gqa.f16-TQ2_0.gguf",
     "a4gqa.f16-IQ3_M.gguf",
     "a4gqa.f16-TQ2_0.gguf",
 )

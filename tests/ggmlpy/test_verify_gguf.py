@@ -11,6 +11,7 @@ import pytest
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.importance import open_importance
+from ggmlpy.look.identify import identify
 from ggmlpy.quantizers.gguf_plan import GgufOptions
 from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.verify.quantization import verify_files
@@ -113,3 +114,16 @@ def test_one_flipped_bit_is_no_quantizers(source, tmp_path, seed):
     (tmp_path / "flipped.gguf").write_bytes(data)
     with contextlib.suppress(FormatError):
         assert verify_files(tmp_path / "flipped.gguf", source).verdict != "identical bytes"
+
+
+@pytest.mark.parametrize(
+    ("era", "words"),
+    [
+        ("2023-09-15", "of 2023-08-22 to before 2023-10-28"),
+        ("2024-06-10", "of 2023-10-28 to before 2024-10-31"),
+        ("today", "of 2025-01-07 or later"),
+    ],
+)
+def test_identify_names_the_dates_that_the_header_allows(source, tmp_path, era, words):
+    quantize_file(source, tmp_path / "out.gguf", "Q4_K_M", era)
+    assert words in identify(tmp_path / "out.gguf").era

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UsageError
-from ggmlpy.formats.era_of_file import era_of_file
+from ggmlpy.formats.era_of_file import era_of_file, file_order
 from ggmlpy.formats.eras import GGUF_ERAS, OCTOBER_31_24, Era, era_of
 from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser, file_type_of
 from ggmlpy.formats.gguf_mixes import MixChooser, MixOptions
@@ -25,7 +25,7 @@ from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import gguf_name
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
-from ggmlpy.quantizers.gguf_plan import file_order, model_shape
+from ggmlpy.quantizers.gguf_plan import model_shape
 from ggmlpy.verify.judge import Deviation, Expected, OutputReport, Progress, verify_model
 from ggmlpy.verify.quantization import ANOTHER_MIX
 from llama_ref.checkpoint import Checkpoint
