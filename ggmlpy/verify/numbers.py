@@ -154,7 +154,8 @@ def _plain(value: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return bool(a == b) or (_nothing(a) and _nothing(b))
+    """Whether two values mean the same; NaN is as good as NaN."""
+    return bool(a == b) or repr(a) == repr(b) or (_nothing(a) and _nothing(b))
 
 
 def _nothing(value: Any) -> bool:

@@ -452,3 +452,11 @@ def test_gguf_of_another_era_is_refused(tmp_path):
     to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16"), tmp_path / "a.gguf")
     with pytest.raises(UsageError, match=r"GGUF .* is quantized as of 2023-08-21, not 2023-03-31"):
         quantize_file(tmp_path / "a.gguf", tmp_path / "q.gguf", "q4_0", "2023-03-31")
+
+
+@pytest.mark.parametrize("value", [struct.pack("<If", 6, float("nan")), struct.pack("<IIQf", 9, 6, 1, float("nan"))])
+def test_a_key_that_is_nan_is_the_same_when_it_is_kept(value, tmp_path):
+    to_gguf(write_tiny(tmp_path / "a.bin", "ggjt", 3, "f16"), tmp_path / "a.gguf")
+    with_pairs(tmp_path / "a.gguf", tmp_path / "b.gguf", [pair(b"other.x", value)])
+    quantize_file(tmp_path / "b.gguf", tmp_path / "q.gguf", "q4_0")
+    assert verify_files(tmp_path / "q.gguf", tmp_path / "b.gguf").verdict == "identical bytes"
