@@ -34,6 +34,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any, BinaryIO
 
 from ggmlpy.files.atomic import atomic_write
@@ -50,12 +51,30 @@ __all__ = [
     "dump_instructions",
     "iterate_instructions",
     "read_instructions",
+    "sample_records",
     "write_instructions",
 ]
 
 Record = dict[str, str]
 LARGEST_FILE = 1 << 30
 CHUNK = 1 << 20
+
+
+def sample_records(records: Iterable[Record], size: int, seed: int = 0) -> list[Record]:
+    """``size`` of the records (all, if there are fewer), each as likely as any other, in their order.
+
+    Memory holds the sample, not the records (Vitter's algorithm R).
+
+    >>> [record["output"] for record in sample_records(({"output": str(i)} for i in range(9)), 3)]
+    ['1', '5', '6']
+    """
+    kept, random = [], Random(seed)  # type: tuple[list[tuple[int, Record]], Random]
+    for i, record in enumerate(records):
+        if i < size:
+            kept.append((i, record))
+        elif (at := random.randrange(i + 1)) < size:
+            kept[at] = (i, record)
+    return [record for _, record in sorted(kept, key=lambda pair: pair[0])]
 
 
 def read_instructions(path: str | os.PathLike[str]) -> tuple[list[Record], CleanReport]:

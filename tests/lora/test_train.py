@@ -97,7 +97,7 @@ def test_gradients_agree_with_torch() -> None:
         return y if a is None else y + LORA.scale * (x @ a.T @ b.T)
 
     def norm(x, name):
-        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + SHAPE.norm_eps) * t[name]
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + SHAPE.eps) * t[name]
 
     rows, length = batch.tokens.shape
     halves = torch.arange(0, SHAPE.n_rot, 2, dtype=torch.float64)

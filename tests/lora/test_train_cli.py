@@ -82,6 +82,30 @@ def test_instructions_are_cleaned(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert cli.main(["instructions", str(out), "--json"]) == 2
 
 
+def test_mixes_of_given_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The kinds of Chinese-LLaMA-Alpaca's table, each with its share."""
+    kinds = {
+        "translation": [{"english": f"{i}.", "chinese": f"{i}。"} for i in range(30)],
+        "pclue": [{"input": f"问 {i}", "target": f"答 {i}"} for i in range(30)],
+        "alpaca": [{"instruction": f"Say {i}.", "input": "", "output": f"{i}"} for i in range(5)],
+    }
+    for name, records in kinds.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(records))
+    files, out = [str(tmp_path / f"{name}.json") for name in kinds], tmp_path / "mix.json"
+    assert cli.main(["instructions", *files, "--take", "10,40,all", "--output", str(out)]) == 0
+    assert "has 30 records, 40 were asked for" in capsys.readouterr().err
+    mixed = json.loads(out.read_text())
+    assert len(mixed) == 10 + 30 + 5
+    drawn = [int(record["input"][:-1]) for record in mixed[:10]]
+    assert drawn == sorted(set(drawn))
+    assert drawn != list(range(10))
+    again = tmp_path / "again.json"
+    assert cli.main(["instructions", *files, "--take", "10,40,all", "--output", str(again), "-q"]) == 0
+    assert again.read_bytes() == out.read_bytes()
+    assert cli.main(["instructions", *files, "--take", "10", "--output", str(out)]) == 2
+    assert "1 sizes for 3 files" in capsys.readouterr().err
+
+
 def test_crawl_refuses_what_is_no_endpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["crawl", str(tmp_path / "data.json"), "--url", "ftp://x", "--model", "m"]) == 2
     assert "not an endpoint" in capsys.readouterr().err

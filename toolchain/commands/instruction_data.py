@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from toolchain.terminal.bars import progress_bar
@@ -18,23 +19,36 @@ def add_instructions(commands: Commands) -> None:
         "instructions",
         run_instructions,
         "Read instruction data in any state, repair what can be repaired, and write clean Alpaca JSON.",
-        "instructions replies.txt more.json --output clean.json",
+        "instructions replies.txt more.json --output clean.json\n"
+        "instructions translation.json pclue.json alpaca.json --take 500000,300000,all --output mix.json",
     )
     parser.add_argument("files", nargs="+", metavar="FILE")
+    take = "how many records of each file, drawn at random: a number or all, in the order of the files"
+    parser.add_argument("--take", type=_sizes, metavar="SIZES", help=take)
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     writes(parser.add_argument("-o", "--output", metavar="OUT", help="default: stdout"))
     json_option(parser, "the report (needs --output)")
+
+
+def _sizes(text: str) -> list[int | None]:
+    """Numbers between commas; None for "all"."""
+    sizes = [None if word.strip() == "all" else int(word) for word in text.split(",")]
+    if any(size is not None and size < 1 for size in sizes):
+        raise ValueError(text)
+    return sizes
 
 
 def run_instructions(args: argparse.Namespace) -> int:
     from ggmlpy.files.atomic import atomic_write
     from ggmlpy.files.errors import UsageError
-    from lora.training.instructions import CleanReport, dump_instructions, iterate_instructions
+    from lora.training.instructions import CleanReport, dump_instructions
 
     if args.json and not args.output:
         raise UsageError("--json writes the report to stdout: name a file for the records with --output")
+    if args.take and len(args.take) != len(args.files):
+        raise UsageError(f"--take has {len(args.take)} sizes for {len(args.files)} files; give one for each")
     reports = {path: CleanReport() for path in args.files}
-    seen: set[bytes] = set()
-    records = (record for path in args.files for record in iterate_instructions(path, reports[path], seen))
+    records = _records(args, reports)
     with atomic_write(args.output) if args.output else tempfile.TemporaryFile() as stream:
         count = dump_instructions(stream, records)
         for path, report in reports.items():
@@ -46,6 +60,22 @@ def run_instructions(args: argparse.Namespace) -> int:
     if args.json:
         print_json({path: report.as_dict() for path, report in reports.items()})
     return 0
+
+
+def _records(args: argparse.Namespace, reports: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """The clean records of all files, or a sample of each; one that has fewer than were asked for is told."""
+    from lora.training.instructions import iterate_instructions, sample_records
+
+    seen: set[bytes] = set()
+    for path, size in zip(args.files, args.take or [None] * len(args.files)):
+        records = iterate_instructions(path, reports[path], seen)
+        if size is None:
+            yield from records
+            continue
+        taken = sample_records(records, size, args.seed)
+        if len(taken) < size:
+            say(args, f"{path}: has {len(taken):,} records, {size:,} were asked for")
+        yield from taken
 
 
 def _say_cleaning(args: argparse.Namespace, path: str, report: Any) -> None:
