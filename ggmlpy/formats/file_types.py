@@ -193,11 +193,13 @@ def file_type_of(request: str | int | FileType, era: str | Era = DEFAULT_ERA) ->
     if found is None and word.isdecimal():
         found = next((record for record in known.values() if record.id == int(word)), None)
     if found is None:
-        elsewhere = FILE_TYPES.get(_ALIASES.get(word, word))
-        eras = [era.date for era in (*ERAS.values(), TODAY) if elsewhere and elsewhere.is_target_of(era)]
-        hint = f"; {elsewhere.name.lower()} needs --era {' or '.join(eras)}" if elsewhere and eras else ""
+        elsewhere, moment = FILE_TYPES.get(_ALIASES.get(word, word)), quantizing_era(era)
+        eras = [each for each in (*ERAS.values(), TODAY) if elsewhere and elsewhere.is_target_of(each)]
+        # who has a file from before GGUF is told of GGUF only where there is no other way
+        near = [each for each in eras if each.is_of_gguf == moment.is_of_gguf] or eras
+        hint = f"; {elsewhere.name.lower()} needs --era {' or '.join(map(str, near))}" if elsewhere and near else ""
         choice = ", ".join(f"{record.id} or {record.name.lower()}" for record in known.values())
-        raise UsageError(f"unknown type {str(request)!r} for era {quantizing_era(era)}; it has {choice}{hint}")
+        raise UsageError(f"unknown type {str(request)!r} for era {moment}; it has {choice}{hint}")
     return found
 
 

@@ -308,7 +308,7 @@ def original_names(n_layer: int) -> list[str]:
 def optional_shapes(params: ModelParams) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor that a model may have or not, by Meta name: biases, and norms of heads where it has them.
 
-    >>> sorted(optional_shapes(ModelParams(n_layer=1)))[:2]
+    >>> sorted(optional_shapes(ModelParams(n_embd=8, n_layer=1, n_head=2)))[:2]
     ['layers.0.attention.wk.bias', 'layers.0.attention.wo.bias']
     """
     rows = [row.meta for row in OPTIONAL if row.present != "qk_norm" or params.qk_norm]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ggmlpy.files.kinds import first_bytes, kind_of
 from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.gguf import GgufFile, open_gguf
@@ -116,7 +118,9 @@ FIRST_ITEMS = 5
 def _plain(item: Any) -> Any:
     if isinstance(item, bytes):
         return item.decode("utf-8", "backslashreplace")
-    return item.item() if hasattr(item, "item") else item
+    if isinstance(item, Value):  # an array in an array
+        return f"array of {len(item.value)} {item.item}"
+    return item.item() if isinstance(item, np.generic) else item
 
 
 def vocabulary_sample(model: ModelFile, count: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import cli
 from ggmlpy import OutTensor, open_model, types_of
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
+from ggmlpy.look.contents import metadata_rows
 from ggmlpy.quantizers.migration import migrate
 from tests.ggmlpy.models import write_tiny
 
@@ -67,3 +68,9 @@ def test_the_keys_of_a_model_are_shown_when_asked_for(tmp_path, capsys):
     assert "llama.block_count" not in capsys.readouterr().out
     assert cli.main(["inspect", "-q", "--metadata", str(tmp_path / "m.gguf")]) == 0
     assert "llama.block_count" in capsys.readouterr().out
+
+
+def test_arrays_of_arrays_are_counted():
+    inner = Value("array", np.arange(3), "u8")
+    rows = metadata_rows({"x": Value("array", [inner, inner], "array")})
+    assert rows == [{"key": "x", "type": "array of array", "length": 2, "value": ["array of 3 u8"] * 2}]

@@ -66,6 +66,7 @@ class Register:
 def registers_of(record: TensorType) -> list[Register]:
     """The registers that the low bits of all codes of a block fill, in the order of memory.
 
+    >>> from ggmlpy.formats.tensor_types import TENSOR_TYPES
     >>> [(r.offset, r.shift, r.values[0], r.values[32]) for r in registers_of(TENSOR_TYPES["q4_K"])]
     [(16, 0, 0, 64), (16, 4, 32, 96), (80, 0, 128, 192), (80, 4, 160, 224)]
     """
