@@ -17,7 +17,6 @@ from llama_ref.text.sampling import SamplingOptions
 __all__ = ["ChatRequest", "CompletionRequest", "DetokenizeRequest", "Generation", "Message", "TokenizeRequest"]
 
 LONGEST_STOP, MOST_STOPS, MOST_CHOICES, MOST_ALTERNATIVES, MOST_BIASES = 256, 16, 16, 20, 1024
-IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options")
 
 Text = Annotated[str, Field(max_length=1 << 20)]
 

@@ -71,9 +71,6 @@ class Engine:
         model: is closed with the engine.
         places: how many jobs are worked on at a time.
         queue: how many more may wait.
-
-    Attributes:
-        evaluated: tokens evaluated so far.
     """
 
     def __init__(self, model: Model, *, places: int = 4, queue: int = 64) -> None:
@@ -81,8 +78,6 @@ class Engine:
         self.places = [Place(Conversation(model)) for _ in range(places)]
         self.tokenizer = self.places[0].conversation.tokenizer
         self.era = self.places[0].conversation.sampler.era
-        self.evaluated = 0
-        self.generated = 0
         self._most = queue
         self._waiting: deque[Job] = deque()
         self._wake = threading.Condition()
@@ -205,7 +200,6 @@ class Engine:
         for (place, token), row in zip(chosen, rows, strict=True):
             place.logits = row
             place.tokens.append(token)
-        self.evaluated += len(chosen)
 
     def _read(self, place: Place, job: Job) -> None:
         batch, place.unread = place.unread[:BATCH], place.unread[BATCH:]
@@ -235,7 +229,6 @@ class Engine:
         conversation.remember([token])
         place.counts[token] += 1
         place.made += 1
-        self.generated += 1
         text = place.stream.feed(self.tokenizer.piece(token)).decode("utf-8", "replace")
         shown = place.words.feed(text)
         job.tell(Piece(shown, best_tokens(place.logits, token, job.logprobs or 0)))
@@ -250,7 +243,6 @@ class Engine:
         cache = place.conversation.cache
         logits = self.model.evaluate(tokens, len(place.tokens), last_only=last_only, cache=cache)
         place.tokens.extend(tokens)
-        self.evaluated += len(tokens)
         return logits
 
     def _end(self, place: Place, reason: str) -> None:
