@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, TruncatedError, UnsupportedError
-from ggmlpy.files.mapping import map_file
+from ggmlpy.files.mapping import map_file, read_out
 
 from .fields import U32, U64, Array, Cursor, Number, Record, Text, read
 from .gguf_values import Typed, Value, check_count
@@ -48,6 +48,7 @@ __all__ = ["ALIGNMENT", "GGUF_MAGIC", "GgufFile", "GgufTensor", "open_gguf", "re
 GGUF_MAGIC = 0x46554747
 ALIGNMENT = 32
 MAX_DIMS = 4
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ class GgufTensor:
     header: int
     offset: int
     data: NDArray[np.uint8]
+
+    def chunks(self) -> Iterator[NDArray[np.uint8]]:
+        """Its bytes in pieces, read from the file; raises :class:`TruncatedError` where that has become shorter."""
+        for start in range(0, len(self.data), CHUNK_BYTES):
+            yield read_out(self.data[start : start + CHUNK_BYTES], f"tensor {self.name!r}")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,12 @@ from ggmlpy.verify.tensors import decoded, row_chunks
 
 __all__ = ["NotFinite", "not_finite", "not_finite_problem", "not_finite_tensors", "not_finite_words"]
 
-INFINITY = {"f32": 0x7F800000, "f16": 0x7C00, "bf16": 0x7F80}  # the bits of the infinity of each type of plain numbers
+INFINITY = {  # the bits of the infinity of each type of plain numbers; whole numbers have none
+    "f64": 0x7FF0_0000_0000_0000,
+    "f32": 0x7F80_0000,
+    "f16": 0x7C00,
+    "bf16": 0x7F80,
+}
 SCALES = ("d", "m", "dmin")
 LARGEST_SCALE = {  # the bits from which on a value of a block may not be finite
     "<f4": 0x7B800000,  # 2^120: codes are below 2^7, and a minimum may be added
@@ -98,7 +103,7 @@ def not_finite(tensor: OutTensor, progress: Callable[[int], object] | None = Non
 def _suspicious(blocks: NDArray[Any], record: TensorType) -> bool:
     """Whether any value may be NaN or infinite. Scales that are codes of their own kind have to be decoded."""
     if not record.quantized:
-        return _reaches(blocks, INFINITY[record.name])
+        return record.name in INFINITY and _reaches(blocks, INFINITY[record.name])
     scales = [blocks[name] for name in SCALES if name in record.field_names]
     limits = [LARGEST_SCALE.get(scale.dtype.str, 0) for scale in scales]
     return not scales or any(map(_reaches, scales, limits))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ggmlpy.files.errors import ShapeError
+from ggmlpy.files.errors import FormatError, ShapeError
 from ggmlpy.formats.model_file import ModelFile, Piece, Tensor
 from ggmlpy.formats.tensor_types import type_named
 
@@ -33,7 +33,7 @@ def apply_adapters(
 
     Raises:
         ShapeError: a pair belongs to another model.
-        FormatError: an adapter file is damaged, or none.
+        FormatError: an adapter file is damaged, or none, or its changes leave the range of f32.
     """
     for path, factor in adapters:
         adapter = open_lora_file(path)
@@ -41,7 +41,10 @@ def apply_adapters(
         for name, pair in adapter.pairs.items():
             source = base if base is not None and model.tensors[name].type.name != "f32" else model
             values = source.tensors[name].numpy()
-            values += np.float32(factor * pair.scale) * (pair.b @ pair.a)
+            with np.errstate(over="ignore", invalid="ignore"):
+                values += np.float32(factor * pair.scale) * (pair.b @ pair.a)
+            if not np.isfinite(values).all():
+                raise _overflow(adapter, name, factor)
             model.tensors[name] = _in_memory(model.tensors[name], values)
         yield from _told(adapter, model)
 
@@ -70,6 +73,17 @@ def _check(adapter: LoraFile, model: ModelFile) -> None:
                 found="nothing" if tensor is None else list(tensor.shape),
                 cause="an adapter of another model",
             )
+
+
+def _overflow(adapter: LoraFile, name: str, factor: float) -> FormatError:
+    return FormatError(
+        "with this adapter the model has values that are NaN or infinite",
+        path=adapter.path,
+        field=name,
+        found=f"alpha {adapter.alpha:g}, times {factor:g}",
+        cause="numbers of a damaged file, or a factor that is too large",
+        next_step="a smaller factor (--lora-scaled), or `compare` the adapter with its source",
+    )
 
 
 def _in_memory(tensor: Tensor, values: np.ndarray) -> Tensor:

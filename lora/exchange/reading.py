@@ -14,7 +14,10 @@ from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError
 from ggmlpy.files.kinds import first_bytes, kind_of
 from ggmlpy.formats.dequantize import dequantize
 from ggmlpy.formats.gguf import GgufFile, GgufTensor, open_gguf
+from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import meta_name
+from ggmlpy.formats.tensor_types import type_named
+from ggmlpy.look.finite import not_finite, not_finite_problem
 
 from .ggla import SIDES, read_ggla
 
@@ -71,7 +74,7 @@ def open_lora_file(path: str | os.PathLike[str]) -> LoraFile:
     Raises:
         UnsupportedError: a GGUF that is a model, or another kind of adapter.
         ShapeError: halves without partners, or that don't fit together.
-        FormatError: it is damaged.
+        FormatError: it is damaged, or has values that are NaN or infinite.
     """
     kind = kind_of(first_bytes(path))
     if kind is not None and kind.name == "ggla":
@@ -90,7 +93,7 @@ def open_lora_file(path: str | os.PathLike[str]) -> LoraFile:
             next_step=f"`identify {path}`",
         )
     alpha = float(file.number("adapter.lora.alpha", 0.0))
-    halves = {name: _values(tensor) for name, tensor in file.tensors.items() if name.endswith(GGUF_SIDES)}
+    halves = {name: _values(path, tensor) for name, tensor in file.tensors.items() if name.endswith(GGUF_SIDES)}
     pairs = _pairs(path, halves, GGUF_SIDES, lambda r: alpha / r if alpha else 1.0)
     ignored = [name for name in file.tensors if name not in halves]
     return LoraFile(Path(path), "gguf", alpha, pairs, _says(file, "general.architecture"), ignored)
@@ -101,9 +104,16 @@ def _says(file: GgufFile, key: str) -> str:
     return value.text() if value is not None and value.type == "string" else ""
 
 
-def _values(tensor: GgufTensor) -> F32:
+def _values(path: object, tensor: GgufTensor) -> F32:
     if len(tensor.shape) != 2:
-        raise ShapeError("half of a LoRA pair is not a matrix", field=tensor.name, found=list(tensor.shape))
+        raise ShapeError(
+            "half of a LoRA pair is not a matrix",
+            path=str(path),
+            field=tensor.name,
+            expected="two dimensions",
+            found=list(tensor.shape),
+            cause="a damaged file",
+        )
     return (
         dequantize(tensor.data.view(tensor.type.block), tensor.type)
         .reshape(tensor.shape)
@@ -111,8 +121,19 @@ def _values(tensor: GgufTensor) -> F32:
     )
 
 
+def _check_finite(path: object, halves: Mapping[str, F32]) -> None:
+    bad = [found for name, half in halves.items() if (found := not_finite(_in_memory(name, half))) is not None]
+    if bad:
+        raise not_finite_problem(bad, path)
+
+
+def _in_memory(name: str, values: F32) -> OutTensor:
+    return OutTensor(name, type_named("f32", "gguf", 3), values.shape, lambda: [values])
+
+
 def _pairs(path: object, halves: Mapping[str, F32], sides: tuple[str, str], scale_of: object) -> dict[str, FilePair]:
     """The halves, joined; an embedding's A lies the other way round in GGUF."""
+    _check_finite(path, halves)
     stems = dict.fromkeys(name[: -len(sides[0])] for name in halves)
     pairs = {}
     for stem in stems:

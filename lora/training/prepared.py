@@ -35,7 +35,13 @@ from .order import torch_order
 __all__ = ["KIND", "Blocks", "PreparedData", "is_prepared", "open_prepared"]
 
 KIND = "ggmlpy prepared training data"
-TENSORS = ("ids", "starts", "first_targets", "train", "validation")
+TENSORS: dict[str, tuple[str, ...]] = {  # and the types they may have
+    "ids": ("uint16", "int32"),
+    "starts": ("int64",),
+    "first_targets": ("int32",),
+    "train": ("int64",),
+    "validation": ("int64",),
+}
 IGNORED = -100  # the label of a token that is no target
 
 
@@ -52,12 +58,17 @@ class PreparedData:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path, self._file = path, open_safetensors(path)
-        self.metadata = self._file.metadata
-        if self.metadata.get("kind") != KIND or set(self._file) != set(TENSORS):
-            raise self._bad("these tensors are not prepared data", "`train prepare FILE`")
-        self.ids = self._file["ids"]
-        self.starts, self.first_targets, self.train, self.validation = (self._file[n].numpy() for n in TENSORS[1:])
-        self._check()
+        try:
+            self.metadata = self._file.metadata
+            self._check_kind()
+            self.ids = self._file["ids"]
+            self.starts, self.first_targets, self.train, self.validation = (
+                self._file[name].numpy() for name in list(TENSORS)[1:]
+            )
+            self._check()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> PreparedData:
         return self
@@ -69,23 +80,32 @@ class PreparedData:
         """Close the file."""
         self._file.close()
 
+    def _check_kind(self) -> None:
+        if self.metadata.get("kind") != KIND or set(self._file) != set(TENSORS):
+            raise self._bad("these tensors are not prepared data", "`train prepare FILE`")
+        for name, types in TENSORS.items():
+            tensor = self._file[name]
+            if tensor.dtype not in types or len(tensor.shape) != 1:
+                raise self._bad(f"tensor {name} is not a list of {' or '.join(types)}")
+        if not 0 < len(self.metadata.get("n_vocab", "")) < 12 or not self.metadata["n_vocab"].isdecimal():
+            raise self._bad("the size of the tokenizer is not a number")
+
     def _check(self) -> None:
-        lengths = np.diff(self.starts)
         ends = self.starts[[0, -1]].tolist() if self.starts.size else []
+        lengths = np.diff(self.starts)
         used = np.concatenate([self.train, self.validation])
         if (
             ends != [0, self.ids.size]
             or len(self.first_targets) != len(lengths)
-            or (lengths < 1).any()
+            or (self.starts[1:] <= self.starts[:-1]).any()
             or (self.first_targets < 0).any()
             or (self.first_targets > lengths).any()
             or (used.size and not 0 <= used.min() <= used.max() < len(lengths))
         ):
-            raise self._bad("rows, labels and order do not fit together", "prepare the data again")
+            raise self._bad("rows, labels and order do not fit together")
 
-    def _bad(self, words: str, step: str) -> FormatError:
-        self.close()
-        return FormatError(words, path=self.path, next_step=step)
+    def _bad(self, words: str, step: str = "prepare the data again") -> FormatError:
+        return FormatError(words, path=self.path, cause="a damaged file", next_step=step)
 
     @property
     def n_vocab(self) -> int:
@@ -98,8 +118,11 @@ class PreparedData:
         return int(np.diff(self.starts).max(initial=0))
 
     def row(self, number: int) -> np.ndarray:
-        """The ids of a row."""
-        return self.ids.rows(int(self.starts[number]), int(self.starts[number + 1])).astype(np.int32)
+        """The ids of a row; raises :class:`FormatError` where one is not a piece of the tokenizer."""
+        ids = self.ids.rows(int(self.starts[number]), int(self.starts[number + 1])).astype(np.int32)
+        if not 0 <= ids.min() <= ids.max() < self.n_vocab:
+            raise self._bad(f"row {number} has a token that the tokenizer does not have")
+        return ids
 
     def labels(self, number: int) -> np.ndarray:
         """The labels of a row."""

@@ -47,6 +47,15 @@ from tests.fuzz.damage_protobuf import damaged_protobuf
 from tests.fuzz.damage_zip import damaged_names, repacked, zip_spans
 from tests.fuzz.rules import Broken, Limits
 from tests.fuzz.scenes import Scene
+from tests.fuzz.targets_of_training import (
+    FILE_ADAPTERS,
+    IMPORTANCE,
+    PREPARED,
+    file_damage,
+    read_file_adapter,
+    read_importance,
+    read_prepared,
+)
 from tests.fuzz.targets_of_words import (
     REQUESTS,
     TEMPLATES,
@@ -703,9 +712,9 @@ THREADS = frozenset({"_thread.start_new_thread", "os.posix_fallocate", "os.puten
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("ggml", 80, GGML_SCENES, read_model, model_damage, GGML_MODULES, model_spans),
+        Target("ggml", 60, GGML_SCENES, read_model, model_damage, GGML_MODULES, model_spans),
         Target(
-            "gguf", 90, GGUF_SCENES, read_model, model_damage,
+            "gguf", 70, GGUF_SCENES, read_model, model_damage,
             ("ggmlpy/formats/gguf.py", "ggmlpy/formats/gguf_values.py", "ggmlpy/formats/gguf_model.py",
                 *GGML_MODULES[:6]), model_spans,
         ),
@@ -716,25 +725,25 @@ TARGETS: dict[str, Target] = {
              "toolchain/verify/published_tensors.py"), model_spans,
         ),
         Target(
-            "pth", 75, scenes.torch_files(), read_torch, torch_damage,
+            "pth", 65, scenes.torch_files(), read_torch, torch_damage,
             ("llama_ref/checkpoint/pth.py", "llama_ref/checkpoint/pickle_reader.py",
              "llama_ref/checkpoint/pickle_values.py",
              "llama_ref/checkpoint/legacy.py", "llama_ref/checkpoint/torch_zip.py", "llama_ref/checkpoint/tensor.py"),
         ),
         Target(
-            "zip", 65,
+            "zip", 55,
             {"stored": scenes.adapter_zip(0), "deflated": scenes.adapter_zip(8), **scenes.torch_files()},
             read_archive, zip_damage,
             ("llama_ref/checkpoint/torch_zip.py", "lora/merging/adapter.py", "toolchain/verify/published.py",
              "toolchain/look/identify.py"), lambda path: zip_spans(path.read_bytes()), TEMPORARY,
         ),
         Target(
-            "safetensors", 60, {"types": scenes.safetensors_of_all_types, "model": scenes.safetensors_model},
+            "safetensors", 50, {"types": scenes.safetensors_of_all_types, "model": scenes.safetensors_model},
             read_safetensors, safetensors_damage,
             ("llama_ref/checkpoint/safetensors_file.py", "llama_ref/checkpoint/tensor.py"),
         ),
         Target(
-            "tokenizer", 70,
+            "tokenizer", 50,
             {"small": scenes.tokenizer_small, "bytes": scenes.tokenizer_with_bytes, "golden": scenes.tokenizer_golden},
             read_tokenizer_file, tokenizer_damage,
             ("lora/vocabulary.py", "llama_ref/vocabulary/tokenizer_file.py", "llama_ref/conversion/tokenizer_json.py"),
@@ -760,6 +769,15 @@ TARGETS: dict[str, Target] = {
             "adapter", 65, ADAPTER_SCENES, lambda folder, name: read_adapter(folder), by_kind,
             ("lora/merging/adapter.py", "llama_ref/checkpoint/params.py"),
         ),
+        Target(
+            "importance", 30, IMPORTANCE, read_importance, file_damage, ("ggmlpy/formats/importance.py",), model_spans,
+        ),
+        Target(
+            "file-adapter", 35, FILE_ADAPTERS, read_file_adapter, file_damage,
+            ("lora/exchange/reading.py", "lora/exchange/ggla.py", "lora/exchange/applying.py",
+             "lora/exchange/to_peft.py"), model_spans,
+        ),
+        Target("prepared", 25, PREPARED, read_prepared, by_kind, ("lora/training/prepared.py",)),
         Target(
             "instructions", 55, {"texts": scenes.instructions}, read_text, text_damage,
             ("lora/training/instructions.py", "lora/training/crawl.py"), limits=Limits(seconds=3.0),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ggmlpy import TENSOR_TYPES, OutTensor, open_model
+from ggmlpy import TENSOR_TYPES, OutTensor, open_model, types_of
 from ggmlpy.formats.dequantize import dequantize
 from ggmlpy.look.finite import SCALES, not_finite, not_finite_tensors, not_finite_words
 from ggmlpy.look.identify import identify
@@ -65,3 +65,12 @@ def test_identify_names_the_tensor_and_the_place(tmp_path) -> None:
     assert identify(path, values=False).problems == []
     with open_model(path) as model:
         assert not_finite_words(list(not_finite_tensors(model))) in problem
+
+
+def test_whole_numbers_are_always_numbers() -> None:
+    for record in types_of("gguf", 3).values():
+        if record.name in ("i8", "i16", "i32", "i64"):
+            values = np.full(32, -1, record.block)
+            assert not_finite(OutTensor("x", record, (32,), lambda values=values: [values])) is None, record.name
+    f64 = next(record for record in types_of("gguf", 3).values() if record.name == "f64")
+    assert not_finite(OutTensor("x", f64, (2,), lambda: [np.array([1.0, -np.inf])])) is not None

@@ -26,6 +26,8 @@ from lora.exchange.to_peft import write_peft
 from lora.merging.adapter import open_adapter
 from lora.merging.adapter_writer import write_adapter
 from lora.merging.merge import plan_merge
+from tests.docs.blocks import run
+from tests.ggmlpy.models import write_tiny
 from toolchain.commands.main import main
 
 BASES = {"qv-r8": "llama1-mha", "qwen2-r4": "qwen2"}  # of the others: llama2-gqa
@@ -212,6 +214,41 @@ def test_damaged_ggla_files(header: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(header)
     with pytest.raises(FormatError, match=r"a\.bin"):
         read_ggla(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["a.bin", "a.gguf"])
+def test_values_that_are_no_numbers_are_told(small: Path, tmp_path: Path, name: str, value: float) -> None:
+    with open_adapter(small) as adapter:
+        write_ggla(adapter, tmp_path / "a.bin")
+        write_gguf_adapter(adapter, base_of(tmp_path / "base"), tmp_path / "a.gguf")
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[:-64] + np.float32(value).tobytes() + data[-60:])
+    with pytest.raises(FormatError, match=r"1 of 16 values of tensor .* are NaN or infinite"):
+        open_lora_file(tmp_path / name)
+    code, said = run(["identify", str(tmp_path / name)])
+    assert code == 3
+    assert "1 of 16 values of tensor" in said
+
+
+def test_an_adapter_that_overflows_is_refused_by_name(tmp_path: Path) -> None:
+    hparams = ggmlpy.ModelParams.from_header(12, 8, 8, 2, 1, 4, 1)
+    write_tiny(tmp_path / "m.bin", "ggjt", 1, "f16", hparams=hparams)
+    huge = np.full((1, 8), 1e30, "f4"), np.full((8, 1), 1e30, "f4")
+    write_adapter(tmp_path / "peft", {"layers.0.attention.wv.weight": huge}, r=1, alpha=4)
+    with open_adapter(tmp_path / "peft") as adapter:
+        write_ggla(adapter, tmp_path / "a.bin")
+    code, said = run(["generate", "-m", str(tmp_path / "m.bin"), "--lora", str(tmp_path / "a.bin"), "-p", "", "-q"])
+    assert code == 3
+    assert "with this adapter the model has values that are NaN or infinite" in said
+    assert "Warning" not in said
+
+
+@pytest.mark.parametrize("factor", ["nan", "inf", "x", "1e999"])
+def test_a_factor_is_a_number(factor: str) -> None:
+    code, said = run(["generate", "-m", "m.bin", "--lora-scaled", "a.bin", factor, "-p", "a"])
+    assert code == 2
+    assert "number" in said
 
 
 def test_identify_knows_both(golden, capsys: pytest.CaptureFixture[str]) -> None:

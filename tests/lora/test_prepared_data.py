@@ -19,7 +19,7 @@ from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, read_se
 from lora.training import prepare as preparing
 from lora.training.order import split_order, torch_order
 from lora.training.prepare import Preparation, prepare_data
-from lora.training.prepared import IGNORED, Blocks, open_prepared
+from lora.training.prepared import IGNORED, KIND, Blocks, open_prepared
 from lora.training.tokens import TrainingTokenizer, cut_lines
 from lora.vocabulary import merge_vocabularies
 
@@ -173,3 +173,38 @@ def test_another_tokenizers_data_and_damaged_data(golden: Golden, tmp_path: Path
     write_safetensors(out, [LazyTensor.of_array("ids", np.zeros(1, np.float32))])
     with pytest.raises(FormatError, match="not prepared data"):
         open_prepared(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train": np.zeros((1, 1), np.int64)}, "tensor train is not a list of int64"),
+        ({"starts": np.array([0.0, 1.0])}, "tensor starts is not a list of int64"),
+        ({"starts": np.array([0, 2**63 - 1, -2, 8]), "first_targets": np.zeros(3, "<i4")}, "do not fit together"),
+        ({"n_vocab": "many"}, "size of the tokenizer"),
+        ({"n_vocab": "9" * 5000}, "size of the tokenizer"),
+    ],
+)
+def test_prepared_data_of_other_types(change: dict, words: str, tmp_path: Path) -> None:
+    write_prepared(tmp_path / "x.safetensors", change)
+    with pytest.raises(FormatError, match=words):
+        open_prepared(tmp_path / "x.safetensors")
+
+
+def test_a_token_that_the_tokenizer_does_not_have(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "x.safetensors", {"ids": np.arange(5, 13, dtype="<u2")})
+    with open_prepared(tmp_path / "x.safetensors") as data, pytest.raises(FormatError, match="row 0 has a token"):
+        Blocks(data, rows=1).batch(0)
+
+
+def write_prepared(path: Path, change: dict) -> None:
+    arrays = {
+        "ids": np.arange(8, dtype="<u2"),
+        "starts": np.array([0, 8]),
+        "first_targets": np.zeros(1, "<i4"),
+        "train": np.array([0]),
+        "validation": np.empty(0, np.int64),
+    }
+    said = {"kind": KIND, "n_vocab": "12"} | {key: text for key, text in change.items() if isinstance(text, str)}
+    arrays |= {key: array for key, array in change.items() if not isinstance(array, str)}
+    write_safetensors(path, [LazyTensor.of_array(key, array) for key, array in arrays.items()], said)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.terminal.program import spoken
 from toolchain.terminal.talk import print_json, say
 
-from .options import Arguments
+from .options import Arguments, number
 
 if TYPE_CHECKING:
     from ggmlpy import ModelFile
@@ -90,9 +90,9 @@ class _Scaled(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         name, factor = (values, "1") if isinstance(values, str) else values
         try:
-            namespace.lora = [*(namespace.lora or []), (name, float(factor))]
-        except ValueError as error:
-            raise argparse.ArgumentError(self, f"not a number: {factor!r}") from error
+            namespace.lora = [*(namespace.lora or []), (name, number(factor))]
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise argparse.ArgumentError(self, f"FACTOR must be a finite number, not {factor}") from error
 
 
 def lora_options(parser: Arguments) -> None:

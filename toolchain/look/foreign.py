@@ -18,11 +18,14 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.gguf import GgufFile, open_gguf
 from ggmlpy.formats.gguf_model import ARCHITECTURES
+from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.look.finite import NotFinite, not_finite, not_finite_problem
 from ggmlpy.look.identify import Identification
 
 __all__ = ["foreign", "foreign_gguf", "identification"]
@@ -90,8 +93,12 @@ def _is_llama2c(head: bytes) -> bool:
     return sizes and 0 < kv_heads <= heads and dim % heads == 0 and heads % kv_heads == 0 and 16 <= length <= 1 << 20
 
 
-def foreign_gguf(path: Path) -> Identification | None:
-    """A GGUF file that is no whole LLaMA model: another architecture, an adapter, a part; None if it is one."""
+def foreign_gguf(path: Path, progress: Callable[[int], object] | None = None) -> Identification | None:
+    """A GGUF file that is no whole LLaMA model: another architecture, an adapter, a part; None if it is one.
+
+    Args:
+        progress: called with the number of bytes of values after each piece.
+    """
     try:
         gguf = open_gguf(path)
         architecture, kind = gguf.text("general.architecture"), gguf.text("general.type", b"model")
@@ -114,10 +121,21 @@ def foreign_gguf(path: Path) -> Identification | None:
         )
     elif architecture not in ARCHITECTURES:
         what, step = f"{architecture} model", f"run it with llama.cpp; this program computes {', '.join(ARCHITECTURES)}"
-    return _described(path, gguf, what, step) if what else None
+    if not what:
+        return None
+    unsound = list(_not_finite(gguf, progress))
+    return _described(path, gguf, what, step, not_finite_problem(unsound, path) if unsound else None)
 
 
-def _described(path: Path, gguf: GgufFile, what: str, step: str) -> Identification:
+def _not_finite(gguf: GgufFile, progress: Callable[[int], object] | None) -> Iterator[NotFinite]:
+    """The tensors with values that are NaN or infinite; big-endian files, which no program here reads, go unseen."""
+    for tensor in gguf.tensors.values() if gguf.order == "<" else ():
+        found = not_finite(OutTensor(tensor.name, tensor.type, tensor.shape, tensor.chunks), progress)
+        if found is not None:
+            yield found
+
+
+def _described(path: Path, gguf: GgufFile, what: str, step: str, bad: FormatError | None) -> Identification:
     architecture = gguf.text("general.architecture")
     said = [f"{key} {value.value}" for key, value in gguf.metadata.items() if key.startswith(f"{architecture}.")
             and value.type not in ("string", "array")]  # fmt: skip
@@ -127,5 +145,6 @@ def _described(path: Path, gguf: GgufFile, what: str, step: str) -> Identificati
         types=dict(Counter(tensor.type.name for tensor in gguf.tensors.values())),
         model=f"{architecture}; {len(gguf.metadata)} metadata keys" + (f": {', '.join(said[:12])}" if said else ""),
         readers="llama.cpp",
-        next_step=step,
+        next_step=bad.next_step if bad else step,
+        problems=[str(bad)] if bad else [],
     )

@@ -53,7 +53,7 @@ def identify_any(path: str | os.PathLike[str], progress: Progress | None = None)
     Raises:
         FormatError: it is of one of these kinds, and bad; BadMagicError if it is of none.
     """
-    found = _of_others(Path(path))
+    found = _of_others(Path(path), progress)
     if found is not None:
         return found
     try:
@@ -67,9 +67,9 @@ def identify_any(path: str | os.PathLike[str], progress: Progress | None = None)
         raise _without_a_circle(error) from error
 
 
-def _of_others(path: Path) -> Identification | None:
+def _of_others(path: Path, progress: Progress | None) -> Identification | None:
     try:
-        return foreign(path) or (foreign_gguf(path) if is_gguf(path) else None)
+        return foreign(path) or (foreign_gguf(path, progress) if is_gguf(path) else None)
     except (OSError, FormatError):
         return None  # its reader says what is wrong
 

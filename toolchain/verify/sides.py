@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.kinds import is_ggml_file
+from ggmlpy.files.mapping import read_out
 from ggmlpy.formats.carrying import unstated
 from ggmlpy.formats.gguf import GgufTensor
 from ggmlpy.formats.gguf_model import CONTROL, CONTROL_NAMES, UNKNOWN, from_gguf_token
@@ -192,7 +193,11 @@ def _found_in_gguf(tensor: GgufTensor, path: str) -> Found:
     columns = tensor.shape[-1]
     rows = tensor.data.reshape(-1, tensor.type.row_bytes(columns))
     shape = tensor.shape if len(tensor.shape) == 1 else (len(rows), columns)
-    return Found.at(tensor.name, tensor.type, shape, lambda start, stop: rows[start:stop], tensor.offset, path)
+
+    def row_of(start: int, stop: int) -> NDArray[np.uint8]:
+        return read_out(rows[start:stop], f"tensor {tensor.name!r}")
+
+    return Found.at(tensor.name, tensor.type, shape, row_of, tensor.offset, path)
 
 
 def _found(tensor: LazyTensor, path: str) -> Found:
