@@ -49,14 +49,6 @@ def test_the_chinese_readme_has_the_parts_of_the_english_one() -> None:
         assert counts[0] == counts[1], f"{pattern}: {counts}"
 
 
-def test_the_chinese_tutorial_runs_the_same_commands() -> None:
-    commands = [
-        re.findall(r"^(?:\$ )?(python cli\.py .*|cmp .*)$", (DOCS / name).read_text("utf-8"), re.MULTILINE)
-        for name in ("tutorial.md", "tutorial.zh.md")
-    ]
-    assert commands[0] == commands[1]
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if page.stem.endswith(".zh")], ids=lambda page: page.name)
 def test_chinese_lines_are_not_broken(page: Path) -> None:
     """A line break becomes a space when the page is shown, and there is none between Chinese characters."""
