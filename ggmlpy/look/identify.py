@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ggmlpy.files.errors import FormatError
@@ -50,6 +50,8 @@ class Identification:
         readers: programs that can read it.
         problems: what is wrong with it.
         next_step: the command that makes most sense now.
+        arithmetic: by the name of each way to evaluate it, why that way can't; "" where it can. This library evaluates
+            nothing, so whoever does says it.
     """
 
     path: str
@@ -63,6 +65,7 @@ class Identification:
     readers: str
     problems: list[str]
     next_step: str
+    arithmetic: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -1,14 +1,26 @@
-"""An arithmetic chosen by name."""
+"""An arithmetic chosen by name, and which of them can evaluate a model."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ggmlpy.files.errors import UsageError
+from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.files.foreign import visible
 from ggmlpy.formats.era_of_file import era_of_file
+from ggmlpy.formats.eras import era_of
 from ggmlpy.formats.model_file import ModelFile
 
+from .exact.offered import check_exact
+from .fast.offered import check_rows
+from .model_keys import check_keys
+from .rotation import rotation_of
 from .transformer import Backend
+from .weights import check_heads, check_weights
+
+__all__ = ["NUMERICS", "USUAL_CONTEXT", "arithmetics_of", "backend_class", "create_backend"]
+
+NUMERICS = ("fast", "reference", "exact")
+USUAL_CONTEXT = 512
 
 
 def create_backend(
@@ -23,16 +35,51 @@ def create_backend(
 
     Raises:
         UsageError: no such numerics, era or build, or a combination that is not offered.
+        FormatError: the arithmetic can't compute with the numbers of this model.
     """
-    from ggmlpy.formats.eras import era_of
-
-    date = (era_of_file(file) if era is None else era_of(era)).date
+    date = _date(file, era)
     make: Any = backend_class(numerics)
+    _check(numerics, file, date, build)
     if numerics == "reference":
         return make(file)
     if numerics == "exact":
         return make(file, era=date, build=build or "scalar", n_threads=n_threads)
     return make(file, era=date, n_threads=n_threads)
+
+
+def arithmetics_of(file: ModelFile, n_ctx: int = USUAL_CONTEXT) -> dict[str, str]:
+    """By the name of each arithmetic, why it does not evaluate this model; "" where it does.
+
+    It is what :meth:`.Evaluator.from_file` checks, for the era that wrote the file, before anything is computed.
+    """
+    return {numerics: _refusal(numerics, file, n_ctx) for numerics in NUMERICS}
+
+
+def _refusal(numerics: str, file: ModelFile, n_ctx: int) -> str:
+    try:
+        _check(numerics, file, _date(file, None), None)
+        check_keys(file, n_ctx)
+        check_weights(file)
+    except FormatError as error:
+        return visible(error.problem)
+    except UsageError as error:
+        return str(error).removeprefix(f"{file.path} ").partition("; ")[0]  # whose file and what to take is known
+    return ""
+
+
+def _date(file: ModelFile, era: str | None) -> str:
+    return (era_of_file(file) if era is None else era_of(era)).date
+
+
+def _check(numerics: str, file: ModelFile, date: str, build: str | None) -> None:
+    """What a single arithmetic asks of a model; what all of them ask stands in `model_keys` and `weights`."""
+    check_heads(file)
+    if numerics == "exact":
+        check_exact(file, date, build or "scalar")
+        return
+    rotation_of(file)
+    if numerics == "fast":
+        check_rows(file)
 
 
 def backend_class(numerics: str) -> type[Backend]:

@@ -188,6 +188,7 @@ class Evaluator:
             self.file.check_length()
             with np.errstate(all="ignore"):
                 logits = self.backend.forward_each(self.weights, caches, tokens, [n_past for _, n_past, _ in steps])
+            self._finite.check(logits)
             for _, n_past, cache in steps:
                 cache.length = n_past + 1
         return logits

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ggmlpy.files.errors import ShapeError, UnsupportedError
-from ggmlpy.formats.tensor_names import OPTIONAL, expected_shapes
+from ggmlpy.formats.tensor_names import OPTIONAL, expected_shapes, optional_shapes
 
 from .transformer import F32, LayerWeights, Weights
 
@@ -15,24 +15,22 @@ if TYPE_CHECKING:
 
     from .transformer import Backend
 
-__all__ = ["load_weights"]
+__all__ = ["check_heads", "check_weights", "load_weights"]
 
 
 def load_weights(file: ModelFile, backend: Backend) -> Weights:
     """Hand every tensor of ``file`` to the backend, checked against the shapes that the header implies.
 
     Raises:
-        ShapeError: a tensor is missing or of another shape.
+        ShapeError, UnsupportedError: see :func:`check_weights`.
     """
-    h = file.hparams
-    _check_heads(file)
-    shapes = expected_shapes(h)
+    check_weights(file)
 
     def matrix(name: str) -> Any:
-        return backend.matrix(_tensor(file, name, shapes[name]))
+        return backend.matrix(file.tensors[name])
 
     def norm(name: str) -> F32:
-        return backend.vector(_tensor(file, name, shapes[name]))
+        return backend.vector(file.tensors[name])
 
     def one_layer(i: int) -> LayerWeights:
         at, optional = f"layers.{i}", dict(_optional(file, backend, i))
@@ -52,7 +50,7 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
 
     return Weights(
         tok_embeddings=matrix("tok_embeddings.weight"),
-        layers=tuple(one_layer(i) for i in range(h.n_layer)),
+        layers=tuple(one_layer(i) for i in range(file.hparams.n_layer)),
         norm=norm("norm.weight"),
         output=matrix("output.weight"),
     )
@@ -60,14 +58,32 @@ def load_weights(file: ModelFile, backend: Backend) -> Weights:
 
 def _optional(file: ModelFile, backend: Backend, layer: int) -> Iterator[tuple[str, F32]]:
     """What only some models have in a layer: a bias by the name of its matrix (wq), a norm by its own (q_norm)."""
-    names = [row.meta.format(layer) for row in OPTIONAL]
-    for name, shape in expected_shapes(file.hparams, names).items():
+    for name in (row.meta.format(layer) for row in OPTIONAL):
         if name in file.tensors:
-            yield name.split(".")[-2], backend.vector(_tensor(file, name, shape))
+            yield name.split(".")[-2], backend.vector(file.tensors[name])
 
 
-def _check_heads(file: ModelFile) -> None:
-    """The heads must have an even width, for the rotary embedding turns pairs; all of it is turned in a LLaMA."""
+def check_weights(file: ModelFile) -> None:
+    """Whether all tensors are there, in the shapes that the header implies, and the heads can be computed with.
+
+    Raises:
+        ShapeError: a tensor is missing or of another shape, or the heads do not fit together.
+        UnsupportedError: only a part of each head is rotated.
+    """
+    check_heads(file)
+    for name, shape in expected_shapes(file.hparams).items():
+        _check_tensor(file, name, shape)
+    for name, shape in optional_shapes(file.hparams).items():
+        if name in file.tensors:
+            _check_tensor(file, name, shape)
+
+
+def check_heads(file: ModelFile) -> None:
+    """The heads must have an even width, for the rotary embedding turns pairs; all of it is turned in a LLaMA.
+
+    Raises:
+        ShapeError, UnsupportedError: with the numbers.
+    """
     h = file.hparams
     uneven = h.n_head > 0 and h.head_dim == h.n_embd // h.n_head and h.n_embd % h.n_head
     if min(h.n_head, h.n_embd, h.head_dim) < 1 or h.n_layer < 0 or h.head_dim % 2 or uneven:
@@ -98,7 +114,7 @@ def _check_heads(file: ModelFile) -> None:
         )
 
 
-def _tensor(file: ModelFile, name: str, shape: tuple[int, ...]) -> Any:
+def _check_tensor(file: ModelFile, name: str, shape: tuple[int, ...]) -> None:
     tensor = file.tensors.get(name)
     if tensor is None:
         raise ShapeError(
@@ -118,4 +134,3 @@ def _tensor(file: ModelFile, name: str, shape: tuple[int, ...]) -> Any:
             expected=list(shape),
             found=list(tensor.shape),
         )
-    return tensor

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.eras import ERAS
-from llama_ref.arithmetic.exact.backend import BUILDS, SUPPORTED, half_tables, rules_of
+from llama_ref.arithmetic.exact.backend import half_tables, rules_of
+from llama_ref.arithmetic.exact.offered import BUILDS, SUPPORTED
 from llama_ref.conversion.converting import plan_conversion
 from llama_ref.text.logits import logits
 from llama_ref.text.model import Model

@@ -59,6 +59,7 @@ def _print_identification(item: Any) -> None:
         ("tensors", types),
         ("size", whole),
         ("readers", item.readers),
+        ("evaluated", _arithmetics(item.arithmetic)),
         *(("problem", problem) for problem in item.problems),
         ("next", item.next_step),
     )
@@ -66,6 +67,24 @@ def _print_identification(item: Any) -> None:
     for name, value in rows:
         if value:
             put(f"  {name:<11} {spoken(value)}")
+
+
+def _arithmetics(reasons: dict[str, str]) -> str:
+    """The ways to evaluate a model, and why others can't.
+
+    >>> _arithmetics({"fast": "", "reference": "", "exact": "has biases"})
+    '--numerics fast, reference; not exact: has biases'
+    >>> _arithmetics({"fast": "heads of an odd width", "reference": "heads of an odd width"})
+    'by nothing here: heads of an odd width'
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    able = by_reason.pop("", [])
+    if not able:
+        return f"by nothing here: {'; '.join(by_reason)}" if reasons else ""
+    refused = [f"not {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    return "; ".join([f"--numerics {', '.join(able)}", *refused])
 
 
 def add_inspect(commands: Commands) -> None:

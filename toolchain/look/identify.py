@@ -10,17 +10,19 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ggmlpy.files.errors import BadMagicError, FormatError
 from ggmlpy.files.npy import ZIP_TROUBLE
 from ggmlpy.formats.importance import looks_like_dat, open_importance
 from ggmlpy.formats.model_sizes import describe_shape
-from ggmlpy.formats.opening import is_gguf
+from ggmlpy.formats.opening import is_gguf, open_model
 from ggmlpy.formats.tensor_names import is_derived, is_known, rename, spelling_of, unwrapped
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from ggmlpy.look.finite import not_finite_problem
 from ggmlpy.look.identify import Identification, identify
+from llama_ref.arithmetic.choosing import arithmetics_of
 from llama_ref.checkpoint import LazyTensor, open_pth
 from llama_ref.checkpoint.layout import origin_of
 from llama_ref.checkpoint.params import read_config_json, read_params_json
@@ -57,7 +59,7 @@ def identify_any(path: str | os.PathLike[str], progress: Progress | None = None)
     if found is not None:
         return found
     try:
-        return identify(path, progress=progress)
+        return _with_arithmetic(identify(path, progress=progress))
     except BadMagicError as error:
         other = identify_other(path, progress)
         if other is not None:
@@ -65,6 +67,20 @@ def identify_any(path: str | os.PathLike[str], progress: Progress | None = None)
         raise _without_a_circle(error) from error
     except FormatError as error:
         raise _without_a_circle(error) from error
+
+
+def _with_arithmetic(found: Identification) -> Identification:
+    """What evaluates a whole model, and the next step that this leaves."""
+    if found.problems:
+        return found
+    with open_model(found.path) as model:
+        reasons = arithmetics_of(model)
+    able, step = [name for name, reason in reasons.items() if not reason], found.next_step
+    if not able:
+        step = f"`inspect {found.path} --tensors --metadata`"
+    elif "fast" not in able and step.startswith("`generate "):
+        step = f"{step[:-1]} --numerics {able[0]}`"
+    return replace(found, arithmetic=reasons, next_step=step)
 
 
 def _of_others(path: Path, progress: Progress | None) -> Identification | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, ERAS, GGUF_ERA
 from ggmlpy.formats.file_types import file_type_of, file_types
-from llama_ref.arithmetic.exact.backend import SUPPORTED
+from llama_ref.arithmetic.exact.offered import SUPPORTED
 from llama_ref.text.sampling import SamplingOptions
 from toolchain.terminal.program import SOURCE_TREE
 

@@ -14,7 +14,7 @@ from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.verify.tensors import ulp_distance
 from llama_ref.arithmetic.choosing import create_backend
-from llama_ref.arithmetic.exact.backend import SUPPORTED
+from llama_ref.arithmetic.exact.offered import SUPPORTED
 from llama_ref.arithmetic.transformer import Backend
 from llama_ref.text.model import Model
 

@@ -14,7 +14,7 @@ from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import AUGUST_21, ERAS, MARCH_19, era_of
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.model_params import LLAMA_EPS
-from llama_ref.arithmetic.exact.backend import SUPPORTED
+from llama_ref.arithmetic.exact.offered import SUPPORTED
 
 __all__ = ["Way", "ways_of"]
 
@@ -28,7 +28,7 @@ class Way:
     """One way in which llama.cpp may have computed.
 
     Attributes:
-        era, build: see :mod:`llama_ref.arithmetic.exact.backend`.
+        era, build: see :mod:`llama_ref.arithmetic.exact.offered`.
         memory_f32: keys and values in f32, not in f16.
         batch: tokens evaluated together; None: all of them. No scalar build depends on it.
         norm_eps: what is added in every norm.

@@ -19,27 +19,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ggmlpy.files.errors import UsageError
 from ggmlpy.files.processors import checked_threads
-from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_30, MARCH_31, MAY_19, Era, era_of
-from ggmlpy.formats.model_params import LLAMA_EPS, LLAMA_ROPE_THETA
-from llama_ref.arithmetic.rotation import ROPE_FREQS
+from ggmlpy.formats.eras import APRIL_30, AUGUST_21, MARCH_19, MARCH_30, Era, era_of
 from llama_ref.arithmetic.transformer import Backend
 
 from . import activations, dots, k_quants
 from . import attention as attention_kernels
 from .layouts import LAYOUTS, Q4_2
 from .libm import cosf, expf, powf, sinf
+from .offered import check_build
 
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile, Tensor
     from llama_ref.arithmetic.transformer import LayerCache
 
-__all__ = ["BUILDS", "ExactBackend", "Rules", "rules_of"]
+__all__ = ["ExactBackend", "Rules", "rules_of"]
 
 F32 = npt.NDArray[np.float32]
 
-BUILDS = ("scalar", "avx2", "avx512", "cmake-avx2")
 PARALLEL_WORK = 1 << 19  # multiply-adds below which a second thread costs more than it saves
 
 
@@ -76,30 +73,13 @@ class Rules:
     reduction: int
 
 
-# fmt: off
-SUPPORTED = {
-    MARCH_19.date: ("scalar",),
-    MARCH_30.date: ("scalar", "avx2", "avx512"),
-    MARCH_31.date: ("scalar", "avx2", "avx512", "cmake-avx2"),
-    APRIL_30.date: ("scalar", "avx2"),
-    MAY_19.date: ("scalar", "avx2"),
-    AUGUST_21.date: ("scalar", "avx2"),
-}
-# fmt: on
-
-
 def rules_of(era: str, build: str) -> Rules:
     """The rules of an era and a build.
 
     Raises:
         UsageError: no such build, or not offered for that era.
     """
-    if build not in BUILDS:
-        raise UsageError(f"no build called {build!r}; there are {', '.join(BUILDS)}")
-    if build not in SUPPORTED[era]:
-        raise UsageError(
-            f"exact arithmetic of era {era} is not offered for build {build}, only for {', '.join(SUPPORTED[era])}"
-        )
+    check_build(era, build)
     moment = era_of(era)
     april = moment >= APRIL_30
     return Rules(
@@ -138,7 +118,6 @@ class ExactBackend(Backend):
 
     def __init__(self, file: ModelFile, era: str, build: str, n_threads: int | None = None) -> None:
         self.rules = rules_of(era, build)
-        check_numbers(self.rules, file)
         self.n_head = file.hparams.n_head
         self.head_dim = file.hparams.n_embd // file.hparams.n_head
         self.old_threads = n_threads or 1  # what the arithmetic of 2023-03-19 depends on
@@ -146,8 +125,6 @@ class ExactBackend(Backend):
         self.pool = self._new_pool()
         self.angles = Angles(self.rules, self.head_dim, file.hparams.rope_freq_base)
         self.exp_table, self.silu_table = half_tables(self.rules)
-        for tensor in file.tensors.values():
-            check_type(self.rules, tensor)
 
     def _new_pool(self) -> ThreadPoolExecutor | None:
         return ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
@@ -233,46 +210,6 @@ class ExactBackend(Backend):
         edges = [count * i // shares // 16 * 16 if i < shares else count for i in range(shares + 1)]
         for done in [self.pool.submit(run, *pair) for pair in pairwise(edges)]:
             done.result()
-
-
-def check_type(rules: Rules, tensor: Tensor) -> None:
-    """Refuse a tensor whose type the era did not know.
-
-    Raises:
-        UsageError: with the type's and the tensor's name.
-    """
-    if not rules.era.reads(tensor.type):
-        known = {record.layout for record in rules.era.types.values()}
-        raise UsageError(
-            f"llama.cpp of {rules.era} could not read {tensor.name}: its blocks are {tensor.type.layout}, and that era "
-            f"knew {', '.join(sorted(known))}; leave --era out to use the era that wrote the file"
-        )
-
-
-def check_numbers(rules: Rules, file: ModelFile) -> None:
-    """Refuse a model whose numbers the era's llama.cpp had no place for; each era computed with its own.
-
-    Raises:
-        UsageError: with what it is.
-    """
-    h, august = file.hparams, rules.era >= AUGUST_21
-    biased = any(name.endswith(".bias") for name in file.tensors)
-    wrong = {
-        "rope scaling": h.rope_scaling is not None and h.rope_scaling.type != "none",
-        "factors of the rotary frequencies (rope_freqs.weight)": ROPE_FREQS in file.tensors,
-        "biases": biased,
-        "queries that share heads of keys and values": h.n_head_kv != h.n_head and not august,
-        f"the architecture {h.architecture}": h.architecture != "llama",
-        "heads that are not n_embd / n_head wide": h.n_head > 0 and h.head_dim * h.n_head != h.n_embd,
-        f"a rope base of {h.rope_freq_base:g}": h.rope_freq_base != LLAMA_ROPE_THETA and not august,
-        f"an epsilon of {h.eps:g} in its norms": np.float32(h.eps) != np.float32(LLAMA_EPS) and not august,
-    }
-    for what, is_wrong in wrong.items():
-        if is_wrong:
-            raise UsageError(
-                f"{file.path} has {what}, which llama.cpp of {rules.era} did not compute with; use --numerics fast or "
-                "reference"
-            )
 
 
 # The matrix product: quantize the activations as the era did, then sum as the build did.

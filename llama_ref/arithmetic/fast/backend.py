@@ -37,6 +37,7 @@ from .layouts import (
     work_sizes,
 )
 from .machine_code import Kernels, load_kernels
+from .offered import LANES
 from .plan import LAYER, MATRICES, PLACE_BYTES, PLAN, TOKENS_A_CALL
 from .threads import BARRIER_BYTES, LINE, Team
 
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FastBackend"]
 
-LANES = 16
 ANGLES_AT_ONCE = 256  # positions
 F32 = npt.NDArray[np.float32]
 
@@ -85,10 +85,8 @@ class FastBackend(ReferenceBackend):
 
         Raises:
             UsageError: n_threads is not positive, or absurd.
-            UnsupportedError: rows whose length is not a multiple of 16.
         """
         super().__init__(file)
-        check_shapes(file)
         self.n_threads = checked_threads(n_threads)
         self.hparams, self.n_ff = file.hparams, file.n_ff
         self.team = Team(self.n_threads)
@@ -312,17 +310,3 @@ def aligned(shape: Any, dtype: Any) -> npt.NDArray[Any]:
 
 def address_of(array: npt.NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
-
-
-def check_shapes(file: ModelFile) -> None:
-    """Refuse rows that the kernels cannot walk over. (Heads are checked for every arithmetic, by `load_weights`.)"""
-    widths = {"n_embd": file.hparams.n_embd, "n_ff": file.n_ff, "n_head * head_dim": file.hparams.n_q}
-    wrong = [name for name, n in widths.items() if n % LANES or n <= 0]
-    if wrong:
-        raise UnsupportedError(
-            f"the fast arithmetic needs rows of a multiple of {LANES} values",
-            path=file.path,
-            field=wrong[0],
-            found=", ".join(f"{name} {n}" for name, n in widths.items()),
-            next_step="use --numerics reference",
-        )
