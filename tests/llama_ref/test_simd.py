@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def run():
     @inlined
     def compute(which, x, y, z, out):
         if which == 0:
-            v.store(out, v.mad(v.load(x), v.load(y), v.load(z)))
+            v.store(out, v.fma(v.load(x), v.load(y), v.load(z)))
         elif which == 1:
             v.store(out, v.exp(v.load(x)))
         elif which == 2:
@@ -82,11 +83,33 @@ def run():
 floats = arrays(np.float32, 16, elements=st.floats(-1e4, 1e4, width=32))
 
 
-@given(x=floats, y=floats, z=floats)
-def test_arithmetic(run, x, y, z):
-    exact = x.astype(np.float64) * y + z
-    smallest = float(np.finfo(np.float32).tiny)  # below it a product has fewer bits, or none
-    assert np.allclose(run("fma", np.float32, x, y, z), exact, rtol=1e-6, atol=1e-6 * np.abs(x * y).max() + smallest)
+anything = arrays(np.float32, 16, elements=st.floats(-(2.0**40), 2.0**40, width=32))  # no sum of products is infinite
+
+
+def rounded_once(x: np.float32, y: np.float32, z: np.float32) -> np.float32:
+    """x * y + z from exact fractions: the nearest float32, of two equally near the even one."""
+    exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+    near = np.float32(float(exact))
+    candidates = [near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))]
+    return min(candidates, key=lambda c: (abs(Fraction(float(c)) - exact), int(c.view(np.uint32)) & 1))
+
+
+@given(x=anything, y=anything, z=anything)
+def test_products_and_sums_are_rounded_once_on_every_machine(run, x, y, z):
+    expected = [rounded_once(*each) for each in zip(x, y, z, strict=True)]
+    assert np.array_equal(run("fma", np.float32, x, y, z), np.array(expected, np.float32))
+
+
+def test_ties_are_seen_through_the_second_rounding(run):
+    """Sums just beside the middle of two float32, where a plain float64 sum falls on it."""
+    x, y = np.full(16, 1 + 2.0**-12, np.float32), np.full(16, 1 + 2.0**-12, np.float32)
+    z = np.array([2.0**-80, -(2.0**-80), 2.0**24 + 2, -(2.0**24) - 2] * 4, np.float32)
+    expected = [rounded_once(*each) for each in zip(x, y, z, strict=True)]
+    assert np.array_equal(run("fma", np.float32, x, y, z), np.array(expected, np.float32))
+
+
+@given(x=floats)
+def test_arithmetic(run, x):
     halves = x[:8] + x[8:]
     quarters = halves[:4] + halves[4:]
     pairs = quarters[:2] + quarters[2:]

@@ -20,8 +20,8 @@ i8x32    <32 x i8>           the codes of one block of 32 values
 ======== =================== =========================================================================================
 
 A register of 64 bytes exists in AVX-512 only. Elsewhere LLVM splits each operation into two (AVX2) or four (SSE2, NEON)
-of the machine's own width, so a kernel written with these is written once, and gives the same bits everywhere. The
-exception is ``mad``, which rounds twice where the processor has no fused multiply-add; ``fma`` never does.
+of the machine's own width, so a kernel written with these is written once, and gives the same bits everywhere: ``fma``
+rounds once even where the processor has no instruction for it.
 
 Names: a lane-by-lane operation (``add``, ``fma``, ``to_floats`` …) takes any of these types that make sense. Names that
 end in a type say what lies in memory: ``load_f16x16`` reads sixteen float16, and widens them.

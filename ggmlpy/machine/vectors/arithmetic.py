@@ -145,16 +145,37 @@ def div(b: ir.IRBuilder, x: Any, y: Any) -> Any:
 
 @lanewise(3)
 def fma(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
-    """x * y + z, rounded once, of float32, float64 or vectors of them (a library call where there is no hardware)."""
+    """x * y + z, rounded once, of float32, float64 or vectors of them."""
     lanes = f"v{x.type.count}" if isinstance(x.type, ir.VectorType) else ""
     element = x.type.element if lanes else x.type
+    if element == F32 and not MACHINE.has_fma:
+        return _fused_in_doubles(b, x, y, z)
     return call(b, f"llvm.fma.{lanes}{'f32' if element == F32 else 'f64'}", x.type, [x, y, z])
 
 
-@lanewise(3)
-def mad(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
-    """x * y + z, rounded once where the machine can, else twice: as fast as possible, the last bit may differ."""
-    return fma.emit(b, x, y, z) if MACHINE.has_fma else b.fadd(b.fmul(x, y), z)
+mad = fma
+
+
+def _fused_in_doubles(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z of float32, rounded once, where the processor has no instruction for it.
+
+    In float64 the product is exact. The sum is rounded to odd (Boldo and Melquiond 2008): where it is not exact (its
+    error is Knuth's), an even last bit becomes the odd one on the error's side. So the rounding to float32 sees on
+    which side of a tie the exact sum lies.
+    """
+    narrow, lanes = x.type, x.type.count if isinstance(x.type, ir.VectorType) else 0
+    wide, whole = (vector(F64, lanes), vector(I64, lanes)) if lanes else (F64, I64)
+    x, y, z = (b.fpext(value, wide) for value in (x, y, z))
+    product = b.fmul(x, y)
+    total = b.fadd(product, z)
+    added = b.fsub(total, product)
+    error = b.fadd(b.fsub(product, b.fsub(total, added)), b.fsub(z, added))
+    word, one, zero = b.bitcast(total, whole), constant(1, whole), constant(0.0, wide)
+    even = b.icmp_signed("==", b.and_(word, one), constant(0, whole))
+    outward = b.icmp_signed("==", b.fcmp_ordered(">", error, zero), b.fcmp_ordered(">", total, zero))
+    odd = b.select(outward, b.add(word, one), b.sub(word, one))
+    inexact = b.fcmp_ordered("!=", error, zero)
+    return b.fptrunc(b.bitcast(b.select(b.and_(inexact, even), odd, word), wide), narrow)
 
 
 @lanewise(2)

@@ -145,8 +145,10 @@ def _operation(emit: Emit, n: int, signature_of: Callable[[Sequence[types.Type]]
     return operation
 
 
-def constant(values: Sequence[int | float] | int | float, kind: ir.VectorType) -> ir.Constant:
-    """A vector of these values, or of one value everywhere."""
+def constant(values: Sequence[int | float] | int | float, kind: ir.Type) -> ir.Constant:
+    """A vector of these values, or of one value everywhere; of a scalar type, the value."""
+    if not isinstance(kind, ir.VectorType):
+        return ir.Constant(kind, values)
     return ir.Constant(kind, list(values) if isinstance(values, Sequence) else [values] * kind.count)
 
 
