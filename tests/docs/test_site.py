@@ -30,6 +30,8 @@ def test_the_site_builds_and_is_self_contained(tmp_path: Path) -> None:
     assert "(b'tjgg" in notebook, "what a cell printed"
     assert 'href="notebooks/build_a_ggjt_file/"' in pages["index.html"]
     assert not [name for name in pages if name.endswith(".py")]
+    assert '<html lang="zh-Hans"' in pages["verify.zh/index.html"]
+    assert '<html lang="en"' in pages["verify/index.html"]
     assert "ggmlpy quantize" in html.unescape(re.sub("<[^>]*>", "", pages["reference/commands/index.html"]))
     for library, name in (("ggmlpy", "open_model"), ("llama_ref", "Model"), ("lora", "merge")):
         assert f'id="{library}.{name}"' in pages[f"reference/{library}/index.html"]
