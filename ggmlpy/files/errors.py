@@ -58,15 +58,28 @@ class FormatError(Exception):
     ) -> None:
         super().__init__(problem)
         self.problem = problem
-        self.path = os.fspath(path) if path is not None else None
+        self.path: str | None = None
         self.offset = offset
         self.field = field
         self.expected = expected
         self.found = found
         self.cause = cause
-        if next_step is None and self.path:
-            next_step = self.usual_next_step.format(path=self.path, directory=os.path.dirname(self.path) or ".")
         self.next_step = next_step
+        if path is not None:
+            self.name_file(path)
+
+    def name_file(self, path: str | os.PathLike[str]) -> None:
+        """Say which file it is about, where the raiser did not know.
+
+        >>> error = VocabularyError("no piece for byte 0x41")
+        >>> error.name_file("m.gguf")
+        >>> print(error)
+        m.gguf: no piece for byte 0x41. Next: `doctor .`
+        """
+        if self.path is None:
+            self.path = os.fspath(path)
+            usual = self.usual_next_step.format(path=self.path, directory=os.path.dirname(self.path) or ".")
+            self.next_step = usual if self.next_step is None else self.next_step
 
     def __str__(self) -> str:
         where = [

@@ -236,7 +236,7 @@ def _vocabulary(file: GgufFile) -> ListedVocabulary:
     try:
         tokens, scores, kinds = gguf_tokens(file.metadata)
     except VocabularyError as error:
-        error.path = str(file.path)
+        error.name_file(file.path)
         raise
     kept = file.metadata.get("ggmlpy.vocabulary")
     if kept is not None and kept.item == "string" and len(kept.value) == len(tokens):

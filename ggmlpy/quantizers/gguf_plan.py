@@ -276,7 +276,7 @@ def _planned_tensor(
     try:
         target = choose(tensor.name, tensor.shape, tensor.type) if choose else None
     except FormatError as error:
-        error.path = str(where["path"])
+        error.name_file(where["path"])
         raise
     if target is None:
         return PlannedTensor(tensor, tensor.type)

@@ -91,7 +91,7 @@ class JsonTokenizer(PieceTokenizer):
                 cause="another file under this name, or a damaged one",
             ) from error
         except FormatError as error:
-            error.path = error.path or os.fspath(path)
+            error.name_file(path)
             raise
 
     def _read(self, record: Mapping[str, Any]) -> None:

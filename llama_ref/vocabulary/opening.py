@@ -45,7 +45,7 @@ def open_tokenizer(path: str | os.PathLike[str]) -> PieceTokenizer:
         try:
             return gguf_tokenizer(open_gguf(Path(path)).metadata)
         except FormatError as error:
-            error.path = error.path or os.fspath(path)
+            error.name_file(path)
             raise
     from ggmlpy.formats.opening import open_model
 

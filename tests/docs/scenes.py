@@ -20,6 +20,7 @@ from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.converting import plan_conversion
 from toolchain.verify.as_written import stored
 from toolchain.verify.mistakes import mistakes
+from toolchain.zoo.make import specimens
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 GGML, MERGE = DATA / "ggml", DATA / "merge"
@@ -271,3 +272,11 @@ def records(at: Path) -> None:
     """Instruction data."""
     record = {"instruction": "介绍北京", "input": "", "output": "北京是中国的首都。" * 200}
     (at / "records.json").write_text(json.dumps([record], ensure_ascii=False), "utf-8")
+
+
+def zoo(at: Path) -> None:
+    """Two animals."""
+    for name in ("models/ggjt1/2023-03-31-q4_0.bin", "broken/gguf/alignment.gguf"):
+        path = at / "animals" / name
+        path.parent.mkdir(parents=True)
+        next(specimens(name)).write(path)

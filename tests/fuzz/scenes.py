@@ -32,8 +32,8 @@ from lora.training.data import Document, Packing
 from lora.training.loop import Progress, Run, Settings
 from tests.ggmlpy.models import write_tiny
 from tests.llama_ref.attacks import forge
-from toolchain.makers import tiny_models
-from toolchain.makers.tiny_models import tensor_shapes, tiny_shape
+from toolchain.zoo import tiny_models
+from toolchain.zoo.tiny_models import tensor_shapes, tiny_shape
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SMALL = ModelParams.from_header(12, 8, 8, 2, 1, 4, 1)

@@ -13,8 +13,8 @@ from llama_ref.checkpoint import LazyTensor, in_layout, open_checkpoint
 from llama_ref.checkpoint.weights import open_weights, write_weights
 from lora.merging.merge import merge, plan_merge
 from lora.merging.stream import MergedModel
-from toolchain.makers.tiny_models import tiny_shape, write_adapter, write_checkpoint
 from toolchain.verify.outputs import verify_output
+from toolchain.zoo.tiny_models import tiny_shape, write_adapter, write_checkpoint
 
 FILES = {"pth": "consolidated.00.pth", "huggingface": "model.safetensors"}
 

@@ -19,11 +19,11 @@ from llama_ref.checkpoint.layout import in_layout
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.converting import plan_conversion
 from lora.merging.merge import merge, plan_merge
-from toolchain.makers.tiny_models import SPELLINGS, tiny_shape, write_adapter, write_checkpoint
 from toolchain.verify.as_written import stored
 from toolchain.verify.merge_mistakes import merge_mistakes
 from toolchain.verify.mistakes import mistakes
 from toolchain.verify.outputs import verify_output
+from toolchain.zoo.tiny_models import SPELLINGS, tiny_shape, write_adapter, write_checkpoint
 
 SHAPES = st.builds(tiny_shape, n_embd=st.just(64), n_head=st.sampled_from([2, 4]), n_layer=st.just(1))
 SEEDS = st.integers(0, 1000)

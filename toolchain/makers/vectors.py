@@ -41,8 +41,8 @@ from llama_ref.text.model import Model
 from lora.merging.merge import merge
 from toolchain.terminal.console import TerminalConsole, lines_of
 from toolchain.terminal.program import SOURCE_TREE
+from toolchain.zoo.tiny_models import SHAPES, write_adapter, write_checkpoint, zip_directory
 
-from .tiny_models import SHAPES, write_adapter, write_checkpoint, zip_directory
 from .vector_cases import ADAPTERS, CHECKPOINTS, KINDS, N_PREDICT, PROMPT, TOKENS, ZIPPED, Case, cases
 
 __all__ = ["MANIFEST", "digests_below", "make_vectors", "read_manifest"]

@@ -6,51 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
-PROTO, STOP = b"\x80\x02", b"."
-
-
-# -- pickles -----------------------------------------------------------------------------------------------------------
-
-
-def text(value: str) -> bytes:
-    """BINUNICODE"""
-    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-
-
-def integer(value: int) -> bytes:
-    """LONG1, in its shortest form"""
-    size = value.bit_length() // 8 + 1
-    return b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True)
-
-
-def name(module: str, attribute: str) -> bytes:
-    """GLOBAL"""
-    return f"c{module}\n{attribute}\n".encode()
-
-
-def call(function: bytes, *arguments: bytes) -> bytes:
-    """REDUCE of ``function`` with a tuple of ``arguments``"""
-    return function + b"(" + b"".join(arguments) + b"tR"
-
-
-def integers(values) -> bytes:
-    """A tuple of integers"""
-    return b"(" + b"".join(map(integer, values)) + b"t"
-
-
-def storage(kind=None, key="0", location="cpu", numel=16) -> bytes:
-    """BINPERSID of a storage"""
-    numel = integer(numel) if isinstance(numel, int) else numel
-    return b"(" + text("storage") + (kind or name("torch", "HalfStorage")) + text(key) + text(location) + numel + b"tQ"
-
-
-HOOKS = call(name("collections", "OrderedDict"))
-
-
-def tensor(data=None, offset=0, shape=(4, 4), strides=(4, 1), grad=b"\x89", hooks=HOOKS) -> bytes:
-    """_rebuild_tensor_v2"""
-    parts = (data or storage(), integer(offset), integers(shape), integers(strides), grad, hooks)
-    return call(name("torch._utils", "_rebuild_tensor_v2"), *parts)
+from toolchain.zoo.pickles import HOOKS, PROTO, STOP, call, integer, integers, name, storage, tensor, text  # noqa: F401
 
 
 def program(value: bytes) -> bytes:
