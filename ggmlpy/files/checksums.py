@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .errors import FormatError, MissingFileError
+from .json_files import each_key_once
 from .paths import stays_inside
 
 __all__ = ["LIST_NAMES", "Listed", "digests", "read_list", "same_json_meaning"]
@@ -110,12 +111,12 @@ def _parse_line(path: Path, number: int, line: str) -> Listed:
 def same_json_meaning(path: str | os.PathLike[str], algorithm: str, digest: str) -> bool:
     """Whether some usual way to write this JSON file's content has the promised digest.
 
-    Tools write the same values with another indentation, order of keys, or final newline.
+    Tools write the same values with another indentation, order of keys, or final newline. None writes a key twice.
     """
     try:
         if os.path.getsize(path) > LARGEST_MEANING:
             return False
-        value = json.loads(Path(path).read_bytes())
+        value = json.loads(Path(path).read_bytes(), object_pairs_hook=each_key_once)
     except (OSError, ValueError, RecursionError):
         return False
     if _is_deep(value):

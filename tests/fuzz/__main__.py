@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -141,6 +142,9 @@ class Fuzzer:
             found = worker.connection.recv()
         except (EOFError, OSError):
             found = self.bury(worker, task)
+        fresh = [found.findings[where] for where in found.findings.keys() - self.summaries[task.target].findings.keys()]
+        for finding in fresh:
+            print(f"{task.target}: {finding.where}, {finding.examples[0][0]}", file=sys.stderr, flush=True)
         self.summaries[task.target].add(found)
         self.busy_guided.discard(task.target) if task.phase == "guided" else None
         worker.task = None
@@ -284,6 +288,8 @@ def main() -> int:
     options = parser.parse_args()
     scratch = options.scratch or ("/dev/shm" if os.path.isdir("/dev/shm") else None)
     root = Path(tempfile.mkdtemp(prefix="fuzz-", dir=scratch))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background processes ignore the first
+        signal.signal(number, signal.default_int_handler)
     np.seterr(all="ignore")
     try:
         if options.replay:

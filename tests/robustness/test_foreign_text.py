@@ -5,24 +5,30 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggmlpy import FormatError, ModelParams, UsageError
+from ggmlpy import TENSOR_TYPES, FormatError, ModelParams, UsageError
 from ggmlpy.files.foreign import UNSAFE, visible
 from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
+from ggmlpy.formats.importance import write_importance
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.quantizers.migration import migrate
 from ggmlpy.verify.verdict import markdown_table
+from llama_ref.checkpoint import LazyTensor
+from llama_ref.checkpoint.safetensors_file import write_safetensors
+from tests.fuzz import scenes
 from tests.ggmlpy.models import write_tiny
 from tests.lora.test_adapter import CONFIG
 from tests.lora.test_merge import inputs
@@ -127,6 +133,75 @@ def bytes_that_are_no_text(folder: Path, _: Path) -> list[Path]:
     return [path, folder]
 
 
+def importance(folder: Path, _: Path) -> list[Path]:
+    sums = {ATTACK: np.ones(4, np.float32), "blk.0.attn_q.weight": np.ones(4, np.float32)}
+    for kind in ("gguf", "dat"):
+        write_importance(folder / f"i.{kind}", sums, 8, format=kind, dataset=ATTACK, n_chunks=1, chunk_size=8)
+    return [folder / "i.gguf", folder / "i.dat"]
+
+
+def adapters_of_llama_cpp(folder: Path, data: Path) -> list[Path]:
+    """Names of tensors, architecture and type; and one whose halves lack their partners."""
+    made = []
+    for name, keys in {"a": {}, "b": {"general.architecture": ATTACK}, "c": {"adapter.type": ATTACK}}.items():
+        said = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora"} | keys
+        f32 = TENSOR_TYPES["f32"]
+        halves = [
+            OutTensor(f"{ATTACK}{side}", f32, (2, 2), lambda: [np.ones((2, 2), "<f4")])
+            for side in (".lora_a", ".lora_b")
+        ]
+        write_gguf(folder / f"{name}.gguf", {k: Value("string", v.encode()) for k, v in said.items()}, halves)
+        made.append(folder / f"{name}.gguf")
+    encoded = f"{ATTACK}.loraA".encode()
+    tensor = struct.pack("<5i", 2, len(encoded), 0, 2, 2) + encoded
+    start = struct.pack("<4i", 0x67676C61, 1, 2, 4) + tensor
+    (folder / "ggml-adapter-model.bin").write_bytes(start + bytes(-len(start) % 32 + 16))
+    return [*made, folder / "ggml-adapter-model.bin"]
+
+
+def template(folder: Path, data: Path) -> list[Path]:
+    """A model whose chat template refuses, in words of its own; and one that is no template."""
+    made = []
+    for name, text in {"refuses": "{{ raise_exception('%s') }}", "broken": "{%% %s %%}"}.items():
+        (made_here,) = _gguf(folder, {"tokenizer.chat_template": Value("string", (text % ATTACK).encode())})
+        made.append(made_here.rename(folder / f"{name}.gguf"))
+    return made
+
+
+def tokenizer_json(folder: Path, data: Path) -> list[Path]:
+    """A model's folder with a tokenizer.json of another kind, and keys and tokens that nobody expects."""
+    scenes.huggingface("safetensors")(folder)
+    (folder / "tokenizer.model").unlink()
+    (folder / "added_tokens.json").unlink()
+    tokens = [{"id": 1, "content": ATTACK, "special": True}]
+    parts = {"model": {"type": ATTACK}, "normalizer": {"type": ATTACK}, "added_tokens": tokens}
+    (folder / "tokenizer.json").write_text(json.dumps(parts))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": ATTACK, "tokenizer_class": ATTACK}))
+    (folder / "generation_config.json").write_text(json.dumps({ATTACK: ATTACK, "eos_token_id": ATTACK}))
+    (folder / "README.md").write_text(f"---\nlicense: {json.dumps(ATTACK)}\nbase_model: {json.dumps(ATTACK)}\n---\n")
+    return [folder, folder / "tokenizer.json"]
+
+
+def prepared_data(folder: Path, _: Path) -> list[Path]:
+    tensors = [LazyTensor.of_array(name, np.zeros(1, np.float32)) for name in ("ids", ATTACK)]
+    write_safetensors(folder / "x.safetensors", tensors, {"kind": ATTACK, ATTACK: ATTACK, "recipe": ATTACK})
+    return [folder / "x.safetensors"]
+
+
+def statement(folder: Path, _: Path) -> list[Path]:
+    plain = write_tiny(folder / "m.bin", "ggjt", 1, "f32", hparams=SMALL)
+    assert main(["quantize", str(plain), str(folder / "q.bin"), "q4_0", "-q"]) == 0
+    assert (
+        main(["verify", str(folder / "q.bin"), "--source", str(plain), "--attest", str(folder / "s.json"), "-q"]) == 0
+    )
+    said = json.loads((folder / "s.json").read_text())
+    asked = said["predicate"]["buildDefinition"]["externalParameters"]
+    asked |= {"step": ATTACK, "verdict": ATTACK, "output": NAMED, "source": NAMED, "era": ATTACK}
+    said["subject"][0]["name"] = NAMED
+    (folder / "s.json").write_text(json.dumps(said))
+    return [folder / "s.json"]
+
+
 PLANTS = (
     tensor_of_ggml,
     tensor_of_gguf,
@@ -140,6 +215,12 @@ PLANTS = (
     list_of_digests,
     names_of_files,
     bytes_that_are_no_text,
+    importance,
+    adapters_of_llama_cpp,
+    template,
+    tokenizer_json,
+    prepared_data,
+    statement,
 )
 COMMANDS = (
     "identify {}",
@@ -178,6 +259,26 @@ COMMANDS = (
     "instructions {}",
     "tokenizer stats {} {} -f {}",
     "chat -m {} --no-such-option {}",
+    "chat -m {} -q -p a",
+    "explain {} 100",
+    "explain {} 400 --json",
+    "tokenize -m {} text --json",
+    "tokenize -m {} --compare text",
+    "imatrix -m {} -f {plain} -o {out}",
+    "bench -m {} -r 1 -n 2",
+    "quantize {plain} {out} q4_0 --imatrix {}",
+    "inspect {} --metadata",
+    "generate -m {plain} --lora {} -p a -n 1",
+    "convert {} --outfile {out} --base {base}",
+    "convert {} --outfile {out} --container gguf",
+    "to-meta {} {out}",
+    "ggml-to-pth {} {out}",
+    "train prepare {} --tokenizer {} -o {out}",
+    "train export {} --stage instruct -o {out}",
+    "tokenizer merge {} {} {out}",
+    "verify --statement {}",
+    "generate {} --receipt {} --trace-sampling {}",
+    "{} {}",
 )
 
 
@@ -205,7 +306,7 @@ def test_no_command_lets_control_characters_through(
                 assert not re.findall(UNSAFE, text.replace("\n", "").replace("\t", "")), (command, text)
                 assert not re.search(f"^{FORGED}", text, re.MULTILINE), (command, text)
             if code > 1:
-                said = [line for line in err.splitlines() if not line.startswith("warning: ")]
+                said = [line for line in err.splitlines() if not line.startswith(("warning: ", "note: "))]
                 assert len(said) <= 2 or "doctor" in command or "verify" in command, (command, err)
             shown += r"\x1b" in out + err or r"\u001b" in out + err or r"\x9b" in out + err
     assert shown, "nothing of the attack was shown: the test tests nothing"

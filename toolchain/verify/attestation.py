@@ -22,6 +22,7 @@ from ggmlpy import __version__
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.checksums import digests
 from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.files.json_files import RepeatedKey, each_key_once
 from ggmlpy.formats.opening import open_model
 from ggmlpy.verify.judge import OutputReport, Progress
 from ggmlpy.verify.verdict import Verdict
@@ -223,7 +224,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}", path=path) from error
     try:
-        statement = json.loads(data)
+        statement = json.loads(data, object_pairs_hook=each_key_once)
+    except RepeatedKey as error:
+        raise no(f"its key {error.args[0]!r} has two values") from None
     except (ValueError, RecursionError):
         raise no("it is not JSON") from None
     if not _has_form(statement):
