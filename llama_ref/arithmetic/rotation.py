@@ -35,6 +35,8 @@ import numpy.typing as npt
 
 from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError
 
+from .elementary import cosines_and_sines, logarithm, powers
+
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile
     from ggmlpy.formats.model_params import ModelParams, RopeScaling
@@ -70,7 +72,7 @@ class Rotation:
     def table(self, first: int, last: int) -> F32:
         """Cosine and sine for every position from first to last and every pair: [last - first, head_dim / 2, 2]."""
         angle = np.arange(first, last)[:, None] * self.frequencies  # [last - first, head_dim / 2]
-        return (np.stack([np.cos(angle), np.sin(angle)], axis=-1) * self.magnitude).astype(np.float32)
+        return (np.stack(cosines_and_sines(angle), axis=-1) * self.magnitude).astype(np.float32)
 
 
 def rotation_of(file: ModelFile) -> Rotation:
@@ -95,7 +97,7 @@ def _stretched(file: ModelFile) -> tuple[F64, float]:
             field="llama.rope.freq_base",
             found=h.rope_freq_base,
         )
-    base = h.rope_freq_base ** (-np.arange(0, h.head_dim, 2) / h.head_dim) / _divisors(file)
+    base = powers(h.rope_freq_base, -np.arange(0, h.head_dim, 2) / h.head_dim) / _divisors(file)
     scaling = h.rope_scaling
     if scaling is None or scaling.type == "none":
         return base, _extra(scaling)
@@ -112,7 +114,7 @@ def _stretched(file: ModelFile) -> tuple[F64, float]:
     if scaling.type == "linear":
         return base / factor, _extra(scaling)
     kept = _kept(h, scaling)
-    return base / factor * (1 - kept) + base * kept, _extra(scaling) * (0.1 * math.log(factor) + 1)
+    return base / factor * (1 - kept) + base * kept, _extra(scaling) * (0.1 * logarithm(factor) + 1)
 
 
 def _divisors(file: ModelFile) -> F64:
@@ -152,7 +154,7 @@ def _kept(h: ModelParams, scaling: RopeScaling) -> F64:
 
     def pair(turns: float) -> float:
         """The pair that turns so many times within the original context."""
-        return h.head_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(h.rope_freq_base))
+        return h.head_dim * logarithm(context / (turns * 2 * math.pi)) / (2 * logarithm(h.rope_freq_base))
 
     low, high = max(0, math.floor(pair(FAST_TURNS))), min(h.head_dim - 1, math.ceil(pair(SLOW_TURNS)))
     ramp = (np.arange(h.head_dim // 2) - low) / max(0.001, high - low)
