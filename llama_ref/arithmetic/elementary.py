@@ -1,8 +1,8 @@
 """Powers, logarithms, cosines and sines whose bits are the same on every machine.
 
-numpy takes them from the C library, or from vector code of its own where a processor has AVX-512, and these differ in the
-last bit. Here they are made of operations that IEEE 754 rounds one way only (and of Python's ``decimal``), so that what
-is computed with them is the same everywhere.
+numpy takes them from the C library, or from vector code of its own where a processor has AVX-512, and these differ in
+the last bit. Here they are made of operations that IEEE 754 rounds one way only (and of Python's ``decimal``), so that
+what is computed with them is the same everywhere.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ F64 = npt.NDArray[np.float64]
 
 PRECISE = Context(prec=40)  # decimal digits; a float64 has 17
 
-# π/2 in three parts; the first two have 33 bits, so that their products with a quarter turn's number up to 2²⁰ are exact.
+# π/2 in three parts; the first two have 33 bits, so that their products with the number of a quarter turn are exact up
+# to 2²⁰ quarter turns. The cosine's and the sine's series are Taylor's; |r| < π/4 leaves an error of 1e-18.
 QUARTER = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
-COSINE = tuple(
-    (-1) ** k / math.factorial(2 * k) for k in range(9)
-)  # Taylor's series; |r| < π/4 leaves an error of 1e-18
+COSINE = tuple((-1) ** k / math.factorial(2 * k) for k in range(9))
 SINE = tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(9))
 
 
