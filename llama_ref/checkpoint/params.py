@@ -255,11 +255,11 @@ def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
     eos = record.get("eos_token_id")
     dtype = record.get("dtype", record.get("torch_dtype"))
     windowed = record.get("use_sliding_window", not record.get("model_type", "").startswith("qwen"))
-    contexts = [_number(record, f"{which}max_position_embeddings", int) for which in ("original_", "")]
+    longest = _number(record, "max_position_embeddings", int)
     return {
         "rope_theta": _number(record, "rope_theta", float) if theta is None else theta,
-        "rope_scaling": _rope_scaling(rope, *contexts),
-        "n_ctx_train": contexts[1],
+        "rope_scaling": _rope_scaling(rope, longest),
+        "n_ctx_train": longest,
         "sliding_window": _number(record, "sliding_window", int) if windowed else None,
         "attention_bias": record.get("attention_bias") is True,
         "mlp_bias": record.get("mlp_bias") is True,
@@ -273,19 +273,19 @@ def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rope_scaling(rope: Mapping[str, Any], outer_context: int | None, longest: int | None) -> RopeScaling | None:
+def _rope_scaling(rope: Mapping[str, Any], longest: int | None) -> RopeScaling | None:
     """``rope_scaling`` or ``rope_parameters``; "default" and nothing at all mean the plain frequencies.
 
     Arguments:
-        outer_context: the original context as it stands outside of them, which wins.
-        longest: the longest context, which counts as the original one where none is said.
+        longest: the longest context, which counts as the original one where none is said in there; what stands
+            outside is nothing that transformers looks at.
     """
     kind = rope.get("rope_type", rope.get("type", "default"))
     if not isinstance(kind, str) or kind == "default":
         return None
     said: dict[str, Any] = {name: _number(rope, key, number) for name, (key, number) in _ROPE_KEYS.items()}
     if kind in ("llama3", "yarn", "longrope"):
-        said["original_context"] = outer_context or said["original_context"] or longest
+        said["original_context"] = said["original_context"] or longest
     truncate = rope.get("truncate")
     understood = {key for key, _ in _ROPE_KEYS.values()} | {"type", "rope_type", "rope_theta", "truncate"}
     said |= {"truncate": truncate if isinstance(truncate, bool) else None, "other": _others(rope, understood)}

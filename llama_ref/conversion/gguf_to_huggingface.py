@@ -75,6 +75,8 @@ def model_files(metadata: Mapping[str, Value], config: dict[str, Any]) -> tuple[
     for kind in KINDS:
         config.pop(f"{kind}_token_id", None)
     config |= {f"{kind}_token_id": id for kind, id in ids.items()}
+    if width := metadata.get(f"{_text(metadata, 'general.architecture')}.attention.key_length"):
+        config["head_dim"] = width.value
     if "llama.vocab_size" in metadata:
         config["vocab_size"] = metadata["llama.vocab_size"].value
     texts = {"config.json": config, "generation_config.json": _generation(metadata, config)}

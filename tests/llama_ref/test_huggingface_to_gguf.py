@@ -237,7 +237,7 @@ def test_what_is_put_around_a_text_decides(tmp_path):
         "tokenizer.ggml.eot_token_id": 1,
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.add_eos_token": True,
-        "tokenizer.ggml.add_sep_token": True,
+        "tokenizer.ggml.add_sep_token": False,
     }
 
 

@@ -10,7 +10,7 @@ Source: conversion/base.py and llama.py of llama.cpp (October 2026).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,12 +84,8 @@ def _scaling(value: Callable[[Any], Any], *types: str) -> Callable[[ModelParams]
     return said
 
 
-def _head(p: ModelParams) -> int | None:
-    """The width of a head, which Qwen 2's configuration need not say."""
-    return p.head_dim if p.architecture != "qwen2" or p.head_dim != p.n_embd // p.n_head else None
-
-
 _BOTH = ("linear", "yarn")
+_WIDTHS_OF_HEADS = ("{}.attention.key_length", "{}.attention.value_length")
 _MODEL: tuple[_Row, ...] = (
     _Row("{}.block_count",                          "u32",    lambda p: p.n_layer),
     _Row("{}.context_length",                       "u32",    lambda p: p.context_length),
@@ -106,8 +102,8 @@ _MODEL: tuple[_Row, ...] = (
     _Row("{}.rope.scaling.yarn_beta_slow",          "f32",    _scaling(lambda s: s.beta_slow, "yarn")),
     _Row("{}.rope.freq_base",                       "f32",    lambda p: p.rope_freq_base),
     _Row("{}.attention.layer_norm_rms_epsilon",     "f32",    lambda p: p.eps),
-    _Row("{}.attention.key_length",                 "u32",    _head),
-    _Row("{}.attention.value_length",               "u32",    _head),
+    _Row("{}.attention.key_length",                 "u32",    lambda p: p.head_dim),
+    _Row("{}.attention.value_length",               "u32",    lambda p: p.head_dim),
     _Row("general.file_type",                       "u32",    lambda p: p.ftype),
     _Row("llama.vocab_size",                        "u32",    _llama(lambda p: p.n_vocab)),
     _Row("llama.rope.dimension_count",              "u32",    _llama(lambda p: p.head_dim)),
@@ -136,7 +132,7 @@ def all_metadata(folder: Folder, params: ModelParams, vocabulary: FoundVocabular
         "general.type": Value("string", b"model"),
         **dict(_sampling(folder)),
         **general_metadata(folder, total),
-        **dict(_numbers(params)),
+        **dict(_numbers(params, _unsaid(folder, params))),
         **_prefix(folder, params),
         **vocabulary.metadata,
         **special_metadata(folder, vocabulary.n_tokens if vocabulary.is_sentencepiece else None),
@@ -171,10 +167,16 @@ def _as_stored(folder: Folder, key: str, value: Value) -> Value:
     return Value("f32", float(np.float32(value.value))) if value.type == "f32" else value
 
 
-def _numbers(params: ModelParams) -> Iterator[tuple[str, Value]]:
+def _unsaid(folder: Folder, params: ModelParams) -> tuple[str, ...]:
+    """The rows that follow from numbers which neither config.json nor transformers states: Qwen 2's width of a head."""
+    stated = params.architecture != "qwen2" or json_object(folder, "config.json").get("head_dim") is not None
+    return () if stated else _WIDTHS_OF_HEADS
+
+
+def _numbers(params: ModelParams, unsaid: Collection[str]) -> Iterator[tuple[str, Value]]:
     for row in _MODEL:
         value = row.value(params)
-        if value is not None:
+        if value is not None and row.key not in unsaid:
             yield row.key.format(ARCHITECTURES[params.architecture]), Value(row.type, value)
 
 

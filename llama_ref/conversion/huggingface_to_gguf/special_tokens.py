@@ -37,14 +37,35 @@ class _Special:
     """What the files say, as far as they were read.
 
     Attributes:
-        texts: kind -> text of its token.
+        has_config: whether there is a tokenizer_config.json that says something.
+        named: kind -> its token as tokenizer_config.json has it, a text or an object with one. The converter compares
+            these with texts as they are, so that an object never equals the text it holds.
         adds: kind -> whether a tokenizer adds it to every text, in the order found.
         kinds: those that are looked up.
     """
 
-    texts: dict[str, str]
+    has_config: bool
+    named: dict[str, Any]
     adds: dict[str, bool] = field(default_factory=dict)
     kinds: list[str] = field(default_factory=lambda: list(KINDS))
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> _Special:
+        """What tokenizer_config.json names; a first or last token is also that of a classifier or between texts."""
+        special = cls(bool(config), {kind: config.get(f"{kind}_token") for kind in KINDS})
+        for kind, instead in (("bos", "cls"), ("eos", "sep")) if tokenizer else ():
+            special.named[kind] = special.named[kind] or special.named[instead]
+        return special
+
+    def is_one_of(self, text: str | None, *kinds: str) -> bool:
+        """Whether a token is that of one of these kinds."""
+        return bool(text) and any(self.named[kind] == text for kind in kinds)
+
+    def text(self, kind: str) -> str | None:
+        """The text of a kind's token."""
+        entry = self.named.get(kind)
+        text = entry.get("content") if isinstance(entry, dict) else entry
+        return text if isinstance(text, str) else None
 
 
 def special_metadata(folder: Folder, n_tokens: int | None) -> dict[str, Value]:
@@ -57,8 +78,8 @@ def special_metadata(folder: Folder, n_tokens: int | None) -> dict[str, Value]:
         VocabularyError: an id is negative.
     """
     config = json_object(folder, "tokenizer_config.json")
-    special = _Special(dict(_texts(config)))
     tokenizer = json_object(folder, "tokenizer.json")
+    special = _Special.of(config, tokenizer)
     for processor in one_or_several(tokenizer.get("post_processor"), "processors"):
         _read_processor(special, processor)
     for kind in special.kinds:
@@ -81,17 +102,10 @@ def special_metadata(folder: Folder, n_tokens: int | None) -> dict[str, Value]:
     }
 
 
-def _texts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for kind in KINDS:
-        entry = config.get(f"{kind}_token")
-        text = entry.get("content") if isinstance(entry, dict) else entry
-        if isinstance(text, str):
-            yield kind, text
-
-
 def _ids_of_texts(special: _Special, tokenizer: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     ids = {token["content"]: token.get("id") for token in reversed(added_entries(tokenizer))}
-    yield from ((kind, ids.get(special.texts[kind])) for kind in special.kinds if kind in special.texts)
+    texts = ((kind, special.text(kind)) for kind in special.kinds)
+    yield from ((kind, ids.get(text)) for kind, text in texts if text is not None)
 
 
 def _add_ids(ids: dict[str, int], path: Path, n_tokens: int | None, found: Iterator[tuple[str, Any]]) -> None:
@@ -118,9 +132,17 @@ def _read_processor(special: _Special, processor: Mapping[str, Any]) -> None:
     if processor.get("type") == "ByteLevel":
         special.adds.setdefault("bos", False)
         special.adds.setdefault("eos", False)
+    elif processor.get("type") == "RobertaProcessing":
+        special.adds |= {"bos": True, "eos": True, "sep": True}
+        for kind in ("cls", "sep"):
+            special.named[kind] = special.named[kind] or _first_of(processor.get(kind))
     elif processor.get("type") == "TemplateProcessing":
         first, last = _read_single(special, _parts(processor, "single"))
         _read_pair(special, _parts(processor, "pair"), first, last)
+
+
+def _first_of(pair: Any) -> Any:
+    return pair[0] if isinstance(pair, list) and pair else None
 
 
 def _parts(processor: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
@@ -134,16 +156,25 @@ def _read_single(special: _Special, parts: Sequence[Mapping[str, Any]]) -> tuple
         return None, None
     first, last = _named(parts[0], "SpecialToken"), _named(parts[-1], "SpecialToken")
     if first:
-        begins = {special.texts.setdefault("bos", first), special.texts.setdefault("cls", first)}
-        special.adds["bos"] = first in begins
+        _read_first(special, first)
     if last:
-        former = special.texts.get("eos", last)
-        if former != last:
-            special.kinds.append("eot")
-            special.texts["eot"] = former
-        special.texts["eos"] = last
+        if special.has_config and special.named["eos"] != last:
+            former = "eom" if "eot" in special.kinds else "eot"
+            special.kinds.append(former)
+            special.named[former] = special.named["eos"]
+        special.named["eos"] = last
         special.adds["eos"] = True
     return first, last
+
+
+def _read_first(special: _Special, first: str) -> None:
+    """The token before a text begins one, or is a classifier's."""
+    if not special.has_config:
+        special.named["bos"] = first
+    elif not special.is_one_of(first, "bos", "cls"):
+        for kind in ("bos", "cls"):
+            special.named[kind] = special.named[kind] or first
+    special.adds["bos"] = special.is_one_of(first, "bos", "cls")
 
 
 def _read_pair(special: _Special, parts: Sequence[Mapping[str, Any]], first: str | None, last: str | None) -> None:
@@ -153,8 +184,12 @@ def _read_pair(special: _Special, parts: Sequence[Mapping[str, Any]], first: str
     if last and parts and _named(parts[-1], "SpecialToken") == last:
         parts = parts[:-1]
     if len(parts) > 2 and _named(parts[0], "Sequence") == "A" and _named(parts[-1], "Sequence") == "B":
-        between = _named(parts[1], "SpecialToken")
-        special.adds["sep"] = between in (special.texts.get("sep"), special.texts.get("eos")) and bool(between)
+        between = [_named(part, "SpecialToken") for part in parts[1:-1]]
+        counting = between[1:2] if len(between) == 2 else []
+        counting += between[:1] if not last else []
+        special.adds["sep"] = any(special.is_one_of(token, "sep", "eos") for token in counting)
+        if special.adds["sep"] and special.has_config:
+            special.named["sep"] = special.named["sep"] or special.named["eos"]
 
 
 def _named(part: Mapping[str, Any], kind: str) -> str | None:
