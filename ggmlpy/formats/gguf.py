@@ -43,7 +43,7 @@ from .fields import U32, U64, Array, Cursor, Number, Record, Text, read
 from .gguf_values import Typed, Value, check_count
 from .tensor_types import REMOVED, TensorType, types_of
 
-__all__ = ["ALIGNMENT", "GGUF_MAGIC", "GgufFile", "GgufTensor", "open_gguf", "records_of", "split_paths"]
+__all__ = ["ALIGNMENT", "GGUF_MAGIC", "GgufFile", "GgufTensor", "open_gguf", "open_splits", "records_of", "split_paths"]
 
 GGUF_MAGIC = 0x46554747
 ALIGNMENT = 32
@@ -320,6 +320,26 @@ def _tensor_type(cursor: Cursor, version: int, name: str, start: int, number: in
         cause=why,
         next_step="quantize the f16 file of the same model again" if number in REMOVED else None,
     )
+
+
+def open_splits(path: str | os.PathLike[str]) -> list[GgufFile]:
+    """A GGUF file with all the files that it is split over, in their order.
+
+    Raises:
+        FormatError: see :func:`open_gguf`; or one of the files is missing, or a tensor lies in two of them.
+    """
+    first = open_gguf(path)
+    files = [first if other == first.path else open_gguf(other) for other in split_paths(first)]
+    seen: set[str] = set()
+    for file in files:
+        twice = sorted(seen & file.tensors.keys())
+        if twice:
+            raise ShapeError(
+                f"tensor {twice[0]!r} lies in an earlier file of this split model, too", path=file.path, field="name",
+                cause="files of two models, or a corrupt file",
+            )  # fmt: skip
+        seen |= file.tensors.keys()
+    return files
 
 
 def split_paths(gguf: GgufFile) -> list[Path]:

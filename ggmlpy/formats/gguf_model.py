@@ -12,25 +12,26 @@ Source: convert-llama-ggmlv3-to-gguf.py at llama.cpp dadbed99e, llama-vocab.cpp 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlpy.files.errors import UnsupportedError, UsageError, VocabularyError
+from ggmlpy.files.errors import ShapeError, UnsupportedError, UsageError, VocabularyError
 
 from .byte_alphabet import from_alphabet
 from .carrying import is_usual
 from .containers import GGUF
 from .fields import Cursor
 from .file_types import FTYPES
-from .gguf import ALIGNMENT, GgufFile, GgufTensor, open_gguf, split_paths
+from .gguf import ALIGNMENT, GgufFile, GgufTensor, open_splits
 from .gguf_values import Value
 from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
 from .model_params import LLAMA_EPS, ModelParams, RopeScaling, find_n_mult
 from .tensor_names import meta_name
+from .tensor_types import TensorType
 
 __all__ = [
     "ARCHITECTURES",
@@ -63,16 +64,14 @@ def open_gguf_model(path: Path) -> ModelFile:
         UnsupportedError: it is of another architecture.
         FormatError: metadata that a LLaMA model needs is missing or contradicts itself.
     """
-    first = open_gguf(path)
-    files = [first if other == path else open_gguf(other) for other in split_paths(first)]
+    files = open_splits(path)
     architecture = _architecture(files[0])
     hparams = _params(files[0], architecture, {name for file in files for name in file.tensors})
     vocab = _vocabulary(files[0])
     tensors: dict[str, Tensor] = {}
     parts = []
     for index, file in enumerate(files):
-        pieces = {meta_name(name): _piece(file, index, tensor) for name, tensor in file.tensors.items()}
-        own = {name: (file.tensors[key].type, pieces[name]) for key, name in zip(file.tensors, pieces, strict=True)}
+        own = _by_meta_name(file, index, tensors)
         tensors |= {name: Tensor(name, kind, piece.shape, (piece,)) for name, (kind, piece) in own.items()}
         structure = (file.path, file.cursor, GGUF, file.version, hparams, vocab, own, 0, file.data_offset, file.end)
         parts.append(Part(*structure))
@@ -82,6 +81,20 @@ def open_gguf_model(path: Path) -> ModelFile:
     model = ModelFile(parts, tensors, [])
     model.metadata = files[0].metadata
     return model
+
+
+def _by_meta_name(file: GgufFile, index: int, before: Collection[str]) -> dict[str, tuple[TensorType, Piece]]:
+    """The tensors of one file; a GGUF file may spell a name as Meta does, but not have both spellings."""
+    own: dict[str, tuple[TensorType, Piece]] = {}
+    for key, tensor in file.tensors.items():
+        name = meta_name(key)
+        if name in own or name in before:
+            raise ShapeError(
+                f"two tensors are {name}: one of them is spelt {key!r}", path=file.path, offset=tensor.header,
+                field="name", cause="a converter of its own, or a file made to be read differently",
+            )  # fmt: skip
+        own[name] = tensor.type, _piece(file, index, tensor)
+    return own
 
 
 def described(

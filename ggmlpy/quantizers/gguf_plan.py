@@ -21,7 +21,7 @@ from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.formats.era_of_file import file_order
 from ggmlpy.formats.eras import APRIL_26_24, JANUARY_7_25, JANUARY_17_24, OCTOBER_31_24, TODAY, Era
 from ggmlpy.formats.file_types import FileType, file_type_of
-from ggmlpy.formats.gguf import GgufFile, GgufTensor, open_gguf, split_paths
+from ggmlpy.formats.gguf import GgufFile, GgufTensor, open_splits
 from ggmlpy.formats.gguf_mixes import MixChooser, MixOptions, ModelShape, checked_types, needs_importance
 from ggmlpy.formats.gguf_model import QUANTIZATION_VERSION, SPLIT_KEYS
 from ggmlpy.formats.gguf_values import Value
@@ -185,10 +185,9 @@ def opened(path: Path) -> list[GgufFile]:
     """A GGUF file with all its splits.
 
     Raises:
-        FormatError: see :func:`~ggmlpy.formats.gguf.open_gguf`; or it is big-endian.
+        FormatError: see :func:`~ggmlpy.formats.gguf.open_splits`; or it is big-endian.
     """
-    first = open_gguf(path)
-    files = [first if other == path else open_gguf(other) for other in split_paths(first)]
+    files = open_splits(path)
     for file in files:
         if file.order == ">":
             raise FormatError("big-endian GGUF files are not quantized", path=file.path, field="version")

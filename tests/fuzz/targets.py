@@ -74,6 +74,7 @@ from toolchain.makers.vectors import read_manifest
 from toolchain.verify.fingerprint import content_fingerprint
 from toolchain.verify.logits import read_logits
 from toolchain.verify.published import verify
+from toolchain.verify.sides import compare_anything  # noqa: F401 - imported now, not in the middle of an input
 
 __all__ = ["TARGETS", "Target"]
 

@@ -36,6 +36,7 @@ from lora.merging.targets import _prepare_stage
 from lora.training.crawl import _read_replies
 from lora.training.instructions import clean, write_instructions
 from lora.training.loop import read_log
+from tests.docs.blocks import run
 from tests.fuzz import scenes
 from tests.ggmlpy.models import write_tiny
 from tests.llama_ref.attacks import forge
@@ -418,3 +419,27 @@ def test_a_model_without_embedding_does_not_go_into_parts(tmp_path: Path) -> Non
     with open_model(path) as model, pytest.raises(FormatError, match=r"tok_embeddings\.weight is missing"):
         migrate(model, tmp_path / "n.bin", "ggml", 0, n_parts=2)
     assert [each.name for each in tmp_path.iterdir()] == ["m.bin"]
+
+
+@pytest.mark.parametrize("command", ["quantize FILE OUT q4_0", "identify FILE", "migrate FILE OUT"])
+def test_a_tensor_in_two_files_of_a_split_model(command: str, tmp_path: Path) -> None:
+    first, second = (tmp_path / name for name in scenes.gguf_split(tmp_path))
+    file, other = open_gguf(first), open_gguf(second)
+    name = next(iter(file.tensors))
+    both = [*other.tensors.values(), file.tensors[name]]
+    write_gguf(second, dict(other.metadata), [OutTensor(t.name, t.type, t.shape, lambda d=t.data: [d]) for t in both])
+    words = {"FILE": str(first), "OUT": str(tmp_path / "out.gguf")}
+    code, said = run([words.get(word, word) for word in command.split()])
+    assert code == 3
+    assert f"tensor {name!r} lies in an earlier file of this split model" in said
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_tensor_in_both_spellings(tmp_path: Path) -> None:
+    scenes.gguf(3)(tmp_path)
+    file = open_gguf(tmp_path / "m.gguf")
+    tensors = [OutTensor(t.name, t.type, t.shape, lambda d=t.data: [d]) for t in file.tensors.values()]
+    twin = replace(next(each for each in tensors if each.name == "output.weight"), name="tok_embeddings.weight")
+    write_gguf(tmp_path / "m.gguf", file.metadata, [*tensors, twin])
+    with pytest.raises(FormatError, match=r"two tensors are tok_embeddings\.weight"):
+        open_model(tmp_path / "m.gguf")
