@@ -12,7 +12,8 @@ Source: convert-llama-ggmlv3-to-gguf.py at llama.cpp dadbed99e, llama-vocab.cpp 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,7 @@ from .tensor_types import TensorType
 
 __all__ = [
     "ARCHITECTURES",
+    "architecture_of",
     "described",
     "from_gguf_token",
     "gguf_metadata",
@@ -57,37 +59,42 @@ N = TypeVar("N", int, float)
 LARGEST_F32 = float(np.finfo(np.float32).max)
 
 
-def open_gguf_model(path: Path) -> ModelFile:
+def open_gguf_model(path: Path, *, any_architecture: bool = False) -> ModelFile:
     """Open a GGUF file of one of :data:`ARCHITECTURES` with all its splits.
+
+    Args:
+        any_architecture: also one of another architecture, as it stands.
 
     Raises:
         UnsupportedError: it is of another architecture.
         FormatError: metadata that a LLaMA model needs is missing or contradicts itself.
     """
     files = open_splits(path)
-    architecture = _architecture(files[0])
-    hparams = _params(files[0], architecture, {name for file in files for name in file.tensors})
-    vocab = _vocabulary(files[0])
+    as_stored = any_architecture and not _is_read(files[0])
+    hparams, vocab = _as_stored(files[0]) if as_stored else _described(files)
+    spelled: Callable[[str], str] = str if as_stored else meta_name
     tensors: dict[str, Tensor] = {}
     parts = []
     for index, file in enumerate(files):
-        own = _by_meta_name(file, index, tensors)
+        own = _by_name(file, index, tensors, spelled)
         tensors |= {name: Tensor(name, kind, piece.shape, (piece,)) for name, (kind, piece) in own.items()}
         structure = (file.path, file.cursor, GGUF, file.version, hparams, vocab, own, 0, file.data_offset, file.end)
         parts.append(Part(*structure))
-    if "output.weight" not in tensors and "tok_embeddings.weight" in tensors:
+    if not as_stored and "output.weight" not in tensors and "tok_embeddings.weight" in tensors:
         tied = tensors["tok_embeddings.weight"]  # the output layer is the embedding
         tensors["output.weight"] = Tensor("output.weight", tied.type, tied.shape, tied.pieces)
     model = ModelFile(parts, tensors, [])
-    model.metadata = files[0].metadata
+    model.metadata, model.as_stored = files[0].metadata, as_stored
     return model
 
 
-def _by_meta_name(file: GgufFile, index: int, before: Collection[str]) -> dict[str, tuple[TensorType, Piece]]:
+def _by_name(
+    file: GgufFile, index: int, before: Collection[str], spelled: Callable[[str], str]
+) -> dict[str, tuple[TensorType, Piece]]:
     """The tensors of one file; a GGUF file may spell a name as Meta does, but not have both spellings."""
     own: dict[str, tuple[TensorType, Piece]] = {}
     for key, tensor in file.tensors.items():
-        name = meta_name(key)
+        name = spelled(key)
         if name in own or name in before:
             raise ShapeError(
                 f"two tensors are {name}: one of them is spelt {key!r}", path=file.path, offset=tensor.header,
@@ -95,6 +102,32 @@ def _by_meta_name(file: GgufFile, index: int, before: Collection[str]) -> dict[s
             )  # fmt: skip
         own[name] = tensor.type, _piece(file, index, tensor)
     return own
+
+
+def _is_read(file: GgufFile) -> bool:
+    """Whether a file is a model of one of :data:`ARCHITECTURES`, and not an adapter for one."""
+    says = {key: value.text() for key, value in file.metadata.items() if value.type == "string"}
+    return says.get("general.architecture") in ARCHITECTURES and says.get("general.type") not in _OTHER_KINDS
+
+
+def architecture_of(metadata: Mapping[str, Value]) -> str:
+    """What a GGUF file says that it is; "none" if it says nothing."""
+    value = metadata.get("general.architecture")
+    return value.text() if value is not None and value.type == "string" else "none"
+
+
+def _as_stored(file: GgufFile) -> tuple[ModelParams, ListedVocabulary]:
+    """Nothing but the file type and the keys of a file that this library does not understand."""
+    ftype, architecture = file.integer("general.file_type", 1), architecture_of(file.metadata)
+    nothing = ModelParams(n_vocab=0, n_embd=0, n_layer=0, n_head=0, n_mult=0)
+    other = {key: value for key, value in file.metadata.items() if key not in _UNDERSTOOD_OF_ANY}
+    params = replace(nothing, ftype=ftype, architecture=architecture, other=other)
+    return params, ListedVocabulary([], np.zeros(0, np.float32))
+
+
+def _described(files: Sequence[GgufFile]) -> tuple[ModelParams, ListedVocabulary]:
+    names = {name for file in files for name in file.tensors}
+    return _params(files[0], _architecture(files[0]), names), _vocabulary(files[0])
 
 
 def described(
@@ -163,6 +196,7 @@ def _params(file: GgufFile, own: str, names: Set[str]) -> ModelParams:
 #: the families whose models are read: LLaMA (Mistral's files name it too), and two that differ from it in biases, in
 #: the norms of heads, and in which dimensions rotary embedding pairs
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_OTHER_KINDS = ("adapter", "imatrix", "mmproj")  # of general.type: what is not a model of its architecture
 
 # fmt: off
 _ROPE_SCALING = {
@@ -183,8 +217,9 @@ _OF_ARCHITECTURE = {  # in the namespace of the model's family
     *("attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base"),
     *(_ROPE_SCALING_TYPE, _SCALE_LINEAR),
 }
+_UNDERSTOOD_OF_ANY = {"general.architecture", "general.file_type"}
 _UNDERSTOOD = {
-    *("general.architecture", "general.file_type"),
+    *_UNDERSTOOD_OF_ANY,
     *(f"tokenizer.ggml.{key}" for key in ("model", "tokens", "scores", "token_type")),
     *(f"tokenizer.ggml.{key}_token_id" for key in ("bos", "eos", "unknown", "padding")),
     *("ggmlpy.n_mult", "ggmlpy.vocabulary"),

@@ -323,6 +323,8 @@ class ModelFile:
         metadata: of GGUF, all its keys in their order; empty for others.
         tensors: the tensors by name, in the order of the file, parts joined.
         problems: what ``strict=False`` let pass.
+        as_stored: a GGUF file of an architecture that is not computed here (or an adapter): tensors have GGUF's names,
+            there is no vocabulary, and of ``hparams`` only the file type and the keys count.
     """
 
     def __init__(self, parts: Sequence[Part], tensors: Mapping[str, Tensor], problems: Sequence[FormatError]) -> None:
@@ -337,6 +339,7 @@ class ModelFile:
         self.metadata: Mapping[str, Value] = {}
         self.tensors = dict(tensors)
         self.problems = list(problems)
+        self.as_stored = False
         self._touching: Touching | None = None
 
     @property

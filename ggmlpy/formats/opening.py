@@ -16,13 +16,21 @@ from .multipart import find_parts, join_parts
 __all__ = ["is_gguf", "open_model"]
 
 
-def open_model(path: str | os.PathLike[str], *, n_parts: int | None = None, strict: bool = True) -> ModelFile:
+def open_model(
+    path: str | os.PathLike[str],
+    *,
+    n_parts: int | None = None,
+    strict: bool = True,
+    any_architecture: bool = False,
+) -> ModelFile:
     """Open a model of any container, with all its parts.
 
     Arguments:
         path: the file; for a multi-part model its first file (the others are ``path.1``, ``path.2`` …).
         n_parts: how many files; found by looking if not given.
         strict: raise on what could be survived (otherwise it is collected in ``problems``).
+        any_architecture: open a GGUF file of what is not computed here, too, as it stands: for those who only look, or
+            carry it (:attr:`.ModelFile.as_stored`).
 
     Raises:
         MissingFileError: no such file, or a part is missing.
@@ -32,7 +40,7 @@ def open_model(path: str | os.PathLike[str], *, n_parts: int | None = None, stri
     if is_gguf(Path(path)):
         from .gguf_model import open_gguf_model  # 8 ms that other containers need not wait for
 
-        return open_gguf_model(Path(path))
+        return open_gguf_model(Path(path), any_architecture=any_architecture)
     problems: list[FormatError] = []
     first = read_part(Path(path), 0, strict, problems)
     paths = find_parts(first, n_parts)

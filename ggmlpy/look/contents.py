@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ggmlpy.files.kinds import first_bytes, kind_of
 from ggmlpy.formats.file_types import FTYPES
-from ggmlpy.formats.gguf import GgufFile, open_gguf
-from ggmlpy.formats.gguf_model import ARCHITECTURES
+from ggmlpy.formats.gguf_model import architecture_of
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile
 
 from .finite import not_finite_tensors
 
 __all__ = [
-    "architecture_of",
     "metadata_rows",
-    "other_gguf",
     "summarize",
-    "summarize_gguf",
     "tensor_rows",
     "vocabulary_sample",
 ]
@@ -47,9 +41,8 @@ def summarize(
         "files": [str(path) for path in model.paths],
         "size": model.size,
         "format": model.format_name,
-        "header": {**model.hparams.header(), "n_ff": model.n_ff},
+        **(_of_another(model) if model.as_stored else _of_model(model, sample)),
         "ftype": ftype.title if ftype else "unknown",
-        "vocabulary": {"size": len(model.vocab), "sample": vocabulary_sample(model, sample)},
         "n_tensors": len(model.tensors),
         "not_finite": [found.as_dict() for found in not_finite_tensors(model, progress)],
     }
@@ -60,43 +53,15 @@ def summarize(
     return summary
 
 
-def summarize_gguf(file: GgufFile) -> dict[str, Any]:
-    """A GGUF file of whatever architecture, as a JSON-ready dictionary: what its keys and its table of tensors say."""
+def _of_model(model: ModelFile, sample: int) -> dict[str, Any]:
     return {
-        "files": [str(file.path)],
-        "size": file.cursor.size,
-        "format": f"gguf v{file.version}",
-        "architecture": architecture_of(file.metadata),
-        "n_tensors": len(file.tensors),
-        "metadata": metadata_rows(file.metadata),
-        "tensors": [
-            {
-                "name": tensor.name,
-                "type": tensor.type.name,
-                "layout": tensor.type.layout,
-                "shape": list(tensor.shape),
-                "offset": tensor.offset,
-                "bytes": tensor.data.nbytes,
-                "pieces": 1,
-            }
-            for tensor in file.tensors.values()
-        ],
+        "header": {**model.hparams.header(), "n_ff": model.n_ff},
+        "vocabulary": {"size": len(model.vocab), "sample": vocabulary_sample(model, sample)},
     }
 
 
-def other_gguf(path: Path) -> GgufFile | None:
-    """A GGUF file of an architecture that is not opened as a model here; None for everything else."""
-    kind = kind_of(first_bytes(path))
-    if kind is None or kind.name != "gguf":
-        return None
-    file = open_gguf(path)
-    return None if architecture_of(file.metadata) in ARCHITECTURES else file
-
-
-def architecture_of(metadata: Mapping[str, Value]) -> str:
-    """What a GGUF file says that it is; "none" if it says nothing."""
-    value = metadata.get("general.architecture")
-    return value.text() if value is not None and value.type == "string" else "none"
+def _of_another(model: ModelFile) -> dict[str, Any]:
+    return {"architecture": architecture_of(model.metadata)}
 
 
 def metadata_rows(metadata: Mapping[str, Value]) -> list[dict[str, Any]]:

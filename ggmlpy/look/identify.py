@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +13,8 @@ from ggmlpy.formats.containers import HISTORY
 from ggmlpy.formats.era_of_file import era_of_file, quantizing_eras
 from ggmlpy.formats.eras import GGUF_ERAS, MARCH_31
 from ggmlpy.formats.file_types import FTYPES
+from ggmlpy.formats.gguf_model import ARCHITECTURES, architecture_of
+from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
@@ -25,7 +27,7 @@ from ggmlpy.verify.whose_quantizer import quantizer_signs
 from .check import problems_of
 from .finite import not_finite_problem, not_finite_tensors
 
-__all__ = ["Identification", "expected_size", "identify"]
+__all__ = ["Identification", "expected_size", "identify", "keys_in_words"]
 
 
 # fmt: off
@@ -84,24 +86,36 @@ def identify(
     Raises:
         FormatError: it is no GGML file; the message says what it probably is.
     """
-    with open_model(path, strict=False) as model:
-        problems = list(problems_of(model))
+    with open_model(path, strict=False, any_architecture=True) as model:
+        problems = list(model.problems if model.as_stored else problems_of(model))
         if values and (found := list(not_finite_tensors(model, progress))):
             problems.append(not_finite_problem(found, model.path))
         parts = f", {len(model.paths)} parts" if len(model.paths) > 1 else ""
         return Identification(
             path=str(path),
-            what=model.format_name + parts,
+            what=_title(model) + parts,
             era=_era(model),
             types=dict(Counter(tensor.type.name for tensor in model.tensors.values())),
-            model=model.hparams.name,
-            vocabulary=vocabulary_name(len(model.vocab)),
+            model=keys_in_words(model.metadata) if model.as_stored else model.hparams.name,
+            vocabulary=vocabulary_name(len(model.vocab)) if len(model.vocab) else "",
             size=model.size,
             expected_size=expected_size(model),
-            readers=HISTORY[model.container, model.version].readers,
+            readers="llama.cpp" if model.as_stored else HISTORY[model.container, model.version].readers,
             problems=[str(problem) for problem in problems],
             next_step=_next_step(model, problems),
         )
+
+
+def _title(model: ModelFile) -> str:
+    return model.format_name + (f", {architecture_of(model.metadata)} model" if model.as_stored else "")
+
+
+def keys_in_words(metadata: Mapping[str, Value]) -> str:
+    """What a GGUF file of any architecture says of itself: the first numbers of its own namespace."""
+    architecture = architecture_of(metadata)
+    said = [f"{key} {value.value}" for key, value in metadata.items() if key.startswith(f"{architecture}.")
+            and value.type not in ("string", "array")]  # fmt: skip
+    return f"{architecture}; {len(metadata)} metadata keys" + (f": {', '.join(said[:12])}" if said else "")
 
 
 def expected_size(model: ModelFile) -> int:
@@ -149,7 +163,8 @@ def _era(model: ModelFile) -> str:
 
 def _dates_of_quantizing(model: ModelFile) -> str:
     """Which llama-quantize may have written a GGUF file; "" if none, as where another program did."""
-    names, types = [gguf_name(tensor.name) for tensor in model.stored], {tensor.type.name for tensor in model.stored}
+    spelled = str if model.as_stored else gguf_name
+    names, types = [spelled(tensor.name) for tensor in model.stored], {tensor.type.name for tensor in model.stored}
     eras = quantizing_eras(model.version, model.metadata, names, types)
     if not eras:
         return ""
@@ -176,6 +191,8 @@ def _next_step(model: ModelFile, problems: list[FormatError]) -> str:
     advice = next((problem.next_step for problem in problems if problem.next_step), None)
     if problems:
         return advice or "convert the checkpoint again"
+    if model.as_stored:
+        return f"run it with llama.cpp; this program computes {', '.join(ARCHITECTURES)}"
     if all(not tensor.type.quantized for tensor in model.tensors.values()):
         return f"`quantize {model.path} OUT q4_0`"
     if model.container not in ("ggjt", "gguf"):

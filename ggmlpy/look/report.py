@@ -87,8 +87,8 @@ def report_data(
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
     """Everything the page shows, as JSON-ready data."""
-    with open_model(path, strict=False) as model:
-        original = open_model(source) if source else None
+    with open_model(path, strict=False, any_architecture=True) as model:
+        original = open_model(source, any_architecture=True) if source else None
         rows = tensor_rows(model)
         for row in rows:
             tensor = model.tensors[row["name"]]

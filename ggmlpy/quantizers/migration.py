@@ -25,8 +25,9 @@ from ggmlpy.formats.containers import CONTAINERS, GGUF, Container, refuse_name
 from ggmlpy.formats.dequantize import dequantize
 from ggmlpy.formats.eras import eras_writing
 from ggmlpy.formats.file_types import FTYPES
-from ggmlpy.formats.gguf_model import kept_metadata, types_lost
+from ggmlpy.formats.gguf_model import architecture_of, kept_metadata, types_lost
 from ggmlpy.formats.gguf_values import Value
+from ggmlpy.formats.gguf_writer import write_gguf
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.multipart import part_path, split_sizes
 from ggmlpy.formats.out_tensor import OutTensor
@@ -114,6 +115,13 @@ def migrate(
         UnsupportedError: a reader of that container would compute something else.
     """
     declared = GGUF if container == "gguf" else CONTAINERS[container]
+    if model.as_stored and declared is not GGUF:
+        raise UnsupportedError(
+            f"only GGUF has a place for a model of architecture {architecture_of(model.metadata)!r}",
+            path=model.path,
+            field="general.architecture",
+            next_step=f"`migrate {model.path} OUT.gguf`",
+        )
     refuse_name(path, container, "--container gguf")
     notes = _notes(model, declared, version)
     if n_parts < 1:
@@ -135,7 +143,10 @@ def migrate(
     size = 0
     for index, out in enumerate(paths):
         tensors = [_out(t, targets[t.name], by_name.get(t.name), index, n_parts) for t in stored]
-        size += write_model(out, container, version, hparams, pairs, tensors, progress, metadata)
+        if model.as_stored and metadata is not None:
+            size += write_gguf(out, metadata, tensors, progress)
+        else:
+            size += write_model(out, container, version, hparams, pairs, tensors, progress, metadata)
     return MigrationReport(paths, size, tuple(losses), derived, tuple(notes))
 
 

@@ -10,6 +10,7 @@ from ggmlpy.formats.carrying import unstated
 from ggmlpy.formats.containers import CONTAINERS
 from ggmlpy.formats.fields import write
 from ggmlpy.formats.gguf_model import to_gguf_token
+from ggmlpy.formats.gguf_writer import prefix
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.writer import gguf_prefix
 
@@ -65,7 +66,10 @@ def _structure(output: ModelFile, expected: Expected) -> Iterator[Difference]:
 
 def _gguf_header(output: ModelFile, expected: Expected) -> Iterator[Difference]:
     buffer, content = output.parts[0].cursor.buffer, (expected.hparams, expected.vocab, expected.tensors)
-    ours = gguf_prefix(output.version, *content, expected.metadata)
+    if output.as_stored and expected.metadata is not None:
+        ours: bytes | None = prefix(expected.metadata, expected.tensors, output.version)[0]
+    else:
+        ours = gguf_prefix(output.version, *content, expected.metadata)
     if ours is None or buffer[: len(ours)] != ours:
         yield Difference("the header's keys, or their order or types, are not ours", False)
 

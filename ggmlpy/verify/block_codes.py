@@ -17,6 +17,7 @@ from ggmlpy.formats.dequantize import dequantize, scales_of, spread
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TensorType
 
+from .plain_causes import SEEN
 from .tensors import Found, TensorDifference, decoded, row_chunks
 
 __all__ = ["FUSED_SHARES", "AgainstSource", "Blocks", "check_codes"]
@@ -86,7 +87,9 @@ class AgainstSource:
     unknown: bool
 
     def explain(self, found: Found, difference: TensorDifference) -> str | None:
-        """In words that follow "because"."""
+        """In words that follow "because"; None where there is something plainer to see."""
+        if any(see(found, difference) for see in SEEN):
+            return None
         source, made = self.sources.get(found.name), self.expected.get(found.name)
         record = found.type
         if source is None or made is None or made.type.layout != record.layout or not _has_steps(record):

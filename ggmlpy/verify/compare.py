@@ -23,7 +23,7 @@ from .verdict import Table, Verdict
 from .vocabularies import type_differences, vocabulary_differences
 from .whose_quantizer import quantizer_signs
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "missing_tensors"]
 
 WIDTHS = {"different": 12, "of": 12, "max ulp": 14, "max error": 12}
 
@@ -37,6 +37,7 @@ class Comparison(Verdict):
         header, vocabulary: what else differs, in words.
         behavior: those of these words that change what a reader computes.
         tensors: one entry per tensor.
+        missing: what only one of them holds, in words; it is not compared then.
         explained: for each side, "A" or "B", how many of its differing tensors each era's quantizer explains.
     """
 
@@ -44,6 +45,7 @@ class Comparison(Verdict):
     vocabulary: list[str] = field(default_factory=list)
     behavior: list[str] = field(default_factory=list)
     tensors: list[TensorDifference] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     explained: dict[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
@@ -74,6 +76,8 @@ class Comparison(Verdict):
     def sentence(self) -> str:
         """The verdict in words."""
         match self.verdict:
+            case "same content" if self.missing:
+                return f"same tokenizer; {'; '.join(self.missing)}"
             case "same content":
                 return "same content"
             case _ if self.verdict == OTHER_BEHAVIOR:
@@ -82,7 +86,7 @@ class Comparison(Verdict):
                 count = len(self.differing)
                 return f"{self.n_different:,} values differ in {count} tensors, at most {self.max_ulp:,} ulp"
         strange = [f"{tensor.name} {tensor.status}" for tensor in self.tensors if tensor.odd]
-        return "different: " + "; ".join(self.header + self.vocabulary + strange[:5])
+        return "different: " + "; ".join(self.header + self.vocabulary + strange[:5] + self.missing)
 
     def lines(self, *, verbose: bool = False) -> Iterator[str]:
         """The table of tensors, the first difference, who quantized which side, and the header."""
@@ -130,19 +134,33 @@ def compare(
     scores = (a.vocab.scores, b.vocab.scores) if a.declared.scored and b.declared.scored else None
     result = Comparison()
     numbers = list(params_differences(a.hparams, b.hparams, terms, _unstated(a, b)))
-    pieces = [Difference(words) for words in vocabulary_differences(a.vocab, b.vocab, scores, terms)]
+    differ = () if a.as_stored or b.as_stored else vocabulary_differences(a.vocab, b.vocab, scores, terms)
+    pieces = [Difference(words) for words in differ]
     types = () if a.vocab.types is None or b.vocab.types is None else (a.vocab.types, b.vocab.types)
     kinds = list(type_differences(a.vocab, *types, terms)) if types else []
     result.header = [difference.words for difference in [*numbers, *kinds]]
     result.vocabulary = [difference.words for difference in pieces]
     result.behavior = [difference.words for difference in [*numbers, *kinds, *pieces] if difference.changes_results]
-    for name in list(a.tensors) + [name for name in b.tensors if name not in a.tensors]:
+    result.missing = missing_tensors(a.tensors, b.tensors)
+    names = [*a.tensors, *(name for name in b.tensors if name not in a.tensors)]
+    for name in [] if result.missing else names:
         result.tensors.append(_compared(name, a, b, terms, progress))
     return result
 
 
+def missing_tensors(a: Collection[str], b: Collection[str]) -> list[str]:
+    """Which of two sides holds no tensors, if the other does: a vocabulary alone is compared with a model's.
+
+    >>> missing_tensors([], ["norm.weight"])
+    ['A holds no tensors']
+    """
+    return [f"{side} holds no tensors" for side, ours, theirs in (("A", a, b), ("B", b, a)) if theirs and not ours]
+
+
 def _unstated(a: ModelFile, b: ModelFile) -> Collection[str]:
-    """What one of the two containers has no place for."""
+    """What one of the two containers has no place for, or nothing here understands."""
+    if a.as_stored != b.as_stored:
+        return {*NUMBERS, "other"} - {"architecture"}
     gguf = [model.container == "gguf" for model in (a, b)]
     if all(gguf):
         return ()

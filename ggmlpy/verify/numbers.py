@@ -22,7 +22,7 @@ from ggmlpy.formats.model_params import FROM_TOKENIZER, ModelParams, RopeScaling
 
 from .terms import Terms
 
-__all__ = ["Difference", "key_differences", "params_differences"]
+__all__ = ["Difference", "params_differences"]
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,16 @@ def _scaling(p: ModelParams) -> Any:
     return " ".join([scaling.type, *(f"{name} {value:g}" for name, value in numbers)])
 
 
+_SAME_AS = {"mistral": "llama"}  # GGUF's name of what computes the same
+
+
 def _told_padding(pad_id: int | None) -> int | None:
     return None if pad_id in (0, -1) else pad_id  # configurations of 2023 say 0 or -1 for none
 
 
 # fmt: off
 NUMBERS: dict[str, tuple[Callable[[ModelParams], Any], bool]] = {  # words: its value, whether results depend on it
+    "architecture":   (lambda p: _SAME_AS.get(p.architecture, p.architecture), True),
     "n_vocab":        (lambda p: p.n_vocab,                  True),
     "n_embd":         (lambda p: p.n_embd,                   True),
     "n_mult":         (lambda p: p.n_mult,                   False),

@@ -22,7 +22,7 @@ from ggmlpy.formats.bfloat16 import cut_to_bfloat16, rounded_to_bfloat16
 from ggmlpy.formats.codes import pack_codes, unpack_codes
 from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, ERAS, JANUARY_17_24, OCTOBER_28, TODAY, Era, quantizing_era
 from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser
-from ggmlpy.formats.gguf_model import kept_metadata
+from ggmlpy.formats.gguf_model import architecture_of, kept_metadata
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
@@ -70,7 +70,11 @@ def verify_files(
     Raises:
         FormatError: a file can't be read, or no step leads from the source to the output.
     """
-    with open_model(output) as theirs, open_model(source) as ours:
+    with (
+        open_model(output, any_architecture=True) as theirs,
+        open_model(source, any_architecture=True) as ours,
+    ):
+        _check_architectures(theirs, ours)
         with Workers(threads, ahead=AHEAD) as workers:
             way = _way_of_gguf(theirs, ours, era, importance)
             expected = _of_gguf(theirs, ours, way, workers) if way else _expected(theirs, ours, era, workers)
@@ -80,6 +84,28 @@ def verify_files(
         if era is not None and report.verdict == "identical to another era":
             report.verdict = "differs"
         return report
+
+
+def _check_architectures(output: ModelFile, source: ModelFile) -> None:
+    """No step leads from one architecture to another."""
+    theirs, ours = (
+        architecture_of(model.metadata) if model.as_stored else "that of LLaMA" for model in (output, source)
+    )
+    if theirs != ours:
+        raise FormatError(
+            "the output is of another architecture than its source",
+            path=output.path,
+            field="general.architecture",
+            expected=ours,
+            found=theirs,
+            cause="it is the source of another model",
+            next_step=f"`compare {output.path} {source.path}`",
+        )
+
+
+def _named(name: str, model: ModelFile) -> str:
+    """What a tensor of a GGUF file is called in an open model."""
+    return name if model.as_stored else meta_name(name)
 
 
 def _way_of_gguf(output: ModelFile, source: ModelFile, era: str | Era | None, importance: str | None) -> GgufWay | None:
@@ -106,7 +132,7 @@ def _is_quantized(model: ModelFile) -> bool:
 
 def _expects_header(output: ModelFile, source: ModelFile) -> bool:
     """Whether everything before the data is as this library makes GGUF of 2023-08-21."""
-    if not _file_type(output).is_target_of(AUGUST_21):
+    if output.as_stored or not _file_type(output).is_target_of(AUGUST_21):
         return False
     try:
         with Workers(1) as workers:
@@ -117,7 +143,7 @@ def _expects_header(output: ModelFile, source: ModelFile) -> bool:
 
 def _of_gguf(output: ModelFile, source: ModelFile, way: GgufWay, workers: Workers) -> Expected:
     """What llama-quantize makes of the source that way."""
-    tensors = [replace(made, name=meta_name(made.name)) for made in _made(way, workers)]
+    tensors = [replace(made, name=_named(made.name, source)) for made in _made(way, workers)]
     ftype = way.request.file_type.id if way.request.file_type else None
     params, vocab = _content(output, source, ftype)
     other = {key: value for key, value in way.metadata.items() if key in {*source.hparams.other, MARK, *_QUANTIZE_KEYS}}
@@ -125,7 +151,7 @@ def _of_gguf(output: ModelFile, source: ModelFile, way: GgufWay, workers: Worker
     by_name = {tensor.name: tensor for tensor in tensors}
     weighted, unknown = way.request.importance is not None, way.request.unknown_importance
     explainers: list[Explainer] = [
-        *_ways_of_gguf(way, workers),
+        *_ways_of_gguf(way, source, workers),
         *quantization_deviations(source, output, way.request.era, workers),
         AgainstSource(by_name, sources, weighted, unknown),
     ]
@@ -141,9 +167,9 @@ def _made(way: GgufWay, workers: Workers) -> list[OutTensor]:
     return [made_tensor(tensor, way.request.era, workers) for tensor in way.plan]
 
 
-def _ways_of_gguf(way: GgufWay, workers: Workers) -> list[Deviation]:
+def _ways_of_gguf(way: GgufWay, source: ModelFile, workers: Workers) -> list[Deviation]:
     """The same tensors by other eras' quantizers, and without the importance matrix."""
-    plan = {meta_name(tensor.source.name): tensor for tensor in way.plan}
+    plan = {_named(tensor.source.name, source): tensor for tensor in way.plan}
 
     def by(era: Era, weighted: bool) -> Callable[[str], OutTensor | None]:
         def make(name: str) -> OutTensor | None:

@@ -50,7 +50,10 @@ def test_kinds(name, what, model, vocabulary, next_step, data):
 
 
 def test_which_torch(data):
-    for folder, era in (("torch1.13.1", "torch 1.6 to 2.0"), ("torch2.13.0", "torch 2.7 or later")):
+    for folder, era in (
+        ("torch1.13.1", "torch 1.6 to 2.0"),
+        ("torch2.13.0", "torch 2.7 or later (here --torch-format 2.6 to 2.13)"),
+    ):
         found = identify_other(data / "merge" / "pth-format" / folder / "consolidated.00.pth")
         assert found is not None
         assert found.era == era

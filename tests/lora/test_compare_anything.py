@@ -48,3 +48,24 @@ def test_adapters_and_tokenizers_are_compared(golden, capsys):
     assert cli.main(["compare", "-q", str(adapter), str(adapter)]) == 0
     assert cli.main(["compare", "-q", str(base.parent / "tokenizer.model"), str(adapter / "tokenizer.model")]) == 1
     assert "vocabularies of" in capsys.readouterr().out
+
+
+def test_a_tokenizer_is_compared_with_that_of_a_model(forms, golden, tmp_path, capsys):
+    base, folder = forms[0], next(path for path in forms if path.name == "safetensors")
+    tokenizer = str(folder / "tokenizer.model")
+    words = ["--vocab-only", "--tokenizer", tokenizer, "--outfile", str(tmp_path / "vocabulary.bin")]
+    assert cli.main(["convert", "-q", str(base), *words]) == 0
+    for a in (tokenizer, str(folder / "tokenizer.json"), str(tmp_path / "vocabulary.bin")):
+        for b in (folder, base, forms[-1]):
+            assert cli.main(["compare", "-q", a, str(b)]) == 0, (a, b)
+            assert capsys.readouterr().out == "same tokenizer; A holds no tensors\n"
+    assert cli.main(["compare", "-q", str(base), tokenizer]) == 0
+    assert capsys.readouterr().out == "same tokenizer; B holds no tensors\n"
+    other = golden("merge/v11-llama/lora") / "tokenizer.model"
+    assert cli.main(["compare", "-q", str(other), str(forms[-1])]) == 1
+    shown = capsys.readouterr().out
+    assert "vocabularies of" in shown
+    assert "A holds no tensors" in shown
+    assert "only in B" not in shown
+    assert cli.main(["compare", "-q", tokenizer, str(base / "consolidated.00.pth")]) == 1
+    assert capsys.readouterr().out == "different: nothing is in both; A holds no tensors\n"

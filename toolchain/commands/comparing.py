@@ -30,10 +30,9 @@ def add_compare(commands: Commands) -> None:
 
 def run_compare(args: argparse.Namespace) -> int:
     from ggmlpy.files.kinds import is_ggml_file
-    from ggmlpy.look.contents import other_gguf
 
     there = [Path(path) for path in (args.a, args.b) if os.path.exists(path)]
-    if any(not is_ggml_file(path) or other_gguf(path) for path in there) and not args.source:
+    if not all(map(is_ggml_file, there)) and not args.source:
         from toolchain.verify.sides import compare_anything
 
         with progress_bar(args, 0, "compare", "values") as bar:
@@ -42,12 +41,12 @@ def run_compare(args: argparse.Namespace) -> int:
     from ggmlpy.verify.compare import compare
     from ggmlpy.verify.whose_quantizer import explain
 
-    with open_model(args.a) as a, open_model(args.b) as b:
+    with open_model(args.a, any_architecture=True) as a, open_model(args.b, any_architecture=True) as b:
         total = sum(tensor.n_rows * tensor.n_cols for tensor in a.tensors.values())
         with progress_bar(args, total, "compare", "values") as bar:
             result = compare(a, b, tolerance=args.tolerance, progress=bar.update)
             if args.source and result.differing:
-                with open_model(args.source) as source:
+                with open_model(args.source, any_architecture=True) as source:
                     names = [item.name for item in result.differing if not item.odd]
                     for side, model in (("A", a), ("B", b)):
                         progress = searching(bar, f"whose quantizer wrote {side}?")

@@ -55,7 +55,7 @@ def run_migrate(args: argparse.Namespace) -> int:
 
     container, version = container_named(args.container or container_of_name(args.output, "ggjt1"))
     scores = _scores_of(args.tokenizer) if args.tokenizer else None
-    with open_model(args.input) as model, progress_bar(args, model.size, "migrate") as bar:
+    with open_model(args.input, any_architecture=True) as model, progress_bar(args, model.size, "migrate") as bar:
         report = migrate(
             model,
             args.output,

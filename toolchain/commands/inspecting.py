@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from toolchain.terminal.bars import bytes_of, progress_bar
@@ -107,28 +106,18 @@ def add_inspect(commands: Commands) -> None:
 def run_inspect(args: argparse.Namespace) -> int:
     from ggmlpy import open_model
     from ggmlpy.formats.importance import is_importance
-    from ggmlpy.look.contents import other_gguf, summarize, summarize_gguf
+    from ggmlpy.look.contents import summarize
 
     if is_importance(args.file):
         return _inspect_importance(args)
-    other = other_gguf(Path(args.file))
-    if other:
-        summary = summarize_gguf(other)
-    else:
-        with open_model(args.file) as model, progress_bar(args, model.size, "inspect") as bar:
-            summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab, progress=bar.update)
+    with open_model(args.file, any_architecture=True) as model, progress_bar(args, model.size, "inspect") as bar:
+        summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab, progress=bar.update)
     if args.json:
         print_json(summary)
         return 0
-    _print_other(summary) if other else _print_summary(summary)
+    _print_summary(summary)
     _print_tables(summary, args)
     return 0
-
-
-def _print_other(summary: dict[str, Any]) -> None:
-    put(f"{', '.join(summary['files'])}: {summary['format']}, {summary['size']:,} bytes")
-    put(f"architecture {one_line(summary['architecture'])}: shown as it stands, not evaluated here")
-    put(f"tensors     {summary['n_tensors']}")
 
 
 def _print_tables(summary: dict[str, Any], args: argparse.Namespace) -> None:
@@ -166,11 +155,15 @@ def _print_summary(summary: dict[str, Any]) -> None:
     from ggmlpy.look.finite import NotFinite
 
     put(f"{', '.join(summary['files'])}: {summary['format']}, {summary['size']:,} bytes")
-    put("header      " + "  ".join(f"{name} {value}" for name, value in summary["header"].items()))
+    if "architecture" in summary:
+        put(f"architecture {one_line(summary['architecture'])}: shown as it stands, not evaluated here")
+    else:
+        put("header      " + "  ".join(f"{name} {value}" for name, value in summary["header"].items()))
     put(f"ftype       {summary['ftype']}")
-    put(f"vocabulary  {summary['vocabulary']['size']:,} entries")
-    for entry in summary["vocabulary"]["sample"]:
-        put(f"  {entry['id']:>6}  {entry['score']:>12g}  {entry['text']!r}")
+    if "vocabulary" in summary:
+        put(f"vocabulary  {summary['vocabulary']['size']:,} entries")
+        for entry in summary["vocabulary"]["sample"]:
+            put(f"  {entry['id']:>6}  {entry['score']:>12g}  {entry['text']!r}")
     put(f"tensors     {summary['n_tensors']}")
     for found in summary["not_finite"]:
         put(f"  {NotFinite(**found)}")
@@ -267,7 +260,7 @@ def run_report(args: argparse.Namespace) -> int:
     from ggmlpy import open_model
     from ggmlpy.look.report import write_report
 
-    with open_model(args.file, strict=False) as model:
+    with open_model(args.file, strict=False, any_architecture=True) as model:
         total = sum(tensor.n_rows * tensor.n_cols for tensor in model.tensors.values())
     with progress_bar(args, total, "report", "values") as bar:
         size = write_report(args.file, args.html, args.source, bar.update)

@@ -112,7 +112,9 @@ def _role(path: str | os.PathLike[str], place: Place) -> str:
     stem = row.meta.removeprefix("layers.{}.").removesuffix(".weight")
     if stem not in ROLES or not place.columns:
         return ""
-    with open_model(path, strict=False) as model:
+    with open_model(path, strict=False, any_architecture=True) as model:
+        if model.as_stored:
+            return ""
         width = model.hparams.head_dim
         shared = max(1, model.hparams.n_head // max(1, model.hparams.n_head_kv))
         pieces = model.vocab

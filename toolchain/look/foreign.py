@@ -23,10 +23,9 @@ from pathlib import Path
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.gguf import GgufFile, open_gguf
-from ggmlpy.formats.gguf_model import ARCHITECTURES
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.look.finite import NotFinite, not_finite, not_finite_problem
-from ggmlpy.look.identify import Identification
+from ggmlpy.look.identify import Identification, keys_in_words
 
 __all__ = ["foreign", "foreign_gguf", "identification"]
 
@@ -94,7 +93,7 @@ def _is_llama2c(head: bytes) -> bool:
 
 
 def foreign_gguf(path: Path, progress: Callable[[int], object] | None = None) -> Identification | None:
-    """A GGUF file that is no whole LLaMA model: another architecture, an adapter, a part; None if it is one.
+    """A GGUF file that is no whole model: an adapter, a part; None if it is one.
 
     Args:
         progress: called with the number of bytes of values after each piece.
@@ -119,8 +118,6 @@ def foreign_gguf(path: Path, progress: Callable[[int], object] | None = None) ->
             if joined
             else f"name it NAME-{number + 1:05}-of-{count:05}.gguf beside the others"
         )
-    elif architecture not in ARCHITECTURES:
-        what, step = f"{architecture} model", f"run it with llama.cpp; this program computes {', '.join(ARCHITECTURES)}"
     if not what:
         return None
     unsound = list(_not_finite(gguf, progress))
@@ -136,14 +133,11 @@ def _not_finite(gguf: GgufFile, progress: Callable[[int], object] | None) -> Ite
 
 
 def _described(path: Path, gguf: GgufFile, what: str, step: str, bad: FormatError | None) -> Identification:
-    architecture = gguf.text("general.architecture")
-    said = [f"{key} {value.value}" for key, value in gguf.metadata.items() if key.startswith(f"{architecture}.")
-            and value.type not in ("string", "array")]  # fmt: skip
     return identification(
         path,
         f"GGUF v{gguf.version}, {what}",
         types=dict(Counter(tensor.type.name for tensor in gguf.tensors.values())),
-        model=f"{architecture}; {len(gguf.metadata)} metadata keys" + (f": {', '.join(said[:12])}" if said else ""),
+        model=keys_in_words(gguf.metadata),
         readers="llama.cpp",
         next_step=bad.next_step if bad else step,
         problems=[str(bad)] if bad else [],

@@ -39,7 +39,7 @@ __all__ = ["identify_any", "identify_other"]
 WRITERS = {
     "torch-1.13": "torch 1.6 to 2.0",
     "torch-2.1": "torch 2.1 to 2.6",
-    "torch-2.7+": "torch 2.7 or later",
+    "torch-2.7+": "torch 2.7 or later (here --torch-format 2.6 to 2.13)",
     "legacy": "torch before 1.6, or its old format",
 }
 Progress = Callable[[int], object]

@@ -36,7 +36,7 @@ def not_finite_anywhere(path: str | os.PathLike[str]) -> list[NotFinite]:
         with open_checkpoint(path) as checkpoint:
             return list(not_finite_weights(checkpoint.tensors.values()))
     try:
-        with open_model(path, strict=False) as model:
+        with open_model(path, strict=False, any_architecture=True) as model:
             return list(not_finite_tensors(model))
     except BadMagicError:
         with open_weights(path) as weights:

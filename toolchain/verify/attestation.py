@@ -145,7 +145,7 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     try:
-        with open_model(path) as model:
+        with open_model(path, any_architecture=True) as model:
             return list(model.paths)
     except FormatError:
         return [path]

@@ -7,7 +7,7 @@ comparison instead of a file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,28 +15,34 @@ import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UsageError
 from ggmlpy.formats.era_of_file import era_of_file, file_order
-from ggmlpy.formats.eras import GGUF_ERAS, OCTOBER_31_24, Era, era_of
+from ggmlpy.formats.eras import APRIL_30, ERAS, GGUF_ERAS, MARCH_31, OCTOBER_31_24, Era, era_of
 from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser, file_type_of
 from ggmlpy.formats.gguf_mixes import MixChooser, MixOptions
-from ggmlpy.formats.gguf_model import described, kept_metadata
+from ggmlpy.formats.gguf_model import described, gguf_metadata, kept_metadata
+from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import gguf_name
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
+from ggmlpy.formats.writer import gguf_prefix
 from ggmlpy.quantizers.gguf_plan import model_shape
 from ggmlpy.verify.judge import Deviation, Expected, OutputReport, Progress, verify_model
 from ggmlpy.verify.quantization import ANOTHER_MIX
 from llama_ref.checkpoint import Checkpoint
 from llama_ref.checkpoint.folder import Folder, directory_of
 from llama_ref.conversion.converting import plan_conversion
+from llama_ref.conversion.huggingface_to_gguf.tensors import FILE_TYPES
 from llama_ref.conversion.plan import Plan
 
 from .as_written import quantized, stored
 from .mistakes import Mistake, mistakes
 
 __all__ = ["deviations_of", "verify_conversion"]
+
+Keys = Mapping[str, Value] | None
+Targets = dict[str, TensorType | None]  # by name; None: as it is
 
 
 def verify_conversion(
@@ -60,18 +66,43 @@ def verify_conversion(
     """
     with open_model(output) as theirs:
         moment = era_of(era) if era is not None else era_of_file(theirs)
-        options: dict[str, Any] = {"outtype": _outtype(theirs), "era": moment, "tokenizer": tokenizer}
         container = "ggjt1" if theirs.container != "gguf" else "gguf"  # one file, whatever the output's parts
-        rules = theirs.metadata.get("tokenizer.ggml.pre")
-        if rules and container == "gguf" and Folder.of(directory_of(source)).layout == "huggingface":
-            options["pre_tokenizer"] = rules.text()  # it may be unknown by its hash
-        with plan_conversion(source, os.devnull, container=container, **options) as plan:
-            checkpoint = plan.checkpoint
-            if checkpoint is None:
-                raise UsageError(f"{source} has no weights to compare with")
-            expected, moment = _expected(theirs, plan, moment)
-            deviations = deviations_of(theirs, checkpoint, mistakes(checkpoint), moment)
-            return verify_model(theirs, replace(expected, explainers=deviations), str(source), progress)
+        options: dict[str, Any] = {"tokenizer": tokenizer, "container": container}
+        ways = [(_outtype(theirs), order) for order in ([moment] if era is not None else (moment, MARCH_31, APRIL_30))]
+        if container == "gguf" and Folder.of(directory_of(source)).layout == "huggingface":
+            rules = theirs.metadata.get("tokenizer.ggml.pre")
+            options["pre_tokenizer"] = rules.text() if rules else None  # it may be unknown by its hash
+            quantized_at_once = theirs.hparams.ftype == FILE_TYPES["q8_0"]
+            ways = [*([("q8_0", moment)] if quantized_at_once else []), ways[0]]
+        for outtype, order in ways:
+            with plan_conversion(source, os.devnull, outtype=outtype, era=order, **options) as plan:
+                if _is_ordered_as(theirs, plan):
+                    return _judged(theirs, plan, str(source), moment, progress)
+        with plan_conversion(source, os.devnull, outtype=_outtype(theirs), era=moment, **options) as plan:
+            return _judged(theirs, plan, str(source), moment, progress)
+
+
+def _judged(output: ModelFile, plan: Plan, source: str, era: Era, progress: Progress | None) -> OutputReport:
+    if plan.checkpoint is None:
+        raise UsageError(f"{source} has no weights to compare with")
+    expected, era = _expected(output, plan, era)
+    deviations = deviations_of(output, plan.checkpoint, mistakes(plan.checkpoint), era)
+    return verify_model(output, replace(expected, explainers=deviations), source, progress)
+
+
+def _is_ordered_as(output: ModelFile, plan: Plan) -> bool:
+    """Whether tensors have the order of the plan; and keys, too, where their order says who quantized."""
+    if plan.hparams.ftype == FILE_TYPES["q8_0"]:
+        return _begins_with(output, plan, plan.parts[0], plan.keys[0])
+    return [tensor.name for tensor in output.stored] == [tensor.name for tensor in plan.parts[0]]
+
+
+def _begins_with(output: ModelFile, plan: Plan, tensors: Sequence[OutTensor], keys: Keys) -> bool:
+    """Whether everything before the data of a GGUF file is what these tensors and keys give."""
+    if output.container != "gguf":
+        return False
+    ours = gguf_prefix(output.version, plan.hparams, plan.vocab, tensors, keys)
+    return ours is not None and bytes(output.parts[0].cursor.buffer[: len(ours)]) == ours
 
 
 def _outtype(output: ModelFile) -> str:
@@ -84,30 +115,50 @@ def _outtype(output: ModelFile) -> str:
 def _expected(output: ModelFile, plan: Plan, era: Era) -> tuple[Expected, Era]:
     """The conversion, quantized if the output is, and the era whose quantizers that takes."""
     kinds = [t.type.name for t in output.tensors.values() if len(t.shape) == 2 and t.type.quantized]
-    file_type, tensors = None, plan.parts[0]
-    if kinds:
-        file_type, era, targets = _mix(output, tensors, era)
-        tensors = [_in_type(tensor, targets[tensor.name], era) for tensor in tensors]
-        if era.is_of_gguf and era >= OCTOBER_31_24:
-            tensors = sorted(tensors, key=lambda tensor: file_order(gguf_name(tensor.name)))
-    step = "convert, quantize" if file_type else "convert"
-    expected = Expected(step, output.container, output.version, *_content(output, plan), tensors)
+    if kinds and plan.hparams.ftype != FILE_TYPES["q8_0"]:
+        return _quantized(output, plan, era)
+    expected = Expected("convert", output.container, output.version, *_content(output, plan), plan.parts[0])
+    return _with_keys(expected, plan.keys[0]) if plan.keys else expected, era
+
+
+def _quantized(output: ModelFile, plan: Plan, era: Era) -> tuple[Expected, Era]:
+    """The conversion, quantized: by the first era whose mix the output has, and whose header if there is one."""
+    file_type, mixes = _mixes(output, plan.parts[0], era)
+    ways = [
+        (moment, _ordered([_in_type(t, targets[t.name], moment) for t in plan.parts[0]], plan, moment), keys)
+        for moment, targets in mixes
+        for keys in _keys_after(output, plan, file_type)
+    ]
+    exact = (way for way in ways if _begins_with(output, plan, *way[1:]))
+    moment, tensors, keys = next(exact, ways[0])
+    hparams, vocab = _content(output, plan)
+    hparams = replace(hparams, ftype=file_type.id)
+    expected = Expected("convert, quantize", output.container, output.version, hparams, vocab, tensors)
+    return expected if keys is None else _with_keys(expected, keys), moment
+
+
+def _keys_after(output: ModelFile, plan: Plan, file_type: FileType) -> list[Keys]:
+    """The keys of a converted file once it is quantized; None: as our writer makes them of the numbers."""
     if plan.keys:
-        return _with_keys(expected, plan, file_type), era
-    if file_type:
-        expected = replace(expected, hparams=replace(expected.hparams, ftype=file_type.id))
-    return expected, era
+        return [kept_metadata(plan.keys[0], file_type.id)]
+    if output.container != "gguf":
+        return [None]
+    return [None, kept_metadata(gguf_metadata(plan.hparams, list(plan.vocab)), file_type.id)]
+
+
+def _ordered(tensors: list[OutTensor], plan: Plan, era: Era) -> list[OutTensor]:
+    """In the order of an era's quantizer: since October 2024 that of the layers."""
+    if not era.is_of_gguf or era < OCTOBER_31_24:
+        return tensors
+    return sorted(tensors, key=lambda tensor: file_order(gguf_name(tensor.name)))
 
 
 def _in_type(tensor: OutTensor, target: TensorType | None, era: Era) -> OutTensor:
     return quantized(tensor, target, era) if target is not None and target.quantized else tensor
 
 
-Targets = dict[str, TensorType | None]  # by name; None: as it is
-
-
-def _mix(output: ModelFile, tensors: Sequence[OutTensor], era: Era) -> tuple[FileType, Era, Targets]:
-    """What type each tensor gets: by the mix that the output has, else by the first that allows these shapes.
+def _mixes(output: ModelFile, tensors: Sequence[OutTensor], era: Era) -> tuple[FileType, list[tuple[Era, Targets]]]:
+    """What type each tensor gets: by the mixes that the output has, else by the first that allows these shapes.
 
     Raises:
         UsageError: no era has the file type that the output names.
@@ -120,16 +171,15 @@ def _mix(output: ModelFile, tensors: Sequence[OutTensor], era: Era) -> tuple[Fil
     refused: list[ShapeError] = []
     for moment, choose in _choosers(output, file_type, era):
         try:
-            targets = {t.name: choose(t) for t in sorted(tensors, key=_order_of(output))}
+            allowed.append((moment, {t.name: choose(t) for t in sorted(tensors, key=_order_of(output))}))
         except ShapeError as error:
             refused.append(error)
-            continue
-        allowed.append((moment, targets))
-        if all((targets[t.name] or t.type) == output.tensors[t.name].type for t in tensors if t.name in output.tensors):
-            return file_type, moment, targets
     if not allowed:
         raise refused[0]
-    return file_type, *allowed[0]
+    there = {t.name: output.tensors[t.name].type for t in tensors if t.name in output.tensors}
+    types = {t.name: t.type for t in tensors}
+    fitting = [way for way in allowed if all((way[1][name] or types[name]) == kind for name, kind in there.items())]
+    return file_type, fitting or allowed[:1]
 
 
 Choose = Callable[[OutTensor], TensorType | None]
@@ -165,18 +215,18 @@ def _content(output: ModelFile, plan: Plan) -> tuple[ModelParams, list[tuple[byt
     return replace(plan.hparams, other={}), vocab  # its own keys are not GGUF's
 
 
-def _with_keys(expected: Expected, plan: Plan, file_type: FileType | None) -> Expected:
+def _with_keys(expected: Expected, keys: Mapping[str, Value]) -> Expected:
     """What the keys of a planned GGUF file say: they are more than the numbers and the vocabulary."""
-    keys = kept_metadata(plan.keys[0], file_type.id if file_type else None)
     hparams, vocabulary = described(keys, [gguf_name(tensor.name) for tensor in expected.tensors])
     pairs = list(zip(vocabulary, np.asarray(vocabulary.scores).tolist(), strict=True))
     return replace(expected, hparams=hparams, vocab=pairs, token_types=vocabulary.types, metadata=keys)
 
 
 def deviations_of(output: ModelFile, checkpoint: Checkpoint, known: Iterable[Mistake], era: Era) -> list[Deviation]:
-    """Each mistake, stored in the type that the output has; before them, right values in another type."""
+    """Each mistake, stored in the type that the output has; before them, right values in another type, or as quantized
+    by another era."""
 
-    def deviated(mistake: Mistake) -> Callable[[str], OutTensor | None]:
+    def deviated(mistake: Mistake, era: Era = era) -> Callable[[str], OutTensor | None]:
         def make(name: str) -> OutTensor | None:
             tensor, found = checkpoint.tensors.get(name), output.tensors.get(name)
             wrong = mistake.apply(tensor) if tensor and found else None
@@ -190,11 +240,17 @@ def deviations_of(output: ModelFile, checkpoint: Checkpoint, known: Iterable[Mis
 
         return make
 
-    right = deviated(Mistake("", lambda tensor: tensor))
+    nothing = Mistake("", lambda tensor: tensor)
+    right = deviated(nothing)
 
     def right_as(kind: TensorType) -> Callable[[str], OutTensor | None]:
         return lambda name: right(name) if name in output.tensors and output.tensors[name].type == kind else None
 
     types = dict.fromkeys(tensor.type for tensor in output.tensors.values() if tensor.type.quantized)
     mixed = [Deviation(ANOTHER_MIX.format(kind.name), right_as(kind)) for kind in types]
-    return [*mixed, *(Deviation(mistake.name, deviated(mistake)) for mistake in known)]
+    others = [
+        Deviation(f"the quantizer of {other}", deviated(nothing, other), other.date)
+        for other in (ERAS.values() if types else ())
+        if other != era and (other.container, other.version) == (output.container, output.version)
+    ]
+    return [*others, *mixed, *(Deviation(mistake.name, deviated(mistake)) for mistake in known)]

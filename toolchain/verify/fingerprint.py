@@ -41,7 +41,7 @@ def content_fingerprint(path: str | os.PathLike[str], progress: Progress | None 
         with open_checkpoint(path) as checkpoint:
             return fingerprint_checkpoint(checkpoint, progress)
     if is_ggml(_beginning(path)):
-        with open_model(path) as model:
+        with open_model(path, any_architecture=True) as model:
             return fingerprint(model, progress)
     if weight_files(path.parent) == [path]:
         try:

@@ -202,7 +202,7 @@ def _getter(tensors: dict[str, OutTensor]) -> Callable[[str], OutTensor | None]:
 def _output_type(model: ModelFile) -> str:
     family = "gguf" if model.container == "gguf" else "ggml"
     wanted = FTYPES.get(model.hparams.ftype)
-    if wanted is not None and wanted.name in ("F32", "BF16"):
+    if wanted is not None and (wanted.name == "BF16" or (wanted.name == "F32" and family == "ggml")):
         return f"{family}-f16"  # what differs is told
     if wanted is None or wanted.first is None:
         raise UsageError(f"{model.path}: merges are verified as f16 or quantized GGML files, not as ftype "

@@ -404,7 +404,8 @@ def _compare_each_other(
             continue
     for same in prints.values():
         if len(same) > 1:
-            report.notes.append(f"same tensors, other container: {' and '.join(map(str, same))}")
+            what = "same tensors, other container" if _digests(report, same) != 1 else "identical bytes"
+            report.notes.append(f"{what}: {' and '.join(map(str, same))}")
             _mark_same(report, same)
     if len(prints) > 1:
         one_of_each = [str(same[0]) for same in prints.values()]
@@ -418,9 +419,16 @@ def _mark_same(report: PublishedReport, same: Sequence[Path]) -> None:
         if home is None or verdict.status != "unknown" or verdict.path.suffix in (".model", ".zip"):
             continue
         others = ", ".join(str(path) for path in same if path != home)
-        verdict.words = f"same tensors as {others}, other container"
+        alike = _digests(report, same) == 1
+        verdict.words = f"identical bytes: {others}" if alike else f"same tensors as {others}, other container"
         if _has_reference(report, same):
             verdict.status = "same content"
+
+
+def _digests(report: PublishedReport, given: Sequence[Path]) -> int:
+    """How many different files these are; directories are as many as they are."""
+    known = {_key(verdict.path): verdict.sha256 for verdict in report.verdicts}
+    return len({known.get(_key(path)) or _key(path) for path in given})
 
 
 def _belongs(path: Path, given: Path) -> bool:

@@ -128,7 +128,7 @@ def structure_of(path: Path) -> str:
         if is_ggml_file(path):
             from ggmlpy import open_model
 
-            with open_model(path) as model:
+            with open_model(path, any_architecture=True) as model:
                 return f"{model.format_name}, {len(model.tensors)} tensors"
         with open_pth(path) as pth:
             pth.verify()

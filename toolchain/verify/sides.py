@@ -8,7 +8,7 @@ have them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,20 +18,16 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.kinds import is_ggml_file
-from ggmlpy.files.mapping import read_out
 from ggmlpy.formats.carrying import unstated
-from ggmlpy.formats.gguf import GgufTensor
 from ggmlpy.formats.gguf_model import CONTROL, CONTROL_NAMES, UNKNOWN, from_gguf_token
-from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_names import is_derived, is_known, rename
-from ggmlpy.look.contents import other_gguf
-from ggmlpy.verify.compare import Comparison
-from ggmlpy.verify.numbers import key_differences, params_differences
+from ggmlpy.verify.compare import Comparison, missing_tensors
+from ggmlpy.verify.numbers import NUMBERS, params_differences
 from ggmlpy.verify.tensors import Found, compare_tensors
-from ggmlpy.verify.terms import BETWEEN
+from ggmlpy.verify.terms import BETWEEN, Terms
 from llama_ref.checkpoint import Heads, LazyTensor, in_layout, open_checkpoint
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.weights import open_weights
@@ -43,6 +39,7 @@ from .beside import Pieces, tokenizer_differences, vocabulary_beside
 
 __all__ = ["compare_anything"]
 
+AS_STORED = "GGUF of another architecture"
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -55,7 +52,6 @@ class _Side:
     layout: str = ""
     vocab: Pieces | None = None
     scored: bool = True
-    keys: Mapping[str, Value] | None = None  # of a GGUF file of another architecture
 
 
 def compare_anything(
@@ -74,29 +70,41 @@ def compare_anything(
     Raises:
         FormatError: one of them is bad, or holds none of the three.
     """
-    terms, result = replace(BETWEEN, tolerance=tolerance), Comparison()
+    terms = replace(BETWEEN, tolerance=tolerance)
     with ExitStack() as stack:
         ours, theirs = _opened(Path(a), stack), _opened(Path(b), stack)
-        if ours.params and theirs.params:
-            skip = {*unstated(ours.layout), *unstated(theirs.layout), "n_mult", "ftype"}
-            skip |= {"other"} if ours.layout != theirs.layout else set()
-            numbers = list(params_differences(ours.params, theirs.params, terms, skip))
-            result.header = [item.words for item in numbers]
-            result.behavior = [item.words for item in numbers if item.changes_results]
-        if ours.keys is not None and theirs.keys is not None:
-            numbers = list(key_differences(ours.keys, theirs.keys, terms))
-            result.header += [item.words for item in numbers]
-            result.behavior += [item.words for item in numbers if item.changes_results]
-        if ours.vocab is not None and theirs.vocab is not None:
-            both = ours.vocab, theirs.vocab
-            one, other = both if ours.scored and theirs.scored else map(_unscored, both)
-            result.vocabulary = [item.words for item in tokenizer_differences(one, other, terms)]
-        for name in [*ours.tensors, *(name for name in theirs.tensors if name not in ours.tensors)]:
+        result = _beside_tensors(ours, theirs, terms)
+        names = [*ours.tensors, *(name for name in theirs.tensors if name not in ours.tensors)]
+        for name in [] if result.missing else names:
             first, second = ours.tensors.get(name), theirs.tensors.get(name)
             result.tensors.append(compare_tensors(first, second, terms))
             if progress and first:
                 progress(int(np.prod(first.shape)))
     return result
+
+
+def _beside_tensors(ours: _Side, theirs: _Side, terms: Terms) -> Comparison:
+    """The comparison of numbers and vocabularies, where both sides have them."""
+    result = Comparison(missing=missing_tensors(ours.tensors, theirs.tensors))
+    if ours.params and theirs.params:
+        skip = _incomparable(ours.layout, theirs.layout)
+        numbers = list(params_differences(ours.params, theirs.params, terms, skip))
+        result.header = [item.words for item in numbers]
+        result.behavior = [item.words for item in numbers if item.changes_results]
+    if ours.vocab is not None and theirs.vocab is not None:
+        both = ours.vocab, theirs.vocab
+        one, other = both if ours.scored and theirs.scored else map(_unscored, both)
+        result.vocabulary = [item.words for item in tokenizer_differences(one, other, terms)]
+    elif result.missing:
+        result.vocabulary = ["nothing is in both"]
+    return result
+
+
+def _incomparable(ours: str, theirs: str) -> Collection[str]:
+    """The numbers that one of two layouts does not state, or states in its own way."""
+    if AS_STORED in (ours, theirs):
+        return {*NUMBERS, "other"} - {"architecture"}
+    return {*unstated(ours), *unstated(theirs), "n_mult", "ftype"} | ({"other"} if ours != theirs else set())
 
 
 def _unscored(pieces: Pieces) -> Pieces:
@@ -106,13 +114,11 @@ def _unscored(pieces: Pieces) -> Pieces:
 def _opened(path: Path, stack: ExitStack) -> _Side:
     if path.is_dir():
         return _directory(path, stack)
-    other = other_gguf(path) if is_ggml_file(path) else None
-    if other:
-        tensors = {name: _found_in_gguf(tensor, str(path)) for name, tensor in other.tensors.items()}
-        return _Side(tensors, keys=other.metadata)
     if is_ggml_file(path):
-        model = stack.enter_context(open_model(path))
+        model = stack.enter_context(open_model(path, any_architecture=True))
         tensors = {name: Found.of(RowSource(tensor), str(path)) for name, tensor in model.tensors.items()}
+        if model.as_stored:
+            return _Side(tensors, model.hparams, AS_STORED)
         vocab = list(zip(model.vocab, model.vocab.scores.tolist(), strict=True))
         layout = "gguf" if model.container == "gguf" else "ggml"
         return _Side(tensors, model.hparams, layout, vocab if model.declared.scored else None)
@@ -186,18 +192,6 @@ def _heads_beside(directory: Path) -> Heads | None:
     if not isinstance(n_head, int) or not isinstance(n_head_kv, int) or min(n_head, n_head_kv) < 1:
         return None
     return Heads(n_head, n_head_kv)
-
-
-def _found_in_gguf(tensor: GgufTensor, path: str) -> Found:
-    """A tensor as it stands; of one with more than two axes all but the last are rows."""
-    columns = tensor.shape[-1]
-    rows = tensor.data.reshape(-1, tensor.type.row_bytes(columns))
-    shape = tensor.shape if len(tensor.shape) == 1 else (len(rows), columns)
-
-    def row_of(start: int, stop: int) -> NDArray[np.uint8]:
-        return read_out(rows[start:stop], f"tensor {tensor.name!r}")
-
-    return Found.at(tensor.name, tensor.type, shape, row_of, tensor.offset, path)
 
 
 def _found(tensor: LazyTensor, path: str) -> Found:
