@@ -73,7 +73,9 @@ def _with_arithmetic(found: Identification) -> Identification:
     """What evaluates a whole model, and the next step that this leaves."""
     if found.problems:
         return found
-    with open_model(found.path) as model:
+    with open_model(found.path, any_architecture=True) as model:
+        if model.as_stored:
+            return found
         reasons = arithmetics_of(model)
     able, step = [name for name, reason in reasons.items() if not reason], found.next_step
     if not able:
