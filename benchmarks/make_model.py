@@ -19,12 +19,17 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ggmlpy.formats.bfloat16 import rounded_to_bfloat16
 from ggmlpy.formats.file_types import FILE_TYPES
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.writer import write_model
 
+SPREADS = {  # of a type's random integers: the root of their mean square
+    "q8_0": 74.0, "q5_0": 9.2, "q5_1": 9.2, "q2_K": 8.0, "q3_K": 42.0, "q4_K": 300.0, "q5_K": 600.0, "q6_K": 1100.0,
+    "iq4_nl": 66.0, "iq4_xs": 1200.0,
+}  # fmt: skip
 CHUNK = 1 << 24  # bytes made at a time
 FTYPES = {record.type: record.id for record in reversed(FILE_TYPES.values())}  # of a tensor type the first
 
@@ -36,11 +41,11 @@ def random_rows(type: TensorType, rows: int, cols: int, seed: list[int]) -> Iter
     for start in range(0, rows, step := max(1, CHUNK // row_bytes)):
         n = min(step, rows - start)
         if not type.quantized:
-            yield (rng.standard_normal((n, cols), np.float32) / np.sqrt(cols)).astype(type.block).view(np.uint8)
+            values = (rng.standard_normal((n, cols), np.float32) / np.sqrt(cols)).astype(np.float32)
+            yield (rounded_to_bfloat16(values) if type.name == "bf16" else values.astype(type.block)).view(np.uint8)
             continue
         blocks = rng.integers(0, 256, n * row_bytes, np.uint8).view(type.block)
-        levels = {"q8_0": 74.0, "q5_0": 9.2, "q5_1": 9.2, "q2_K": 8.0, "q3_K": 42.0, "q4_K": 300.0, "q5_K": 600.0}
-        spread = levels.get(type.name, 1100.0 if type.name == "q6_K" else 4.6)
+        spread = SPREADS.get(type.name, 4.6)
         for name, size in (("d", 1.0), ("m", -0.5 * spread * 3.5), ("dmin", 1.0)):
             if name in blocks.dtype.names:
                 scale = size * (0.5 + rng.random(len(blocks), np.float32))
@@ -99,13 +104,14 @@ def main() -> None:
     parser.add_argument("--n-head", type=int, default=32)
     parser.add_argument("--n-layer", type=int, default=32)
     parser.add_argument("--type", default="q4_0", help="q4_0, q4_1, q5_0, q5_1, q8_0, f16, f32 …")
-    parser.add_argument("--version", type=int, default=1, help="of the ggjt container: 1, 2 or 3")
+    parser.add_argument("--container", default="ggjt", help="ggjt (the default) or gguf")
+    parser.add_argument("--version", type=int, default=1, help="of the container: 1, 2 or 3")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     h = ModelParams.from_header(
         a.n_vocab, a.n_embd, a.n_mult, a.n_head, a.n_layer, a.n_embd // a.n_head, FTYPES[a.type]
     )
-    size = random_model(a.path, h, a.version, a.type, seed=a.seed)
+    size = random_model(a.path, h, a.version, a.type, seed=a.seed, container=a.container)
     print(f"{a.path}: {size:,} bytes")
 
 

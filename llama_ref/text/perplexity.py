@@ -24,7 +24,7 @@ from llama_ref.arithmetic.exact.libm import expf, logf
 
 from .model import Model
 
-__all__ = ["Perplexity", "perplexity", "read_text"]
+__all__ = ["Perplexity", "chunk_count", "perplexity", "read_text", "scored_chunks", "surprises"]
 
 
 @dataclass(frozen=True)
@@ -74,32 +74,54 @@ def perplexity(
     Args:
         model: its cache is overwritten. Its n_ctx is the length of a chunk.
         tokens: the whole text, beginning of sequence included.
-        progress: called with the part of the current chunk that is done, 0 to 1.
+        progress: called with how many chunks are done, the part of the current one included.
 
     Raises:
-        UsageError: the text is shorter than one chunk, or a chunk than four tokens.
+        UsageError: see :func:`chunk_count`.
     """
-    n_ctx, n_chunks = model.n_ctx, len(tokens) // model.n_ctx
-    if n_ctx < 4:
-        raise UsageError(f"a chunk of {n_ctx} tokens has no second half to score; give a context of 4 or more")
-    if n_chunks == 0:
-        raise UsageError(
-            f"the text has {len(tokens)} tokens, fewer than one chunk of {n_ctx}; give a longer text or a smaller -c"
-        )
-    if progress:
-        model.backend.progress = progress
+    n_chunks = chunk_count(len(tokens), model.n_ctx)
     nll, n_tokens, n_bytes, n_characters = 0.0, 0, 0, 0
-    for chunk in range(n_chunks):
-        ids = [int(token) for token in tokens[chunk * n_ctx : (chunk + 1) * n_ctx]]
-        rows = model.evaluate(ids[:-1], 0)  # [n_ctx - 1, n_vocab]
-        scored = ids[n_ctx // 2 + 1 :]
-        for surprise in surprises(rows[n_ctx // 2 :], scored).tolist():
+    for chunk, (rows, scored) in enumerate(scored_chunks(model, tokens, progress)):
+        for surprise in surprises(rows, scored).tolist():
             nll += surprise
         text = b"".join(model.vocab[token] for token in scored)
         n_tokens, n_bytes = n_tokens + len(scored), n_bytes + len(text)
         n_characters += sum(byte & 0xC0 != 0x80 for byte in text)
         yield Perplexity(chunk + 1, n_chunks, nll, n_tokens, n_bytes, n_characters)
-    if progress:
+
+
+def chunk_count(n_tokens: int, n_ctx: int) -> int:
+    """Into how many chunks a text is cut.
+
+    Raises:
+        UsageError: the text is shorter than one chunk, or a chunk than four tokens.
+    """
+    if n_ctx < 4:
+        raise UsageError(f"a chunk of {n_ctx} tokens has no second half to score; give a context of 4 or more")
+    if n_tokens < n_ctx:
+        raise UsageError(
+            f"the text has {n_tokens} tokens, fewer than one chunk of {n_ctx}; give a longer text or a smaller -c"
+        )
+    return n_tokens // n_ctx
+
+
+def scored_chunks(
+    model: Model, tokens: Sequence[int], progress: Callable[[float], object] | None = None, first: int = 0
+) -> Iterator[tuple[npt.NDArray[np.float32], list[int]]]:
+    """Of each chunk the logits [scored, n_vocab] by which its second half is scored, and the tokens there.
+
+    Args:
+        progress: called with how many chunks are done, the part of the current one included.
+        first: the chunk to begin with.
+    """
+    n_ctx = model.n_ctx
+    try:
+        for chunk in range(first, chunk_count(len(tokens), n_ctx)):
+            if progress:
+                model.backend.progress = lambda part, chunk=chunk: progress(chunk + part)
+            ids = [int(token) for token in tokens[chunk * n_ctx : (chunk + 1) * n_ctx]]
+            yield model.evaluate(ids[:-1], 0)[n_ctx // 2 :], ids[n_ctx // 2 + 1 :]
+    finally:
         model.backend.progress = None
 
 

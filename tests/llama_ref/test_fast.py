@@ -33,14 +33,15 @@ from llama_ref.arithmetic.fast.backend import FastBackend
 from llama_ref.arithmetic.reference import ReferenceBackend
 from llama_ref.text.model import Model
 
-SOME = ["f16", "q4_0-2023-03", "q5_1-2023-05", "q8_0-2023-08", "sixteens", "q3_K", "q4_K", "q6_K"]
+SOME = ["f16", "q4_0-2023-03", "q5_1-2023-05", "q8_0-2023-08", "sixteens", "iq4_nl", "q3_K", "q4_K", "q6_K", "iq4_xs"]
 ELSEWHERE = os.environ.get("FAST_TEST_SOME") == "1"  # this is a run on another machine's instructions (see the end)
+GGUF_ONLY = ("iq4_nl", "iq4_xs", "bf16")
 FILES = [  # (version of ggjt, type) and what the kernels call it
     (1, "q4_0", "q4_0-2023-03"), (2, "q4_0", "q4_0-2023-05"), (3, "q4_0", "q4_0-2023-08"),
     (1, "q4_1", "q4_1-2023-03"), (2, "q4_1", "q4_1-2023-05"), (3, "q4_1", "q4_1-2023-08"),
     (1, "q5_0", "q5_0-2023-04"), (3, "q5_0", "q5_0-2023-05"), (1, "q5_1", "q5_1-2023-04"), (3, "q5_1", "q5_1-2023-05"),
     (1, "q8_0", "q8_0-2023-04"), (3, "q8_0", "q8_0-2023-08"), (1, "f16", "f16"), (1, "f32", "f32"),
-    (1, "q4_2", "sixteens"), (1, "q4_3", "sixteens"),
+    (1, "q4_2", "sixteens"), (1, "q4_3", "sixteens"), (3, "iq4_nl", "iq4_nl"), (3, "bf16", "bf16"),
 ]  # fmt: skip
 FILES = [file for file in FILES if not ELSEWHERE or file[2] in SOME]
 K_QUANTS = [name for name in fast_layouts.SUPERBLOCKS if not ELSEWHERE or name in SOME]
@@ -51,7 +52,7 @@ class QuantizingReference(ReferenceBackend):
 
     def matmul(self, w, x):
         kind = w.tensor.type
-        return w.times(quantized(x, 256 if kind.is_k_quant else 32) if kind.quantized else x)
+        return w.times(quantized(x, 256 if kind.layout in fast_layouts.SUPERBLOCKS else 32) if kind.quantized else x)
 
 
 def quantized(x, blck_size):
@@ -80,6 +81,8 @@ def model_of(path: Path, n_vocab=97, n_embd=96, n_mult=32, n_head=3, n_layer=2, 
     h = ModelParams.from_header(
         n_vocab, n_embd, n_mult, n_head, n_layer, n_embd // n_head, FTYPES[options.get("type_name", "q4_0")]
     )
+    if options.get("type_name") in GGUF_ONLY:
+        options |= {"container": "gguf", "version": 3}
     random_model(path, h, **options)
     return path
 
@@ -112,7 +115,7 @@ def test_every_type_agrees_with_the_reference(tmp_path, version, name, kind):
         logits = model.evaluate(tokens, 0)
         assert model.weights.layers[0].w1.kind == kind
     assert distance(logits, oracle(path, QuantizingReference, tokens)) < 0.01
-    assert distance(logits, oracle(path, ReferenceBackend, tokens)) < (1e-4 if kind in ("f16", "f32") else 0.05)
+    assert distance(logits, oracle(path, ReferenceBackend, tokens)) < (1e-4 if kind in fast_layouts.FLOATS else 0.05)
 
 
 @pytest.mark.parametrize("name", ["q4_2", "q4_3"])
@@ -337,8 +340,8 @@ def test_the_kernels_are_kept_where_the_user_can_write(tmp_path, monkeypatch):
 
 def digest_of_logits(folder: Path) -> str:
     """A digest of some logits, to compare between machines."""
-    digest = hashlib.sha256()
-    for version, name in ((1, "q4_0"), (3, "q8_0"), (1, "q4_2"), (1, "f16"), (3, "q3_K"), (3, "q4_K"), (3, "q6_K")):
+    digest, simple = hashlib.sha256(), [(1, "q4_0"), (3, "q8_0"), (1, "q4_2"), (1, "f16"), (3, "iq4_nl")]
+    for version, name in (*simple, *[(3, name) for name in K_QUANTS if name in SOME]):
         n_embd, n_mult = (256, 256) if name in K_QUANTS else (192, 32)
         path = model_of(folder / f"{name}.bin", version=version, type_name=name, n_embd=n_embd, n_mult=n_mult, n_head=2)
         with fast(path) as model:

@@ -47,6 +47,8 @@ def value_in(block, layout, i):
     else:
         byte, shift = (i // 2, 4 * (i % 2)) if layout.interleaved else (i % 16, 4 * (i // 16))
         code = int(number(layout.codes + byte, "<u1")) >> shift & 15
+    if layout.levels:
+        code = layout.levels[code] + layout.zero
     if layout.high is not None:
         code |= (int(number(layout.high, "<u4")) >> i & 1) << 4
     value = np.float32(code - layout.zero) * np.float32(number(layout.d, layout.scale))

@@ -92,7 +92,7 @@ def run_perplexity(args: argparse.Namespace) -> int:
         values: list[float] = []
         with progress_bar(args, len(tokens) // args.ctx_size, "perplexity", "chunk") as bar:
             shown = not args.json and (bar.disable or not sys.stdout.isatty())  # else the bar is on their line
-            for state in perplexity(model, tokens, lambda part: bar.update(len(values) + part - bar.n)):
+            for state in perplexity(model, tokens, lambda done: bar.update(done - bar.n)):
                 values.append(state.value)
                 bar.set_postfix_str(f"perplexity {state.value:.4f}", refresh=False)
                 if shown:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 
+from ggmlpy.machine.features import MACHINE
 from ggmlpy.machine.jit import types
 
 from .language import (
@@ -13,9 +15,11 @@ from .language import (
     I8,
     I8X64,
     I32,
+    I32X16,
     I64,
     address,
     at,
+    call,
     constant,
     i8x16,
     i8x32,
@@ -26,6 +30,8 @@ from .language import (
     nothing,
     op,
     shuffle,
+    signed_byte,
+    split,
     spread,
     store_as,
     vector,
@@ -35,6 +41,7 @@ from .memory import rows_at, transpose
 __all__ = [
     "bit_plane",
     "fifth_bits",
+    "look_up",
     "minus",
     "nibbles_in_halves",
     "nibbles_in_pairs",
@@ -42,6 +49,26 @@ __all__ = [
     "or_codes",
     "transpose_nibbles",
 ]
+
+
+def look_up(b: ir.IRBuilder, codes: Any, table: Sequence[int]) -> Any:
+    """table[code], a byte with or without sign, for 64 codes 0…15; both as <16 x i32>."""
+    levels = [signed_byte(level) for level in table]
+    for feature, parts, name in (
+        ("avx512bw", 1, "llvm.x86.avx512.pshuf.b.512"),
+        ("avx2", 2, "llvm.x86.avx2.pshuf.b"),
+        ("ssse3", 4, "llvm.x86.ssse3.pshuf.b.128"),
+    ):
+        if MACHINE.has(feature):
+            kind = vector(I8, 64 // parts)
+            row = constant(levels * (4 // parts), kind)
+            found = [call(b, name, kind, [row, b.bitcast(x, kind)]) for x in split(b, codes, parts)]
+            return join(b, [b.bitcast(x, vector(I32, 16 // parts)) for x in found])
+    codes, result = b.bitcast(codes, I8X64), constant(0, I8X64)
+    for code, level in enumerate(levels):
+        result = b.select(b.icmp_unsigned("==", codes, constant(code, I8X64)), constant(level, I8X64), result)
+    return b.bitcast(result, I32X16)
+
 
 PAIRS = [k // 2 + 16 * (k % 2) for k in range(32)]  # of 16 low and 16 high nibbles
 HALVES = list(range(32))

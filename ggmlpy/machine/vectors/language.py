@@ -47,6 +47,7 @@ __all__ = [
     "number",
     "op",
     "shuffle",
+    "signed_byte",
     "split",
     "spread",
     "store_as",
@@ -150,6 +151,15 @@ def constant(values: Sequence[int | float] | int | float, kind: ir.Type) -> ir.C
     if not isinstance(kind, ir.VectorType):
         return ir.Constant(kind, values)
     return ir.Constant(kind, list(values) if isinstance(values, Sequence) else [values] * kind.count)
+
+
+def signed_byte(byte: int) -> int:
+    """The same eight bits as a number with a sign, as LLVM's constants are given.
+
+    >>> signed_byte(255), signed_byte(-128)
+    (-1, -128)
+    """
+    return (byte & 0x7F) - (byte & 0x80)
 
 
 def shuffle(b: ir.IRBuilder, x: Any, y: Any, indices: Sequence[int]) -> Any:

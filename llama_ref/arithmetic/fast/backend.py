@@ -5,9 +5,9 @@ rounding (its vectors are quantized to 8 bits in blocks of 32 before they meet q
 since April 2023, or in blocks of 256 before they meet k-quants), and the same bits for any number of threads and any
 split of the tokens over calls. `docs/kernels.md` explains how it works.
 
-Quantized matrices of 2023's simple types (q4_0 … q8_0), k-quants, f32, f16 and bf16 are used where they lie. q4_2,
-q4_3 and later types are first widened in memory to a form that the kernels know; their values stay exactly the same,
-but take more room.
+Matrices of the simple types (q4_0 … q8_0, iq4_nl), k-quants, iq4_xs, f32, f16 and bf16 are used where they lie. q4_2,
+q4_3 and other later types are first widened in memory to a form that the kernels know; their values stay exactly the
+same, but take more room.
 """
 
 from __future__ import annotations

@@ -45,10 +45,12 @@ from ggmlpy.machine.vectors import (
     integer,
     join,
     load_as,
+    look_up,
     mad,
     nothing,
     op,
     shuffle,
+    signed_byte,
     spread,
     store_as,
     tile_dots,
@@ -109,16 +111,12 @@ def fifth_bits(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
 
     def spread_bits(elements: Sequence[int]) -> Any:
         byte = shuffle(b, each, each, [16 * (i // 16) + elements[i % 16] // 8 for i in range(64)])
-        mask = constant([_signed(1 << (elements[i % 16] % 8)) for i in range(64)], I8X64)
+        mask = constant([signed_byte(1 << (elements[i % 16] % 8)) for i in range(64)], I8X64)
         present = b.icmp_unsigned("!=", b.and_(byte, mask), constant(0, I8X64))
         return b.bitcast(b.select(present, constant(0x10, I8X64), constant(0, I8X64)), I32X16)
 
     step, second = (2, 1) if layout.interleaved else (1, 16)
     return spread_bits([step * j for j in range(16)]), spread_bits([step * j + second for j in range(16)])
-
-
-def _signed(byte: int) -> int:
-    return byte - 256 if byte > 127 else byte
 
 
 def codes_of_quad(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
@@ -135,6 +133,9 @@ def codes_of_quad(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
     if layout.high is not None:
         high_first, high_second = fifth_bits(b, p, layout)
         first, second = b.or_(first, high_first), b.or_(second, high_second)
+    if layout.levels:
+        unsigned = [level + layout.zero for level in layout.levels]
+        first, second = look_up(b, first, unsigned), look_up(b, second, unsigned)
     return first, second
 
 
@@ -285,6 +286,8 @@ def signed_codes(b: ir.IRBuilder, rows: Sequence[Any], layout: Layout) -> list[A
         for row, p in enumerate(rows):
             bits = b.insert_element(bits, load_as(b, at(b, p, layout.high), I32), I32(row))
         words = [b.or_(word, fifth_bits_of_word(b, bits, range(4 * i, 4 * i + 4))) for i, word in enumerate(words)]
+    if layout.levels:
+        return [look_up(b, word, layout.levels) for word in words]
     zero = constant(layout.zero, I8X64)
     return [b.bitcast(b.sub(b.bitcast(word, I8X64), zero), I32X16) for word in words]
 

@@ -59,6 +59,8 @@ class Layout:
         high: offset of the fifth bits (u32, bit l = element l), or None.
         interleaved: whether byte j holds elements 2j and 2j+1, instead of j and j+16.
         codes_second, d_second, m_second: where the second sixteen have their own; else None.
+        levels: what each code stands for, where that is not the code less `zero`; `zero` is then added to make them
+            unsigned.
     """
 
     size: int
@@ -73,6 +75,7 @@ class Layout:
     codes_second: int | None = None
     d_second: int | None = None
     m_second: int | None = None
+    levels: tuple[int, ...] = ()
 
     @property
     def halves(self) -> bool:
@@ -91,7 +94,7 @@ class Layout:
     @property
     def small(self) -> bool:
         """Whether two products of codes fit 16 bits."""
-        return self.bits == 4
+        return self.bits == 4 and not self.levels
 
 
 #: bytes of a value; these types meet the vector as it is, in f32
@@ -106,23 +109,32 @@ def layout_of(record: TensorType) -> Layout:
         size=size,
         bits=low.width,
         codes=record.offset(low.field),
-        zero=128 if whole_bytes else record.zero,  # the kernels make signed codes unsigned
+        zero=zero_of(record),
         d=record.offset("d"),
         scale=record.block["d"].str,
         m=record.offset("m") if "m" in record.field_names else None,
         high=record.offset(record.codes[1].field) if len(record.codes) > 1 else None,
         interleaved=low.apart == 1 and not whole_bytes,
         codes_second=record.offset(low.field) + 16 if whole_bytes else None,
+        levels=record.levels,
     )
 
 
+def zero_of(record: TensorType) -> int:
+    """The code that means 0, once signed codes and levels are unsigned, as the kernels make them."""
+    return 128 if record.levels or record.codes[0].width == 8 else record.zero
+
+
 LAYOUTS: dict[str, Layout] = {
-    name: layout_of(record) for name, record in TENSOR_TYPES.items() if record.blck_size == 32 and not record.levels
+    name: layout_of(record)
+    for name, record in TENSOR_TYPES.items()
+    if record.blck_size == 32 and "d" in record.field_names
 }
-SUPERBLOCKS = {name: TENSOR_TYPES[name] for name in ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")}
+SUPERBLOCKS = {name: TENSOR_TYPES[name] for name in ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_xs")}
 DIRECT = (*LAYOUTS, *SUPERBLOCKS, *FLOATS)  # read where they lie in the file
 # Ours, in memory only: two runs of 16 values with f32 d, f32 m and 16 codes each. Every value of q4_2, q4_3 and all
-# types after the k-quants has this form exactly (d = the scale of its run), so `fast` widens those when it loads them.
+# other types after the k-quants has this form exactly (d = the scale of its run), so `fast` widens those when it loads
+# them.
 LAYOUTS["sixteens"] = Layout(48, 8, codes=8, zero=128, d=0, scale="<f4", m=4, codes_second=32, d_second=24, m_second=28)
 SIXTEENS = np.dtype([("d", "<f4"), ("m", "<f4"), ("codes", "i1", 16)])
 

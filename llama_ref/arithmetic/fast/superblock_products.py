@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,11 +50,11 @@ from ggmlpy.machine.vectors import (
 )
 
 from .blocks import columns_of_quarters
-from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, K_TILE, START_ZERO
+from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, K_TILE
 from .layouts import superblock_panel_parts as parts_of
 from .matrix_functions import Product, put, put_four
 from .panel_products import put_rows
-from .superblocks import Superblock, totals, totals_of_quarters
+from .superblocks import Superblock, times_zero, totals, totals_of_quarters
 
 __all__ = ["make_superblock_product"]
 
@@ -195,20 +196,24 @@ class SuperblockTile:
 
     def _dots(self, b: ir.IRBuilder, run: Any, panels: Sequence[Any], tokens: Sequence[Any]) -> list[Any]:
         """Σ (code - zero)·a over a run."""
-        values, zero = self.block.record.run, self.block.record.zero
-        dots = [constant(0, I32X16)] * len(self.places)
+        values, zero = self.block.record.run, self.block.zero
+        dots, small = [constant(0, I32X16)] * len(self.places), self.block.small
         if zero:
-            less = (START_ZERO // zero).bit_length() - 1
-            place = b.add(I64(A_RUN_STARTS), b.mul(run, I64(4)))
-            starts = [b.ashr(load_as(b, b.add(token, place), I32), I32(less)) for token in tokens]
+            place = b.add(I64(A_RUN_STARTS), b.mul(run, I64(4 * values // 16)))
+            starts = [self._start(b, b.add(token, place)) for token in tokens]
             dots = [spread(b, starts[t], I32X16) for _, t in self.places]
         for word in range(values // 4):
             place = b.add(I64(16 * 4 * word), b.mul(run, I64(16 * values)))
             codes = [load_as(b, b.add(at(b, panel, self.parts["codes"]), place), I32X16) for panel in panels]
             place = b.add(I64(A_CODES + 4 * word), b.mul(run, I64(values)))
             four = [spread(b, load_as(b, b.add(token, place), I32), I32X16) for token in tokens]
-            dots = [dot_bytes(b, dot, codes[p], four[t], True) for dot, (p, t) in zip(dots, self.places, strict=True)]
+            dots = [dot_bytes(b, dot, codes[p], four[t], small) for dot, (p, t) in zip(dots, self.places, strict=True)]
         return dots
+
+    def _start(self, b: ir.IRBuilder, starts: Any) -> Any:
+        """What the sum of a run begins with: minus the zero times its codes of the vector."""
+        sums = [load_as(b, at(b, starts, 4 * i), I32) for i in range(self.block.record.run // 16)]
+        return times_zero(b, functools.reduce(b.add, sums), self.block.zero)
 
     def min_sums(self, b: ir.IRBuilder, panels: Sequence[Any], tokens: Sequence[Any]) -> list[Any]:
         """M i32 [16 rows] for each panel and token."""

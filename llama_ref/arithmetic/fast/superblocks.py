@@ -41,13 +41,14 @@ from ggmlpy.machine.vectors import (
     gather_sums,
     join,
     load_as,
+    look_up,
     pack_words,
     shuffle,
     vector,
     widen_f16,
 )
 
-from .layouts import A_CODES, A_STARTS, A_SUMS16, A_SUMS32, START_ZERO
+from .layouts import A_CODES, A_STARTS, A_SUMS16, A_SUMS32, START_ZERO, zero_of
 
 __all__ = ["Register", "Superblock", "registers_of"]
 
@@ -103,6 +104,16 @@ class Superblock:
 
     # Codes.
 
+    @property
+    def zero(self) -> int:
+        """The code that means 0."""
+        return zero_of(self.record)
+
+    @property
+    def small(self) -> bool:
+        """Whether the sum of four products of codes fits 16 bits."""
+        return not self.record.levels
+
     def codes(self, b: ir.IRBuilder, block: Any, register: Register) -> Any:
         """64 codes without sign, as i32 [16]."""
         low = self.record.codes[0]
@@ -110,6 +121,8 @@ class Superblock:
         if register.shift:
             x = b.lshr(x, constant(register.shift, I32X16))
         x = b.and_(x, in_every_byte((1 << low.width) - 1))
+        if self.record.levels:
+            return look_up(b, x, [level + self.zero for level in self.record.levels])
         return b.or_(x, self._high_bits(b, block, register)) if len(self.record.codes) > 1 else x
 
     def _high_bits(self, b: ir.IRBuilder, block: Any, register: Register) -> Any:
@@ -128,7 +141,7 @@ class Superblock:
 
     @property
     def scale_zero(self) -> int:
-        return {"q3_K": 32, "q6_K": 128}.get(self.record.name, 0)
+        return {"q3_K": 32, "q6_K": 128, "iq4_xs": 32}.get(self.record.name, 0)
 
     @property
     def header(self) -> int:
@@ -145,6 +158,8 @@ class Superblock:
             return b.bitcast(six_bits_of_q3(b, headers), I8X64), None, 0
         if self.record.name == "q6_K":
             return b.bitcast(b.xor(headers, in_every_byte(-0x80)), I8X64), None, 0
+        if self.record.name == "iq4_xs":
+            return six_bits_of_iq4(b, headers), None, 0
         both = b.bitcast(six_bits(b, headers), I8X64)
         return both, both, 8
 
@@ -172,11 +187,14 @@ class Superblock:
     def row_sums(self, b: ir.IRBuilder, block: Any, row: int, scales: Any, vector_at: Any) -> Any:
         """S of one row: lanes i32 [16] that add up to it."""
         acc = constant(0, I32X16)
+        if not self.small:
+            for r in self.registers:
+                factors = as_integers(b, scales, [16 * row + value // self.record.run for value in r.values[::4]])
+                factors = b.sub(factors, constant(self.scale_zero, I32X16))
+                acc = b.add(acc, b.mul(self._dots(b, block, r, vector_at), factors))
+            return acc
         for pair in zip(self.registers[::2], self.registers[1::2], strict=True):
-            dots = [
-                dot_bytes(b, self._start(b, r, vector_at), self.codes(b, block, r), codes_of(b, r, vector_at), True)
-                for r in pair
-            ]
+            dots = [self._dots(b, block, r, vector_at) for r in pair]
             runs = [r.values[16 * part] // self.record.run for part in range(4) for r in pair for _ in range(4)]
             words = as_words(b, scales, [16 * row + run for run in runs])
             if self.scale_zero:
@@ -184,13 +202,16 @@ class Superblock:
             acc = dot_words(b, acc, pack_words(b, *dots), words)
         return acc
 
+    def _dots(self, b: ir.IRBuilder, block: Any, register: Register, vector_at: Any) -> Any:
+        """The sums of four products of (code - zero) and the vector's codes."""
+        start, codes = self._start(b, register, vector_at), self.codes(b, block, register)
+        return dot_bytes(b, start, codes, codes_of(b, register, vector_at), self.small)
+
     def _start(self, b: ir.IRBuilder, register: Register, vector_at: Any) -> Any:
         """What the sums of four products begin with: minus the zero times four codes of the vector."""
-        if not self.record.zero:
+        if not self.zero:
             return constant(0, I32X16)
-        starts = in_order(b, register, at(b, vector_at, A_STARTS))
-        less = (START_ZERO // self.record.zero).bit_length() - 1
-        return b.ashr(starts, constant(less, I32X16)) if less else starts
+        return times_zero(b, in_order(b, register, at(b, vector_at, A_STARTS)), self.zero)
 
     def min_sums(self, b: ir.IRBuilder, mins: Any, begin: int, vector_at: Any) -> Any:
         """M of four rows: four lanes each, i32 [16], that add up to it."""
@@ -236,10 +257,43 @@ def six_bits_of_q3(b: ir.IRBuilder, x: Any) -> Any:
     return b.or_(picked((0, 1, 0, 1), (0, 0, 4, 4), 0x0F), b.shl(high, constant(4, I32X16)))
 
 
+def times_zero(b: ir.IRBuilder, starts: Any, zero: int) -> Any:
+    """From minus START_ZERO times some sums, minus `zero` times these; both are powers of two."""
+    kind = starts.type
+    if zero > START_ZERO:
+        return b.shl(starts, in_every_lane((zero // START_ZERO).bit_length() - 1, kind))
+    return b.ashr(starts, in_every_lane((START_ZERO // zero).bit_length() - 1, kind))
+
+
+def in_every_lane(value: int, kind: Any) -> Any:
+    return constant(value, kind) if isinstance(kind, ir.VectorType) else kind(value)
+
+
+def as_integers(b: ir.IRBuilder, x: Any, places: Sequence[int]) -> Any:
+    """16 of 64 bytes without sign, as i32 [16]."""
+    nothing = constant(0, I8X64)
+    return b.bitcast(shuffle(b, x, nothing, [index for place in places for index in (place, 64, 64, 64)]), I32X16)
+
+
 def as_words(b: ir.IRBuilder, x: Any, places: Sequence[int]) -> Any:
     """32 of 64 bytes without sign, as i16 [32]."""
     nothing = constant(0, I8X64)
     return b.bitcast(shuffle(b, x, nothing, [index for place in places for index in (place, 64)]), I16X32)
+
+
+def six_bits_of_iq4(b: ir.IRBuilder, x: Any) -> Any:
+    """The eight scales of four rows, as bytes, from headers [d, u16 of high bits, 4 bytes of low ones]."""
+    x = b.bitcast(x, I8X64)
+    of_row = [lane // 16 * 16 for lane in range(64)]
+    low = b.bitcast(shuffle(b, x, x, [row + 4 + lane % 16 // 2 % 4 for lane, row in enumerate(of_row)]), I32X16)
+    nibbles = in_every_byte(0x0F)
+    even, odd = (b.bitcast(b.and_(y, nibbles), I8X64) for y in (low, b.lshr(low, constant(4, I32X16))))
+    low = shuffle(b, even, odd, [lane + 64 * (lane % 2) for lane in range(64)])
+    high = b.bitcast(shuffle(b, x, x, [row + 2 + lane % 2 for lane, row in enumerate(of_row)]), I32X16)
+    high = b.and_(b.lshr(high, constant([0, 2, 4, 6] * 4, I32X16)), constant(0x0303, I32X16))  # lane j: j and j + 4
+    high = b.bitcast(b.shl(high, constant(4, I32X16)), I8X64)
+    order = [row + 4 * (lane % 4) + lane % 8 // 4 for lane, row in enumerate(of_row)]
+    return b.or_(low, shuffle(b, high, high, order))
 
 
 def codes_of(b: ir.IRBuilder, register: Register, vector_at: Any) -> Any:
@@ -248,11 +302,10 @@ def codes_of(b: ir.IRBuilder, register: Register, vector_at: Any) -> Any:
 
 
 def in_order(b: ir.IRBuilder, register: Register, a: Any) -> Any:
-    """A byte for each value, or four for every four, in the order of a register: each half of one is in order."""
-    first, second = register.values[0], register.values[32]
-    if second == first + 32:
-        return load_as(b, at(b, a, first), I32X16)
-    return join(b, [load_as(b, at(b, a, value), vector(I32, 8)) for value in (first, second)])
+    """A byte for each value, or four for every four, in the order of a register, whose halves or quarters follow on."""
+    values = register.values
+    parts = next(n for n in (1, 2, 4) if all(values[i] + 1 == values[i + 1] for i in range(63) if (i + 1) % (64 // n)))
+    return join(b, [load_as(b, at(b, a, value), vector(I32, 16 // parts)) for value in values[:: 64 // parts]])
 
 
 def totals(b: ir.IRBuilder, sums: Sequence[Any]) -> Any:
