@@ -25,6 +25,7 @@ NO_INPUTS = {
     ("crawl", "model"),
     ("perplexity", "file"),
     ("imatrix", "file"),
+    ("quality", "file"),
     ("tokenizer", "file"),
 }  # a name at an endpoint, and texts
 
