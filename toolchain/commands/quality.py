@@ -25,15 +25,8 @@ def add_quality(commands: Commands) -> None:
     )
     parser.add_argument("model", metavar="F16", help="the f16, bf16 or f32 model to quantize and to compare with")
     parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="the text (- is standard input)")
-    parser.add_argument(
-        "-o",
-        "--directory",
-        metavar="DIR",
-        help="where results and files are kept (default: F16.quality)",
-    )
-    parser.add_argument(
-        "--types", metavar="T,T…", help="what to quantize to (default: all of the era; of GGUF the usual)"
-    )
+    parser.add_argument("-o", "--out", metavar="DIR", help="where results and files are kept (default: F16.quality)")
+    parser.add_argument("--types", metavar="T,T…", help="what to quantize to (default: the era's; of GGUF the usual)")
     parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens per chunk (default 512)")
     parser.add_argument("--chunks", type=int, metavar="N", help="read at most N chunks (default: all)")
     parser.add_argument("--imatrix", metavar="F", help="quantize with this importance matrix (GGUF only)")
