@@ -1,4 +1,4 @@
-"""File names found in other files: whether they lead outside the folder of the file that names them."""
+"""File names in other files: how they are written there, and whether those found lead outside of a folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from .errors import UsageError
 
-__all__ = ["refuse_overwriting", "stays_inside"]
+__all__ = ["refuse_overwriting", "relative_to", "stays_inside"]
 
 LONGEST_NAME = 255  # bytes, as file systems have it
 
@@ -23,6 +23,15 @@ def stays_inside(name: str) -> bool:
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         return False
     return all(len(part.encode("utf-8", "replace")) <= LONGEST_NAME for part in path.parts)
+
+
+def relative_to(path: str | os.PathLike[str], home: Path) -> str:
+    """A path as a file in the folder ``home`` names it: relative, with ``/`` between its parts.
+
+    >>> relative_to("/models/7B/model.bin", Path("/models/receipts"))
+    '../7B/model.bin'
+    """
+    return Path(os.path.relpath(Path(path).resolve(), home)).as_posix()
 
 
 def refuse_overwriting(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:

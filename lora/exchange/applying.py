@@ -2,7 +2,8 @@
 
 ``W + scale * factor * (b @ a)`` is what llama.cpp of 2023 makes of a matrix when it loads an adapter, and what that of
 today computes token by token. Nothing is rounded to the type of the file again, as the one of 2023 did unless it was
-given a ``--lora-base``; that costs four bytes per number of each changed matrix.
+given a ``--lora-base``; that costs four bytes per number of each changed matrix. The bits are the same on every
+machine.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import numpy as np
 from ggmlpy.files.errors import FormatError, ShapeError
 from ggmlpy.formats.model_file import ModelFile, Piece, Tensor
 from ggmlpy.formats.tensor_types import type_named
+from lora.merging.sums import product_in_order
 
 from .reading import LoraFile, open_lora_file
 
 __all__ = ["apply_adapters"]
+
+ROWS = 64  # at a time, so that they stay in the cache while the products are added
 
 
 def apply_adapters(
@@ -42,7 +46,9 @@ def apply_adapters(
             source = base if base is not None and model.tensors[name].type.name != "f32" else model
             values = source.tensors[name].numpy()
             with np.errstate(over="ignore", invalid="ignore"):
-                values += np.float32(factor * pair.scale) * (pair.b @ pair.a)
+                for start in range(0, len(values), ROWS):
+                    rows = slice(start, start + ROWS)
+                    values[rows] += np.float32(factor * pair.scale) * product_in_order(pair.b[rows], pair.a)
             if not np.isfinite(values).all():
                 raise _overflow(adapter, name, factor)
             model.tensors[name] = _in_memory(model.tensors[name], values)

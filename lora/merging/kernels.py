@@ -28,6 +28,8 @@ from ggmlpy.machine.kernels import kernel
 from ggmlpy.machine.vectors import bits as bits_of
 from ggmlpy.machine.vectors import bits_of_f16, f16_of_bits, float_of
 
+from .sums import product_in_order
+
 __all__ = ["Delta", "bfloat16_bits", "rounded"]
 
 TILE = 512  # columns
@@ -126,10 +128,7 @@ def _change(b: np.ndarray, a: np.ndarray, n_columns: int) -> np.ndarray:
     """``b @ a`` unscaled, float32 [n, columns]: one product and one sum at a time."""
     rank = a.shape[1]
     columns = a.transpose(1, 0, 2).reshape(rank, -1)[:, :n_columns]  # [rank, columns]
-    delta = np.zeros((len(b), n_columns), np.float32)
-    for k in range(rank):
-        delta += b.reshape(-1, rank)[:, k, None] * columns[k]
-    return delta
+    return product_in_order(b.reshape(-1, rank), columns)
 
 
 def _add_wide(weights: np.ndarray, b: np.ndarray, a: np.ndarray, scale: np.float32, dtype: str) -> float:

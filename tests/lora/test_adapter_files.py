@@ -26,6 +26,7 @@ from lora.exchange.to_peft import write_peft
 from lora.merging.adapter import open_adapter
 from lora.merging.adapter_writer import write_adapter
 from lora.merging.merge import plan_merge
+from lora.merging.sums import product_in_order
 from tests.docs.blocks import run
 from tests.ggmlpy.models import write_tiny
 from toolchain.commands.main import main
@@ -140,7 +141,7 @@ def test_an_adapter_changes_an_open_model_by_its_product(golden) -> None:
         )
         assert "14 matrices changed" in note
         for name, pair in adapter.pairs.items():
-            wanted = before[name] + np.float32(0.5 * pair.scale) * (pair.b @ pair.a)
+            wanted = before[name] + np.float32(0.5 * pair.scale) * product_in_order(pair.b, pair.a)
             assert np.array_equal(model.tensors[name].numpy(), wanted)
             assert model.tensors[name].type.name == "f32"
 

@@ -18,7 +18,7 @@ from toolchain.terminal.widths import terminal_width
 
 from .adapters import add_lora, lora_options
 from .main_options import add_main_options, is_interactive, main_options, new_conversation, settled
-from .options import Commands, arithmetic_of, chat_template_option, command, model_or_demo
+from .options import Commands, arithmetic_of, chat_template_option, command, model_or_demo, writes
 
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile
@@ -41,6 +41,8 @@ def add_generate(commands: Commands) -> None:
     add_main_options(parser)
     lora_options(parser.add_argument_group("LoRA adapters"))
     _add_raw_output(parser)
+    receipt = "write what decided the text, and a digest of each token's logits, for `verify --receipt`"
+    writes(parser.add_argument("--receipt", metavar="R.json", help=receipt))
     both = parser.add_argument_group("two models side by side")
     both.add_argument("--compare-with", metavar="MODEL_B", help="answer every line of the prompt file with both models")
     both.add_argument("--markdown", action="store_true", help="print the comparison as a Markdown table")
@@ -52,6 +54,10 @@ def run_generate(args: argparse.Namespace) -> int:
             stars = "\n************\n"
             put_text(f"{stars}main: please use the '{name}' tool for {name} calculations{stars}")
             return 0
+    if args.receipt and (args.compare_with or args.mtest or is_interactive(args)):
+        from ggmlpy.files.errors import UsageError
+
+        raise UsageError("--receipt is for one text: it excludes interaction, --compare-with and --mtest")
     if args.compare_with:
         return _run_comparison(args)
     loading = Loading(args)
@@ -72,7 +78,7 @@ def add_chat(commands: Commands) -> None:
     )
     add_main_options(parser)
     lora_options(parser.add_argument_group("LoRA adapters"))
-    parser.set_defaults(n_predict=None)
+    parser.set_defaults(n_predict=None, receipt=None)
     chat_template_option(parser)
     _add_raw_output(parser)
 
@@ -212,7 +218,7 @@ def _run_loop(args: argparse.Namespace, conversation: Any, options: Any, read_li
     loop = MainLoop(conversation, options, console, partial(say, args), collect=args.json)
     _introduce(args, loop)
     try:
-        with _token_bar(args, conversation):
+        with _token_bar(args, conversation), _recorded(args, loop):
             loop.run()
     except KeyboardInterrupt:
         console.close()
@@ -261,6 +267,24 @@ def _token_bar(args: argparse.Namespace, conversation: Any) -> Iterator[None]:
 
         conversation.on_sample = sampled
         yield
+
+
+@contextmanager
+def _recorded(args: argparse.Namespace, loop: Any) -> Iterator[None]:
+    """``--receipt``: what was made, once it is whole."""
+    if not args.receipt:
+        yield
+        return
+    from llama_ref.text.receipts import Recorder, write_receipt
+    from toolchain.verify.receipts import arithmetic_record, receipt_of
+
+    recorder = Recorder(loop.conversation)
+    yield
+    arithmetic = arithmetic_record(**arithmetic_of(args))
+    adapters = {"adapters": args.lora or (), "base": args.lora_base}
+    write_receipt(args.receipt, receipt_of(loop, recorder.made, arithmetic, args.receipt, **adapters))
+    if arithmetic.machine is not None:
+        say(args, f"note: bits of the {args.numerics} arithmetic depend on the machine: the receipt names this one's")
 
 
 # ── two models ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from toolchain.terminal.bars import advancing, bytes_of, progress_bar, searching
@@ -10,7 +11,7 @@ from toolchain.terminal.reports import show
 from toolchain.terminal.talk import say
 
 from .main_options import add_main_options, is_interactive, main_options, sampling_options, settled
-from .options import Commands, command, junit_option, tokenizer_option, writes
+from .options import USUAL_MODEL, Commands, command, junit_option, tokenizer_option, writes
 
 if TYPE_CHECKING:
     from toolchain.verify.text import TextRequest
@@ -26,6 +27,7 @@ def add_verify(commands: Commands) -> None:
         "verify files/ggml-model-q4_0.bin --source files/ggml-model-f16.bin\n"
         "verify files/merged --source files/base --lora files/chinese-llama-lora,files/chinese-alpaca-lora\n"
         "verify models/13B\nverify adapter.zip\nverify mine/consolidated.00.pth theirs/consolidated.00.pth\n"
+        "verify --receipt receipt.json\n"
         "verify --logits theirs.npy --model ggml-model-q4_0.bin --tokens 1,15043,3186\n"
         'verify --text theirs.txt --model ggml-model-q4_0.bin --prompt "Hello World" -n 40 --seed 42',
     )
@@ -48,6 +50,8 @@ def add_verify(commands: Commands) -> None:
     parser.add_argument("--tokens", metavar="IDS", help="with --logits: what was evaluated, separated by commas")
     parser.add_argument("--batch", type=int, metavar="N", help="with --logits: only N tokens at a time (default: any)")
     parser.add_argument("--text", metavar="FILE", help="whose text is this? With the options of generate, below")
+    receipt = "make the text of a receipt of generate anew, and compare each token and its logits (-m: with this model)"
+    parser.add_argument("--receipt", metavar="R.json", help=receipt)
     parser.add_argument("--stdin", metavar="FILE", help="with --text: what was typed")
     add_main_options(parser)  # --era, --build, --memory-f32 and --json among them
 
@@ -59,6 +63,8 @@ def run_verify(args: argparse.Namespace) -> int:
         return _verify_text(args)
     if args.statement:
         return _verify_statement(args)
+    if args.receipt:
+        return _verify_receipt(args)
     if not args.paths:
         from ggmlpy.files.errors import UsageError
 
@@ -118,6 +124,19 @@ def _verify_statement(args: argparse.Namespace) -> int:
         raise UsageError("--statement names its files itself: it takes no other file")
     with progress_bar(args, bytes_of(args.statement), "verify") as bar:
         report = verify_statement(args.statement, searching(bar, "deriving the output anew"))
+    return show(args, report)
+
+
+def _verify_receipt(args: argparse.Namespace) -> int:
+    from ggmlpy.files.errors import UsageError
+    from toolchain.verify.receipts import verify_receipt
+
+    if args.paths or args.source:
+        raise UsageError("--receipt names its files itself; another place of the model is named with -m")
+    model = None if args.model == os.environ.get(USUAL_MODEL) else args.model
+    adapters = [path for paths in args.lora for path in paths.split(",")]
+    with progress_bar(args, 0, "verify", "token") as bar:
+        report = verify_receipt(args.receipt, model, adapters, n_threads=args.threads, progress=bar.update)
     return show(args, report)
 
 

@@ -23,6 +23,7 @@ from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.checksums import digests
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.json_files import RepeatedKey, each_key_once
+from ggmlpy.files.paths import relative_to
 from ggmlpy.formats.opening import open_model
 from ggmlpy.verify.judge import OutputReport, Progress
 from ggmlpy.verify.verdict import Verdict
@@ -109,11 +110,11 @@ def write_statement(
         "step": report.step,
         "verdict": report.verdict,
         "era": era,
-        "output": _relative(Path(report.output), home),
-        "source": _relative(Path(report.source), home),
-        "adapters": [_relative(Path(each), home) for each in adapters],
-        "tokenizer": _relative(Path(tokenizer), home) if tokenizer else None,
-        "importance": _relative(Path(importance), home) if importance else None,
+        "output": relative_to(report.output, home),
+        "source": relative_to(report.source, home),
+        "adapters": [relative_to(each, home) for each in adapters],
+        "tokenizer": relative_to(tokenizer, home) if tokenizer else None,
+        "importance": relative_to(importance, home) if importance else None,
     }
     if report.made_by:
         parameters["madeBy"] = report.made_by
@@ -137,7 +138,7 @@ def write_statement(
 def _described(paths: Sequence[str], home: Path) -> list[dict[str, Any]]:
     """The files behind some paths, by name and digest."""
     files = {file.resolve(): None for path in paths for file in _files(Path(path))}
-    return [{"name": _relative(file, home), "digest": digests(file)} for file in files]
+    return [{"name": relative_to(file, home), "digest": digests(file)} for file in files]
 
 
 def _files(path: Path) -> list[Path]:
@@ -149,10 +150,6 @@ def _files(path: Path) -> list[Path]:
             return list(model.paths)
     except FormatError:
         return [path]
-
-
-def _relative(path: Path, home: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), home)).as_posix()
 
 
 def verify_statement(path: str | os.PathLike[str], progress: Progress | None = None) -> StatementReport:
