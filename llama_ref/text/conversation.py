@@ -216,6 +216,17 @@ class Conversation:
         self._end_draft()
         self.n_past, self.waiting, self.logits = n_past, [], None
 
+    def choose_by(self, sampling: SamplingOptions) -> None:
+        """Choose the next tokens by other options; the random state goes on unless the seed is another."""
+        rng = self.sampler.rng if sampling.seed == self.sampling.seed else None
+        self.sampler = Sampler(sampling, self.sampler.era, rng)  # type: ignore[arg-type]
+        self.sampling = sampling
+
+    def clear(self) -> None:
+        """Forget everything but the random state."""
+        self.rewind(0)
+        self.recent = [0] * self.model.n_ctx
+
     def _swap_context(self) -> None:
         """Keep the first ``n_keep`` positions, drop the older half of the rest, and evaluate the newer half again."""
         n_left = self.n_past - self.n_keep

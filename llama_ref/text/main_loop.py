@@ -57,8 +57,6 @@ class MainOptions:
         instruct: wrap each turn in the Alpaca template.
         reverse_prompts: texts that give the turn to the person when the model writes them.
         input_prefix: put in front of each turn.
-        turns_count: the tokens of a person's turn are taken off ``n_predict``, as ``main`` does; a long turn leaves
-            nothing for the answer.
     """
 
     prompt: bytes = b""
@@ -69,7 +67,6 @@ class MainOptions:
     instruct: bool = False
     reverse_prompts: tuple[bytes, ...] = ()
     input_prefix: bytes = b""
-    turns_count: bool = True
 
 
 @dataclass
@@ -285,13 +282,12 @@ class MainLoop:
         if self.options.instruct:
             turn += self._encode(RESPONSE_SUFFIX.encode())
         self._queue.extend(turn)
-        if self.options.turns_count:
-            self._remaining -= len(line)
-            if self._remaining <= 0 < self._limit:
-                self.note(
-                    f"note: no tokens are left for an answer: the {len(line)} of this turn count, too, and -n is "
-                    f"{self._limit}; a larger -n, or -n -1, leaves room"
-                )
+        self._remaining -= len(line)
+        if self._remaining <= 0 < self._limit:
+            self.note(
+                f"note: no tokens are left for an answer: the {len(line)} of this turn count, too, and -n is "
+                f"{self._limit}; a larger -n, or -n -1, leaves room"
+            )
         self.on_turn(turn)
 
     def _text_has_ended(self) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -12,9 +16,10 @@ from ggmlpy.files.errors import UsageError
 from llama_ref.text.chat import instruction_warning
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.sampling import SamplingOptions
-from llama_ref.vocabulary.prompts import PREAMBLE
+from llama_ref.vocabulary.prompts import PREAMBLE, alpaca_prompt
+from toolchain.commands.main import main
 from toolchain.look.texts import Answer, Row, answers, as_markdown, as_text, prompts_of
-from toolchain.terminal.console import history_path
+from toolchain.terminal.editor import history_path
 from toolchain.terminal.widths import shown_width
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,27 +50,81 @@ def test_history_has_its_place(monkeypatch, tmp_path: Path) -> None:
     assert history_path() == tmp_path / "ggmlpy" / "chat_history"
 
 
-def test_chat_is_instruct_with_the_alpaca_prompt() -> None:
-    model, common = str(T1 / "T1.q4_0.bin"), ["-n", "5", "-s", "3", "-q", "--numerics", "exact"]
-    chat = cli("chat", "-m", model, *common, typed="你好\n".encode())
-    same = cli("generate", "-ins", "-p", PREAMBLE, "-m", model, *common, typed="你好\n".encode())
-    assert chat.returncode == 0
-    assert chat.stdout == same.stdout
-    assert chat.stdout.startswith(b" " + PREAMBLE.encode() + b"\n> ")
+ONE = ["chat", "-m", str(T1 / "T1.q4_0.bin"), "--temp", "0", "--numerics", "exact", "-n", "5"]
 
 
-def test_a_question_longer_than_an_answer_is_answered() -> None:
-    """main takes a turn's tokens off -n, and then has none for the answer; chat does so only where -n was typed."""
-    model, question = str(T1 / "T1.q4_0.bin"), ("hello world " * 60).encode() + b"\n"
-    common = ["-m", model, "-s", "3", "--temp", "0", "--numerics", "exact"]
-    chat, strict = cli("chat", *common, typed=question), cli("chat", *common, "-n", "8", typed=question)
-    strict_main = cli("generate", "-ins", "-p", PREAMBLE, *common, "-n", "8", typed=question)
-    assert len(chat.stdout) > len(strict.stdout)
-    assert b"no tokens are left for an answer" not in chat.stderr
-    assert strict.stdout == strict_main.stdout
-    for run in (strict, strict_main):
-        assert b"note: no tokens are left for an answer" in run.stderr
-        assert b"a larger -n, or -n -1, leaves room" in run.stderr
+class Asked(NamedTuple):
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+Ask = Callable[..., Asked]
+
+
+@pytest.fixture
+def ask(capsysbinary) -> Ask:
+    """Runs the program in this process, with nothing on standard input."""
+
+    def run(*arguments: str) -> Asked:
+        return Asked(main(list(arguments), door="python cli.py"), *capsysbinary.readouterr())
+
+    return run
+
+
+def test_a_script_gets_the_answer_and_nothing_else(ask: Ask) -> None:
+    asked, piped = ask(*ONE, "你好"), cli(*ONE, typed="你好\n".encode())
+    both = cli(*ONE, "你", "-", typed="好\r\n".encode())
+    template = alpaca_prompt("你好")
+    same = ask("generate", *ONE[1:], "-q", "-p", template).stdout.decode("utf-8", "replace")
+    assert asked.returncode == piped.returncode == both.returncode == 0
+    assert asked.stdout == piped.stdout
+    assert both.stdout == ask(*ONE, "你\n好").stdout
+    assert asked.stdout.decode() == same.removeprefix(" " + template).removesuffix("\n") + "\n"
+    assert asked.stderr.decode() == "[cut after 5 tokens, as -n or /set n asked]\n"
+    assert ask(*ONE, "-q", "你好").stderr == b""
+
+
+def test_an_answer_as_json(ask: Ask) -> None:
+    done = ask(*ONE, "你好", "--json")
+    record = json.loads(done.stdout)
+    assert (record["question"], record["ended_by"], record["tokens"]) == ("你好", "length", 5)
+    assert record["text"] + "\n" == ask(*ONE, "你好").stdout.decode()
+
+
+def test_words_in_front_and_words_that_end_an_answer(ask: Ask) -> None:
+    text = json.loads(ask(*ONE, "b", "--in-prefix", "a", "--json").stdout)["text"]
+    assert text + "\n" == ask(*ONE, "ab").stdout.decode()
+    stopped = json.loads(ask(*ONE, "ab", "-r", text[1:3], "--json").stdout)
+    assert (stopped["text"], stopped["ended_by"]) == (text[:1], "stop word")
+
+
+def test_p_is_the_system_message(ask: Ask) -> None:
+    shown = ask(*ONE, "-q", "--show-prompt", "-p", "hello", "hi").stderr.decode()
+    read = "".join(re.findall(r"-> '(.*)'", shown))
+    assert read == r" hello\n\n### Instruction:\n\nhi\n\n### Response:\n\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--mtest", "hi"], 2, "error: --mtest is an option of python cli.py generate"),
+        (["--chat-template", "none", "hi"], 2, "the model has no chat template 'none'"),
+        (["--keep", "3", "hi"], 0, "note: --keep is for"),
+        (["hi " * 4000], 2, "error: the text is too long"),
+    ],
+)
+def test_what_a_chat_refuses_or_notes(ask: Ask, arguments: list[str], code: int, said: str) -> None:
+    done = ask(*ONE, *arguments)
+    assert done.returncode == code
+    assert said in done.stderr.decode()
+
+
+def test_main_counts_a_turn_and_says_when_nothing_is_left() -> None:
+    question = ("hello world " * 60).encode() + b"\n"
+    main = cli("generate", "-ins", "-p", PREAMBLE, *ONE[1:-1], "8", typed=question)
+    assert b"note: no tokens are left for an answer" in main.stderr
+    assert b"a larger -n, or -n -1, leaves room" in main.stderr
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("starlette", reason="the server comes with pip install '.[serve]'")
 pytest.importorskip("prometheus_client", reason="the server comes with pip install '.[serve]'")
 
+from llama_ref.text.chat_prompt import AlpacaPrompt
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions
 from toolchain.demo.story import default_model
 from toolchain.serve.app import Served, create_app
-from toolchain.serve.chat_prompt import AlpacaPrompt
 from toolchain.serve.engine import Engine
 from toolchain.serve.guard import Guard
 from toolchain.serve.jobs import Failed, Finished, Job, Piece, PromptScored

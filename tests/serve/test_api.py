@@ -10,10 +10,10 @@ pytest.importorskip("httpx", reason="comes with pip install '.[test]'")
 
 from starlette.testclient import TestClient
 
+from llama_ref.text.chat_prompt import prompt_of
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions, log_softmax_of
 from toolchain.serve.app import Served, create_app
-from toolchain.serve.chat_prompt import prompt_of
 from toolchain.serve.engine import Engine
 from toolchain.serve.guard import Guard
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from ggmlpy.files.errors import UsageError
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions, log_softmax_of
+from llama_ref.text.stop_words import StopWords
 from toolchain.serve.engine import Busy, Engine
-from toolchain.serve.jobs import Finished, StopWords, best_tokens
+from toolchain.serve.jobs import Finished, best_tokens
 
 PROMPTS = ["介绍北京", "怎么做披萨？", "讲一个故事", "The capital of", "12加7等于多少？", "a"]
 

@@ -168,7 +168,7 @@ def _declaration(name: str) -> Callable[[Commands], None]:
 # Each command and the chapter (a file of this folder) that declares it, in the order of the help.
 # fmt: off
 COMMANDS: dict[str, str] = {
-    "generate": "text",        "chat": "text",             "tokenize": "tokenizers",
+    "generate": "text",        "chat": "chat",             "tokenize": "tokenizers",
     "merge": "merging",        "tokenizer": "tokenizers",  "quantize": "files",
     "migrate": "files",        "inspect": "inspecting",    "identify": "inspecting",
     "hexdump": "inspecting",   "report": "inspecting",     "compare": "comparing",

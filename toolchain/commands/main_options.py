@@ -133,8 +133,12 @@ def is_interactive(args: argparse.Namespace) -> bool:
     return args.interactive or args.interactive_first or args.instruct or bool(args.reverse_prompt)
 
 
-def settled(args: argparse.Namespace, file: ModelFile) -> argparse.Namespace:
-    """The arguments with what depends on the model's era filled in: era, seed, repeat penalty, and cache precision."""
+def settled(args: argparse.Namespace, file: ModelFile, *, tell: bool = True) -> argparse.Namespace:
+    """The arguments with what depends on the model's era filled in: era, seed, repeat penalty, and cache precision.
+
+    Args:
+        tell: say which seed it is.
+    """
     from ggmlpy.formats.era_of_file import era_of_file
     from ggmlpy.formats.eras import era_of
     from llama_ref.text.main_inputs import era_defaults, real_seed
@@ -143,7 +147,8 @@ def settled(args: argparse.Namespace, file: ModelFile) -> argparse.Namespace:
     usual = era_defaults(era)
     seed = real_seed(args.seed, era)
     penalty = usual.repeat_penalty if args.repeat_penalty is None else args.repeat_penalty
-    say(args, f"seed = {seed}")
+    if tell:
+        say(args, f"seed = {seed}")
     settings = {"era": era.date, "seed": seed, "repeat_penalty": penalty, "memory_f32": keeps_f32(args, era)}
     return argparse.Namespace(**vars(args) | settings)
 
@@ -170,7 +175,6 @@ def main_options(args: argparse.Namespace) -> MainOptions:
         instruct=args.instruct,
         reverse_prompts=tuple(map(os.fsencode, args.reverse_prompt)),
         input_prefix=os.fsencode(args.in_prefix),
-        turns_count=getattr(args, "turns_count", True),
     )
 
 

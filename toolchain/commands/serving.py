@@ -89,10 +89,10 @@ def _announce(args: argparse.Namespace, address: str, models: list[Any]) -> None
 
 def _served(args: argparse.Namespace, path: str, taken: set[str]) -> Served:
     from ggmlpy import open_model
+    from llama_ref.text.chat_prompt import prompt_of
     from llama_ref.text.model import Model
     from llama_ref.text.sampling import SamplingOptions
     from toolchain.serve.app import Served
-    from toolchain.serve.chat_prompt import prompt_of
     from toolchain.serve.engine import Engine
 
     file = open_model(path)

@@ -1,4 +1,4 @@
-"""generate, chat: text from a model."""
+"""generate: text from a model."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.bars import progress_bar
-from toolchain.terminal.colors import wants_color
 from toolchain.terminal.talk import print_json, put_text, remark_text, say, say_text
 from toolchain.terminal.widths import terminal_width
 
 from .adapters import add_lora, lora_options
 from .main_options import add_main_options, is_interactive, main_options, new_conversation, settled
-from .options import Commands, arithmetic_of, chat_template_option, command, model_or_demo, writes
+from .options import Commands, arithmetic_of, command, model_or_demo, writes
 
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile
     from llama_ref.text.model import Model
-
-ANSWER = 128  # tokens of an answer at most, main's own default
 
 
 def add_generate(commands: Commands) -> None:
@@ -40,7 +37,7 @@ def add_generate(commands: Commands) -> None:
     )
     add_main_options(parser)
     lora_options(parser.add_argument_group("LoRA adapters"))
-    _add_raw_output(parser)
+    add_raw_output(parser)
     receipt = "write what decided the text, and a digest of each token's logits, for `verify --receipt`"
     writes(parser.add_argument("--receipt", metavar="R.json", help=receipt))
     both = parser.add_argument_group("two models side by side")
@@ -66,69 +63,9 @@ def run_generate(args: argparse.Namespace) -> int:
     return _run_main(args, loading, lines_of(sys.stdin.buffer, sys.stdout.buffer))
 
 
-def add_chat(commands: Commands) -> None:
-    parser = command(
-        commands,
-        "chat",
-        run_chat,
-        "Talk with an instruction model, with a line editor and its history: in the chat template of the model's GGUF, "
-        "else as generate -ins does with Alpaca's. -p is the system message of a template.",
-        "chat\nchat -m files/ggml-model-q4_0.bin --temp 0.2\n"
-        "chat -m zh-alpaca/ggml-model-q4_0.bin -c 2048 --temp 0.2 --repeat-penalty 1.3",
-    )
-    add_main_options(parser)
-    lora_options(parser.add_argument_group("LoRA adapters"))
-    parser.set_defaults(n_predict=None, receipt=None)
-    chat_template_option(parser)
-    _add_raw_output(parser)
-
-
-def _add_raw_output(parser: argparse.ArgumentParser) -> None:
+def add_raw_output(parser: argparse.ArgumentParser) -> None:
     what = "let control sequences that the model writes reach the terminal (a pipe always gets every byte)"
     parser.add_argument("--raw-output", action="store_true", help=what)
-
-
-def run_chat(args: argparse.Namespace) -> int:
-    loading = Loading(args)
-    from llama_ref.text.templated import template_of
-    from llama_ref.vocabulary.gguf_tokenizer import gguf_tokenizer
-    from llama_ref.vocabulary.prompts import PREAMBLE
-    from toolchain.terminal.console import edited_lines
-
-    args.turns_count = args.n_predict is not None  # as in main where -n was typed; else every turn has an answer
-    args.n_predict = ANSWER if args.n_predict is None else args.n_predict
-    args.color = args.color or wants_color()
-    own = gguf_tokenizer(loading.file.metadata) if loading.file.container == "gguf" else None
-    template = template_of(own, args.chat_template)
-    if template is not None:
-        with edited_lines() as read_line:
-            return _run_templated(args, loading, template, read_line)
-    args.instruct = True
-    if not args.prompt_parts and not args.random_prompt:
-        args.prompt_parts = [("PROMPT", PREAMBLE)]
-    with edited_lines() as read_line:
-        return _run_main(args, loading, read_line)
-
-
-def _run_templated(args: argparse.Namespace, loading: Loading, template: Any, read_line: Any) -> int:
-    """A conversation in the model's own template, on this terminal."""
-    from ggmlpy.files.errors import UsageError
-    from llama_ref.text.main_inputs import read_prompt
-    from llama_ref.text.sampling_trace import trace_sampling
-    from llama_ref.text.templated import TemplatedChat
-    from toolchain.terminal.chatting import talk
-    from toolchain.terminal.console import TerminalConsole
-
-    if args.json:
-        raise UsageError("--json and interaction exclude each other")
-    args = settled(args, loading.file)
-    system = read_prompt(args.prompt_parts, sys.stdin.buffer, partial(say, args)).decode("utf-8", "replace")
-    with loading.model(args) as model, trace_sampling(args.trace_sampling, model.vocab) as on_sample:
-        messages = [{"role": "system", "content": system}] if system else []
-        chat = TemplatedChat(new_conversation(args, model, on_sample), template, messages)
-        clean = sys.stdout.isatty() and not args.raw_output
-        console = TerminalConsole(sys.stdout.buffer, read_line, use_color=args.color, without_controls=clean)
-        return talk(chat, console, partial(say, args), max_tokens=args.n_predict)
 
 
 # ── a model, as the options want it ──────────────────────────────────────────────────────────────────────────────────

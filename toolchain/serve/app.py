@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from ggmlpy.files.errors import FormatError, UsageError
+from llama_ref.text.chat_prompt import ChatPrompt
 from llama_ref.text.sampling import SamplingOptions
 
 from .answers import Choice, Envelope, chat_choice, chat_delta, completion_choice, completion_delta, usage
@@ -30,7 +31,6 @@ from .bodies import (
     TokenizeRequest,
     checked_biases,
 )
-from .chat_prompt import ChatPrompt
 from .engine import Busy, Engine
 from .guard import ApiError, error_body
 from .jobs import Event, Failed, Finished, Job, Piece

@@ -23,9 +23,10 @@ from ggmlpy.files.errors import FormatError, UsageError
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import Sampler
+from llama_ref.text.stop_words import StopWords
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
-from .jobs import Failed, Finished, Job, Piece, PromptScored, Scored, StopWords, adjusted, best_tokens
+from .jobs import Failed, Finished, Job, Piece, PromptScored, Scored, adjusted, best_tokens
 
 __all__ = ["Busy", "Engine"]
 

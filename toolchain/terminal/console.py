@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
 from .generated import WithoutControls
 
-__all__ = ["LineSource", "TerminalConsole", "edited_lines", "history_path", "lines_of"]
+__all__ = ["LineSource", "TerminalConsole", "lines_of"]
 
 COLORS = {"default": b"\x1b[0m", "prompt": b"\x1b[33m", "user": b"\x1b[1m\x1b[32m"}
-HISTORY_LENGTH = 1000
 
 
 class LineSource(Protocol):
@@ -35,13 +29,18 @@ class TerminalConsole:
 
     Args:
         out: a binary stream.
-        read_line: asks for a line of user input.
+        read_line: asks for a line of user input; by default, nobody types.
         use_color: send ANSI colors.
         without_controls: remove control sequences from text; for terminals.
     """
 
     def __init__(
-        self, out: BinaryIO, read_line: LineSource, *, use_color: bool = False, without_controls: bool = False
+        self,
+        out: BinaryIO,
+        read_line: LineSource = lambda prompt: None,
+        *,
+        use_color: bool = False,
+        without_controls: bool = False,
     ) -> None:
         self._out = out
         self._read_line = read_line
@@ -92,49 +91,3 @@ def lines_of(stream: BinaryIO, out: BinaryIO) -> LineSource:
         return line.removesuffix(os.linesep.encode()).removesuffix(b"\n") if line else None
 
     return read_line
-
-
-def history_path() -> Path:
-    """Where the lines that a person typed are kept between chats; never in the working directory."""
-    state = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not state.is_absolute():  # as the XDG Base Directory Specification asks
-        state = Path(os.path.expanduser("~")) / ".local" / "state"
-    return state.absolute() / "ggmlpy" / "chat_history"
-
-
-@contextmanager
-def edited_lines() -> Iterator[LineSource]:
-    """Lines from the terminal with editing and history (readline); plain lines where there is no terminal."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        yield lines_of(sys.stdin.buffer, sys.stdout.buffer)
-        return
-    with _history():
-        yield _ask
-
-
-def _ask(prompt: bytes) -> bytes | None:
-    sys.stdout.flush()
-    try:
-        line = input(prompt.decode("utf-8", "replace"))
-    except EOFError:
-        return None
-    return line.encode("utf-8", "surrogateescape")
-
-
-@contextmanager
-def _history() -> Iterator[None]:
-    try:
-        import readline
-    except ImportError:  # Windows has an editor of its own
-        yield
-        return
-    path = history_path()
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    readline.set_history_length(HISTORY_LENGTH)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            readline.write_history_file(path)

@@ -1,15 +1,21 @@
-"""The messages of a chat as the tokens that a model continues."""
+"""The messages of a chat as the tokens that a model continues: in the template of a GGUF file itself, or in Alpaca's.
+
+A BOS that a template writes itself is not doubled: as in llama.cpp it is taken off where the vocabulary adds one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from llama_ref.text.templated import prompt_tokens, template_of
-from llama_ref.vocabulary.chat_template import ChatTemplate
+from ggmlpy.files.errors import UsageError
+from llama_ref.vocabulary.chat_template import ChatTemplate, chat_templates
+from llama_ref.vocabulary.gguf_tokenizer import GgufTokenizer
 from llama_ref.vocabulary.prompts import INSTRUCTION_PREFIX, PREAMBLE, RESPONSE_SUFFIX
 
-__all__ = ["AlpacaPrompt", "ChatPrompt", "TemplatePrompt", "prompt_of"]
+__all__ = ["AlpacaPrompt", "ChatPrompt", "TemplatePrompt", "prompt_of", "prompt_tokens", "template_of"]
+
+ALPACA = "alpaca"  # built in, and not a template in Jinja
 
 
 class ChatPrompt(Protocol):
@@ -77,3 +83,38 @@ def prompt_of(tokenizer: Any, name: str | None = None) -> ChatPrompt:
     """
     template = template_of(tokenizer, name)
     return AlpacaPrompt(tokenizer) if template is None else TemplatePrompt(tokenizer, template)
+
+
+def template_of(tokenizer: object, name: str | None = None) -> ChatTemplate | None:
+    """The chat template of a model, None where it has none.
+
+    Args:
+        tokenizer: the model's.
+        name: which of several; None: the usual one. "alpaca" is none of the model's.
+
+    Raises:
+        UsageError: there is no template of that name.
+    """
+    found = chat_templates(tokenizer.metadata) if isinstance(tokenizer, GgufTokenizer) else {}
+    if name == ALPACA or (name is None and not found):
+        return None
+    source = found.get(name or "default", next(iter(found.values()), None) if name is None else None)
+    if source is None or not isinstance(tokenizer, GgufTokenizer):
+        known = ", ".join([ALPACA, *found])
+        raise UsageError(f"the model has no chat template {name!r}; known are {known}")
+    bos, eos = (tokenizer.texts[token].decode("utf-8", "replace") for token in (tokenizer.bos, tokenizer.eos))
+    return ChatTemplate(source, bos, eos)
+
+
+def prompt_tokens(tokenizer: GgufTokenizer, template: ChatTemplate, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """The tokens that the model reads for a conversation before its answer.
+
+    Raises:
+        UsageError: the template refuses the conversation.
+        FormatError: it is not a template, or does not come to an end.
+    """
+    text = template.render(messages, add_generation_prompt=True)
+    if tokenizer.adds_bos:
+        text = text.removeprefix(template.bos_token)
+    tokens = tokenizer.encode_first(text, special=True)
+    return tokens[:-1] if tokenizer.adds_eos else tokens
