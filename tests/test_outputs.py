@@ -79,3 +79,27 @@ def test_other_containers_do_not_get_the_name(command, words, data, golden, tmp_
     assert main(command.split()) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "x.gguf").exists()
+
+
+INTO_FOLDERS = (
+    "merge --base BASE --lora lora --output OUT",
+    "to-hf BASE OUT",
+    "from-hf BASE OUT",
+    "train instruct data.json --base BASE --tokenizer lora/tokenizer.model --steps 1 -o OUT",
+)
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+@pytest.mark.parametrize("command", INTO_FOLDERS)
+def test_a_folder_that_is_an_input_is_refused(command, is_link, golden, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(golden("merge/v11-llama/base/7B"), "BASE")
+    shutil.copy(golden("merge/v11-llama/base") / "tokenizer.model", "BASE")
+    shutil.copytree(golden("merge/v11-llama/lora"), "lora")
+    (tmp_path / "data.json").write_text('[{"instruction": "a", "input": "", "output": "b"}]')
+    (tmp_path / "OUT").symlink_to("BASE")
+    before = {path: path.read_bytes() for path in (tmp_path / "BASE").iterdir()}
+    words = command.split() if is_link else command.replace("OUT", "BASE").split()
+    assert main([words[0], *words[1:], "-q"]) == 2
+    assert "is the input" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "BASE").iterdir()} == before

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from .errors import UsageError
 
-__all__ = ["refuse_overwriting", "relative_to", "stays_inside"]
+__all__ = ["refuse_directory", "refuse_overwriting", "relative_to", "stays_inside"]
 
 LONGEST_NAME = 255  # bytes, as file systems have it
 
@@ -49,3 +49,16 @@ def refuse_overwriting(output: str | os.PathLike[str], inputs: Iterable[str | os
         if source.is_file() and output.samefile(source):
             named = f"{output} is the input" if output == source else f"{output} is the input {source} by another name"
             raise UsageError(f"{named}: write beside it, look at the result, then rename it")
+
+
+def refuse_directory(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None]) -> None:
+    """The same for a directory that several files are written into: with those of an input it would be nobody's.
+
+    Raises:
+        UsageError: it is one of the inputs.
+    """
+    output = Path(output)
+    for source in (Path(path) for path in inputs if path is not None):
+        if output.is_dir() and source.is_dir() and output.samefile(source):
+            named = f"{output} is the input" if output == source else f"{output} is the input {source} by another name"
+            raise UsageError(f"{named}: name another directory for the output")

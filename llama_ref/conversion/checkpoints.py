@@ -22,6 +22,7 @@ import numpy as np
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.kinds import is_ggml_file
+from ggmlpy.files.paths import refuse_directory
 from ggmlpy.formats.carrying import carry, kept_keys
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.tensor_names import names_of, original_names, rename
@@ -324,8 +325,7 @@ def _cast(tensor: LazyTensor, dtype: str | None) -> LazyTensor:
 
 def _refuse_same_directory(plan: ExportPlan) -> None:
     """The output must not mix with the input: a directory with two layouts in it is nobody's."""
-    if plan.directory.exists() and plan.directory.samefile(plan.checkpoint.path):
-        raise UsageError(f"{plan.directory} is the input: name another directory for the output")
+    refuse_directory(plan.directory, [plan.checkpoint.path])
     there = Folder.of(plan.directory).names if plan.directory.is_dir() else ()
     stale = [name for name in there if is_weight_file(name) and name not in plan.files]
     if stale:

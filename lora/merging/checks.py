@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, UsageError, VocabularyError
-from ggmlpy.files.paths import refuse_overwriting
+from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, VocabularyError
+from ggmlpy.files.paths import refuse_directory, refuse_overwriting
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from llama_ref.checkpoint.layout import Checkpoint
 from llama_ref.conversion.exported_tokenizer import JSON_TOKENIZER_FILES
@@ -322,8 +322,6 @@ def check_output(base: Checkpoint, adapters: Sequence[Adapter], output: Path) ->
     Raises:
         UsageError: it would.
     """
-    for source in (base.path, *(adapter.path for adapter in adapters)):
-        if output.resolve() == source.resolve():
-            raise UsageError(f"the output {output} is one of the inputs; name another directory")
+    refuse_directory(output, [base.path, *(adapter.path for adapter in adapters)])
     of_adapters = (path for adapter in adapters for path in (adapter.path, adapter.config.path, adapter.weights))
     refuse_overwriting(output, [*base.files, base.params_path, *of_adapters])

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ggmlpy.files.errors import UsageError
+from ggmlpy.files.paths import refuse_directory
 from ggmlpy.formats.model_params import ModelParams
 from llama_ref.checkpoint import LazyTensor, open_checkpoint
 from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
@@ -105,6 +106,7 @@ def train(
         UsageError: an unknown stage, no base, an adapter that has to be merged first, too little memory.
         FormatError: a file is bad or missing.
     """
+    refuse_directory(output, [given.base, given.adapter])
     if name not in STAGES:
         raise UsageError(f"unknown stage {name!r}; choose one of {', '.join(STAGES)}")
     recipe = recipe or usual_recipe(name)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from ggmlpy.files.errors import UsageError
+from ggmlpy.files.paths import refuse_directory
 from ggmlpy.formats.model_params import ModelParams
 from llama_ref.checkpoint import LazyTensor, open_checkpoint
 from llama_ref.checkpoint.layout import Checkpoint
@@ -47,6 +48,7 @@ def train_torch(
         UsageError: no base, too small cards, batches that cannot be shared out evenly.
         FormatError: a file is bad or missing.
     """
+    refuse_directory(output, [given.base, given.adapter])
     if given.base is None:
         raise UsageError(f"{name} starts from a model: name its directory with --base")
     who, work, tokenizer = processes(), Path(output) / "work", read_sentencepiece(given.tokenizer)

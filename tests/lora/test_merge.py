@@ -381,7 +381,7 @@ def test_wrong_requests(data: Path, tmp_path: Path, options: dict, words: str) -
 
 def test_inputs_and_other_models_are_not_overwritten(data: Path, tmp_path: Path) -> None:
     base, adapters = inputs(data, "v11-llama")
-    with pytest.raises(UsageError, match="one of the inputs"):
+    with pytest.raises(UsageError, match="is the input"):
         merge(base, adapters, base)
     merge(base, adapters, tmp_path / "out")
     with pytest.raises(UsageError, match=r"holds consolidated\.00\.pth.* already; use --force"):
