@@ -19,7 +19,7 @@ from .model_file import Part, Piece, Tensor
 from .tensor_names import split_axis
 from .tensor_types import TensorType
 
-__all__ = ["find_parts", "join_parts", "part_path", "split_sizes"]
+__all__ = ["MOST_PARTS", "find_parts", "join_parts", "part_path", "split_sizes"]
 
 MOST_PARTS = 256  # LLaMA-65B has 8; a corrupt width would have us look for millions of files
 

@@ -29,7 +29,7 @@ from ggmlpy.formats.gguf_model import architecture_of, kept_metadata, types_lost
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
 from ggmlpy.formats.model_file import ModelFile, Tensor
-from ggmlpy.formats.multipart import part_path, split_sizes
+from ggmlpy.formats.multipart import MOST_PARTS, part_path, split_sizes
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import is_known, split_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named, types_of
@@ -126,6 +126,8 @@ def migrate(
     notes = _notes(model, declared, version)
     if n_parts < 1:
         raise UsageError(f"a model has at least one part, not {n_parts}")
+    if n_parts > MOST_PARTS:
+        raise UsageError(f"a model has at most {MOST_PARTS} parts, not {n_parts}: LLaMA-65B has 8")
     if n_parts > 1 and not declared.multipart:
         raise UsageError(f"{container} models are always one file; --parts goes with ggml and ggmf")
     if n_parts > 1:

@@ -31,12 +31,12 @@ def split_order(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 def torch_order(n: int, seed: int) -> np.ndarray:
-    """``torch.randperm(n, generator=torch.Generator().manual_seed(seed))``.
+    """``torch.randperm(n, generator=torch.Generator().manual_seed(seed))``, which takes a seed's lower 32 bits.
 
     >>> torch_order(7, 0)
     array([4, 0, 5, 3, 2, 6, 1])
     """
-    words = np.random.RandomState(seed).randint(0, 1 << 32, max(0, n - 1), dtype=np.uint32)
+    words = np.random.RandomState(seed % (1 << 32)).randint(0, 1 << 32, max(0, n - 1), dtype=np.uint32)
     steps = (words.astype(np.int64) % np.arange(n, 1, -1)).tolist()
     order = list(range(n))
     for i, step in enumerate(steps):

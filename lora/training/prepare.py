@@ -64,6 +64,8 @@ class Preparation:
     def __post_init__(self) -> None:
         if self.length < 2 or self.n_workers < 1 or not 0 <= self.validation < 1:
             raise UsageError("a row has 2 tokens or more, there is a worker, and less than all rows are held out")
+        if not 0 <= self.seed < 1 << 32:
+            raise UsageError(f"the seed must be between 0 and {(1 << 32) - 1:,}, not {self.seed}")
         if load_recipe(self.recipe).lines_per_cut is None:
             raise UsageError(f"the recipe {self.recipe} packs whole texts as it trains; nothing is prepared for it")
 

@@ -53,6 +53,20 @@ GENERATE = "generate -m MODEL -p a -n 2 -q"
             for value in ("nan", "inf", "1e999")
         ),
         ("compare MODEL MODEL --tolerance nan", "must be a finite number"),
+        ("serve -m MODEL --port 99999", "--port: must be from 0 to 65,535, not 99999"),
+        ("serve -m MODEL --port -1", "--port: must be from 0 to 65,535, not -1"),
+        (f"serve -m MODEL --parallel {HUGE}", "--parallel: must be from 1 to 1,024"),
+        ("serve -m MODEL --queue 0", "--queue: must be from 1"),
+        (f"migrate MODEL X --container ggmf1 --parts {HUGE}", "a model has at most 256 parts"),
+        ("imatrix -m MODEL -f MODEL -o X --chunks 0", "--chunks: must be from 1"),
+        ("imatrix -m MODEL -f MODEL -o X --chunks -1", "--chunks: must be from 1"),
+        ("inspect MODEL --vocab -1", "--vocab: must be from 0"),
+        ("convert MODEL --split-max-tensors -1", "--split-max-tensors: must be from 0"),
+        ("train prepare MODEL --tokenizer MODEL -o X --seed -1", "--seed: must be from 0 to 4,294,967,295"),
+        (f"train prepare MODEL --tokenizer MODEL -o X --seed {HUGE}", "--seed: must be from 0 to 4,294,967,295"),
+        ("train stage1 --plan 7B --batch 0", "--batch: must be from 1"),
+        (f"train stage1 --plan 7B --cards {HUGE}", "--cards: must be from 0 to 1,048,576"),
+        ("generate -m MODEL -p a --lora-scaled X nan", "FACTOR must be a finite number, not nan"),
     ],
 )
 def test_an_absurd_number_is_a_usage_error(model: Path, tmp_path: Path, command: str, words: str) -> None:

@@ -19,6 +19,7 @@ from .options import (
     json_option,
     tokenizer_option,
     torch_format_option,
+    whole,
     writes,
 )
 
@@ -71,7 +72,9 @@ def _add_gguf_options(parser: argparse.ArgumentParser) -> None:
     gguf = parser.add_argument_group("from Hugging Face's layout to GGUF")
     name = "rules that split a text into words, such as llama-bpe or qwen2, for a byte-level BPE that is unknown here"
     gguf.add_argument("--pre-tokenizer", metavar="NAME", help=name)
-    gguf.add_argument("--split-max-tensors", type=int, default=0, metavar="N", help="begin a new file after N tensors")
+    gguf.add_argument(
+        "--split-max-tensors", type=whole(), default=0, metavar="N", help="begin a new file after N tensors"
+    )
     gguf.add_argument("--split-max-size", metavar="SIZE", help="begin a new file before one grows over SIZE: 500M, 4G")
     only_keys = "write the first file without tensors"
     gguf.add_argument("--no-tensor-first-split", action="store_true", help=only_keys)

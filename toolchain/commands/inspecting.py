@@ -11,7 +11,7 @@ from toolchain.terminal.foreign import one_line
 from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import complain, print_json, put, put_painted, say
 
-from .options import Commands, command, json_option, writes
+from .options import Commands, command, json_option, whole, writes
 
 
 def add_identify(commands: Commands) -> None:
@@ -98,7 +98,11 @@ def add_inspect(commands: Commands) -> None:
     parser.add_argument("--tensors", action="store_true", help="also show the table of tensors")
     parser.add_argument("--metadata", action="store_true", help="also show the keys of a GGUF file")
     parser.add_argument(
-        "--vocab", type=int, default=5, metavar="N", help="entries to show from each end of the vocabulary (default 5)"
+        "--vocab",
+        type=whole(),
+        default=5,
+        metavar="N",
+        help="entries to show from each end of the vocabulary (default 5)",
     )
     json_option(parser, "everything")
 

@@ -10,7 +10,7 @@ from typing import Any
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.talk import print_json, put_json, say
 
-from .options import Commands, command, json_option, number, writes
+from .options import Commands, command, json_option, number, seed_number, whole, writes
 
 
 def add_instructions(commands: Commands) -> None:
@@ -25,7 +25,7 @@ def add_instructions(commands: Commands) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE")
     take = "how many records of each file, drawn at random: a number or all, in the order of the files"
     parser.add_argument("--take", type=_sizes, metavar="SIZES", help=take)
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the draw (default 0)")
     writes(parser.add_argument("-o", "--output", metavar="OUT", help="default: stdout"))
     json_option(parser, "the report (needs --output)")
 
@@ -105,10 +105,10 @@ def add_crawl(commands: Commands) -> None:
     writes(parser.add_argument("output", metavar="OUT", help="JSON; the unedited replies are in OUT.raw.jsonl"))
     parser.add_argument("--url", default="https://api.openai.com/v1", help="endpoint (default %(default)s)")
     parser.add_argument("--model", default="gpt-3.5-turbo", help="its name at the endpoint (default %(default)s)")
-    parser.add_argument("--requests", type=int, default=1, metavar="N", help="replies in all (default 1)")
-    parser.add_argument("--items", type=int, default=20, metavar="N", help="records a reply (default 20)")
+    parser.add_argument("--requests", type=whole(1), default=1, metavar="N", help="replies in all (default 1)")
+    parser.add_argument("--items", type=whole(1), default=20, metavar="N", help="records a reply (default 20)")
     parser.add_argument("--temperature", type=number, default=1.0, metavar="X", help="default 1.0")
-    parser.add_argument("--seed", type=int, default=0, help="of topics and kinds of task (default 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of topics and kinds of task (default 0)")
     template = "what to ask for; may hold {topics}, {kinds}, {count}, {input_length} and {output_length}"
     parser.add_argument("--template", metavar="FILE", help=template)
     parser.add_argument(

@@ -16,6 +16,7 @@ from .options import (
     dry_run_option,
     era_option,
     json_option,
+    seed_number,
     threads_option,
     tokenizer_option,
     torch_format_option,
@@ -72,7 +73,7 @@ def _add_vocabulary_options(parser: Arguments) -> None:
     ways = ("pieces", "mean", "normal", "zeros")
     init = "fill rows of new tokens that no adapter brings (untrained!)"
     parser.add_argument("--init-embeddings", choices=ways, help=init)
-    parser.add_argument("--seed", type=int, default=0, help="for --init-embeddings normal (default 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="for --init-embeddings normal (default 0)")
 
 
 def run_merge(args: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from .options import (
     keeps_f32,
     model_option,
     threads_option,
+    whole,
     writes,
 )
 
@@ -119,7 +120,7 @@ def add_imatrix(commands: Commands) -> None:
     parser.add_argument("-f", "--file", required=True, metavar="TEXT", help="the text (- is standard input)")
     writes(parser.add_argument("-o", "--out", required=True, metavar="F", help="the file to write"))
     parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N", help="tokens per chunk (default 512)")
-    parser.add_argument("--chunks", type=int, metavar="N", help="read at most N chunks (default: all)")
+    parser.add_argument("--chunks", type=whole(1), metavar="N", help="read at most N chunks (default: all)")
     parser.add_argument("--process-output", action="store_true", help="measure output.weight too")
     parser.add_argument(
         "--output-format", choices=("gguf", "dat"), help="the file's format (default: dat where it is named so)"

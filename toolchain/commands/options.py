@@ -109,6 +109,26 @@ def number(text: str) -> float:
     return value
 
 
+def whole(least: int = 0, most: int = (1 << 31) - 1) -> Callable[[str], int]:
+    """The type of an option that takes a whole number within bounds.
+
+    >>> whole(1, 8)("3")
+    3
+    """
+
+    def read(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least:,} to {most:,}, not {text}")
+        return value
+
+    read.__name__ = "int"  # argparse names it where the text is no number
+    return read
+
+
+seed_number = whole(0, (1 << 32) - 1)  # what numpy's older generator takes
+
+
 # ── options that many commands have ──────────────────────────────────────────────────────────────────────────────────
 
 

@@ -17,6 +17,7 @@ from .options import (
     model_option,
     model_or_demo,
     number,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -38,13 +39,19 @@ def add_serve(commands: Commands) -> None:
     model_option(parser, "a GGML or GGUF file (default: $GGMLPY_MODEL, else the demo model)", required=False)
     parser.add_argument("--compare-with", metavar="MODEL_B", help="a second model, shown beside the first")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen at (default %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, metavar="P", help="default %(default)s; 0: any free one")
+    parser.add_argument(
+        "--port", type=whole(0, 65535), default=8080, metavar="P", help="default %(default)s; 0: any free one"
+    )
     key = "what clients must send as Authorization: Bearer KEY (default: $GGMLPY_API_KEY, else nothing)"
     parser.add_argument("--api-key", default=os.environ.get("GGMLPY_API_KEY"), metavar="KEY", help=key)
     name = "another name by which the server may be called, as behind a reverse proxy (several times)"
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=name)
-    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="answers at a time (default %(default)s)")
-    parser.add_argument("--queue", type=int, default=64, metavar="N", help="how many may wait (default %(default)s)")
+    parser.add_argument(
+        "--parallel", type=whole(1, 1024), default=4, metavar="N", help="answers at a time (default %(default)s)"
+    )
+    parser.add_argument(
+        "--queue", type=whole(1), default=64, metavar="N", help="how many may wait (default %(default)s)"
+    )
     parser.add_argument("--timeout", type=number, default=600.0, metavar="S", help="seconds an answer may take (600)")
     context = f"positions of each answer's context (default: the model's, at most {USUAL_CONTEXT})"
     parser.add_argument("-c", "--ctx-size", type=int, metavar="N", help=context)
@@ -64,9 +71,8 @@ def run_serve(args: argparse.Namespace) -> int:
     from ggmlpy.files.errors import UsageError
     from toolchain.serve.run import Settings, serve
 
-    for name in ("parallel", "queue", "timeout"):
-        if getattr(args, name) <= 0:
-            raise UsageError(f"--{name} must be more than 0")
+    if args.timeout <= 0:
+        raise UsageError("--timeout must be more than 0")
     paths = [model_or_demo(args), *([args.compare_with] if args.compare_with else [])]
     models: list[Served] = []
     try:

@@ -23,6 +23,7 @@ from .options import (
     model_or_demo,
     number,
     tokenizer_option,
+    whole,
     writes,
 )
 
@@ -130,10 +131,12 @@ def _add_tokenizer_train(inner: Commands) -> None:
     )
     train.add_argument("corpus", nargs="+", metavar="TEXT_FILE", help="UTF-8, one sentence per line")
     writes(train.add_argument("-o", "--output", required=True, metavar="OUT", help="as for tokenizer merge"))
-    train.add_argument("--vocab-size", type=int, default=20000, metavar="N", help="at most N pieces (default 20000)")
+    train.add_argument(
+        "--vocab-size", type=whole(1), default=20000, metavar="N", help="at most N pieces (default 20000)"
+    )
     train.add_argument("--character-coverage", type=number, default=0.9995, metavar="X", help="default 0.9995")
     sample = "sample a larger corpus (default 10,000,000)"
-    train.add_argument("--max-sentences", type=int, default=10_000_000, metavar="N", help=sample)
+    train.add_argument("--max-sentences", type=whole(1), default=10_000_000, metavar="N", help=sample)
     train.add_argument("--no-byte-fallback", action="store_true", help="leave the 256 byte pieces out")
 
 

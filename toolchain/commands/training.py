@@ -10,7 +10,7 @@ from typing import Any
 from toolchain.terminal.bars import bytes_of, progress_bar
 from toolchain.terminal.talk import print_json, put, say
 
-from .options import Arguments, Commands, command, group, json_option, number, writes
+from .options import Arguments, Commands, command, group, json_option, number, seed_number, whole, writes
 
 ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -29,8 +29,8 @@ def add_train(commands: Commands) -> None:
     demo.add_argument(
         "-o", "--output", required=True, metavar="DIR", help="goes on with what an earlier run left there"
     )
-    demo.add_argument("--seed", type=int, default=2023, help="default 2023, the shipped model's")
-    demo.add_argument("--steps", type=int, metavar="N", help="of every stage, for a quick look")
+    demo.add_argument("--seed", type=seed_number, default=2023, help="default 2023, the shipped model's")
+    demo.add_argument("--steps", type=whole(), metavar="N", help="of every stage, for a quick look")
     demo.set_defaults(environment=ONE_BLAS_THREAD)
     for name, summary in (
         ("pretrain", "Train a base model from nothing on texts; published as Meta published LLaMA."),
@@ -108,12 +108,12 @@ def _add_prepare(inner: Commands) -> None:
     prepare.add_argument("--records", action="store_true", help="the files are arrays of instruction, input, output")
     recipe = "original (the default), today or alpaca-2: whose rules hold"
     prepare.add_argument("--recipe", default="original", metavar="NAME", help=recipe)
-    prepare.add_argument("--length", type=int, default=512, metavar="N", help="tokens per row (default 512)")
+    prepare.add_argument("--length", type=whole(), default=512, metavar="N", help="tokens per row (default 512)")
     workers = "cut lines as the original did with so many preprocessing workers (default 1)"
-    prepare.add_argument("--workers", type=int, default=1, metavar="N", help=workers)
+    prepare.add_argument("--workers", type=whole(1), default=1, metavar="N", help=workers)
     held = "part of the rows of texts that is held out (default 0.001)"
     prepare.add_argument("--validation", type=number, default=0.001, metavar="PART", help=held)
-    prepare.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    prepare.add_argument("--seed", type=seed_number, default=0, help="of the split (default 0)")
     threads = "threads that encode (default: one per processor); the result does not depend on it"
     prepare.add_argument("-t", "--threads", type=int, metavar="N", help=threads)
 
@@ -129,7 +129,7 @@ def _add_export(inner: Commands) -> None:
     export.add_argument("data", metavar="FILE", help="what `prepare` wrote")
     export.add_argument("--stage", required=True, metavar="NAME", help="stage1, stage2 or instruct")
     export.add_argument("--recipe", default="today", metavar="NAME", help="original, today (the default) or alpaca-2")
-    export.add_argument("--cards", type=int, default=8, metavar="N", help="GPUs in all (default 8)")
+    export.add_argument("--cards", type=whole(0, 1 << 20), default=8, metavar="N", help="GPUs in all (default 8)")
     export.add_argument("--base", default="BASE_DIR", metavar="DIR", help="where the model to start from will be")
     writes(export.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write"))
     _add_lora_options(export)
@@ -138,13 +138,17 @@ def _add_export(inner: Commands) -> None:
 
 def _add_shape_options(group: Arguments) -> None:
     for option, default in (("n-embd", 128), ("n-mult", 32), ("n-head", 4), ("n-layer", 4)):
-        group.add_argument(f"--{option}", type=int, default=default, metavar="N", help=f"default {default}")
+        group.add_argument(
+            f"--{option}", type=whole(1, 1 << 20), default=default, metavar="N", help=f"default {default}"
+        )
 
 
 def _add_plan_options(group: Arguments) -> None:
     plan = "train nothing; print what the stage takes for 7B, 13B, 33B or 65B: parameters, steps, memory, days"
     group.add_argument("--plan", metavar="SIZE", help=plan)
-    group.add_argument("--cards", type=int, metavar="N", help="how many GPUs (default: as the recipe was run, 16)")
+    group.add_argument(
+        "--cards", type=whole(0, 1 << 20), metavar="N", help="how many GPUs (default: as the recipe was run, 16)"
+    )
     kinds = "RTX-3090, RTX-4090, V100-32, A100-40, L40S, A100-80 (the default), H100 or H200"
     group.add_argument("--card", default="A100-80", metavar="KIND", help=kinds)
     json_option(group, "the plan")
@@ -167,17 +171,17 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _add_optimizer_options(stage: Arguments) -> None:
     stage.add_argument("--learning-rate", type=number, metavar="X", help="default: the recipe's")
-    stage.add_argument("--steps", type=int, metavar="N", help="default: the recipe's")
+    stage.add_argument("--steps", type=whole(), metavar="N", help="default: the recipe's")
     warmup = "part of the steps in which the rate rises (default: the recipe's)"
     stage.add_argument("--warmup", type=number, metavar="PART", help=warmup)
     stage.add_argument("--weight-decay", type=number, metavar="X", help="default: the recipe's")
     batch = "rows per update; sets --accumulation (default of a plan: the recipe's, 1024 or 512)"
-    stage.add_argument("--batch", type=int, metavar="N", help=batch)
+    stage.add_argument("--batch", type=whole(1), metavar="N", help=batch)
     batches = "batches per update (default 1; a plan: whatever makes the recipe's update)"
-    stage.add_argument("--accumulation", type=int, metavar="N", help=batches)
-    stage.add_argument("--rows", type=int, metavar="N", help="rows per batch (default 8; a plan: the recipe's, 1)")
-    stage.add_argument("--length", type=int, metavar="N", help="tokens per row (default: the recipe's, 512)")
-    stage.add_argument("--seed", type=int, default=0, help="default 0")
+    stage.add_argument("--accumulation", type=whole(1), metavar="N", help=batches)
+    stage.add_argument("--rows", type=whole(), metavar="N", help="rows per batch (default 8; a plan: the recipe's, 1)")
+    stage.add_argument("--length", type=whole(), metavar="N", help="tokens per row (default: the recipe's, 512)")
+    stage.add_argument("--seed", type=seed_number, default=0, help="default 0")
 
 
 class _TrainingBar:

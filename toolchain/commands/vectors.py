@@ -8,7 +8,7 @@ from toolchain.terminal.bars import advancing, progress_bar
 from toolchain.terminal.reports import show
 from toolchain.terminal.talk import say
 
-from .options import Commands, command, era_option, group, json_option, junit_option, number
+from .options import Commands, command, era_option, group, json_option, junit_option, number, seed_number
 
 
 def add_vectors(commands: Commands) -> None:
@@ -28,7 +28,9 @@ def _add_make(inner: Commands) -> None:
         "vectors make golden --seed 7",
     )
     make.add_argument("directory", metavar="DIR", help="new or empty")
-    make.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same bytes (default 0)")
+    make.add_argument(
+        "--seed", type=seed_number, default=0, metavar="N", help="the same seed gives the same bytes (default 0)"
+    )
 
 
 def _add_check(inner: Commands) -> None:
