@@ -4,12 +4,14 @@ Update u takes rows u·B … (u + 1)·B of the prepared data's endless stream, i
 process r takes a contiguous part of them. Which rows form a micro-batch, its dropout masks and what its loss is divided
 by do not depend on the number of processes, and neither does the result, but for the order of additions.
 
-``log.jsonl`` has a line per update. ``checkpoint.safetensors`` has whole tensors, so that a run goes on with another
-number of processes; it is written every so many updates, at the end, and on SIGTERM.
+``log.jsonl`` has a line per update, and ``tensorboard/`` the same where it is installed. ``checkpoint.safetensors`` has
+whole tensors, so that a run goes on with another number of processes; it is written every so many updates, at the end,
+and on SIGTERM.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -18,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,6 +143,7 @@ class TorchRun:
             )
         self.optimizer = TorchAdamW(trained_parameters(model), stage)
         self.log: list[Progress] = []
+        self._board = _tensorboard(folder / "tensorboard") if folder and who.first else None
         self._stopped = False
 
     @property
@@ -258,6 +262,11 @@ class TorchRun:
         if self.folder is not None and self.who.first:
             with open(self.folder / "log.jsonl", "w" if done.step == 1 else "a", encoding="utf-8") as stream:
                 stream.write(json.dumps(asdict(done)) + "\n")
+        if self._board:
+            for name in ("loss", "learning_rate", "gradient"):
+                self._board.add_scalar(name, getattr(done, name), done.step)
+            self._board.add_scalar("tokens per second", done.n_tokens / done.seconds, done.step)
+            self._board.flush()
 
     def weights(self) -> Weights:
         """What was trained, whole, by Meta name and in Meta's order of rows; all processes must ask for it.
@@ -270,6 +279,15 @@ class TorchRun:
         if pairs and self.step > 1 and not any(array.any() for array in pairs):
             raise UsageError("no LoRA pair has moved: nothing was trained; look at the rates in log.jsonl")
         return found
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A writer of TensorBoard's files; None where it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
 
 
 def _divisor(targets: Sequence[int], number: int, loss: str) -> float:

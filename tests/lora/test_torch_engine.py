@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -91,6 +92,8 @@ def command(out: Path, *more: str) -> list[str]:
 def test_an_adapter_is_published_and_merges(tmp_path: Path) -> None:
     start = [*SEVERAL, "2"]
     subprocess.run([*start, *command(tmp_path / "a", "--steps", "3")], check=True, env=ENVIRONMENT, timeout=300)
+    written = list((tmp_path / "a" / "work" / "tensorboard").glob("events.out.tfevents.*"))
+    assert len(written) == (importlib.util.find_spec("tensorboard") is not None), "by the first process alone"
     with open_adapter(tmp_path / "a") as adapter:
         assert len(adapter.pairs) == 4 * 4
         assert set(adapter.replaced) == {"tok_embeddings.weight", "output.weight"}
