@@ -28,6 +28,7 @@ from .containers import GGUF
 from .fields import Cursor
 from .file_types import FTYPES
 from .gguf import ALIGNMENT, GgufFile, GgufTensor, open_splits
+from .gguf_kinds import other_kind, text_of_key
 from .gguf_values import Value
 from .model_file import ListedVocabulary, ModelFile, Part, Piece, Tensor
 from .model_params import LLAMA_EPS, ModelParams, RopeScaling, find_n_mult
@@ -106,14 +107,12 @@ def _by_name(
 
 def _is_read(file: GgufFile) -> bool:
     """Whether a file is a model of one of :data:`ARCHITECTURES`, and not an adapter for one."""
-    says = {key: value.text() for key, value in file.metadata.items() if value.type == "string"}
-    return says.get("general.architecture") in ARCHITECTURES and says.get("general.type") not in _OTHER_KINDS
+    return architecture_of(file.metadata) in ARCHITECTURES and other_kind(file.metadata, file.path) is None
 
 
 def architecture_of(metadata: Mapping[str, Value]) -> str:
     """What a GGUF file says that it is; "none" if it says nothing."""
-    value = metadata.get("general.architecture")
-    return value.text() if value is not None and value.type == "string" else "none"
+    return text_of_key(metadata, "general.architecture")
 
 
 def _as_stored(file: GgufFile) -> tuple[ModelParams, ListedVocabulary]:
@@ -144,8 +143,17 @@ def described(
 
 def _architecture(file: GgufFile) -> str:
     """The model's family, which is the namespace of its keys too."""
-    value = file.metadata.get("general.architecture")
-    name = value.text() if value and value.type == "string" else "none"
+    other = other_kind(file.metadata, file.path)
+    if other:
+        raise UnsupportedError(
+            f"a GGUF file that holds no model: {other[0]}",
+            path=file.path,
+            field="general.type",
+            expected="model",
+            found=text_of_key(file.metadata, "general.type"),
+            next_step=other[1],
+        )
+    name = architecture_of(file.metadata)
     if name not in ARCHITECTURES:
         raise UnsupportedError(
             f"architecture {name!r} is not supported",
@@ -196,7 +204,6 @@ def _params(file: GgufFile, own: str, names: Set[str]) -> ModelParams:
 #: the families whose models are read: LLaMA (Mistral's files name it too), and two that differ from it in biases, in
 #: the norms of heads, and in which dimensions rotary embedding pairs
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
-_OTHER_KINDS = ("adapter", "imatrix", "mmproj")  # of general.type: what is not a model of its architecture
 
 # fmt: off
 _ROPE_SCALING = {

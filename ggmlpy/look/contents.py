@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ggmlpy.formats.file_types import FTYPES
+from ggmlpy.formats.ggla import VERSION, GglaFile
+from ggmlpy.formats.gguf_kinds import other_kind
 from ggmlpy.formats.gguf_model import architecture_of
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile
+from ggmlpy.formats.tensor_types import TensorType
 
 from .finite import not_finite_tensors
 
 __all__ = [
     "metadata_rows",
     "summarize",
+    "summarize_ggla",
     "tensor_rows",
     "vocabulary_sample",
 ]
@@ -61,7 +65,23 @@ def _of_model(model: ModelFile, sample: int) -> dict[str, Any]:
 
 
 def _of_another(model: ModelFile) -> dict[str, Any]:
-    return {"architecture": architecture_of(model.metadata)}
+    architecture, other = architecture_of(model.metadata), other_kind(model.metadata, model.path)
+    return {"architecture": architecture, "what": other[0] if other else f"architecture {architecture}"}
+
+
+def summarize_ggla(file: GglaFile) -> dict[str, Any]:
+    """An adapter of llama.cpp's main of 2023, as a JSON-ready dictionary."""
+    tensors = file.tensors.values()
+    return {
+        "files": [str(file.path)],
+        "size": file.cursor.size,
+        "format": f"ggla v{VERSION}",
+        "what": f"LoRA adapter of rank {file.r}, alpha {file.alpha}",
+        "r": file.r,
+        "alpha": file.alpha,
+        "n_tensors": len(tensors),
+        "tensors": [_tensor_row(t.name, t.type, t.values.shape, t.offset, t.values.nbytes) for t in tensors],
+    }
 
 
 def metadata_rows(metadata: Mapping[str, Value]) -> list[dict[str, Any]]:
@@ -106,15 +126,19 @@ def vocabulary_sample(model: ModelFile, count: int) -> list[dict[str, Any]]:
 
 def tensor_rows(model: ModelFile) -> list[dict[str, Any]]:
     """One row a tensor: name, type, layout, shape, offset of its data, bytes, number of pieces."""
-    return [
-        {
-            "name": tensor.name,
-            "type": tensor.type.name,
-            "layout": tensor.type.layout,
-            "shape": list(tensor.shape),
-            "offset": tensor.offset,
-            "bytes": tensor.nbytes,
-            "pieces": len(tensor.pieces),
-        }
-        for tensor in model.tensors.values()
-    ]
+    tensors = model.tensors.values()
+    return [_tensor_row(t.name, t.type, t.shape, t.offset, t.nbytes, len(t.pieces)) for t in tensors]
+
+
+def _tensor_row(
+    name: str, kind: TensorType, shape: Sequence[int], offset: int, nbytes: int, pieces: int = 1
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": kind.name,
+        "layout": kind.layout,
+        "shape": list(shape),
+        "offset": offset,
+        "bytes": nbytes,
+        "pieces": pieces,
+    }

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.formats.fields import Cursor, Record, Span, walk
+from ggmlpy.formats.ggla import HEADER, TENSOR, GglaFile, is_ggla, open_ggla
 from ggmlpy.formats.gguf import GgufFile, open_gguf, records_of
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile, Part
@@ -54,7 +55,7 @@ class Line:
 
 
 def hexdump(path: str | os.PathLike[str], *, fold: bool = True) -> Iterator[Line]:
-    """The lines of a GGML or GGUF file in the order of their offsets.
+    """The lines of a GGML, GGUF or ggla file in the order of their offsets.
 
     Arguments:
         fold: show only the ends of long runs.
@@ -64,6 +65,9 @@ def hexdump(path: str | os.PathLike[str], *, fold: bool = True) -> Iterator[Line
     """
     if is_gguf(Path(path)):
         yield from _dump_gguf(open_gguf(path), fold)
+        return
+    if is_ggla(path):
+        yield from _dump_ggla(open_ggla(path), fold)
         return
     with open_model(path, strict=False) as model:
         yield from _dump_part(model, model.parts[0], fold)
@@ -118,6 +122,19 @@ def _dump_gguf(file: GgufFile, fold: bool) -> Iterator[Line]:
         fold,
         lambda i: iter([_data_line(cursor, tensors[i].offset, len(tensors[i].data), tensors[i].name, tensors[i].type)]),
     )
+
+
+def _dump_ggla(file: GglaFile, fold: bool) -> Iterator[Line]:
+    cursor = Cursor(file.cursor.buffer, file.cursor.path)
+    yield from _record(cursor, HEADER, "header")
+    tensors = list(file.tensors.values())
+
+    def tensor_lines(index: int) -> Iterator[Line]:
+        tensor = tensors[index]
+        yield from _record_at(cursor, tensor.header, TENSOR, f"tensor[{tensor.name}]")
+        yield _data_line(cursor, tensor.offset, tensor.values.nbytes, tensor.name, tensor.type)
+
+    yield from _run(len(tensors), "tensors", fold, tensor_lines)
 
 
 def _run(count: int, what: str, fold: bool, lines_of: Callable[[int], Iterator[Line]]) -> Iterator[Line]:

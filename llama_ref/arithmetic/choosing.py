@@ -17,10 +17,9 @@ from .rotation import rotation_of
 from .transformer import Backend
 from .weights import check_heads, check_weights
 
-__all__ = ["NUMERICS", "USUAL_CONTEXT", "arithmetics_of", "backend_class", "create_backend"]
+__all__ = ["NUMERICS", "arithmetics_of", "backend_class", "create_backend"]
 
 NUMERICS = ("fast", "reference", "exact")
-USUAL_CONTEXT = 512
 
 
 def create_backend(
@@ -47,18 +46,18 @@ def create_backend(
     return make(file, era=date, n_threads=n_threads)
 
 
-def arithmetics_of(file: ModelFile, n_ctx: int = USUAL_CONTEXT) -> dict[str, str]:
+def arithmetics_of(file: ModelFile) -> dict[str, str]:
     """By the name of each arithmetic, why it does not evaluate this model; "" where it does.
 
     It is what :meth:`.Evaluator.from_file` checks, for the era that wrote the file, before anything is computed.
     """
-    return {numerics: _refusal(numerics, file, n_ctx) for numerics in NUMERICS}
+    return {numerics: _refusal(numerics, file) for numerics in NUMERICS}
 
 
-def _refusal(numerics: str, file: ModelFile, n_ctx: int) -> str:
+def _refusal(numerics: str, file: ModelFile) -> str:
     try:
         _check(numerics, file, _date(file, None), None)
-        check_keys(file, n_ctx)
+        check_keys(file)
         check_weights(file)
     except FormatError as error:
         return visible(error.problem)

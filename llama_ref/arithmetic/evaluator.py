@@ -64,7 +64,7 @@ class Evaluator:
         self.n_ctx = n_ctx
         self.n_vocab = file.hparams.n_vocab
         self.memory_f32 = memory_f32
-        check_keys(file, n_ctx)
+        check_keys(file)
         self.weights = load_weights(file, backend)
         self._finite = FiniteNumbers(file)
         self._turn = threading.Lock()  # held while the backend, which has one working memory, evaluates

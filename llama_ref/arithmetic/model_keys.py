@@ -10,7 +10,7 @@ Sources: docs/gguf.md of ggml, load_hparams in llama-model.cpp of llama.cpp c392
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError
@@ -21,7 +21,7 @@ from .rotation import ROPE_FREQS
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile
 
-__all__ = ["HARMLESS", "check_keys"]
+__all__ = ["HARMLESS", "check_keys", "passed_over"]
 
 ANY = None  # whatever the value
 OFF = (0, False)
@@ -52,7 +52,7 @@ QUANTIZATION_VERSION, VALUE_LENGTH = "general.quantization_version", "llama.atte
 # fmt: on
 
 
-def check_keys(file: ModelFile, n_ctx: int) -> None:
+def check_keys(file: ModelFile) -> None:
     """Refuse a model that says something of its arithmetic that nothing here does.
 
     Raises:
@@ -64,8 +64,18 @@ def check_keys(file: ModelFile, n_ctx: int) -> None:
             spelt = _as_of_llama(file, key)
             if spelt.startswith(NAMESPACES) and spelt != VALUE_LENGTH:
                 _check_key(file, key, HARMLESS.get(spelt, ((), ""))[0], getattr(value, "value", value))
-        _check_values(file, n_ctx)
+        _check_values(file)
     _check_tensors(file)
+
+
+def passed_over(file: ModelFile, n_ctx: int) -> Iterator[str]:
+    """What a file says that llama.cpp does not look at in files of its family, nor is it looked at here; in words."""
+    window, family = file.hparams.sliding_window, file.hparams.architecture
+    if file.container == "gguf" and window and window < n_ctx:
+        yield (
+            f"the file says sliding_window {window}; llama.cpp does not look at it in {family} files, and neither does "
+            f"this program. The model that it was made from computes otherwise from token {window} on"
+        )
 
 
 def _as_of_llama(file: ModelFile, key: str) -> str:
@@ -108,7 +118,7 @@ def _number(file: ModelFile, key: str) -> Any:
     )
 
 
-def _check_values(file: ModelFile, n_ctx: int) -> None:
+def _check_values(file: ModelFile) -> None:
     """Numbers that are read, and of which only some values can be computed with."""
     h = file.hparams
     value_dim = _number(file, VALUE_LENGTH)
@@ -119,16 +129,6 @@ def _check_values(file: ModelFile, n_ctx: int) -> None:
             field=VALUE_LENGTH,
             expected=h.head_dim,
             found=value_dim,
-        )
-    if h.sliding_window and h.sliding_window < n_ctx:
-        raise UnsupportedError(
-            f"the model sees {h.sliding_window} tokens back (a sliding window), which is not supported",
-            path=file.path,
-            field="llama.attention.sliding_window",
-            expected=f"at least the context of {n_ctx}",
-            found=h.sliding_window,
-            cause="a model of the Mistral family",
-            next_step=f"use a context that fits the window: -c {h.sliding_window}",
         )
     version = _number(file, QUANTIZATION_VERSION)
     quantized = any(tensor.type.quantized for tensor in file.tensors.values())

@@ -168,9 +168,9 @@ class GgufTokenizer(PieceTokenizer):
         """As any text from its beginning."""
         return self.encode_first(text)
 
-    def spaced(self, text: str | bytes, *, bos: bool = False) -> list[int]:
+    def spaced(self, text: str | bytes, *, bos: bool = False, special: bool = False) -> list[int]:
         """The token ids of ``text`` with a space in front, where this vocabulary wants one."""
-        return self._encode(text, bos=bos, space=self.adds_space, special=False)
+        return self._encode(text, bos=bos, space=self.adds_space, special=special)
 
     def _encode(self, text: str | bytes, *, bos: bool, space: bool, special: bool) -> list[int]:
         data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text

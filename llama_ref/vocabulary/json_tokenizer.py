@@ -165,9 +165,9 @@ class JsonTokenizer(PieceTokenizer):
         """The token ids of a text from its beginning, as its template frames it."""
         return self.encode(text, bos=True, special=special)
 
-    def spaced(self, text: str | bytes, *, bos: bool = False) -> list[int]:
+    def spaced(self, text: str | bytes, *, bos: bool = False, special: bool = True) -> list[int]:
         """Spaces in front are the tokenizer's own business."""
-        return self.encode(text, bos=bos)
+        return self.encode(text, bos=bos, special=special)
 
     def _parts(self, text: str, special: bool) -> Iterator[tuple[str | int, bool]]:
         """Added tokens, and what lies between them, normalized; and whether each begins the text."""

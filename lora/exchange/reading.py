@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError
 from ggmlpy.files.kinds import first_bytes, kind_of
 from ggmlpy.formats.dequantize import dequantize
+from ggmlpy.formats.ggla import SIDES
 from ggmlpy.formats.gguf import GgufFile, GgufTensor, open_gguf
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import meta_name
 from ggmlpy.formats.tensor_types import type_named
 from ggmlpy.look.finite import not_finite, not_finite_problem
 
-from .ggla import SIDES, read_ggla
+from .ggla import read_ggla
 
 __all__ = ["FilePair", "LoraFile", "is_lora_file", "open_lora_file"]
 

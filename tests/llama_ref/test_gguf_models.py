@@ -14,6 +14,7 @@ from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
 from ggmlpy.look.check import problems_of
 from ggmlpy.quantizers.migration import migrate
+from llama_ref.arithmetic.model_keys import passed_over
 from llama_ref.text.model import Model
 from tests.ggmlpy.models import write_tiny
 
@@ -180,7 +181,6 @@ def test_half_precision_of_the_other_kind_runs_and_quantizes(gguf, tmp_path):
         ("llama.rope.scaling.factor", Value("f32", -2.0)),
         ("llama.rope.scaling.factor", Value("string", b"4")),
         ("llama.attention.value_length", Value("u32", 16)),
-        ("llama.attention.sliding_window", Value("u32", 8)),
         ("llama.attention.layer_norm_epsilon", Value("f32", 1e-5)),
         ("llama.expert_count", Value("u32", 8)),
         ("llama.use_parallel_residual", Value("bool", True)),
@@ -195,6 +195,15 @@ def test_what_the_arithmetic_does_not_do_is_refused_by_name(key, value, gguf, tm
     with pytest.raises(FormatError) as caught:
         logits(with_keys(gguf, tmp_path / "k.gguf", {key: value}))
     assert key in str(caught.value)
+
+
+def test_a_sliding_window_is_passed_over_as_in_llama_cpp(gguf, tmp_path):
+    windowed = with_keys(gguf, tmp_path / "k.gguf", {"llama.attention.sliding_window": Value("u32", 8)})
+    np.testing.assert_array_equal(logits(windowed), logits(gguf))
+    with open_model(windowed) as file, open_model(gguf) as plain:
+        (note,) = passed_over(file, 16)
+        assert note.startswith("the file says sliding_window 8; ")
+        assert not [*passed_over(file, 8), *passed_over(plain, 16)]
 
 
 def test_a_tensor_that_no_llama_has_is_refused(gguf, tmp_path):

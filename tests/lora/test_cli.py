@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llama_ref.conversion.converting import plan_conversion
 from tests.lora.test_merge import assert_same_files, inputs
 from toolchain.commands.main import main
 
@@ -117,3 +118,19 @@ def test_merge_writes_into_this_folder_unless_told(
     assert_same_files(tmp_path, data / "merge" / "v11-llama" / "out")
     assert run(*script) == 2
     assert "already; use --force to replace" in capsys.readouterr().err
+
+
+def test_tokenize_takes_control_tokens_for_what_they_are(
+    golden, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = golden("today-models/hf/llama3-bpe")
+    assert main(["tokenize", "--special", "--json", str(folder / "tokenizer.json"), "<|begin_of_text|>h"]) == 0
+    assert [token["id"] for token in json.loads(capsys.readouterr().out)["tokenizers"]] == [356, 71]
+    with plan_conversion(folder, tmp_path / "m.gguf", pre_tokenizer="llama-bpe") as plan:
+        plan.write()
+    for option, count in (("--special", 2), ("-q", 17)):
+        assert main(["tokenize", option, "--json", "-m", str(tmp_path / "m.gguf"), "<|begin_of_text|>h"]) == 0
+        tokens = json.loads(capsys.readouterr().out)["gguf"]
+        assert len(tokens) == count
+    assert main(["tokenize", "--special", "-m", str(data / "ggml" / "T1_input" / "tokenizer.model"), "<s>"]) == 2
+    assert "--special is for GGUF files" in capsys.readouterr().err

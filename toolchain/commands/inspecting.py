@@ -109,13 +109,17 @@ def add_inspect(commands: Commands) -> None:
 
 def run_inspect(args: argparse.Namespace) -> int:
     from ggmlpy import open_model
+    from ggmlpy.formats.ggla import is_ggla, open_ggla
     from ggmlpy.formats.importance import is_importance
-    from ggmlpy.look.contents import summarize
+    from ggmlpy.look.contents import summarize, summarize_ggla
 
     if is_importance(args.file):
         return _inspect_importance(args)
-    with open_model(args.file, any_architecture=True) as model, progress_bar(args, model.size, "inspect") as bar:
-        summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab, progress=bar.update)
+    if is_ggla(args.file):
+        summary = summarize_ggla(open_ggla(args.file))
+    else:
+        with open_model(args.file, any_architecture=True) as model, progress_bar(args, model.size, "inspect") as bar:
+            summary = summarize(model, tensors=args.tensors or args.json, sample=args.vocab, progress=bar.update)
     if args.json:
         print_json(summary)
         return 0
@@ -159,17 +163,18 @@ def _print_summary(summary: dict[str, Any]) -> None:
     from ggmlpy.look.finite import NotFinite
 
     put(f"{', '.join(summary['files'])}: {summary['format']}, {summary['size']:,} bytes")
-    if "architecture" in summary:
-        put(f"architecture {one_line(summary['architecture'])}: shown as it stands, not evaluated here")
+    if "what" in summary:
+        put(f"{one_line(summary['what'])}: shown as it stands, not evaluated here")
     else:
         put("header      " + "  ".join(f"{name} {value}" for name, value in summary["header"].items()))
-    put(f"ftype       {summary['ftype']}")
+    if "ftype" in summary:
+        put(f"ftype       {summary['ftype']}")
     if "vocabulary" in summary:
         put(f"vocabulary  {summary['vocabulary']['size']:,} entries")
         for entry in summary["vocabulary"]["sample"]:
             put(f"  {entry['id']:>6}  {entry['score']:>12g}  {entry['text']!r}")
     put(f"tensors     {summary['n_tensors']}")
-    for found in summary["not_finite"]:
+    for found in summary.get("not_finite", ()):
         put(f"  {NotFinite(**found)}")
 
 

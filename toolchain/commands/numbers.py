@@ -18,6 +18,7 @@ from .options import (
     json_option,
     keeps_f32,
     model_option,
+    say_passed_over,
     threads_option,
     whole,
     writes,
@@ -31,6 +32,7 @@ def _open_for_arithmetic(args: argparse.Namespace, n_ctx: int) -> Any:
     from llama_ref.text.model import Model
 
     file = add_lora(args, open_model(args.model))
+    say_passed_over(args, file, n_ctx)
     how = arithmetic_of(args) | {"memory_f32": keeps_f32(args, args.era or era_of_file(file))}
     return Model.from_file(file, n_ctx=n_ctx, **how)
 

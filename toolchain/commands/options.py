@@ -247,3 +247,11 @@ def keeps_f32(args: argparse.Namespace, era: Any) -> bool:
     from llama_ref.text.main_inputs import era_defaults
 
     return args.memory_f32 or (era_defaults(era).memory_f32 and not args.memory_f16)
+
+
+def say_passed_over(args: argparse.Namespace, file: Any, n_ctx: int) -> None:
+    """What a file says of its arithmetic that nothing looks at."""
+    from llama_ref.arithmetic.model_keys import passed_over
+
+    for note in passed_over(file, n_ctx):
+        say(args, f"note: {note}")

@@ -17,6 +17,7 @@ from .options import (
     model_option,
     model_or_demo,
     number,
+    say_passed_over,
     whole,
 )
 
@@ -103,6 +104,7 @@ def _served(args: argparse.Namespace, path: str, taken: set[str]) -> Served:
 
     file = open_model(path)
     n_ctx = args.ctx_size or min(file.hparams.context_length, USUAL_CONTEXT)
+    say_passed_over(args, file, n_ctx)
     model = Model.from_file(file, n_ctx=n_ctx, **arithmetic_of(args))
     engine = Engine(model, places=args.parallel, queue=args.queue)
     stem = os.path.basename(path)

@@ -17,7 +17,7 @@ from toolchain.terminal.widths import terminal_width
 
 from .adapters import add_lora, lora_options
 from .main_options import add_main_options, is_interactive, main_options, new_conversation, settled
-from .options import Commands, arithmetic_of, command, model_or_demo, writes
+from .options import Commands, arithmetic_of, command, model_or_demo, say_passed_over, writes
 
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile
@@ -100,6 +100,7 @@ class Loading:
         if params.rope_scaling is not None and params.rope_scaling.type != "none":
             by = "" if params.rope_scaling.factor is None else f", factor {params.rope_scaling.factor:g}"
             say(args, f"rope scaling: {params.rope_scaling.type}{by}")
+        say_passed_over(args, self.file, n)
         if args.numerics == "fast":
             say_widened(args, self.file)
         backend_class(args.numerics)  # importing is not part of loading

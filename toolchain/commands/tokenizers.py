@@ -44,6 +44,8 @@ def add_tokenize(commands: Commands) -> None:
     tokenizer_option(parser, "with --compare: the SentencePiece model of a GGML file")
     parser.add_argument("--bos", action="store_true", help="begin with the beginning-of-sequence token")
     parser.add_argument("--no-space", action="store_true", help="put no space in front (GGML tokenizers)")
+    special = "texts of control tokens, as <|eot_id|>, are those tokens (GGUF files and tokenizer.json)"
+    parser.add_argument("--special", action="store_true", help=special)
     parser.add_argument("--compare", action="store_true", help="show where greedy, score and SentencePiece disagree")
     json_option(parser, "the tokens")
 
@@ -71,14 +73,14 @@ def run_tokenize(args: argparse.Namespace) -> int:
     warn_of_encoding(args, words[0] if words == ["-"] else "the text", text)
     name, tokenizers = open_tokenizers(path, args.era, args.tokenizer)
     chosen = tokenizers if args.compare else {name: tokenizers[name]}
-    space = not args.no_space
-    results = {name: (each, encode_text(each, text, bos=args.bos, space=space)) for name, each in chosen.items()}
+    how = {"bos": args.bos, "space": not args.no_space, "special": args.special}
+    results = {name: (each, encode_text(each, text, **how)) for name, each in chosen.items()}
     if args.json:
         print_json({name: token_records(*result) for name, result in results.items()})
         return 0
     _print_tokens(args, results)
     if args.compare:
-        put(*comparison_lines(b" " + text if space else text, results))
+        put(*comparison_lines(text if args.no_space else b" " + text, results))
     return 0
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.gguf import GgufFile, open_gguf
+from ggmlpy.formats.gguf_kinds import other_kind
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.look.finite import NotFinite, not_finite, not_finite_problem
 from ggmlpy.look.identify import Identification, keys_in_words
@@ -100,28 +101,24 @@ def foreign_gguf(path: Path, progress: Callable[[int], object] | None = None) ->
     """
     try:
         gguf = open_gguf(path)
-        architecture, kind = gguf.text("general.architecture"), gguf.text("general.type", b"model")
         count, number = gguf.integer("split.count", 0), gguf.integer("split.no", 0)
     except (FormatError, OSError):
         return None  # its reader says what is wrong
-    what = ""
-    if kind != "model" or architecture == "imatrix":
-        kinds = {"adapter": f"LoRA adapter for {architecture}", "imatrix": "importance matrix"}
-        what = kinds.get("imatrix" if architecture == "imatrix" else kind, kind)
-        step = f"`generate -m MODEL --lora {path}`" if kind == "adapter" else "`quantize` takes it with --imatrix"
-    elif count > 1 and not re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
-        joined = path.stat().st_size > gguf.end + gguf.alignment
-        what = f"part {number + 1} of {count} of a split model"
-        what += ", with other parts joined behind it" if joined else ", renamed"
-        step = (
-            "use the parts as they were"
-            if joined
-            else f"name it NAME-{number + 1:05}-of-{count:05}.gguf beside the others"
-        )
-    if not what:
+    found = other_kind(gguf.metadata, path) or _renamed_part(path, gguf, number, count)
+    if not found:
         return None
     unsound = list(_not_finite(gguf, progress))
-    return _described(path, gguf, what, step, not_finite_problem(unsound, path) if unsound else None)
+    return _described(path, gguf, *found, not_finite_problem(unsound, path) if unsound else None)
+
+
+def _renamed_part(path: Path, gguf: GgufFile, number: int, count: int) -> tuple[str, str] | None:
+    """What a part of a split model is that does not bear a part's name, and the next step."""
+    if count < 2 or re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
+        return None
+    what = f"part {number + 1} of {count} of a split model"
+    if path.stat().st_size > gguf.end + gguf.alignment:
+        return f"{what}, with other parts joined behind it", "use the parts as they were"
+    return f"{what}, renamed", f"name it NAME-{number + 1:05}-of-{count:05}.gguf beside the others"
 
 
 def _not_finite(gguf: GgufFile, progress: Callable[[int], object] | None) -> Iterator[NotFinite]:

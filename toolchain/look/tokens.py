@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ggmlpy
+from ggmlpy.files.errors import UsageError
 from ggmlpy.files.kinds import FIRST_BYTES, begins_as_json, is_ggml, is_ggml_file
 from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import AUGUST_21, era_of
@@ -87,15 +88,34 @@ def open_tokenizers(
     return name, {**tokenizers, name: chosen}
 
 
-def encode_text(tokenizer: Tokenizer, text: bytes, *, bos: bool = False, space: bool = True) -> list[int]:
-    """The ids of a text, with the space in front that the tokenizer is used with."""
-    return tokenizer.spaced(text, bos=bos) if space else tokenizer.encode(text, bos=bos)
+def encode_text(
+    tokenizer: Tokenizer, text: bytes, *, bos: bool = False, space: bool = True, special: bool = False
+) -> list[int]:
+    """The ids of a text, with the space in front that the tokenizer is used with.
+
+    Args:
+        special: texts of control tokens in it are those tokens.
+
+    Raises:
+        UsageError: this tokenizer knows no such texts.
+    """
+    if not special:
+        return tokenizer.spaced(text, bos=bos) if space else tokenizer.encode(text, bos=bos)
+    if isinstance(tokenizer, GreedyTokenizer | ScoreTokenizer | SentencePieceTokenizer):
+        raise UsageError("--special is for GGUF files and tokenizer.json: no text is a control token in this tokenizer")
+    encode: Any = tokenizer.spaced if space else tokenizer.encode
+    return encode(text, bos=bos, special=True)
+
+
+def _spelling(tokenizer: Tokenizer, token: int) -> bytes:
+    """What a token shows; of a control token, which shows nothing, its name."""
+    return tokenizer.piece(token) or (tokenizer.texts[token] if isinstance(tokenizer, GgufTokenizer) else b"")
 
 
 def token_records(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, Any]]:
     """Each token as id, text and bytes in hexadecimal."""
     return [
-        {"id": token, "text": tokenizer.piece(token).decode("utf-8", "backslashreplace"),
+        {"id": token, "text": _spelling(tokenizer, token).decode("utf-8", "backslashreplace"),
          "bytes": tokenizer.piece(token).hex()}
         for token in ids
     ]  # fmt: skip
@@ -103,7 +123,7 @@ def token_records(tokenizer: Tokenizer, ids: Sequence[int]) -> list[dict[str, An
 
 def token_lines(tokenizer: Tokenizer, ids: Sequence[int], *, color: bool = False) -> Iterator[str]:
     """Id, piece and bytes of each token; in color, the whole text first, each token on a ground of its own."""
-    pieces = [_shown(tokenizer.piece(token)) for token in ids]
+    pieces = [_shown(_spelling(tokenizer, token)) for token in ids]
     if color:
         yield in_a_row(pieces, color=True)
     width = max(map(shown_width, pieces), default=0)

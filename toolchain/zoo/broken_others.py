@@ -296,7 +296,7 @@ ADAPTERS: tuple[Row, ...] = (
      "the ZIP",
      "merge --base {}/base --lora {}/cut.zip --output {}/unused --dry-run"),
     ("adapters/ggla-short.bin", "only the magic of ggla", changed(write_ggla_adapter, cut(10)),
-     "the file ends inside its header", IDENTIFY),
+     "the file ends inside a field", IDENTIFY),
     ("adapters/ggla-names.bin", "a name that is neither A nor B",
      changed(write_ggla_adapter, lambda data, fields: data.replace(b"loraA", b"loraX", 1)), "not half of a LoRA pair",
      IDENTIFY),
