@@ -6,7 +6,6 @@ is float16 unless asked otherwise, because that choice is the model's and not th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,8 +49,6 @@ class ReferenceBackend(Backend):
     """Plain numpy. See `Backend` for the shapes of every operation."""
 
     name = "reference"
-    #: called with the name of each matrix and what it is multiplied by, [n_tokens, cols]
-    observe: Callable[[str, F32], object] | None = None
 
     def __init__(self, file: ModelFile) -> None:
         self.rotation = rotation_of(file)
@@ -71,8 +68,6 @@ class ReferenceBackend(Backend):
         return x / np.sqrt(mean_square + np.float32(self.norm_eps)) * weight
 
     def matmul(self, w: Matrix, x: F32) -> F32:
-        if self.observe:
-            self.observe(w.tensor.name, x)
         return w.times(x)
 
     def rope(self, x: F32, n_past: int) -> F32:
@@ -86,7 +81,7 @@ class ReferenceBackend(Backend):
 
     def remember(self, cache: LayerCache, k: F32, v: F32, n_past: int) -> None:
         here = slice(n_past, n_past + len(k))
-        cache.k[here] = self.rope(k, n_past)
+        cache.k[here] = self.seen("Kcur", self.rope(k, n_past))
         cache.v[here] = v
 
     def attention(self, q: F32, cache: LayerCache, n_past: int) -> F32:
@@ -95,10 +90,14 @@ class ReferenceBackend(Backend):
         k = cache.k[:seen].astype(np.float32).transpose(1, 2, 0)[:, None]  # [n_head_kv, 1, head_dim, seen]
         v = cache.v[:seen].astype(np.float32).transpose(1, 0, 2)[:, None]  # [n_head_kv, 1, seen, head_dim]
         q = q.transpose(1, 0, 2).reshape(n_head_kv, n_head // n_head_kv, n, head_dim)  # queries that share a head
-        scores = q @ k / np.float32(np.sqrt(head_dim))  # [n_head_kv, group, n_tokens, seen]
+        scores = q @ k  # [n_head_kv, group, n_tokens, seen]
+        self.seen("kq", scores.reshape(n_head, n, seen))
         future = np.arange(seen) > n_past + np.arange(n)[:, None]  # [n_tokens, seen]
+        scores = scores / np.float32(np.sqrt(head_dim))
         probabilities = softmax(np.where(future, np.float32(-np.inf), scores))
-        return (probabilities @ v).reshape(n_head, n, head_dim).transpose(1, 0, 2).reshape(n, -1)
+        self.seen("kq_soft_max", probabilities.reshape(n_head, n, seen))
+        out = self.seen("kqv", (probabilities @ v).reshape(n_head, n, head_dim))
+        return out.transpose(1, 0, 2).reshape(n, -1)
 
     def silu_mul(self, gate: F32, up: F32) -> F32:
         with np.errstate(over="ignore"):  # exp(-x) may overflow to inf, and x / inf is the right 0

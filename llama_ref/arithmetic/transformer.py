@@ -101,36 +101,46 @@ def forward(
 
     `tokens` is [n_tokens]; its keys and values go into `cache` at positions n_past … n_past + n_tokens - 1.
     """
-    x = op.embed(weights.tok_embeddings, tokens)  # [n_tokens, n_embd]
+    x = op.seen("inp_embd", op.embed(weights.tok_embeddings, tokens))  # [n_tokens, n_embd]
     for i, w in enumerate(weights.layers):
+        op.layer = i
         x = layer(op, w, cache.layer(i), x, n_past)
         if op.progress:
             op.progress((i + 1) / len(weights.layers))
-    x = op.rms_norm(x[-1:] if last_only else x, weights.norm)
-    return op.matmul(weights.output, x)
+    op.layer = None
+    x = op.seen("result_norm", op.rms_norm(x[-1:] if last_only else x, weights.norm))
+    return op.seen("result_output", op.matmul(weights.output, x))
 
 
 def layer(op: Backend, w: LayerWeights, cache: LayerCache, x: F32, n_past: int) -> F32:
     """One transformer block: x + attention(norm(x)), then that + feed_forward(norm(that)). x: [n_tokens, n_embd]."""
-    h = op.rms_norm(x, w.attention_norm)
+    h = op.seen("attn_norm", op.rms_norm(x, w.attention_norm))
     q, k, v = (heads(op, w, name, h, cache) for name in ("wq", "wk", "wv"))  # [n_tokens, n_head(_kv), head_dim]
     op.remember(cache, k, v, n_past)
-    x = op.add(linear(op, w, "wo", op.attention(op.rope(q, n_past), cache, n_past)), x)
-    h = op.rms_norm(x, w.ffn_norm)
+    h = op.seen("kqv_out", op.attention(op.seen("Qcur", op.rope(q, n_past)), cache, n_past))  # [n_tokens, n_q]
+    x = op.seen("ffn_inp", op.add(linear(op, w, "wo", h), x))
+    h = op.seen("ffn_norm", op.rms_norm(x, w.ffn_norm))
     gate, up = linear(op, w, "w1", h), linear(op, w, "w3", h)  # [n_tokens, n_ff]
-    return op.add(linear(op, w, "w2", op.silu_mul(gate, up)), x)
+    h = op.seen("ffn_swiglu", op.silu_mul(gate, up))
+    return op.seen("l_out", op.add(linear(op, w, "w2", h), x))
+
+
+#: what llama.cpp calls the product with each matrix; queries and keys are called so again when they are roped
+PRODUCTS = {
+    "wq": "Qcur", "wk": "Kcur", "wv": "Vcur", "wo": "attn_out", "w1": "ffn_gate", "w3": "ffn_up", "w2": "ffn_out"
+}  # fmt: skip
 
 
 def linear(op: Backend, w: LayerWeights, name: str, x: F32) -> F32:
     """x · wᵀ with the matrix of that name, and its bias where it has one."""
     y, bias = op.matmul(getattr(w, name), x), w.biases.get(name)
-    return y if bias is None else op.add(y, bias)
+    return op.seen(PRODUCTS[name], y if bias is None else op.add(y, bias))
 
 
 def heads(op: Backend, w: LayerWeights, name: str, x: F32, cache: LayerCache) -> F32:
     """The product with that matrix seen as [n_tokens, heads, head_dim], each head normed where the model does so."""
     y, norm = linear(op, w, name, x).reshape(len(x), -1, cache.k.shape[-1]), w.head_norms.get(name)
-    return y if norm is None else op.rms_norm(y, norm)
+    return y if norm is None else op.seen(f"{PRODUCTS[name]}_normed", op.rms_norm(y, norm))
 
 
 class Backend(ABC):
@@ -142,6 +152,16 @@ class Backend(ABC):
     norm_eps: float = LLAMA_EPS
     #: called while a batch is evaluated, with the part of it that is done, 0 to 1
     progress: Callable[[float], object] | None = None
+    #: called with what each operation gave and its name in llama.cpp ("ffn_inp-0"), where operations are not fused
+    watch: Callable[[str, F32], object] | None = None
+    #: the layer that is evaluated; None before the first and after the last
+    layer: int | None = None
+
+    def seen(self, name: str, x: F32) -> F32:
+        """The same values, shown to who watches."""
+        if self.watch is not None:
+            self.watch(name if self.layer is None else f"{name}-{self.layer}", x)
+        return x
 
     # Weights: what a matrix becomes is the backend's own business.
 

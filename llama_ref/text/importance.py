@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.tensor_names import gguf_name
 from llama_ref.arithmetic.reference import ReferenceBackend
 
 from .model import Model
@@ -23,6 +22,15 @@ from .model import Model
 __all__ = ["measure_importance"]
 
 F32 = npt.NDArray[np.float32]
+
+#: results of operations, and the matrices that are multiplied by them
+FED = {
+    "attn_norm": ("blk.{}.attn_q", "blk.{}.attn_k", "blk.{}.attn_v"),
+    "kqv_out": ("blk.{}.attn_output",),
+    "ffn_norm": ("blk.{}.ffn_gate", "blk.{}.ffn_up"),
+    "ffn_swiglu": ("blk.{}.ffn_down",),
+    "result_norm": ("output",),
+}
 
 
 def measure_importance(
@@ -55,15 +63,17 @@ def measure_importance(
         )
     sums: dict[str, F32] = {}
 
+    fed = FED if with_output else {name: matrices for name, matrices in FED.items() if name != "result_norm"}
+
     def add(name: str, x: F32) -> None:
-        if not with_output and not name.startswith("layers."):
-            return
-        total = sums.setdefault(gguf_name(name), np.zeros(x.shape[1], np.float32))
-        for row in x:
-            total += row * row
+        result, _, layer = name.partition("-")
+        for matrix in fed.get(result, ()):
+            total = sums.setdefault(f"{matrix.format(layer)}.weight", np.zeros(x.shape[1], np.float32))
+            for row in x:
+                total += row * row
 
     bos = model.file.hparams.bos_id
-    backend.observe = add
+    backend.watch = add
     try:
         for chunk in range(chunks):
             ids = [int(token) for token in tokens[chunk * n_ctx : (chunk + 1) * n_ctx]]
@@ -71,5 +81,5 @@ def measure_importance(
             if progress:
                 progress(1)
     finally:
-        backend.observe = None
+        backend.watch = None
     return sums, chunks * n_ctx, chunks

@@ -52,17 +52,36 @@ def add_logits(commands: Commands) -> None:
     parser.add_argument("--tokens", required=True, metavar="IDS", help="token ids, separated by commas")
     writes(parser.add_argument("--out", required=True, metavar="F.npy", help="the file to write"))
     parser.add_argument("--batch", type=int, metavar="N", help="tokens evaluated at a time (default: all at once)")
+    trace = "also write what each operation gave, by llama.cpp's names, as .npy files (--numerics reference or exact)"
+    writes(parser.add_argument("--trace", metavar="DIR", help=trace))
+    parser.set_defaults(numerics=None)
 
 
 def run_logits(args: argparse.Namespace) -> int:
     from llama_ref.text.logits import logits, parse_tokens, write_logits
 
     tokens = parse_tokens(args.tokens)
+    args.numerics = args.numerics or ("reference" if args.trace else "fast")
     with _open_for_arithmetic(args, len(tokens)) as model, progress_bar(args, len(tokens), "logits", "token") as bar:
-        values = logits(model, tokens, batch=args.batch, progress=lambda done: bar.update(done - bar.n))
+        progress = lambda done: bar.update(done - bar.n)  # noqa: E731
+        if args.trace:
+            values = _traced(args, model, tokens, progress)
+        else:
+            values = logits(model, tokens, batch=args.batch, progress=progress)
     write_logits(args.out, values)
     say(args, f"{args.out}: float32 {list(values.shape)}")
     return 0
+
+
+def _traced(args: argparse.Namespace, model: Any, tokens: Any, progress: Any) -> Any:
+    from ggmlpy.files.errors import UsageError
+    from llama_ref.text.trace import trace_logits
+
+    if args.batch is not None:
+        raise UsageError("--trace evaluates all tokens at once: leave out --batch")
+    values, names = trace_logits(model, tokens, args.trace, progress)
+    say(args, f"{args.trace}: {len(names)} results of the {args.numerics} arithmetic, {names[0]} to {names[-1]}")
+    return values
 
 
 def add_perplexity(commands: Commands) -> None:

@@ -11,7 +11,7 @@ from toolchain.terminal.reports import show
 from toolchain.terminal.talk import say
 
 from .main_options import add_main_options, is_interactive, main_options, sampling_options, settled
-from .options import USUAL_MODEL, Commands, command, junit_option, tokenizer_option, writes
+from .options import USUAL_MODEL, Commands, arithmetic_of, command, junit_option, tokenizer_option, writes
 
 if TYPE_CHECKING:
     from toolchain.verify.text import TextRequest
@@ -47,8 +47,10 @@ def add_verify(commands: Commands) -> None:
     parser.add_argument("--markdown", action="store_true", help="with --source: print a summary as Markdown")
     junit_option(parser)
     parser.add_argument("--logits", metavar="F.npy|F.bin", help="whose float32 [n_tokens, n_vocab] are these?")
-    parser.add_argument("--tokens", metavar="IDS", help="with --logits: what was evaluated, separated by commas")
+    parser.add_argument("--tokens", metavar="IDS", help="with --logits and --trace: what was evaluated")
     parser.add_argument("--batch", type=int, metavar="N", help="with --logits: only N tokens at a time (default: any)")
+    trace = "which operation parts first? Intermediate values: .npy files, or what llama-eval-callback printed"
+    parser.add_argument("--trace", metavar="DIR|FILE", help=f"{trace} (with --model and --tokens)")
     parser.add_argument("--text", metavar="FILE", help="whose text is this? With the options of generate, below")
     receipt = "make the text of a receipt of generate anew, and compare each token and its logits (-m: with this model)"
     parser.add_argument("--receipt", metavar="R.json", help=receipt)
@@ -59,6 +61,8 @@ def add_verify(commands: Commands) -> None:
 def run_verify(args: argparse.Namespace) -> int:
     if args.logits:
         return _verify_logits(args)
+    if args.trace:
+        return _verify_trace(args)
     if args.text:
         return _verify_text(args)
     if args.statement:
@@ -167,6 +171,22 @@ def _verify_logits(args: argparse.Namespace) -> int:
             progress=advancing(bar),
         )
     return show(args, report)
+
+
+def _verify_trace(args: argparse.Namespace) -> int:
+    from ggmlpy import open_model
+    from llama_ref.text.logits import parse_tokens
+    from llama_ref.text.model import Model
+    from toolchain.verify.trace import verify_trace
+
+    _needs(args, "--trace", "model", "tokens")
+    tokens = parse_tokens(args.tokens)
+    args.numerics = "exact" if args.numerics == "exact" else "reference"  # fast has no intermediate values
+    how = arithmetic_of(args) | {"memory_f32": args.memory_f32}
+    with Model.from_file(open_model(args.model), n_ctx=len(tokens), **how) as model:
+        with progress_bar(args, 0, "verify", "result") as bar:
+            report = verify_trace(args.trace, model, tokens, progress=bar.update)
+        return show(args, report)
 
 
 def _verify_text(args: argparse.Namespace) -> int:

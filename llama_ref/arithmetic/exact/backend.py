@@ -159,7 +159,7 @@ class ExactBackend(Backend):
         here = slice(n_past, n_past + len(k))
         roped = k if self.rules.rope_in_cache else self.rope(k, n_past)
         if cache.k.dtype == np.float32:
-            cache.k[here] = self.rope(k, n_past)
+            cache.k[here] = self.seen("Kcur", self.rope(k, n_past))
             cache.v[here] = v
             return
         keys = cache.k.view(np.uint16)[here]
@@ -167,6 +167,8 @@ class ExactBackend(Backend):
         attention_kernels.store_halves(v, cache.v.view(np.uint16)[here])
         if self.rules.rope_in_cache:
             attention_kernels.rope_halves(self.rules.contracted, keys, *self.angles.at(n_past, len(k)))
+            roped = cache.k[here].astype(np.float32)
+        self.seen("Kcur", roped)
 
     def attention(self, q: F32, cache: LayerCache, n_past: int) -> F32:
         n, n_head, head_dim = q.shape
