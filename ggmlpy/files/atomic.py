@@ -19,7 +19,7 @@ from typing import BinaryIO
 from .errors import DiskSpaceError, OutputError
 from .leftovers import hold, remove_abandoned
 
-__all__ = ["atomic_write", "require_space"]
+__all__ = ["atomic_write", "require_space", "writing"]
 
 _SERIAL = itertools.count()
 
@@ -75,6 +75,19 @@ def atomic_write(path: str | os.PathLike[str], *, size: int | None = None, priva
         if not done:
             with contextlib.suppress(OSError):
                 partial.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Around whatever writes a file that grows where it is: the system's errors name it, and say what to do.
+
+    Raises:
+        OutputError: the disk is full, or the file can't be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _output_error(error, path) from error
 
 
 def _open_private(path: str, flags: int) -> int:

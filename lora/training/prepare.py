@@ -8,6 +8,7 @@ goes on from there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.atomic import atomic_write, writing
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.safetensors_file import write_safetensors
@@ -85,6 +86,7 @@ def prepare_data(
     Raises:
         MissingFileError, FormatError: a file is missing, or not what ``kind`` says.
         UsageError: there is nothing to train on.
+        OutputError: the output, or what is prepared so far, cannot be written.
     """
     how, model = how or Preparation(), read_sentencepiece(tokenizer)
     encoder = TrainingTokenizer(model, os.fspath(tokenizer), how.n_threads)
@@ -209,28 +211,39 @@ class _Draft:
 
     def __init__(self, folder: Path, identity: dict[str, str], dtype: np.dtype) -> None:
         self.folder, self.identity, self.dtype = folder, identity, dtype
-        self.n_batches = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        sizes = self._noted()
-        self._streams = [open(folder / name, "r+b" if sizes[name] else "wb") for name in sizes]  # noqa: SIM115
-        for stream, size in zip(self._streams, sizes.values()):
-            stream.truncate(size)
-            stream.seek(size)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._whole = self._noted()
+            _, sizes = self._whole
+            self._streams = [open(folder / name, "r+b" if sizes[name] else "wb") for name in sizes]  # noqa: SIM115
+            for stream, size in zip(self._streams, sizes.values()):
+                stream.truncate(size)
+                stream.seek(size)
 
     def __enter__(self) -> _Draft:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._note()
-        for stream in self._streams:
-            stream.close()
+        try:
+            self._note()
+        finally:
+            for stream in self._streams:
+                with contextlib.suppress(OSError):  # of what could not be written, which was told
+                    stream.close()
+
+    @property
+    def n_batches(self) -> int:
+        """Whole batches."""
+        return self._whole[0]
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append the rows of one batch."""
         ids, lengths = self._streams
-        ids.write(np.array([i for row in rows for i in row.ids], self.dtype).tobytes())
-        lengths.write(np.array([(len(row.ids), row.first_target) for row in rows], "<i4").tobytes())
-        self.n_batches += 1
+        with writing(self.folder):
+            ids.write(np.array([i for row in rows for i in row.ids], self.dtype).tobytes())
+            lengths.write(np.array([(len(row.ids), row.first_target) for row in rows], "<i4").tobytes())
+        # one assignment: whatever stops the run before it, the note tells of the batches before
+        self._whole = self.n_batches + 1, {"ids": ids.tell(), "lengths": lengths.tell()}
         if self.n_batches % NOTE_EVERY == 0:
             self._note()
 
@@ -242,24 +255,24 @@ class _Draft:
         return mapped, np.fromfile(lengths, "<i4").reshape(-1, 2)
 
     def _note(self) -> None:
-        for stream in self._streams:
-            stream.flush()
-        sizes = {name: stream.tell() for name, stream in zip(("ids", "lengths"), self._streams)}
+        with writing(self.folder):
+            for stream in self._streams:
+                stream.flush()
+        n_batches, sizes = self._whole
         with atomic_write(self.folder / "note.json") as note:
-            note.write(json.dumps({"what": self.identity, "batches": self.n_batches, "sizes": sizes}).encode())
+            note.write(json.dumps({"what": self.identity, "batches": n_batches, "sizes": sizes}).encode())
 
-    def _noted(self) -> dict[str, int]:
-        """The sizes of both files that hold whole batches of these data; 0 where there are none."""
+    def _noted(self) -> tuple[int, dict[str, int]]:
+        """How many batches of these data are whole, and the sizes of both files then; 0 where there are none."""
         try:
             note = json.loads((self.folder / "note.json").read_bytes())
             sizes = {name: int(note["sizes"][name]) for name in ("ids", "lengths")}
             whole = all((self.folder / name).stat().st_size >= size for name, size in sizes.items())
             if note["what"] == self.identity and whole:
-                self.n_batches = int(note["batches"])
-                return sizes
+                return int(note["batches"]), sizes
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        return {"ids": 0, "lengths": 0}
+        return 0, {"ids": 0, "lengths": 0}
 
 
 def _publish(

@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from ggmlpy.files.atomic import writing
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.formats.model_params import ModelParams
 from llama_ref.checkpoint import LazyTensor
@@ -260,7 +261,8 @@ class TorchRun:
 
     def _write_log(self, done: Progress) -> None:
         if self.folder is not None and self.who.first:
-            with open(self.folder / "log.jsonl", "w" if done.step == 1 else "a", encoding="utf-8") as stream:
+            path = self.folder / "log.jsonl"
+            with writing(path), open(path, "w" if done.step == 1 else "a", encoding="utf-8") as stream:
                 stream.write(json.dumps(asdict(done)) + "\n")
         if self._board:
             for name in ("loss", "learning_rate", "gradient"):

@@ -197,6 +197,33 @@ def test_a_token_that_the_tokenizer_does_not_have(tmp_path: Path) -> None:
         Blocks(data, rows=1).batch(0)
 
 
+@pytest.mark.parametrize("where", ["ids", "lengths"])
+def test_a_batch_that_was_stopped_half_way_is_made_anew(
+    where: str, golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C, or a full disk, between the two files of a batch: the next run gives the same bytes."""
+    (tmp_path / "t.txt").write_text("The sun is far.\n" * 5000, "utf-8")
+    how = Preparation(length=8)
+    prepare_data([tmp_path / "t.txt"], tokenizer(golden), tmp_path / "whole", how)
+    add, count = preparing._Draft.add, [0]
+
+    def stopped(draft: preparing._Draft, rows: list) -> None:
+        count[0] += 1
+        if count[0] == 3:
+            ids, lengths = draft._streams
+            ids.write(bytes(10 if where != "lengths" else 0))
+            lengths.write(bytes(8 if where == "lengths" else 0))
+            raise KeyboardInterrupt
+        add(draft, rows)
+
+    monkeypatch.setattr(preparing._Draft, "add", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_data([tmp_path / "t.txt"], tokenizer(golden), tmp_path / "out", how)
+    monkeypatch.undo()
+    prepare_data([tmp_path / "t.txt"], tokenizer(golden), tmp_path / "out", how)
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
 def write_prepared(path: Path, change: dict) -> None:
     arrays = {
         "ids": np.arange(8, dtype="<u2"),

@@ -37,6 +37,7 @@ def add_quality(commands: Commands) -> None:
 
 
 def run_quality(args: argparse.Namespace) -> int:
+    from ggmlpy.files.atomic import atomic_write
     from ggmlpy.files.errors import UsageError
     from ggmlpy.files.texts import LARGEST_TEXT, read_stream
     from ggmlpy.quantizers.gguf_plan import GgufOptions
@@ -63,7 +64,8 @@ def run_quality(args: argparse.Namespace) -> int:
         )  # fmt: skip
         for row in study.rows():
             rows.append(row)
-            (directory / "quality.md").write_text(markdown(rows) + "\n", encoding="utf-8")
+            with atomic_write(directory / "quality.md") as stream:
+                stream.write(f"{markdown(rows)}\n".encode())
     if args.json:
         print_json([asdict(row) for row in rows])
     else:
