@@ -32,7 +32,9 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO
@@ -41,7 +43,7 @@ from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, MissingFileError
 
 from .json_objects import CleanReport, Finding, objects_in, short
-from .record_layouts import FIELDS, as_alpaca, records_in
+from .record_layouts import FIELDS, as_alpaca, layout_of, records_in
 
 __all__ = [
     "CleanReport",
@@ -50,6 +52,7 @@ __all__ = [
     "clean",
     "dump_instructions",
     "iterate_instructions",
+    "peek_layouts",
     "read_instructions",
     "sample_records",
     "write_instructions",
@@ -58,6 +61,8 @@ __all__ = [
 Record = dict[str, str]
 LARGEST_FILE = 1 << 30
 CHUNK = 1 << 20
+PEEKED = 1 << 18
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def sample_records(records: Iterable[Record], size: int, seed: int = 0) -> list[Record]:
@@ -106,6 +111,32 @@ def iterate_instructions(
         )
 
 
+def peek_layouts(path: str | os.PathLike[str]) -> Counter[str]:
+    """How many records of each layout are at the beginning of a file; nothing if it is no instruction data.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(PEEKED)
+    text = _beginning(head).lstrip()
+    if text[:1] not in ("[", "{"):
+        return Counter()
+    objects = (each for value, _ in objects_in(text.encode(), CleanReport()) for each in records_in(value))
+    layouts = [layout_of(each) for each in islice(objects, 100) if isinstance(each, dict)]
+    return Counter(filter(None, layouts))
+
+
+def _beginning(head: bytes) -> str:
+    """The first bytes of a file as text, in the encoding that they are in; a character that is cut off is left out."""
+    if head.startswith(UTF16):
+        return head.decode("utf-16", "ignore")
+    try:
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeError:
+        return head.decode("gb18030", "ignore")
+
+
 def _read_text(path: str | os.PathLike[str], report: CleanReport) -> bytearray:
     """The text as UTF-8, whatever it is stored in."""
     try:
@@ -113,7 +144,7 @@ def _read_text(path: str | os.PathLike[str], report: CleanReport) -> bytearray:
             raise FormatError("too large for instruction data", path=path, expected=f"at most {LARGEST_FILE:,} bytes")
         with open(path, "rb") as file:
             start = file.read(4)
-            if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            if start.startswith(UTF16):
                 return _decoded(path, file, "utf-16", report)
             try:
                 return _decoded(path, file, "utf-8-sig", report)

@@ -98,6 +98,11 @@ class Recipe:
     prompt: str
     stages: Mapping[str, StageNumbers]
 
+    @property
+    def cutting(self) -> tuple[int | None, bool, str]:
+        """What decides how data is prepared: recipes that agree in it share prepared data."""
+        return self.lines_per_cut, self.end_of_line, self.prompt
+
     def stage(self, name: str) -> StageNumbers:
         """The numbers of a stage.
 

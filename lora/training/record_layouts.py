@@ -26,7 +26,7 @@ from typing import Any
 
 from llama_ref.vocabulary.prompts import INSTRUCTION_PREFIX, RESPONSE_SUFFIX
 
-__all__ = ["FIELDS", "as_alpaca", "records_in"]
+__all__ = ["FIELDS", "as_alpaca", "layout_of", "records_in"]
 
 Record = dict[str, str]
 FIELDS = ("instruction", "input", "output")
@@ -43,6 +43,23 @@ def records_in(value: Any) -> Iterator[dict[str, Any]]:
         return
     nested = [item for items in value.values() if isinstance(items, list) for item in items if isinstance(item, dict)]
     yield from nested or [value]
+
+
+LAYOUTS = {  # as as_alpaca tells them
+    "conversation": "conversations (ShareGPT's or chat messages)",
+    "pCLUE": "pCLUE",
+    "translation": "translation2019zh",
+}
+
+
+def layout_of(value: Mapping[str, Any]) -> str | None:
+    """The layout of a record, in words; None if it is none.
+
+    >>> layout_of({"input": "1 + 1?", "target": "2"})
+    'pCLUE'
+    """
+    record, done = as_alpaca(value)
+    return None if record is None else next((LAYOUTS[kind] for kind in done if kind in LAYOUTS), "Alpaca")
 
 
 def as_alpaca(value: Mapping[str, Any]) -> tuple[Record | None, list[str]]:

@@ -12,7 +12,7 @@ The stages hand on to each other through what they publish::
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from .memory import require_memory, require_plain
 from .model import Lora, Weights, initial_weights
 from .prepare import Preparation, prepare_data
 from .prepared import Blocks, is_prepared, open_prepared
-from .recipe import WHOLE, StageNumbers, load_recipe
+from .recipe import RECIPES, WHOLE, StageNumbers, load_recipe
 from .stages import (
     EMBEDDINGS,
     STAGES,
@@ -177,10 +177,20 @@ def prepare_input(name: str, given: StageInput, recipe: str, stage: StageNumbers
         prepare_data(given.data, given.tokenizer, folder / PREPARED, how)
 
 
-def prepared_blocks(given: StageInput, stage: StageNumbers, folder: Path) -> Blocks:
-    """Batches of the data that were given prepared, or that :func:`prepare_input` has prepared in ``folder``."""
+def prepared_blocks(name: str, given: StageInput, recipe: str, stage: StageNumbers, folder: Path) -> Blocks:
+    """Batches of the data that were given prepared, or that :func:`prepare_input` has prepared in ``folder``.
+
+    Raises:
+        UsageError: they were prepared for another kind of stage, for a recipe that cuts otherwise, or in longer rows.
+        FormatError: the file is damaged, or of another tokenizer.
+    """
     path = given.data[0] if _prepared_already(given) else folder / PREPARED
     data = open_prepared(path, len(read_sentencepiece(given.tokenizer)))
+    try:
+        _require_fitting(path, data.metadata, name, recipe)
+    except UsageError:
+        data.close()
+        raise
     if data.longest > stage.length:
         data.close()
         raise UsageError(
@@ -190,6 +200,19 @@ def prepared_blocks(given: StageInput, stage: StageNumbers, folder: Path) -> Blo
     return Blocks(data, rows=stage.rows, seed=stage.settings.seed)
 
 
+def _require_fitting(path: str | os.PathLike[str], made: Mapping[str, str], name: str, recipe: str) -> None:
+    """Refuse rows that were cut for something else; what a file does not say is not held against it."""
+    what, wanted = made.get("what"), "records" if name == "instruct" else "texts"
+    if what not in (None, wanted):
+        raise UsageError(f"{path} was prepared from {what}, and {name} trains on {wanted}; prepare it again")
+    theirs = made.get("recipe", recipe)
+    if theirs in RECIPES and load_recipe(theirs).cutting != load_recipe(recipe).cutting:
+        raise UsageError(
+            f"{path} was prepared for the recipe {theirs}, and {recipe} cuts texts and writes prompts otherwise;"
+            f" give --recipe {theirs}, or prepare the data again with --recipe {recipe}"
+        )
+
+
 def _prepared_already(given: StageInput) -> bool:
     return len(given.data) == 1 and is_prepared(given.data[0])
 
@@ -197,7 +220,7 @@ def _prepared_already(given: StageInput) -> bool:
 def _batches(name: str, given: StageInput, recipe: str, stage: StageNumbers, work: Path) -> Blocks | Packing:
     if load_recipe(recipe).lines_per_cut is not None:
         prepare_input(name, given, recipe, stage, work)
-        return prepared_blocks(given, stage, work)
+        return prepared_blocks(name, given, recipe, stage, work)
     processor = load_processor(read_sentencepiece(given.tokenizer).to_bytes(), given.tokenizer)
     if name == "instruct":
         records = [record for path in given.data for record in read_instructions(path)[0]]

@@ -56,7 +56,7 @@ def train_torch(
     if who.first:
         prepare_input(name, given, recipe, stage, work)
     dist.barrier()
-    stream = prepared_blocks(given, stage, work)
+    stream = prepared_blocks(name, given, recipe, stage, work)
     with open_checkpoint(given.base) as checkpoint:
         shape, n_before = checkpoint.params, checkpoint.n_vocab
         require_card(shape.changed(n_vocab=len(tokenizer)), stage, who)

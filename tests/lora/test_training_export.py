@@ -61,7 +61,7 @@ def test_rows_longer_than_the_runs(prepared: str, golden: Golden, tmp_path: Path
     given = StageInput([prepared], str(golden("recipe/tokenizer-alpaca/tokenizer.model")))
     short = replace(load_recipe("today").stage("instruct"), length=32)
     with pytest.raises(UsageError, match="rows of 96 tokens, and a row has 32 here"):
-        prepared_blocks(given, short, tmp_path)
+        prepared_blocks("instruct", given, "today", short, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Look at a whole folder: what is in it, what fits together, what does not, and the commands to run next.
 
-A folder of this toolchain holds some of four kinds of things: models (Meta's layout or Hugging Face's), adapters
-(directories or archives), tokenizers, and GGML files. The doctor opens each of them lazily, tries which belong
-together by the same checks that ``merge`` and ``convert`` make, and estimates the disk and memory that the next step
-needs. It changes nothing.
+A folder of this toolchain holds some of five kinds of things: models (Meta's layout or Hugging Face's), adapters
+(directories or archives), tokenizers, GGML files, and training data. The doctor opens each of them lazily, tries which
+belong together by the same checks that ``merge`` and ``convert`` make, and estimates the disk and memory that the next
+step needs. It changes nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from lora.merging.adapter_files import WEIGHTS
 from lora.merging.checks import check_chain
 
 from .next_steps import Chain, Step, convert_steps, ggml_steps, in_words, merge_step
+from .training_data import training_data
 
 __all__ = ["Diagnosis", "Finding", "examine"]
 
@@ -52,7 +53,7 @@ class Finding:
     """One thing in the folder.
 
     Attributes:
-        kind: "model", "adapter", "tokenizer", "GGML file", or "archive".
+        kind: "model", "adapter", "tokenizer", "GGML file", "data", or "archive".
         path: where it is.
         words: what it is.
     """
@@ -188,6 +189,8 @@ class _Examination(contextlib.ExitStack):
                 self._try(partial(self._add_archive, path))
             elif path.suffix in (".bin", ".gguf", ".ggml") and is_ggml_file(path):
                 self._try(partial(self._add_ggml, path))
+            elif path.suffix in (".json", ".jsonl", ".safetensors") and not is_weight_file(path.name):
+                self._try(partial(self._add_training_data, path))
 
     def _try(self, look: Callable[[], None]) -> None:
         try:
@@ -244,6 +247,11 @@ class _Examination(contextlib.ExitStack):
         if found.problems and found.types:
             more = f" (and {len(found.problems) - 1} more: `identify {path}`)" if len(found.problems) > 1 else ""
             self.diagnosis.bad.append(found.problems[0] + more)
+
+    def _add_training_data(self, path: Path) -> None:
+        found = training_data(path)
+        if found:
+            self._found("data", path, f"{found.what.removeprefix('safetensors, ')}, {found.model}")
 
     # ── what fits together ────────────────────────────────────────────────────────────────────────────────────────────
 

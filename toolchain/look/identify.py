@@ -32,6 +32,7 @@ from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 from lora.exchange.reading import open_lora_file
 
 from .foreign import foreign, foreign_gguf, identification
+from .training_data import training_data
 from .values import not_finite_weights
 
 __all__ = ["identify_any", "identify_other"]
@@ -100,7 +101,7 @@ def _without_a_circle(error: FormatError) -> FormatError:
 
 
 def identify_other(path: str | os.PathLike[str], progress: Progress | None = None) -> Identification | None:
-    """Look at a .pth, .bin, .safetensors, .zip or tokenizer.model file; None if it is of no such kind.
+    """Look at a checkpoint, an adapter, an archive, a tokenizer or training data; None if it is of no such kind.
 
     Args:
         progress: called with the number of bytes of values after each piece.
@@ -115,14 +116,14 @@ def identify_other(path: str | os.PathLike[str], progress: Progress | None = Non
         return _zip(path, progress)
     if is_safetensors(path) or head[8:10] in (b'{"', b"{}", b"{ "):
         with SafetensorsFile(path) as file:
-            return _tensors(path, file, "safetensors", "any version of safetensors", progress)
+            return training_data(path) or _tensors(path, file, "safetensors", "any version of safetensors", progress)
     if path.suffix == ".model" or head[:1] == b"\n":
         return _tokenizer(path)
     if head[:1] == b"\x80":
         return _pth(path, progress)
     if head[:4] == b"algg":
         return _ggla(path)
-    return _importance(path) if looks_like_dat(head, path.stat().st_size) else None
+    return _importance(path) if looks_like_dat(head, path.stat().st_size) else training_data(path)
 
 
 def _ggla(path: Path) -> Identification:
