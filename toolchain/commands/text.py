@@ -33,6 +33,7 @@ def add_generate(commands: Commands) -> None:
         'generate -p "介绍北京" -n 64\n'
         'generate -m files/ggml-model-q4_0.bin -p "Once upon a time" -n 64 -s 42\n'
         "generate -m ggml-model-q4_0.bin -f ./prompts/alpaca.txt -ins --color\n"
+        "generate --prompts questions.txt -ins --output answers.jsonl -n 256\n"
         "generate -m original.bin --compare-with chinese.bin -f prompts.txt --markdown",
     )
     add_main_options(parser)
@@ -40,6 +41,11 @@ def add_generate(commands: Commands) -> None:
     add_raw_output(parser)
     receipt = "write what decided the text, and a digest of each token's logits, for `verify --receipt`"
     writes(parser.add_argument("--receipt", metavar="R.json", help=receipt))
+    many = parser.add_argument_group("many prompts")
+    which = "answer each line, or each record of JSON (instruction, input), for itself; with -ins as chat TEXT does"
+    many.add_argument("--prompts", metavar="FILE", help=which)
+    where = "the answers, as JSON lines; a run that was interrupted goes on there (default: standard output)"
+    writes(many.add_argument("--output", metavar="FILE", help=where))
     both = parser.add_argument_group("two models side by side")
     both.add_argument("--compare-with", metavar="MODEL_B", help="answer every line of the prompt file with both models")
     both.add_argument("--markdown", action="store_true", help="print the comparison as a Markdown table")
@@ -55,6 +61,10 @@ def run_generate(args: argparse.Namespace) -> int:
         from ggmlpy.files.errors import UsageError
 
         raise UsageError("--receipt is for one text: it excludes interaction, --compare-with and --mtest")
+    if args.prompts or args.output:
+        from .many_prompts import run_prompts
+
+        return run_prompts(args)
     if args.compare_with:
         return _run_comparison(args)
     loading = Loading(args)
