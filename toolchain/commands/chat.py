@@ -15,10 +15,11 @@ from toolchain.terminal.talk import print_json, remark, remark_text, say, say_te
 
 from .adapters import lora_options
 from .downloads import looks_like_file
+from .loading import Loading
 from .main_options import add_main_options, new_conversation, settled
 from .mistakes import hint_for_argument
 from .options import Commands, chat_template_option, command
-from .text import Loading, add_raw_output
+from .text import add_raw_output
 
 if TYPE_CHECKING:
     from llama_ref.text.chat_session import ChatSession

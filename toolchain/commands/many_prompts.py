@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.talk import put_json, remark, say
 
+from .loading import Loading
 from .main_options import is_interactive, new_conversation, sampling_options, settled
-from .text import Loading
 
 if TYPE_CHECKING:
     from llama_ref.text.model import Model
