@@ -5,6 +5,7 @@ from                                    what is written, and by whose rules
 ======================================  ==============================================================================
 Hugging Face's layout, to GGUF          what convert_hf_to_gguf.py of today's llama.cpp writes
                                         (:mod:`llama_ref.conversion.huggingface_to_gguf`)
+Meta's layout of LLaMA 3, to GGUF       the same, of what ``to-hf`` makes of it (:mod:`.through_huggingface`)
 Meta's layout, or to GGML, ggmf, ggjt   what the converters of 2023 wrote, and in GGUF the same
                                         (:mod:`llama_ref.conversion.ggml`)
 ======================================  ==============================================================================
@@ -21,10 +22,12 @@ from ggmlpy.formats.containers import container_named, container_of_name
 from ggmlpy.formats.eras import DEFAULT_ERA, Era
 from llama_ref.checkpoint.folder import Folder, directory_of
 
+from .exported_tokenizer import ranks_beside
 from .ggml import plan_ggml, plan_ggml_vocabulary
 from .huggingface_to_gguf.plan import plan_gguf
 from .huggingface_to_gguf.shards import Splitting
 from .plan import Plan, Progress
+from .through_huggingface import plan_from_meta
 
 __all__ = ["convert", "plan_conversion", "plan_vocabulary"]
 
@@ -69,9 +72,15 @@ def plan_conversion(
     [PosixPath('models/7B/ggml-model-f16.bin')]
     """
     common: dict[str, Any] = {"outtype": outtype, "tokenizer": tokenizer}
-    if _is_gguf(container, outfile) and (folder := Folder.of(directory_of(source))).layout == "huggingface":
-        _refuse_options_of_2023(guess_params)
-        return plan_gguf(folder, outfile, pre_tokenizer=pre_tokenizer, splitting=splitting, **common)
+    if _is_gguf(container, outfile):
+        folder = Folder.of(directory_of(source))
+        of_today: dict[str, Any] = {"pre_tokenizer": pre_tokenizer, "splitting": splitting}
+        if folder.layout == "huggingface":
+            _refuse_options_of_2023(guess_params)
+            return plan_gguf(folder, outfile, **of_today, **common)
+        if folder.layout == "meta" and ranks_beside(folder.path, tokenizer):
+            _refuse_options_of_2023(guess_params)
+            return plan_from_meta(folder.path, outfile, **of_today, **common)
     _refuse_options_of_today(pre_tokenizer, splitting)
     common |= {"era": era, "container": container}
     return plan_ggml(source, outfile, pad_vocab=pad_vocab, guess_params=guess_params, **common)

@@ -30,7 +30,7 @@ from .gguf_to_huggingface import is_of_today, model_files
 from .tokenizer_json import tokenizer_json
 from .tokenizer_of import fitting_vocabulary, made_tokenizer
 
-__all__ = ["JSON_TOKENIZER_FILES", "byte_ranks_of", "tokenizer_source"]
+__all__ = ["JSON_TOKENIZER_FILES", "byte_ranks_of", "ranks_beside", "tokenizer_source"]
 
 JSON_TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
@@ -126,10 +126,13 @@ def byte_ranks_of(checkpoint: Checkpoint, tokenizer: str | os.PathLike[str] | No
 
 def _ranks_file(checkpoint: Checkpoint, tokenizer: str | os.PathLike[str] | None) -> Path | None:
     """The tokenizer.model of a Meta checkpoint, if it is LLaMA 3's."""
-    if checkpoint.layout != "meta":
-        return None
+    return ranks_beside(checkpoint.path, tokenizer) if checkpoint.layout == "meta" else None
+
+
+def ranks_beside(directory: Path, tokenizer: str | os.PathLike[str] | None) -> Path | None:
+    """The tokenizer.model of a directory, or the one that is named, if it is LLaMA 3's."""
     try:
-        path = find_tokenizer(checkpoint.path, tokenizer)
+        path = find_tokenizer(directory, tokenizer)
     except MissingFileError:
         return None
     return path if is_byte_ranks(path) else None

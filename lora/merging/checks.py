@@ -58,6 +58,11 @@ class Chain:
     def n_vocab(self) -> int:
         return self.links[-1].n_vocab
 
+    @property
+    def has_json_tokenizer(self) -> bool:
+        """Whether the tokenizer is a tokenizer.json, as LLaMA 3's and Qwen's are."""
+        return self.tokenizer.path.name == "tokenizer.json"
+
 
 def check_chain(
     base: Checkpoint, adapters: Sequence[Adapter], *, init: str | None = None, tokenizer: Path | None = None

@@ -34,11 +34,12 @@ from lora.exchange.to_peft import write_peft
 
 from .adapter import Adapter, open_adapter
 from .checks import Chain, check_chain, check_output
+from .gguf_target import target_of
 from .plan import CheckedMerge, MergeOptions, check_options
 from .published import identify_inputs
 from .resize import grow, spellings
 from .stream import MergedModel
-from .targets import Target, target_of
+from .targets import Target
 
 __all__ = ["MergePlan", "MergeReport", "merge", "plan_merge"]
 
@@ -201,6 +202,7 @@ def merge(
     n_threads: int | None = None,
     dtype: str = "f16",
     fan_in_fan_out: str = "peft",
+    pre_tokenizer: str | None = None,
 ) -> MergeReport:
     """Merge ``adapters``, in this order, into ``base`` and write the result.
 
@@ -227,6 +229,8 @@ def merge(
         dtype: of the merged tensors, for pth and huggingface: "f16" as the scripts, "bf16", "f32", or "auto": each
             tensor as in the base. Sums are rounded to it once per adapter.
         fan_in_fan_out: "peft" or "v1.1", see :func:`lora.merging.adapter.open_adapter`.
+        pre_tokenizer: for GGUF of a model with a tokenizer.json: the name of the rules that split a text into words,
+            if they are not recognized.
 
     Raises as :func:`plan_merge` and :meth:`MergePlan.run` do.
     """
@@ -247,6 +251,7 @@ def merge(
         n_threads=n_threads,
         dtype=dtype,
         fan_in_fan_out=fan_in_fan_out,
+        pre_tokenizer=pre_tokenizer,
     ) as plan:
         return plan.run(force=force, resume=resume, progress=progress)
 
@@ -270,6 +275,7 @@ def plan_merge(
     n_threads: int | None = None,
     dtype: str = "f16",
     fan_in_fan_out: str = "peft",
+    pre_tokenizer: str | None = None,
 ) -> MergePlan:
     """Open everything and check that it fits together; nothing is written.
 
@@ -297,6 +303,7 @@ def plan_merge(
         n_threads=n_threads,
         dtype=dtype,
         fan_in_fan_out=fan_in_fan_out,
+        pre_tokenizer=pre_tokenizer,
     )
     check_options(chosen)
     family, _, kind = output_type.partition("-")
@@ -311,7 +318,8 @@ def plan_merge(
         known = identify_inputs(opened, readers, check_base=chosen.check_base, progress=progress)
         chain = replace(chain, notes=(*known, *chain.notes))
         filler = _filler(readers, chain, chosen) if chosen.init else None
-        model = MergedModel(opened, readers, filler, chosen.merged_dtype)
+        in_own_types = family == "gguf" and chain.has_json_tokenizer  # and converted afterwards
+        model = MergedModel(opened, readers, filler, None if in_own_types else chosen.merged_dtype)
         plan = MergePlan(opened, readers, Path(output), chosen, chain, model)
         plan.chain = replace(chain, notes=(*chain.notes, *plan.target().notes()))
         plan._open = stack.pop_all()

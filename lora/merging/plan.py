@@ -14,6 +14,7 @@ from ggmlpy.formats.eras import GGUF_ERA
 from ggmlpy.formats.file_types import file_type_of
 from llama_ref.checkpoint import pth_size
 from llama_ref.checkpoint.layout import Checkpoint
+from llama_ref.conversion.huggingface_to_gguf.tensors import FILE_TYPES
 
 from .adapter import Adapter
 from .checks import Chain
@@ -47,6 +48,7 @@ class MergeOptions:
     n_threads: int | None
     dtype: str
     fan_in_fan_out: str
+    pre_tokenizer: str | None = None
 
     @property
     def merged_dtype(self) -> str | None:
@@ -62,7 +64,9 @@ def check_options(options: MergeOptions) -> None:
     """
     kind = options.output_type
     family, _, type_name = kind.partition("-")
-    if family in ("ggml", "gguf") and type_name not in ("", "f16"):
+    if family == "gguf" and type_name in FILE_TYPES:
+        pass  # what the converter writes
+    elif family in ("ggml", "gguf") and type_name not in ("", "f16"):
         file_type_of(type_name, GGUF_ERA if family == "gguf" else options.era)
     elif kind not in OUTPUT_TYPES:
         raise UsageError(f"unknown output type {options.output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}")

@@ -48,22 +48,9 @@ from .checks import EMBEDDING, OUTPUT, Chain
 from .plan import CheckedMerge
 from .stream import MergedModel, MergedTensor
 
-__all__ = ["STAGE", "DirectoryTarget", "GgmlTarget", "Target", "target_of"]
+__all__ = ["STAGE", "DirectoryTarget", "GgmlTarget", "HuggingFaceTarget", "PthTarget", "Target"]
 
 STAGE = ".merge-partial"
-
-
-def target_of(plan: CheckedMerge) -> Target:
-    """The target that the plan's ``output_type`` names.
-
-    Raises:
-        UsageError: there is no such type, or the era has none.
-    """
-    if plan.options.output_type == "pth":
-        return PthTarget(plan)
-    if plan.options.output_type == "huggingface":
-        return HuggingFaceTarget(plan)
-    return GgmlTarget(plan)
 
 
 class Target(ABC):
@@ -240,11 +227,13 @@ class GgmlTarget(Target):
     def __init__(self, plan: CheckedMerge) -> None:
         super().__init__(plan)
         family, _, kind = plan.options.output_type.partition("-")
-        if plan.chain.tokenizer.path.name == "tokenizer.json":
-            raise UsageError(
-                f"{plan.chain.tokenizer.path} is the model's tokenizer: merge to huggingface, then `convert` with "
-                "--container gguf"
+        if plan.chain.has_json_tokenizer:
+            instead = (
+                "merge to huggingface, then `verify FILE.gguf --source MERGED_DIR`"
+                if family == "gguf"
+                else "--output-type gguf-f16"
             )
+            raise UsageError(f"{plan.chain.tokenizer.path} is the model's tokenizer: {instead}")
         self.era = era_of(GGUF_ERA if family == "gguf" else plan.options.era)
         self.file_type = None if kind == "f16" else file_type_of(kind, self.era)
         if family == "gguf":

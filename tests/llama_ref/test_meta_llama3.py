@@ -55,6 +55,22 @@ def test_shards_are_joined_as_they_were_cut(rows, tmp_path):
             assert np.array_equal(found.tensors[name].numpy(), values), name
 
 
+@pytest.mark.parametrize("outtype", ["f16", "q8_0", "auto"])
+@pytest.mark.parametrize("later", [False, True])
+def test_llama_3_goes_to_gguf_without_the_directory_between(later, outtype, tmp_path):
+    checkpoint(tmp_path / "meta", rows=True, **({"use_scaled_rope": True} if later else {}))
+    ranks(tmp_path / "meta")
+    options = {"outtype": outtype, "pre_tokenizer": "llama-bpe"}
+    with plan_conversion(tmp_path / "meta", tmp_path / "one.gguf", **options) as plan:
+        (straight,) = plan.write()
+        assert any("params.json does not say how long contexts were" in note for note in plan.notes)
+    with plan_to_hf(tmp_path / "meta", tmp_path / "hf" / "meta") as plan:
+        plan.write()
+    with plan_conversion(tmp_path / "hf" / "meta", tmp_path / "two.gguf", **options) as plan:
+        plan.write()
+    assert straight.read_bytes() == (tmp_path / "two.gguf").read_bytes()
+
+
 @pytest.mark.parametrize("later", [False, True])
 def test_llama_3_goes_to_hugging_face_gguf_and_back(later, tmp_path):
     tensors = checkpoint(tmp_path / "meta", rows=True, **({"use_scaled_rope": True} if later else {}))

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from ggmlpy.files.errors import UsageError
+from ggmlpy.files.errors import UsageError, VocabularyError
 from llama_ref.checkpoint import open_checkpoint
 from llama_ref.checkpoint.safetensors_file import open_safetensors
+from llama_ref.conversion.converting import plan_conversion
 from lora.merging.merge import merge
 from tests.today import huggingface_directory
 
@@ -39,12 +40,37 @@ def test_the_change_is_added_in_the_type_of_the_base(case, vectors, tmp_path):
         pass
 
 
-def test_a_model_with_a_tokenizer_json_is_converted_afterwards(vectors, tmp_path):
-    base, _ = huggingface_directory(vectors, "llama3-bpe", tmp_path / "llama3-bpe")
-    adapter = vectors / "today-models" / "lora" / "all-r4"
-    with pytest.raises(UsageError, match="merge to huggingface, then `convert`"):
-        merge(base, [adapter], tmp_path / "m.gguf", output_type="gguf-f16")
+@pytest.fixture
+def llama3(vectors, tmp_path):
+    base, pre = huggingface_directory(vectors, "llama3-bpe", tmp_path / "llama3-bpe")
+    return base, vectors / "today-models" / "lora" / "all-r4", pre
+
+
+def test_a_tokenizer_json_comes_along(llama3, tmp_path):
+    base, adapter, _ = llama3
     merge(base, [adapter], tmp_path / "merged", output_type="huggingface")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "merged" / name).read_bytes() == (base / name).read_bytes()
     assert not (tmp_path / "merged" / "tokenizer.model").exists()
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q8_0"])
+def test_gguf_with_a_tokenizer_json_is_what_the_merged_directory_gives(kind, llama3, tmp_path):
+    base, adapter, pre = llama3
+    merge(base, [adapter], tmp_path / "Org-7B-chat", output_type="huggingface", dtype="auto")
+    with plan_conversion(tmp_path / "Org-7B-chat", tmp_path / "two.gguf", outtype=kind, pre_tokenizer=pre) as plan:
+        plan.write()
+    straight = tmp_path / "Org-7B-chat.gguf"
+    report = merge(base, [adapter], straight, output_type=f"gguf-{kind}", pre_tokenizer=pre)
+    assert straight.read_bytes() == (tmp_path / "two.gguf").read_bytes()
+    assert (report.n_pairs, report.n_changed) == (14, 14)
+
+
+def test_what_gguf_with_a_tokenizer_json_can_not_be(llama3, tmp_path):
+    base, adapter, pre = llama3
+    for kind, instead in (("gguf-q4_0", "then `quantize` to q4_0"), ("ggml-f16", "--output-type gguf-f16")):
+        with pytest.raises(UsageError, match=instead):
+            merge(base, [adapter], tmp_path / "m.x", output_type=kind, pre_tokenizer=pre)
+    with pytest.raises(VocabularyError) as caught:
+        merge(base, [adapter], tmp_path / "m.gguf", output_type="gguf-f16")
+    assert str(caught.value).startswith(f"{base / 'tokenizer.json'}: the rules by which")

@@ -63,6 +63,8 @@ def _add_output_options(parser: Arguments) -> None:
     parser.add_argument("--shard-size", metavar="SIZE", help=size)
     types = "for pth and huggingface: the type of the weights; auto: as in the base (default: f16, as the scripts)"
     parser.add_argument("--dtype", choices=("auto", "f16", "bf16", "f32"), default="f16", help=types)
+    rules = "for GGUF of a tokenizer.json: whose rules split a text into words, if they are not recognized"
+    parser.add_argument("--pre-tokenizer", metavar="NAME", help=rules)
     turned = "if an adapter says fan_in_fan_out: ignore it as PEFT (default), or transpose as the v1.1 script"
     parser.add_argument("--fan-in-fan-out", choices=("peft", "v1.1"), default="peft", help=turned)
     era_option(parser, "for GGML types (default 2023-03-31)", "2023-03-31")
@@ -94,6 +96,7 @@ def run_merge(args: argparse.Namespace) -> int:
         "n_threads": args.threads,
         "dtype": args.dtype,
         "fan_in_fan_out": args.fan_in_fan_out,
+        "pre_tokenizer": args.pre_tokenizer,
     }
     with progress_bar(args, sum(map(bytes_of, [*adapters, *[args.base] * args.check_base])), "checking") as bar:
         plan = plan_merge(args.base, adapters, args.output, searching(bar, "checking"), **options)

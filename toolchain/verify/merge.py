@@ -23,9 +23,10 @@ from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.verify.judge import Deviation, Expected, Explainer, OutputReport, Progress, settle, verify_model
 from llama_ref.checkpoint import Checkpoint, open_checkpoint
 from llama_ref.checkpoint.weights import weights_kind
+from lora.merging.gguf_target import target_of
 from lora.merging.merge import MergePlan, plan_merge
 from lora.merging.plan import DTYPES
-from lora.merging.targets import DirectoryTarget, GgmlTarget, target_of
+from lora.merging.targets import DirectoryTarget, GgmlTarget
 
 from .beside import folder_differences
 from .conversion import deviations_of

@@ -24,7 +24,7 @@ from llama_ref.checkpoint.params import read_config_json
 from ..plan import Plan
 from .metadata import ARCHITECTURES, all_metadata, n_tokens_of
 from .shards import Splitting, split
-from .tensors import FILE_TYPES, chosen_type, model_tensors
+from .tensors import FILE_TYPES, chosen_type, model_tensors, order_of
 from .vocabulary import FoundVocabulary, find_vocabulary
 
 __all__ = ["plan_gguf"]
@@ -41,11 +41,13 @@ def plan_gguf(
     pre_tokenizer: str | None = None,
     splitting: Splitting | None = None,
     vocab_only: bool = False,
+    weights: tuple[Checkpoint, Sequence[str]] | None = None,
 ) -> Plan:
     """Check a conversion completely, without writing anything; arguments as for :func:`.converting.plan_conversion`.
 
     Arguments:
         vocab_only: the keys alone; the weights need not be there.
+        weights: the model and the order of its tensors, where they are not in the folder; it is not closed.
 
     Raises: as :func:`.converting.plan_conversion`.
     """
@@ -53,9 +55,10 @@ def plan_gguf(
         names = ", ".join(FILE_TYPES)
         raise UsageError(f"unknown outtype {outtype!r}: choose {names} or auto (and quantize afterwards)")
     with contextlib.ExitStack() as stack:
-        checkpoint = None if vocab_only else stack.enter_context(open_checkpoint(folder))
-        params = checkpoint.params if checkpoint else read_config_json(folder.path / "config.json")
-        kind = chosen_type(checkpoint, outtype)
+        opened = None if vocab_only or weights else stack.enter_context(open_checkpoint(folder))
+        checkpoint, order = weights or (opened, order_of(opened) if opened else [])
+        params = opened.params if opened else read_config_json(folder.path / "config.json")
+        kind = chosen_type(checkpoint, outtype, order)
         found = find_vocabulary(
             folder,
             n_tokens_of(params),
@@ -64,8 +67,8 @@ def plan_gguf(
             tokenizer=_named_tokenizer(tokenizer),
         )
         hparams = replace(params, ftype=FILE_TYPES[kind], n_vocab=n_tokens_of(params))
-        plan = Plan({}, GGUF, 3, hparams, found, [], list(found.notes), checkpoint)
-        tensors = model_tensors(checkpoint, kind, plan.count_overflow) if checkpoint else []
+        plan = Plan({}, GGUF, 3, hparams, found, [], list(found.notes), opened)
+        tensors = model_tensors(checkpoint, kind, plan.count_overflow, order) if checkpoint else []
         metadata = all_metadata(folder, hparams, found, sum(_size(tensor) for tensor in tensors))
         name = "ggml-vocab.gguf" if vocab_only else f"ggml-model-{kind}.gguf"
         _set_files(plan, _target(outfile, folder.path / name), metadata, tensors, splitting or Splitting())

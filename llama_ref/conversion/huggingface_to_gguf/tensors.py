@@ -11,7 +11,7 @@ Source: conversion/base.py and llama.py of llama.cpp (October 2026).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from llama_ref.checkpoint.rope_freqs import rope_freqs_of
 
 from .metadata import ARCHITECTURES
 
-__all__ = ["FILE_TYPES", "chosen_type", "model_tensors"]
+__all__ = ["FILE_TYPES", "chosen_type", "model_tensors", "order_of"]
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # general.file_type of each type that can be asked for
 CHUNK_BYTES = 16 << 20
@@ -34,33 +34,33 @@ F32 = npt.NDArray[np.float32]
 Overflow = Callable[[str, int], None]
 
 
-def chosen_type(checkpoint: Checkpoint | None, outtype: str) -> str:
+def chosen_type(checkpoint: Checkpoint | None, outtype: str, order: Sequence[str]) -> str:
     """The type asked for; "auto" is that of the first matrix with 16 bits, f16 where there is none."""
     if outtype != "auto":
         return outtype
     if checkpoint is None:
         return "f16"
     kinds = {"bfloat16": "bf16", "float16": "f16"}
-    matrices = (checkpoint.tensors[name] for name in _order(checkpoint))
+    matrices = (checkpoint.tensors[name] for name in order)
     return next((kinds[t.dtype] for t in matrices if len(t.shape) > 1 and t.dtype in kinds), "f16")
 
 
-def model_tensors(checkpoint: Checkpoint, outtype: str, overflow: Overflow) -> list[OutTensor]:
+def model_tensors(checkpoint: Checkpoint, outtype: str, overflow: Overflow, order: Sequence[str]) -> list[OutTensor]:
     """The tensors of the file under Meta's names, in its order.
 
     Args:
         outtype: f32, f16, bf16 or q8_0.
         overflow: told of values that f16 can't hold, by the name of the tensor and their number.
+        order: the Meta names, as :func:`order_of` has them.
     """
-    tensors = [_out_tensor(checkpoint, name, outtype, overflow) for name in _order(checkpoint)]
+    tensors = [_out_tensor(checkpoint, name, outtype, overflow) for name in order]
     return [*rope_freqs_of(checkpoint.params), *tensors]
 
 
-def _order(checkpoint: Checkpoint) -> Iterator[str]:
-    """The Meta names, file by file."""
+def order_of(checkpoint: Checkpoint) -> list[str]:
+    """The Meta names of a directory's tensors, file by file."""
     meta = {in_file: name for name, in_file in checkpoint.original_names.items()}
-    for names in checkpoint.names_by_file():
-        yield from (meta[name] for name in names if name in meta)
+    return [meta[name] for names in checkpoint.names_by_file() for name in names if name in meta]
 
 
 def _out_tensor(checkpoint: Checkpoint, name: str, outtype: str, overflow: Overflow) -> OutTensor:
