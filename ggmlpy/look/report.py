@@ -29,7 +29,7 @@ from .contents import tensor_rows
 from .hexdump import hexdump
 from .identify import identify
 
-__all__ = ["report_data", "script_data", "write_report"]
+__all__ = ["own_script_data", "report_data", "script_data", "write_report"]
 
 BLOCKS_A_ROW = 8
 ROWS_A_TENSOR = 3
@@ -62,15 +62,21 @@ def write_report(
 
 
 def script_data(value: object) -> str:
-    """The value as a script in a page may hold it.
-
-    A page's parser looks into scripts: ``</script`` ends one, and ``<!--<script`` keeps the page's own ``</script>``
-    from ending it. So no ``<`` stands there. Unsafe characters of foreign texts become visible escapes.
+    """The value as a script in a page may hold it; unsafe characters of foreign texts become visible escapes.
 
     >>> print(script_data(["<!--<script>", "a\\x1bb"]))
     ["\\u003c!--\\u003cscript>", "a\\\\x1bb"]
     """
-    return json.dumps(_visible_within(value), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    return own_script_data(_visible_within(value))
+
+
+def own_script_data(value: object) -> str:
+    """The value as a script in a page may hold it, its texts being our own.
+
+    A page's parser looks into scripts: ``</script`` ends one, and ``<!--<script`` keeps the page's own ``</script>``
+    from ending it. So no ``<`` stands there.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
 
 
 def _visible_within(value: Any) -> Any:

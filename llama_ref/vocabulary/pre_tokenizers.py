@@ -19,7 +19,7 @@ from ggmlpy.files.errors import UnsupportedError
 
 from .expressions import LLAMA_CPP, Expression, expression
 
-__all__ = ["PreTokenizer", "pre_tokenizer"]
+__all__ = ["PreTokenizer", "all_settings", "pre_tokenizer"]
 
 DEFAULT = "default"  # of files that name none
 
@@ -71,6 +71,11 @@ class PreTokenizer:
 @lru_cache
 def _data() -> dict[str, Any]:
     return dict(json.loads(files("llama_ref.vocabulary").joinpath("pre_tokenizers.json").read_text("utf-8")))
+
+
+def all_settings() -> dict[str, Any]:
+    """The table itself: ``kinds`` (expressions), ``names`` (kind and settings of each) and ``without_bytes``."""
+    return {name: _data()[name] for name in ("kinds", "names", "without_bytes")}
 
 
 def pre_tokenizer(name: str) -> PreTokenizer:

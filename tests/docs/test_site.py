@@ -19,6 +19,8 @@ def test_the_site_builds_and_is_self_contained(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     pages = {page.relative_to(tmp_path).as_posix(): page.read_text("utf-8") for page in tmp_path.rglob("*.html")}
+    running = pages.pop("explore/page.html")
+    assert not re.findall(r'<(?:script|img|link|iframe)[^>]* (?:src|href)="(?!data:)', running)
     for name, page in pages.items():
         fetched = re.findall(
             r'(?:<script[^>]* src|<img[^>]* src|<link[^>]* rel="stylesheet"[^>]* href)="([^"]*)"', page

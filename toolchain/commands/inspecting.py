@@ -1,4 +1,4 @@
-"""identify, inspect, hexdump, report, fingerprint: what a file is and what is in it."""
+"""identify, inspect, hexdump, explain, report, explore, fingerprint: what a file is and what is in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolchain.terminal.foreign import one_line
 from toolchain.terminal.program import spoken, spoken_within
 from toolchain.terminal.talk import complain, print_json, put, put_painted, say
 
-from .options import Commands, command, json_option, whole, writes
+from .options import Commands, command, json_option, model_option, model_or_demo, whole, writes
 
 
 def add_identify(commands: Commands) -> None:
@@ -273,6 +273,33 @@ def run_report(args: argparse.Namespace) -> int:
         total = sum(tensor.n_rows * tensor.n_cols for tensor in model.tensors.values())
     with progress_bar(args, total, "report", "values") as bar:
         size = write_report(args.file, args.html, args.source, bar.update)
+    say(args, f"{args.html}: {size:,} bytes")
+    return 0
+
+
+def add_explore(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "explore",
+        run_explore,
+        "Write a self-contained HTML page of a running model, from the file's bytes to the next character; every "
+        "number leads back to its bytes.",
+        "explore --html page.html\nexplore -m files/ggml-model-q4_0.bin --html page.html "
+        "--beside files/base/tokenizer.model",
+    )
+    model_option(parser, "a small GGML or GGUF file (default: $GGMLPY_MODEL, else the demo model)", required=False)
+    writes(parser.add_argument("--html", metavar="OUT", required=True, help="the page to write"))
+    beside = "a tokenizer.model or model file whose vocabulary is shown beside the model's (default: the demo base's)"
+    parser.add_argument("--beside", metavar="FILE", help=beside)
+
+
+def run_explore(args: argparse.Namespace) -> int:
+    from toolchain.demo.story import FOLDER
+    from toolchain.explore.assemble import write_page
+
+    usual = FOLDER / "base" / "tokenizer.model"
+    beside = args.beside or (usual if usual.is_file() else None)
+    size = write_page(model_or_demo(args), args.html, beside)
     say(args, f"{args.html}: {size:,} bytes")
     return 0
 
