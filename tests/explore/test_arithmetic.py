@@ -228,7 +228,8 @@ def encoded_alike(page: Path, paths: list[Path], tmp_path: Path) -> None:
 
 
 def test_texts_become_the_same_tokens(page, data, tmp_path):
-    encoded_alike(page, containers(data, tmp_path), tmp_path)
+    with_bytes = [path for path in containers(data, tmp_path) if path.name != "v2.bin"]  # it has no pieces for bytes
+    encoded_alike(page, with_bytes, tmp_path)
 
 
 def test_texts_become_the_same_tokens_in_vocabularies_of_today(page, vectors, tmp_path):

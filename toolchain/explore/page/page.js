@@ -234,9 +234,13 @@ const actions = {
     draw("layers");
   },
   setPrompt(prompt, wrapped) {
-    setPrompt(prompt, wrapped);
     clearTimeout(waiting);
-    waiting = setTimeout(compute, RESTING);
+    try {
+      setPrompt(prompt, wrapped);
+      waiting = setTimeout(compute, RESTING);
+    } catch (error) {
+      saidError(error);
+    }
   },
   setOption(name, value) {
     state.options[name] = value;

@@ -57,8 +57,13 @@ class ScoreMerger {
 class PieceTokenizer {
   constructor(tokens) {
     this.pieces = tokens.map(({ bytes }) => keyOf(bytes));
-    this.merger = new ScoreMerger(this.pieces, tokens.map(({ score }) => score), (byte) => byte + FIRST_BYTE);
+    this.merger = new ScoreMerger(this.pieces, tokens.map(({ score }) => score), (byte) => this.byteToken(byte));
     this.ends = new Set([EOS]);
+  }
+
+  byteToken(byte) {
+    if (byte + FIRST_BYTE < this.pieces.length) return byte + FIRST_BYTE;
+    throw new FileError("no_byte", { byte: `0x${byte.toString(16)}` });
   }
 
   encode(text) {

@@ -45,7 +45,12 @@ function windowNote({ params, context }) {
 
 function secondVocabulary(beside, text) {
   if (!beside) return element("p", { class: "soft" }, word("no_second"));
-  const tokens = beside.tokenizer.encode(text);
+  let tokens;
+  try {
+    tokens = beside.tokenizer.encode(text);
+  } catch (error) {
+    return element("p", { class: "error" }, word(`errors.${error.key}`, error.details));
+  }
   const chips = tokens.map((token) => chip(beside.tokenizer, token, { tabindex: -1 }));
   return [element("h3", {}, word("second", { name: beside.name, n: tokens.length })), element("div", { class: "chips" }, chips)];
 }
