@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.explore.harness import node
 from tests.ggmlpy.test_later_types import LATER, write_gguf_of
 from tests.llama_ref.random_models import Shape, write_random_model
 from tests.today import whole_gguf
+from toolchain.explore.operations import OPERATIONS
 
 LAYOUTS = list(TENSOR_TYPES)
 TOKENS = [1, 15, 7, 12, 7, 3, 19]
@@ -183,6 +185,45 @@ def test_logits_are_those_of_the_reference_for_every_type(memory, most, page, tm
     paths = random_models(tmp_path)
     for path, got in zip(paths, logits_of_the_page(page, paths, TOKENS, memory), strict=True):
         assert difference_from_the_reference(got, path, TOKENS, memory) < most, path.name
+
+
+WATCHED = """
+import { readFile } from "./files.js";
+import { openModel } from "./model.js";
+import { evaluate } from "./transformer.js";
+const bytes = bytesOfFile(args[0]);
+const model = openModel(readFile(bytes), bytes);
+model.memoryF32 = true;
+const steps = [];
+for (const token of args[1].split(",")) steps.push(evaluate(model, steps, Number(token)));
+const inNumbers = (value) => (ArrayBuffer.isView(value) ? numbersOf(value) : value);
+const lists = (value) => (Array.isArray(value) ? value.map(lists) : inNumbers(value));
+const plain = (values) => Object.fromEntries(Object.entries(values).map(([key, value]) => [key, lists(value)]));
+const { layers, ...rest } = steps.at(-1);
+print({ ...plain(rest), layers: layers.map(({ cached, ...layer }) => plain(layer)) });
+"""
+NODE_OF = re.compile(r"→ (\w+)")
+
+
+def test_every_intermediate_value_is_that_of_the_reference_under_the_name_that_the_page_shows(page, tmp_path):
+    path = write_random_model(tmp_path / "m.bin", Shape(n_layer=2), "q4_0")
+    step = node(page, WATCHED, path, ",".join(map(str, TOKENS)))
+    seen: dict[str, list[np.ndarray]] = {}
+    with Model.from_file(path, numerics="reference", n_ctx=64, memory_f32=True) as model:
+        model.backend.watch = lambda name, x: seen.setdefault(name, []).append(x)
+        model.evaluate(TOKENS, 0)
+    compared = set()
+    for each in OPERATIONS:
+        for layer, values in [(None, step), *enumerate(step["layers"])]:
+            if each.key in values:
+                name = NODE_OF.search(each.llama_cpp)[1] + ("" if layer is None else f"-{layer}")
+                expected = seen[name][-1 if each.place == "pair" else 0]
+                in_heads = each.key in ("scores", "attention", "mixed")  # [n_head, n_tokens, …]
+                expected = (expected[:, -1] if in_heads else expected[-1]).reshape(-1)
+                expected = expected / np.sqrt(32) if each.key == "scores" else expected
+                np.testing.assert_allclose(np.ravel(values[each.key]), expected, atol=2e-5, err_msg=name)
+                compared.add(each.key)
+    assert compared == {each.key for each in OPERATIONS}
 
 
 FAMILIES = ("llama3-bpe", "llama3-new", "linear-new", "yarn-attn", "qwen2-tied", "qwen3", "bias", "llama2-gqa", "tied")

@@ -18,7 +18,8 @@ there is {}), and ``place`` how a number's index leads to these:
 ``heads``   the head's weights, and the values of all positions
 ==========  =======================================================================================
 
-Source of the names: llm_build_llama in llama.cpp dadbed99e (2023-08-21), functions and the names of the graph's nodes.
+Source of the names: ggml's functions, and the nodes of the graph in src/models/llama.cpp and src/llama-graph.cpp of
+llama.cpp c392e5094; ``logits --trace`` writes values under the same names.
 """
 
 from __future__ import annotations
@@ -56,54 +57,54 @@ class Operation:
 
 
 _HEADS = "q, k, v = (heads(op, w, name, h, cache)"
-_OUT = 'x = op.add(linear(op, w, "wo", op.attention('
+_OUT = 'op.add(linear(op, w, "wo", h), x)'
 _GATE = 'gate, up = linear(op, w, "w1", h)'
-_DOWN = 'return op.add(linear(op, w, "w2", op.silu_mul(gate, up)), x)'
+_DOWN = 'op.add(linear(op, w, "w2", h), x)'
 _ATTENTION, _FEED = "layers.{}.attention.", "layers.{}.feed_forward."
 
 # fmt: off
 OPERATIONS = (
-    Operation("embedding", "x = E[token]", "x = op.embed(weights.tok_embeddings, tokens)",
-              "ggml_get_rows → inpL", "n_embd", "token", "tok_embeddings.weight"),
-    Operation("attention_norm", "h = x / √(mean(x²) + ε) · g", "h = op.rms_norm(x, w.attention_norm)",
-              "ggml_rms_norm, ggml_mul → attention_norm_0", "n_embd", "column", "layers.{}.attention_norm.weight",
+    Operation("embedding", "x = E[token]", "op.embed(weights.tok_embeddings, tokens)",
+              "ggml_get_rows → inp_embd", "n_embd", "token", "tok_embeddings.weight"),
+    Operation("attention_norm", "h = x / √(mean(x²) + ε) · g", "op.rms_norm(x, w.attention_norm)",
+              "ggml_rms_norm, ggml_mul → attn_norm", "n_embd", "column", "layers.{}.attention_norm.weight",
               ("stream",)),
-    Operation("q", "q = W_q h", _HEADS, "ggml_mul_mat → tmpq", "n_q", "row", _ATTENTION + "wq.weight",
+    Operation("q", "q = W_q h", _HEADS, "ggml_mul_mat → Qcur", "n_q", "row", _ATTENTION + "wq.weight",
               ("attention_norm",)),
-    Operation("k", "k = W_k h", _HEADS, "ggml_mul_mat → tmpk", "n_kv", "row", _ATTENTION + "wk.weight",
+    Operation("k", "k = W_k h", _HEADS, "ggml_mul_mat → Kcur", "n_kv", "row", _ATTENTION + "wk.weight",
               ("attention_norm",)),
-    Operation("v", "v = W_v h", _HEADS, "ggml_mul_mat → tmpv", "n_kv", "row", _ATTENTION + "wv.weight",
+    Operation("v", "v = W_v h", _HEADS, "ggml_mul_mat → Vcur", "n_kv", "row", _ATTENTION + "wv.weight",
               ("attention_norm",)),
     Operation("q_turned", "(a, b) → (a cos φ − b sin φ, a sin φ + b cos φ), φ = p θᵢ",
               "out_first[...], out_second[...] = first * cos", "ggml_rope → Qcur", "n_q", "pair", "", ("q",),
               REFERENCE),
     Operation("k_turned", "(a, b) → (a cos φ − b sin φ, a sin φ + b cos φ), φ = p θᵢ",
-              "op.remember(cache, k, v, n_past)", "ggml_rope → Kcur, ggml_cpy to the cache", "n_kv", "pair", "",
+              "op.remember(cache, k, v, n_past)", "ggml_rope → Kcur, and into the cache", "n_kv", "pair", "",
               ("k",)),
-    Operation("scores", "s = q · k / √d", "scores = q @ k / np.float32(np.sqrt(head_dim))",
-              "ggml_mul_mat → KQ, ggml_scale → KQ_scaled, ggml_diag_mask_inf → KQ_masked", "n_head seen", "scores", "",
+    Operation("scores", "s = q · k / √d", "scores = q @ k",
+              "ggml_mul_mat → kq, scaled by the next", "n_head seen", "scores", "",
               ("q_turned", "k_turned"), REFERENCE),
     Operation("attention", "a = exp(s) / Σ exp(s)", "probabilities = softmax(np.where(future",
-              "ggml_soft_max → KQ_soft_max", "n_head seen", "same", "", ("scores",), REFERENCE),
-    Operation("mixed", "m = Σ a v", "return (probabilities @ v).reshape(n_head, n, head_dim)",
-              "ggml_mul_mat → KQV, ggml_permute → KQV_merged", "n_q", "heads", "", ("attention", "v"), REFERENCE),
-    Operation("wo", "o = W_o m", _OUT, "ggml_mul_mat → result_wo", "n_embd", "row", _ATTENTION + "wo.weight",
+              "ggml_soft_max_ext → kq_soft_max", "n_head seen", "same", "", ("scores",), REFERENCE),
+    Operation("mixed", "m = Σ a v", "(probabilities @ v).reshape(n_head, n, head_dim)",
+              "ggml_mul_mat → kqv, merged into kqv_out", "n_q", "heads", "", ("attention", "v"), REFERENCE),
+    Operation("wo", "o = W_o m", _OUT, "ggml_mul_mat → attn_out", "n_embd", "row", _ATTENTION + "wo.weight",
               ("mixed",)),
-    Operation("middle", "x + o", _OUT, "ggml_add → inpFF", "n_embd", "same", "", ("wo", "stream")),
-    Operation("ffn_norm", "h = x / √(mean(x²) + ε) · g", "h = op.rms_norm(x, w.ffn_norm)",
+    Operation("middle", "x + o", _OUT, "ggml_add → ffn_inp", "n_embd", "same", "", ("wo", "stream")),
+    Operation("ffn_norm", "h = x / √(mean(x²) + ε) · g", "op.rms_norm(x, w.ffn_norm)",
               "ggml_rms_norm, ggml_mul → ffn_norm", "n_embd", "column", "layers.{}.ffn_norm.weight", ("middle",)),
-    Operation("gate", "g = W₁ h", _GATE, "ggml_mul_mat → result_w1", "n_ff", "row", _FEED + "w1.weight",
+    Operation("gate", "g = W₁ h", _GATE, "ggml_mul_mat → ffn_gate", "n_ff", "row", _FEED + "w1.weight",
               ("ffn_norm",)),
-    Operation("up", "u = W₃ h", _GATE, "ggml_mul_mat → result_w3", "n_ff", "row", _FEED + "w3.weight",
+    Operation("up", "u = W₃ h", _GATE, "ggml_mul_mat → ffn_up", "n_ff", "row", _FEED + "w3.weight",
               ("ffn_norm",)),
-    Operation("gated", "g / (1 + exp(−g)) · u", _DOWN, "ggml_silu → silu, ggml_mul → silu_x_result_w3", "n_ff", "same",
-              "", ("gate", "up")),
-    Operation("down", "d = W₂ (…)", _DOWN, "ggml_mul_mat → result_w2", "n_embd", "row", _FEED + "w2.weight",
+    Operation("gated", "g / (1 + exp(−g)) · u", "op.silu_mul(gate, up)", "ggml_swiglu_split → ffn_swiglu", "n_ff",
+              "same", "", ("gate", "up")),
+    Operation("down", "d = W₂ (…)", _DOWN, "ggml_mul_mat → ffn_out", "n_embd", "row", _FEED + "w2.weight",
               ("gated",)),
-    Operation("result", "x + d", _DOWN, "ggml_add → inpFF_+_result_w2", "n_embd", "same", "", ("down", "middle")),
-    Operation("norm", "x / √(mean(x²) + ε) · g", "x = op.rms_norm(x[-1:] if last_only else x, weights.norm)",
+    Operation("result", "x + d", _DOWN, "ggml_add → l_out", "n_embd", "same", "", ("down", "middle")),
+    Operation("norm", "x / √(mean(x²) + ε) · g", "op.rms_norm(x[-1:] if last_only else x, weights.norm)",
               "ggml_rms_norm, ggml_mul → result_norm", "n_embd", "column", "norm.weight", ("result",)),
-    Operation("logits", "l = W_out x", "return op.matmul(weights.output, x)", "ggml_mul_mat → result_output",
+    Operation("logits", "l = W_out x", "op.matmul(weights.output, x)", "ggml_mul_mat → result_output",
               "n_vocab", "row", "output.weight", ("norm",)),
 )
 # fmt: on
@@ -127,5 +128,7 @@ def line_of(text: str, piece: str) -> int:
     >>> line_of("a = 1\\nb = 2", "b =")
     2
     """
-    (number,) = (number for number, line in enumerate(text.splitlines(), 1) if piece in line)
-    return number
+    found = [number for number, line in enumerate(text.splitlines(), 1) if piece in line]
+    if len(found) != 1:
+        raise LookupError(f"{piece!r} is on {len(found)} lines of the source, not on one: name another piece of it")
+    return found[0]
