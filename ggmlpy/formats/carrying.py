@@ -371,9 +371,7 @@ def _told_scaling(source: str, scaling: RopeScaling) -> Iterator[str]:
     key = _SCALING_KEYS[source]
     if scaling.type == "dynamic":
         yield f"{key} {shown(scaling)}: readers of the file take the plain frequencies, however long the text"
-    if scaling.type != "yarn":
-        return
-    for name, usual in _YARN_OF_READERS.items():
+    for name, usual in _YARN_OF_READERS.items() if scaling.type == "yarn" else ():
         if getattr(scaling, name) not in (None, *usual):
             yield f"{key}.{name} {shown(getattr(scaling, name))}: readers of the file compute YaRN as published"
     yield from (f"{key}.{name} {shown(value)}" for name, value in scaling.other.items())

@@ -43,7 +43,17 @@ from .fields import U32, U64, Array, Cursor, Number, Record, Text, read
 from .gguf_values import Typed, Value, check_count
 from .tensor_types import REMOVED, TensorType, types_of
 
-__all__ = ["ALIGNMENT", "GGUF_MAGIC", "GgufFile", "GgufTensor", "open_gguf", "open_splits", "records_of", "split_paths"]
+__all__ = [
+    "ALIGNMENT",
+    "GGUF_MAGIC",
+    "GgufFile",
+    "GgufTensor",
+    "open_gguf",
+    "open_splits",
+    "part_of_split",
+    "records_of",
+    "split_paths",
+]
 
 GGUF_MAGIC = 0x46554747
 ALIGNMENT = 32
@@ -342,15 +352,41 @@ def open_splits(path: str | os.PathLike[str]) -> list[GgufFile]:
     return files
 
 
+_SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)")
+
+
+def part_of_split(gguf: GgufFile) -> tuple[str, str] | None:
+    """What a file is, and what to do with it, that is one part of a split model by its keys but not by its name."""
+    count, number = gguf.integer("split.count", 0), gguf.integer("split.no", 0)
+    match = _SPLIT_NAME.fullmatch(gguf.path.name)
+    is_named, is_whole = match and int(match[3]) == count, gguf.integer("split.tensors.count", -1) == len(gguf.tensors)
+    if count <= 1 or is_named or is_whole:
+        return None
+    what = f"part {number + 1} of {count} of a split model"
+    if gguf.cursor.size > gguf.end + gguf.alignment:
+        return f"{what}, with other parts joined behind it", "use the parts as they were"
+    return f"{what}, renamed", f"name it NAME-{number + 1:05}-of-{count:05}.gguf beside the others"
+
+
 def split_paths(gguf: GgufFile) -> list[Path]:
     """The files of a split model, from any of them; the file itself if it is not split.
 
     Raises:
-        MissingFileError: one is missing.
+        MissingFileError: one is missing, or cannot be found by this one's name.
     """
-    count = gguf.integer("split.count", 0)
-    match = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)", gguf.path.name)
-    if count <= 1 or match is None:
+    match = _SPLIT_NAME.fullmatch(gguf.path.name)
+    if part := part_of_split(gguf):
+        what, step = part
+        raise MissingFileError(
+            f"this is {what}",
+            path=gguf.path,
+            field="split.count",
+            expected=f"{gguf.integer('split.tensors.count', 0) or 'more'} tensors",
+            found=len(gguf.tensors),
+            cause="other parts are found by a name that ends in -00001-of-00003.gguf",
+            next_step=step,
+        )
+    if gguf.integer("split.count", 0) <= 1 or match is None:
         return [gguf.path]
     total = int(match[3])
     paths = [gguf.path.with_name(f"{match[1]}-{i:05}-of-{total:05}{match[4]}") for i in range(1, total + 1)]

@@ -139,6 +139,7 @@ def key_differences(
         usual: what a reader takes for keys that are missing.
     """
     usual, harmless = {**_USUAL, **(usual or {})}, []
+    usual |= {key: True for key in (*a, *b) if key.endswith(".attention.causal")}
     for key in [*a, *(key for key in b if key not in a)]:
         ours, theirs = (_plain(side.get(key, usual.get(key))) for side in (a, b))
         if _same(ours, theirs):

@@ -186,6 +186,7 @@ def params_of_huggingface(record: Mapping[str, Any], path: str | os.PathLike[str
     record = {**_DEFAULTS[model_type], **record}
     if record.get("hidden_act", "silu") != "silu":
         raise _unsupported(path, "hidden_act", record["hidden_act"])
+    _check_rope(path, record)
     n_embd, n_ff = _size(path, record, "hidden_size"), _size(path, record, "intermediate_size")
     n_head = _size(path, record, "num_attention_heads")
     params = ModelParams(
@@ -245,6 +246,8 @@ _ROPE_KEYS = {  # in rope_scaling (to transformers 4) and rope_parameters (since
     "extrapolation_factor": ("extrapolation_factor",             float),
 }
 # fmt: on
+_ROTATED = "partial_rotary_factor"  # stands in config.json itself to transformers 4, in rope_parameters since 5
+_OF_ROPE = {key for key, _ in _ROPE_KEYS.values()} | {"type", "rope_type", "rope_theta", "truncate", _ROTATED}
 
 
 def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,8 +272,39 @@ def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
         "unk_id": _number(record, "unk_token_id", int),
         "pad_id": _number(record, "pad_token_id", int),
         "dtype": dtype if isinstance(dtype, str) else None,
-        "other": _others(record, _CONFIG_KEYS),
+        "other": {**_others(record, _CONFIG_KEYS), **_beside_scaling(rope)},
     }
+
+
+def _check_rope(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """One base and one scaling hold for all layers of a LLaMA."""
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = record.get(name)
+        kinds = [key for key, value in rope.items() if isinstance(value, dict)] if isinstance(rope, dict) else []
+        if kinds:
+            raise UnsupportedError(
+                "rotary embedding differs between kinds of layers",
+                path=path,
+                field=f"{name}.{kinds[0]}",
+                expected="the same for all layers",
+                found=", ".join(kinds),
+                cause="this is another model family",
+                next_step="start from a LLaMA model, or use the tools of this one",
+            )
+
+
+def _beside_scaling(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``rope_parameters`` says beside the base and the scaling: how much of a head is rotated, and what nothing
+    here understands."""
+    part = {_ROTATED: rope[_ROTATED]} if _ROTATED in rope else {}
+    if _kind_of_scaling(rope) is not None:
+        return part  # what else it says is kept with the scaling
+    return {**part, **{f"rope_parameters.{key}": value for key, value in _others(rope, _OF_ROPE).items()}}
+
+
+def _kind_of_scaling(rope: Mapping[str, Any]) -> str | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    return kind if isinstance(kind, str) and kind != "default" else None
 
 
 def _rope_scaling(rope: Mapping[str, Any], longest: int | None) -> RopeScaling | None:
@@ -280,15 +314,14 @@ def _rope_scaling(rope: Mapping[str, Any], longest: int | None) -> RopeScaling |
         longest: the longest context, which counts as the original one where none is said in there; what stands
             outside is nothing that transformers looks at.
     """
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if not isinstance(kind, str) or kind == "default":
+    kind = _kind_of_scaling(rope)
+    if kind is None:
         return None
     said: dict[str, Any] = {name: _number(rope, key, number) for name, (key, number) in _ROPE_KEYS.items()}
     if kind in ("llama3", "yarn", "longrope"):
         said["original_context"] = said["original_context"] or longest
     truncate = rope.get("truncate")
-    understood = {key for key, _ in _ROPE_KEYS.values()} | {"type", "rope_type", "rope_theta", "truncate"}
-    said |= {"truncate": truncate if isinstance(truncate, bool) else None, "other": _others(rope, understood)}
+    said |= {"truncate": truncate if isinstance(truncate, bool) else None, "other": _others(rope, _OF_ROPE)}
     return RopeScaling(type=kind, **said)
 
 

@@ -40,10 +40,13 @@ def open_tokenizer(path: str | os.PathLike[str]) -> PieceTokenizer:
 
     kind = kind_of(first_bytes(path))
     if kind is not None and kind.name == "gguf":
-        from ggmlpy.formats.gguf import open_gguf
+        from ggmlpy.formats.gguf import open_gguf, split_paths
 
         try:
-            return gguf_tokenizer(open_gguf(Path(path)).metadata)
+            gguf = open_gguf(path)
+            if "tokenizer.ggml.tokens" not in gguf.metadata:  # of several files the first has the keys
+                gguf = open_gguf(split_paths(gguf)[0])
+            return gguf_tokenizer(gguf.metadata)
         except FormatError as error:
             error.name_file(path)
             raise

@@ -27,6 +27,7 @@ from ggmlpy.quantizers.migration import migrate
 from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.verify.compare import compare
 from ggmlpy.verify.quantization import verify_files
+from llama_ref.vocabulary.opening import open_tokenizer
 from tests.ggmlpy.models import finite_blocks, write_tiny
 from tests.ggmlpy.test_hostile import mutate, mutations, survive
 
@@ -185,6 +186,13 @@ def test_split_models_are_found_and_missing_splits_named(tmp_path):
     with open_model(tmp_path / "m.gguf") as a, open_model(tmp_path / "s-00001-of-00002.gguf") as b:
         assert len(b.paths) == 2
         assert compare(a, b).verdict == "same content"
+    tokenizers = [open_tokenizer(tmp_path / f"s-0000{i}-of-00002.gguf") for i in (1, 2)]
+    assert len(tokenizers[0]) == len(tokenizers[1]) > 0
+    for name, words in (("renamed.gguf", "renamed"), ("s-00001-of-00005.gguf", "renamed"), ("j.gguf", "joined behind")):
+        parts = [(tmp_path / f"s-0000{i}-of-00002.gguf").read_bytes() for i in (1, 2)]
+        (tmp_path / name).write_bytes(b"".join(parts) if name == "j.gguf" else parts[0])
+        with pytest.raises(MissingFileError, match=f"this is part 1 of 2 of a split model.*{words}"):
+            open_model(tmp_path / name)
     (tmp_path / "s-00002-of-00002.gguf").unlink()
     with pytest.raises(MissingFileError, match=r"s-00002-of-00002\.gguf: a file of this model split in 2 is missing"):
         open_model(tmp_path / "s-00001-of-00002.gguf")

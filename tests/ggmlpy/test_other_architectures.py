@@ -98,6 +98,13 @@ def test_differences_are_told(tmp_path, capsys):
     assert "another architecture" in capsys.readouterr().err
 
 
+def test_attention_is_causal_unless_a_file_says_otherwise(tmp_path):
+    plain = write_other(tmp_path / "a.gguf")
+    for causal, code in ((True, 0), (False, 1)):
+        said = write_other(tmp_path / "b.gguf", **{"gemma.attention.causal": Value("bool", causal)})
+        assert cli.main(["compare", "-q", str(plain), str(said)]) == code
+
+
 def test_an_older_container_has_no_place_for_it(tmp_path):
     with (
         open_model(write_other(tmp_path / "m.gguf"), any_architecture=True) as model,

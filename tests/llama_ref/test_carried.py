@@ -138,6 +138,31 @@ def test_a_scaling_that_gguf_cannot_say_is_refused(folder):
         plan_conversion(model, container="gguf")
 
 
+@pytest.mark.parametrize("scaling", [{}, LINEAR, YARN], ids=["plain", "linear", "yarn"])
+def test_a_part_of_a_head_that_is_rotated_is_refused_in_either_spelling(scaling, folder, tmp_path):
+    model = folder("huggingface", rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5, **scaling})
+    with pytest.raises(UnsupportedError, match=r"partial_rotary_factor 0\.5"):
+        plan_conversion(model, container="gguf")
+    record = json.loads((model / "config.json").read_text())
+    record["rope_parameters"]["partial_rotary_factor"] = 1.0
+    (model / "config.json").write_text(json.dumps(record))
+    plan_conversion(model, container="gguf").__exit__()
+
+
+def test_what_else_stands_beside_a_scaling_is_told_and_layers_that_differ_are_refused(folder):
+    model = folder("huggingface", rope_parameters={"rope_theta": 1e4, "unheard_of": 3})
+    for container in ("ggjt1", "gguf"):
+        with plan_conversion(model, container=container) as plan:
+            assert any("rope_parameters.unheard_of" in note for note in plan.notes)
+    for rope in ({"full_attention": {"rope_theta": 5e5}}, {"type": "linear", "factor": 2.0, "x": {"y": 1}}):
+        with pytest.raises(UnsupportedError, match="differs between kinds of layers"):
+            params_of_huggingface({**json.loads((model / "config.json").read_text()), "rope_parameters": rope}, "c")
+    linear = {**json.loads((model / "config.json").read_text()), "rope_parameters": {**LINEAR, "unheard_of": 3}}
+    (model / "config.json").write_text(json.dumps(linear))
+    with plan_conversion(model, container="gguf") as plan:
+        assert any("unheard_of 3" in note for note in plan.notes)
+
+
 def test_meta_says_the_base_and_the_scaling_of_llama_3_and_no_other(folder, tmp_path):
     model = folder("huggingface", rope_theta=5e5, rope_scaling=LLAMA3)
     convert_from_huggingface(model, tmp_path / "meta")

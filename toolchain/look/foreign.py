@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ggmlpy.files.errors import FormatError
-from ggmlpy.formats.gguf import GgufFile, open_gguf
+from ggmlpy.formats.gguf import GgufFile, open_gguf, part_of_split
 from ggmlpy.formats.gguf_kinds import other_kind
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.look.finite import NotFinite, not_finite, not_finite_problem
@@ -101,24 +101,13 @@ def foreign_gguf(path: Path, progress: Callable[[int], object] | None = None) ->
     """
     try:
         gguf = open_gguf(path)
-        count, number = gguf.integer("split.count", 0), gguf.integer("split.no", 0)
     except (FormatError, OSError):
         return None  # its reader says what is wrong
-    found = other_kind(gguf.metadata, path) or _renamed_part(path, gguf, number, count)
+    found = other_kind(gguf.metadata, path) or part_of_split(gguf)
     if not found:
         return None
     unsound = list(_not_finite(gguf, progress))
     return _described(path, gguf, *found, not_finite_problem(unsound, path) if unsound else None)
-
-
-def _renamed_part(path: Path, gguf: GgufFile, number: int, count: int) -> tuple[str, str] | None:
-    """What a part of a split model is that does not bear a part's name, and the next step."""
-    if count < 2 or re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
-        return None
-    what = f"part {number + 1} of {count} of a split model"
-    if path.stat().st_size > gguf.end + gguf.alignment:
-        return f"{what}, with other parts joined behind it", "use the parts as they were"
-    return f"{what}, renamed", f"name it NAME-{number + 1:05}-of-{count:05}.gguf beside the others"
 
 
 def _not_finite(gguf: GgufFile, progress: Callable[[int], object] | None) -> Iterator[NotFinite]:
