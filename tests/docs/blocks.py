@@ -28,7 +28,7 @@ from toolchain.commands.main import build_parser
 from toolchain.commands.options import dashed
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<how>in|after|from): (?P<what>[^\n]+?) -->\n+)?^```(?P<language>\w+)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,

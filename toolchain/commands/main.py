@@ -179,6 +179,6 @@ COMMANDS: dict[str, str] = {
     "doctor": "doctor",        "train": "training",        "instructions": "instruction_data",
     "crawl": "instruction_data", "demo": "demo",             "serve": "serving",
     "imatrix": "numbers",      "completion": "completion", "explain": "inspecting",   "ggml-to-pth": "checkpoints",
-    "zoo": "zoo",              "quality": "quality",      "explore": "inspecting",
+    "zoo": "zoo",              "quality": "quality",      "explore": "inspecting",   "course": "course",
 }
 # fmt: on

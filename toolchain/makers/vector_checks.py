@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +19,7 @@ from ggmlpy.verify.verdict import Table, Verdict
 from llama_ref.text.main_loop import MainOptions
 from toolchain.verify.logits import verify_logits
 from toolchain.verify.outputs import verify_output
+from toolchain.verify.programs import run_program, words_of
 from toolchain.verify.text import TextRequest, verify_text
 
 from .vector_cases import KINDS, Case
@@ -37,7 +35,7 @@ class CaseResult:
     """What another program made of one case.
 
     Attributes:
-        status: "identical bytes", "identical content", "differs", "failed", "timed out" or "no output".
+        status: "identical bytes", "identical content", "differs", "failed", "timed out", "too much" or "no output".
         words: the verdict, or what the program said last.
         causes: what verify found out.
     """
@@ -142,7 +140,7 @@ def check_vectors(
     root = Path(directory).resolve()
     report = CheckReport(os.fspath(directory), command)
     for case in chosen:
-        _words(command, _values(root, case, Path("out")), shell)  # refuses unknown names before anything runs
+        words_of(command, _values(root, case, Path("out")), shell)  # refuses unknown names before anything runs
     for done, case in enumerate(chosen, 1):
         with tempfile.TemporaryDirectory(prefix="vectors-") as folder:
             out = Path(folder) / Path(case.output).name
@@ -161,35 +159,12 @@ def _values(root: Path, case: Case, out: Path) -> dict[str, str]:
     return {**case.placeholders(), "in": str(root / case.source), "out": str(out), "lora": lora}
 
 
-def _words(command: str, values: dict[str, str], shell: bool) -> list[str] | str:
-    """The command with everything in braces replaced: words, or one line for the shell."""
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise UsageError(f"these cases have no {match[0]}; they have {{{'}, {'.join(sorted(values))}}}")
-        return shlex.quote(values[match[1]]) if shell else values[match[1]]
-
-    def filled(text: str) -> str:
-        return re.sub(r"\{(\w+)\}", value, text)
-
-    return filled(command) if shell else [filled(word) for word in shlex.split(command)]
-
-
 def _checked(root: Path, case: Case, out: Path, command: str, timeout: float, shell: bool) -> CaseResult:
-    words = _words(command, _values(root, case, out), shell)
-    try:
-        done = subprocess.run(
-            words, shell=shell, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        return CaseResult(case, "timed out", f"after {timeout:g} s")
-    except OSError as error:
-        return CaseResult(case, "failed", str(error))
-    if done.returncode:
-        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        return CaseResult(case, "failed", f"exit code {done.returncode}" + "".join(f": {line}" for line in last))
+    ended = run_program(words_of(command, _values(root, case, out), shell), timeout, out)
+    if ended.status:
+        return CaseResult(case, ended.status, ended.problem)
     if "{out}" not in command:
-        out.write_bytes(done.stdout)
+        out.write_bytes(ended.stdout)
     if not out.exists():
         return CaseResult(case, "no output", f"{out.name} was not written")
     return _judged(root, case, out)
