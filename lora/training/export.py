@@ -123,7 +123,7 @@ def _arguments(stage: StageNumbers, accumulation: int) -> dict[str, Any]:
         "gradient_accumulation_steps": accumulation,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_ratio": settings.warmup,
+        "warmup_steps": settings.n_warmup,
         "weight_decay": settings.weight_decay,
         "adam_beta1": settings.betas[0],
         "adam_beta2": settings.betas[1],
@@ -175,7 +175,7 @@ def _axolotl(stage: StageNumbers, accumulation: int, base: str) -> dict[str, Any
         "max_steps": settings.n_steps,
         "learning_rate": settings.learning_rate,
         "lr_scheduler": "cosine",
-        "warmup_ratio": settings.warmup,
+        "warmup_steps": settings.n_warmup,
         "weight_decay": settings.weight_decay,
         "optimizer": "adamw_torch",
         "max_grad_norm": settings.clip,
@@ -205,6 +205,8 @@ def _differences(stage: StageNumbers) -> Iterator[str]:
             " load the base in float32, or use DeepSpeed, which keeps float32 masters"
         )
         yield "new rows: the base must have been grown to the tokenizer's size before, or its rows are drawn by torch"
+    if stage.lora:
+        yield "pairs: lora_A begins with other random numbers; losses part from the third update on"
     yield "precision: bf16 differs from float32 by about 1.5e-3 in the losses of 20 updates"
     yield "dropout: other masks, and in stages with dropout other losses"
 

@@ -70,9 +70,14 @@ class Settings:
         >>> [original.rate(step) for step in (0, 1)], round(original.rate(19), 8)
         ([0.0, 0.001], 6.82e-06)
         """
+        steps = step + self.first_step, self.n_steps + self.first_step
+        return self.learning_rate * warmup_cosine(*steps, self.n_warmup)
+
+    @property
+    def n_warmup(self) -> int:
+        """Steps in which the rate rises."""
         exact = self.n_steps * self.warmup
-        n_warmup = math.ceil(exact) if self.warmup_rounding == "ceil" else round(exact)
-        return self.learning_rate * warmup_cosine(step + self.first_step, self.n_steps + self.first_step, n_warmup)
+        return math.ceil(exact) if self.warmup_rounding == "ceil" else round(exact)
 
 
 @dataclass(frozen=True)

@@ -430,12 +430,12 @@ def test_stages_hand_on_to_each_other(
     (tmp_path / "zh.txt").write_text("\n\n".join(TEXTS[2:]), "utf-8")
     write_instructions(tmp_path / "data.json", [{"instruction": "你好", "input": "", "output": "你好，世界。"}])
 
-    def run(name: str, data: str, tokenizer: str, **more: object) -> Run:
+    def run(name: str, data: str, tokenizer: str, output: str | None = None, **more: object) -> Run:
         given, recipe = StageInput([str(tmp_path / data)], str(tmp_path / tokenizer), **more), usual_recipe(name)
         usual = load_recipe(recipe).stage(name)
         lora = usual.lora and replace(LORA, targets=usual.lora.targets)
         numbers = replace(usual, rows=1, length=64, lora=lora, settings=replace(usual.settings, n_steps=3))
-        return train(name, given, tmp_path / name, numbers)
+        return train(name, given, tmp_path / (output or name), numbers)
 
     run("pretrain", "en.txt", "english.model", shape=SHAPE)
     base = str(tmp_path / "pretrain")
@@ -445,7 +445,7 @@ def test_stages_hand_on_to_each_other(
         assert len(adapter.pairs) == 4 * SHAPE.n_layer
         assert set(adapter.replaced) == {"tok_embeddings.weight", "output.weight"}
     with pytest.raises(UsageError, match="merge it into the base first"):
-        run("stage2", "zh.txt", "grown.model", base=base, adapter=str(tmp_path / "stage2"))
+        run("stage2", "zh.txt", "grown.model", "again", base=base, adapter=str(tmp_path / "stage2"))
     merge(base, [tmp_path / "stage2"], tmp_path / "merged")
     run("instruct", "data.json", "grown.model", base=str(tmp_path / "merged"))
     merge(tmp_path / "merged", [tmp_path / "instruct"], tmp_path / "alpaca")

@@ -38,12 +38,24 @@ def test_rows_and_numbers(prepared: str, tmp_path: Path, capsys: pytest.CaptureF
         assert [row["labels"] for row in rows] == [data.labels(number).tolist() for number in data.train]
     arguments = json.loads((out / "arguments.json").read_bytes())
     assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * 4 == 512
-    assert (arguments["learning_rate"], arguments["warmup_ratio"], arguments["weight_decay"]) == (1e-4, 0.03, 0)
+    assert (arguments["learning_rate"], arguments["warmup_steps"], arguments["weight_decay"]) == (1e-4, 180, 0)
     adapter = json.loads((out / "adapter.json").read_bytes())
     assert (adapter["r"], adapter["lora_alpha"], len(adapter["target_modules"])) == (8, 32, 7)
     assert json.loads((out / "ds_zero2.json").read_bytes())["zero_optimization"]["stage"] == 2
     assert "learning_rate: 0.0001\n" in (out / "axolotl.yml").read_text()
     assert len((out / "DIFFERENCES.txt").read_text().splitlines()) == told.count("will differ: ")
+
+
+def test_transformers_takes_the_arguments(prepared: str, tmp_path: Path) -> None:
+    """Whatever its version is: names of Trainer's arguments come and go."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    out = tmp_path / "out"
+    assert cli.main(["train", "export", prepared, "--stage", "instruct", "-o", str(out), "-q"]) == 0
+    arguments = json.loads((out / "arguments.json").read_bytes())
+    here = {"deepspeed": None, "bf16": False, "use_cpu": True, "output_dir": str(tmp_path)}
+    taken = transformers.TrainingArguments(**{**arguments, **here})
+    assert (taken.warmup_steps, taken.max_steps) == (180, 6000)
 
 
 def test_uneven_cards_are_refused(prepared: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
