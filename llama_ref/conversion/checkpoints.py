@@ -45,6 +45,7 @@ __all__ = [
     "convert_to_huggingface",
     "huggingface_files",
     "kept_from",
+    "open_source",
     "parse_size",
     "plan_from_hf",
     "plan_to_hf",
@@ -111,7 +112,7 @@ def plan_to_hf(
         FormatError: something is wrong with the source; VocabularyError if the tokenizer does not fit.
     """
     with contextlib.ExitStack() as stack:
-        checkpoint = stack.enter_context(_open_source(source))
+        checkpoint = stack.enter_context(open_source(source))
         notes = list(checkpoint.notes)
         source_of_tokenizer = None if weights_only else tokenizer_source(checkpoint, tokenizer, notes)
         notes += carry(checkpoint.params, "huggingface", checkpoint.layout, checkpoint.params_path)
@@ -180,7 +181,7 @@ def plan_from_hf(
         FormatError: something is wrong with the source.
     """
     with contextlib.ExitStack() as stack:
-        checkpoint = stack.enter_context(_open_source(source))
+        checkpoint = stack.enter_context(open_source(source))
         notes = list(checkpoint.notes)
         ranks = None if weights_only else byte_ranks_of(checkpoint, tokenizer)
         vocab = None if weights_only or ranks else fitting_vocabulary(checkpoint, tokenizer, notes)
@@ -218,7 +219,7 @@ def parse_size(text: str | int) -> int:
     return size
 
 
-def _open_source(source: str | os.PathLike[str]) -> Checkpoint:
+def open_source(source: str | os.PathLike[str]) -> Checkpoint:
     """The directory of a checkpoint, or a GGML or GGUF file on its way back."""
     return open_ggml(source) if os.path.isfile(source) and is_ggml_file(source) else open_checkpoint(source)
 

@@ -68,6 +68,22 @@ def test_merges_into_each_form(kind, sources, golden, tmp_path, capsys):
     assert _is_identical(output, sources["meta"], capsys, "--lora", adapter)
 
 
+@pytest.mark.parametrize("command", ["to-meta", "to-hf", "to-hf --bin"])
+@pytest.mark.parametrize("name", ["meta.bin", "meta.gguf", "hf.gguf", "q8.gguf"])
+def test_the_way_back_from_a_file(name, command, sources, tmp_path, capsys):
+    source, output = sources["meta.bin"].with_name(name), tmp_path / "back"
+    if not source.exists():
+        assert cli.main(["quantize", "-q", str(sources["hf.gguf"]), str(source), "q8_0"]) == 0
+    assert cli.main([*command.split(), "-q", str(source), str(output)]) == 0
+    assert _is_identical(output, source, capsys)
+
+
+def test_a_way_back_with_another_model_is_no_way(sources, golden, tmp_path, capsys):
+    assert cli.main(["to-hf", "-q", str(golden("merge/v11-llama/out")), str(tmp_path / "merged")]) == 0
+    assert cli.main(["verify", "-q", str(tmp_path / "merged"), "--source", str(sources["hf.gguf"])]) == 1
+    assert "to-hf: differs" in capsys.readouterr().out
+
+
 def test_two_names_of_the_same_bytes(sources, tmp_path, capsys):
     shutil.copy(sources["meta.bin"], tmp_path / "copy.bin")
     assert cli.main(["verify", "-q", str(sources["meta.bin"]), str(tmp_path / "copy.bin")]) == 1  # nothing is published

@@ -33,10 +33,10 @@ from llama_ref.checkpoint.pth_writer import stream_pth
 from llama_ref.checkpoint.safetensors_file import safetensors_header
 from llama_ref.checkpoint.torch_formats import TORCH_FORMATS
 from llama_ref.checkpoint.weights import METADATA, WeightFile, is_safetensors, open_weights, weights_kind
-from llama_ref.conversion.checkpoints import plan_from_hf, plan_to_hf
+from llama_ref.conversion.checkpoints import open_source, plan_from_hf, plan_to_hf
 
 from .as_written import stored, type_of
-from .beside import folder_differences, vocabulary_beside
+from .beside import Pieces, folder_differences, vocabulary_beside
 from .mistakes import Mistake, mistakes
 
 __all__ = ["verify_export", "verify_weights"]
@@ -48,34 +48,43 @@ SHORT_ALONE = "the last row is missing"  # of one file
 def verify_export(
     output: str | os.PathLike[str], source: str | os.PathLike[str], *, progress: Progress | None = None
 ) -> OutputReport:
-    """Is a checkpoint directory what ``to-hf`` or ``from-hf`` makes of another?
+    """Is a checkpoint directory what ``to-hf``, ``from-hf`` or ``to-meta`` makes of another, or of a GGML or GGUF file?
 
     Raises:
         FormatError: a file can't be read.
         UsageError: both have the same layout.
     """
     output = Path(output)
-    with open_checkpoint(output) as theirs, open_checkpoint(source) as ours:
+    with open_checkpoint(output) as theirs, open_source(source) as ours:
         if theirs.layout == ours.layout:
             raise UsageError(f"{output} and {source} both have {ours.layout} layout: what was done between them?")
-        known = mistakes(ours, theirs.layout)
+        known, bare = mistakes(ours, theirs.layout), ours.vocabulary is None  # else its tokenizer's files follow, too
         if theirs.layout == "huggingface":
             kind = weights_kind(theirs.files[0])
             sizes = max(path.stat().st_size for path in theirs.files) + 1
-            with plan_to_hf(source, os.devnull, weights=kind, shard_size=sizes, weights_only=True) as plan:
+            with plan_to_hf(source, os.devnull, weights=kind, shard_size=sizes, weights_only=bare) as plan:
                 files = {output / name: list(tensors) for name, tensors in plan.files.items()}
                 beside = _beside(theirs, ours, plan.texts)
                 return verify_weights("to-hf", output, str(source), files, ours, known, progress, beside=beside)
-        with plan_from_hf(source, os.devnull, shards=len(theirs.files), weights_only=True) as plan:
+        with plan_from_hf(source, os.devnull, shards=len(theirs.files), weights_only=bare) as plan:
             files = {output / name: list(tensors) for name, tensors in plan.files.items()}
             beside = _beside(theirs, ours, plan.texts)
-            return verify_weights("from-hf", output, str(source), files, ours, known, progress, beside=beside)
+            step = "from-hf" if bare else "to-meta"
+            return verify_weights(step, output, str(source), files, ours, known, progress, beside=beside)
 
 
 def _beside(theirs: Checkpoint, ours: Checkpoint, texts: Mapping[str, str]) -> Iterator[Difference]:
-    vocab, there = vocabulary_beside(ours.path, "meta"), vocabulary_beside(theirs.path, theirs.layout)
+    vocab, there = _pieces_of(ours), vocabulary_beside(theirs.path, theirs.layout)
     params, files = replace(ours.params, n_vocab=ours.n_vocab), {name: text.encode() for name, text in texts.items()}
     yield from folder_differences(theirs, params, ours.layout, vocab if there else None, files)
+
+
+def _pieces_of(checkpoint: Checkpoint) -> Pieces | None:
+    """The pieces of the tokenizer beside a checkpoint, or of a GGML or GGUF file that has their scores."""
+    pieces = checkpoint.vocabulary
+    if pieces is None:
+        return vocabulary_beside(checkpoint.path, "meta")
+    return list(zip(pieces, pieces.scores.tolist(), strict=True)) if pieces.scores.any() else None
 
 
 def verify_weights(
