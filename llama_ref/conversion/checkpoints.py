@@ -147,7 +147,8 @@ def huggingface_files(
         raise UsageError(f"unknown kind of weights {weights!r}: choose safetensors or bin")
     limit = parse_size(shard_size)
     tensors = list(_huggingface_tensors(checkpoint, dtype, weights == "bin" if inv_freq is None else inv_freq))
-    files = _split(tensors, limit, weights)
+    parts = _parts_of_gguf(checkpoint, tensors, limit) if weights == "safetensors" else []
+    files = _split(tensors, limit, weights) if not parts else _named(parts, weights)
     texts = _config_files(checkpoint, tensors)
     if len(files) > 1:
         texts[weight_file_names(weights, len(files))[1]] = _index(files)
@@ -261,7 +262,29 @@ def _split(tensors: Sequence[LazyTensor], limit: int, weights: str) -> dict[str,
         if parts[-1] and sum(t.nbytes for t in parts[-1]) + tensor.nbytes > limit:
             parts.append([])
         parts[-1].append(tensor)
+    return _named(parts, weights)
+
+
+def _named(parts: Sequence[list[LazyTensor]], weights: str) -> dict[str, list[LazyTensor]]:
     return dict(zip(weight_file_names(weights, len(parts))[0], parts, strict=True))
+
+
+def _parts_of_gguf(checkpoint: Checkpoint, tensors: Sequence[LazyTensor], limit: int) -> list[list[LazyTensor]]:
+    """The files that a GGUF file was made from: in each, llama.cpp's converter took the names in alphabetical order.
+
+    Nothing where the order tells of no such files: more of them than layers came from ``.bin`` or another program.
+    """
+    if checkpoint.layout != "gguf":
+        return []
+    by_name, parts = {tensor.name: tensor for tensor in tensors}, list[list[LazyTensor]]()
+    for tensor in (by_name.pop(rename(name, "huggingface"), None) for name in checkpoint.tensors):
+        if tensor is None:
+            continue
+        last = parts[-1] if parts else []
+        if not last or tensor.name < last[-1].name or sum(t.nbytes for t in last) + tensor.nbytes > limit:
+            parts.append([])
+        parts[-1].append(tensor)
+    return [] if by_name or len(parts) > checkpoint.params.n_layer + 2 else parts
 
 
 def _index(files: Mapping[str, Sequence[LazyTensor]]) -> str:

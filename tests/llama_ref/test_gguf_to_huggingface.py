@@ -16,7 +16,16 @@ from llama_ref.conversion.huggingface_to_gguf.model_card import card_from_metada
 from tests.today import huggingface_directory
 
 CASES = (
-    *("Org-Tiny-7B-chat-v1.1", "added-both", "added-json", "bias", "codellama-theta1e6", "headdim32", "linear-old"),
+    *(
+        "Org-Tiny-7B-chat-v1.1",
+        "added-both",
+        "added-json",
+        "bf16-sharded",
+        "bias",
+        "codellama-theta1e6",
+        "headdim32",
+        "linear-old",
+    ),
     *("llama1-notok-config", "llama2-gqa", "llama3-bpe", "llama3-new", "odd48", "qwen2", "qwen2-tied", "qwen3"),
     *("tied", "yarn-attn", "yarn-new", "yarn-noorig"),
 )
@@ -32,6 +41,17 @@ def test_there_and_back_and_there_again_is_the_same_file(case, outtype, vectors,
     with plan_to_hf(tmp_path / "one.gguf", tmp_path / "Another-13B-instruct-v2") as plan:
         plan.write()
     with plan_conversion(tmp_path / "Another-13B-instruct-v2", tmp_path / "two.gguf", **options) as plan:
+        plan.write()
+    assert (tmp_path / "two.gguf").read_bytes() == (tmp_path / "one.gguf").read_bytes()
+
+
+def test_an_order_of_bin_files_comes_back_in_bin_files(vectors, tmp_path):
+    model, _ = huggingface_directory(vectors, "f32-bin", tmp_path / "f32-bin")
+    with plan_conversion(model, tmp_path / "one.gguf", outtype="f32") as plan:
+        plan.write()
+    with plan_to_hf(tmp_path / "one.gguf", tmp_path / "back", weights="bin", inv_freq=False) as plan:
+        plan.write()
+    with plan_conversion(tmp_path / "back", tmp_path / "two.gguf", outtype="f32") as plan:
         plan.write()
     assert (tmp_path / "two.gguf").read_bytes() == (tmp_path / "one.gguf").read_bytes()
 
