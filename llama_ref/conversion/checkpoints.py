@@ -23,7 +23,7 @@ import numpy as np
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.kinds import is_ggml_file
 from ggmlpy.files.paths import refuse_directory
-from ggmlpy.formats.carrying import carry, kept_keys
+from ggmlpy.formats.carrying import carry, is_usual, kept_keys
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.tensor_names import names_of, original_names, rename
 from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout, open_checkpoint
@@ -36,7 +36,7 @@ from llama_ref.checkpoint.weights import weights_size
 
 from .export_plan import ExportPlan, Progress, json_text
 from .exported_tokenizer import byte_ranks_of, tokenizer_source
-from .gguf_to_huggingface import as_written
+from .gguf_to_huggingface import as_written, is_of_today
 from .tokenizer_of import fitting_vocabulary, made_tokenizer
 
 __all__ = [
@@ -101,7 +101,8 @@ def plan_to_hf(
         directory: where to write.
         weights: "safetensors" or "bin".
         shard_size: start a new file before one would grow over this: "10GB", "500MB", bytes.
-        inv_freq: write the rotary frequencies of each layer; by default in .bin files only, as transformers did.
+        inv_freq: write the rotary frequencies of each layer; by default in .bin files of models like the first LLaMA
+            only, as transformers did.
         dtype: "float16", "float32" or None to keep each tensor's.
         tokenizer: the tokenizer.model, if it is neither in the directory nor in its parent.
         weights_only: leave the tokenizer's files out, and unchecked.
@@ -146,9 +147,10 @@ def huggingface_files(
     if weights not in ("safetensors", "bin"):
         raise UsageError(f"unknown kind of weights {weights!r}: choose safetensors or bin")
     limit = parse_size(shard_size)
-    tensors = list(_huggingface_tensors(checkpoint, dtype, weights == "bin" if inv_freq is None else inv_freq))
-    parts = _parts_of_gguf(checkpoint, tensors, limit) if weights == "safetensors" else []
-    files = _split(tensors, limit, weights) if not parts else _named(parts, weights)
+    wanted = weights == "bin" and _has_frequencies_of_2023(checkpoint) if inv_freq is None else inv_freq
+    tensors = list(_huggingface_tensors(checkpoint, dtype, wanted))
+    parts = _parts_of_gguf(checkpoint, tensors, limit, weights == "safetensors")
+    files = _named(parts, weights) if parts else _split(tensors, limit, weights)
     texts = _config_files(checkpoint, tensors)
     if len(files) > 1:
         texts[weight_file_names(weights, len(files))[1]] = _index(files)
@@ -269,19 +271,30 @@ def _named(parts: Sequence[list[LazyTensor]], weights: str) -> dict[str, list[La
     return dict(zip(weight_file_names(weights, len(parts))[0], parts, strict=True))
 
 
-def _parts_of_gguf(checkpoint: Checkpoint, tensors: Sequence[LazyTensor], limit: int) -> list[list[LazyTensor]]:
-    """The files that a GGUF file was made from: in each, llama.cpp's converter took the names in alphabetical order.
+def _has_frequencies_of_2023(checkpoint: Checkpoint) -> bool:
+    """Whether the rotary frequencies are those that :func:`inverse_frequencies` writes."""
+    plain = is_usual(checkpoint.params, "rope_theta") and is_usual(checkpoint.params, "rope_scaling")
+    return plain and not is_of_today(checkpoint.metadata)
 
-    Nothing where the order tells of no such files: more of them than layers came from ``.bin`` or another program.
+
+def _parts_of_gguf(
+    checkpoint: Checkpoint, tensors: Sequence[LazyTensor], limit: int, sorts: bool
+) -> list[list[LazyTensor]]:
+    """The files that a GGUF file was made from, as far as its order tells; nothing if it is of another program.
+
+    Args:
+        sorts: whether the converter takes the names in a file in alphabetical order, as it does in safetensors files.
+            More such files than layers are none: those tensors came from ``.bin``.
     """
-    if checkpoint.layout != "gguf":
+    if not is_of_today(checkpoint.metadata):
         return []
     by_name, parts = {tensor.name: tensor for tensor in tensors}, list[list[LazyTensor]]()
     for tensor in (by_name.pop(rename(name, "huggingface"), None) for name in checkpoint.tensors):
         if tensor is None:
             continue
         last = parts[-1] if parts else []
-        if not last or tensor.name < last[-1].name or sum(t.nbytes for t in last) + tensor.nbytes > limit:
+        falls = sorts and last and tensor.name < last[-1].name
+        if not last or falls or sum(t.nbytes for t in last) + tensor.nbytes > limit:
             parts.append([])
         parts[-1].append(tensor)
     return [] if by_name or len(parts) > checkpoint.params.n_layer + 2 else parts

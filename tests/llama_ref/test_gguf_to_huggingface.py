@@ -49,7 +49,7 @@ def test_an_order_of_bin_files_comes_back_in_bin_files(vectors, tmp_path):
     model, _ = huggingface_directory(vectors, "f32-bin", tmp_path / "f32-bin")
     with plan_conversion(model, tmp_path / "one.gguf", outtype="f32") as plan:
         plan.write()
-    with plan_to_hf(tmp_path / "one.gguf", tmp_path / "back", weights="bin", inv_freq=False) as plan:
+    with plan_to_hf(tmp_path / "one.gguf", tmp_path / "back", weights="bin") as plan:
         plan.write()
     with plan_conversion(tmp_path / "back", tmp_path / "two.gguf", outtype="f32") as plan:
         plan.write()
