@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.tensor_names import rename
 from llama_ref.checkpoint import LazyTensor
@@ -24,7 +26,7 @@ from .adapter_config import CONFIG, AdapterConfig, read_adapter_config
 from .adapter_files import TOKENIZER_FILES, WEIGHTS, files_of_adapter, incomplete
 from .adapter_tensors import LoraPair, sort_out
 
-__all__ = ["FAN_IN_FAN_OUT", "Adapter", "LoraPair", "open_adapter"]
+__all__ = ["FAN_IN_FAN_OUT", "Adapter", "LoraPair", "is_same_adapter", "open_adapter"]
 
 FAN_IN_FAN_OUT = ("peft", "v1.1")  # what to do when adapter_config.json says true: ignore it, or transpose the change
 
@@ -132,6 +134,24 @@ def open_adapter(path: str | os.PathLike[str], *, fan_in_fan_out: str = "peft") 
         )
     adapter.notes += [*_doubts(adapter), *_on_fan_in_fan_out(adapter.config, fan_in_fan_out)]
     return adapter
+
+
+def is_same_adapter(a: Adapter, b: Adapter) -> bool:
+    """Whether two adapters make the same low-rank changes, bit for bit, and bring the same sizes of what they replace:
+    a ZIP and the directory that it was unpacked to."""
+    facts = [
+        (
+            {name: (pair.shape, pair.rank, pair.scale, pair.transposed) for name, pair in adapter.pairs.items()},
+            {name: tensor.shape for name, tensor in adapter.replaced.items()},
+            adapter.turned,
+        )
+        for adapter in (a, b)
+    ]
+    return facts[0] == facts[1] and all(
+        np.array_equal(ours.numpy(), theirs.numpy())
+        for name in a.pairs
+        for ours, theirs in ((a.pairs[name].a, b.pairs[name].a), (a.pairs[name].b, b.pairs[name].b))
+    )
 
 
 def _doubts(adapter: Adapter) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ggmlpy import write_model
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.converting import plan_conversion
+from toolchain.demo.story import lay_out_tutorial
 from toolchain.verify.as_written import stored
 from toolchain.verify.mistakes import mistakes
 from toolchain.zoo.make import specimens
@@ -42,6 +44,12 @@ def merge(at: Path) -> None:
     base(at)
     shutil.copytree(MERGE / "head-multi-lora" / "lora1", at / "llama-lora")
     shutil.copytree(MERGE / "head-multi-lora" / "lora2", at / "alpaca-lora")
+
+
+def tutorial(at: Path) -> None:
+    """What ``demo --output DIR`` lays out to follow the tutorial with."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(lay_out_tutorial(folder), at, dirs_exist_ok=True)
 
 
 def merged(at: Path) -> None:

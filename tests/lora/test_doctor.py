@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +16,12 @@ import pytest
 
 import cli
 from ggmlpy.files.errors import MissingFileError
-from llama_ref.conversion.converting import plan_conversion, plan_vocabulary
+from llama_ref.conversion.converting import plan_vocabulary
 from tests.today import huggingface_directory
 from toolchain.look import doctor
 from toolchain.look.doctor import examine
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -46,26 +51,27 @@ def test_a_base_and_an_adapter(folder):
     ]
     assert diagnosis.misfits == diagnosis.bad == []
     assert f"{folder / 'lora'} onto {folder / 'base' / '7B'}: vocabulary 320 -> 500" in diagnosis.fits
-    assert commands(diagnosis) == ["merge", "convert"]
-    merge, convert = diagnosis.steps
-    base, lora, output = folder / "base" / "7B", folder / "lora", folder / "merged-lora"
-    assert merge.command == f"merge --base {base} --lora {lora} --output {output}"
-    with plan_conversion(folder / "base" / "7B") as plan:
-        assert convert.disk == plan.nbytes
+    assert commands(diagnosis) == ["merge", "generate"]
+    base, lora, output = folder / "base" / "7B", folder / "lora", folder / "lora-q4_0.bin"
+    assert [step.command for step in diagnosis.steps] == [
+        f"merge --base {base} --lora {lora} --output {output} --output-type ggml-q4_0",
+        f'generate -m {output} -p "..." -n 128',
+    ]
     assert diagnosis.exit_code == 0
 
 
-def test_the_commands_that_it_prints_run(folder, capsys):
-    """Follow the doctor until there is text to be made: merge, convert, quantize."""
-    for wanted in ("merge", "convert", "quantize"):
-        steps = [step for step in examine(folder).steps if step.command.startswith(f"{wanted} ")]
-        step = next((s for s in steps if "merged" in s.command), steps[0])
+def test_the_commands_that_it_prints_run(folder, capsysbinary):
+    """Follow the doctor until there is text to be made: merge; or convert and quantize, where no adapter is."""
+    shutil.copytree(folder / "base", folder / "alone" / "base")
+    for at, wanted in ((folder, "merge"), (folder / "alone", "convert"), (folder / "alone", "quantize")):
+        step = next(step for step in examine(at).steps if step.command.startswith(f"{wanted} "))
         before = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         assert cli.main([*shlex.split(step.command), "-q"]) == 0
         written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) - before
         assert written <= step.disk * 1.2 + 30_000
-    assert "generate" in commands(examine(folder))
-    capsys.readouterr()
+    for at in (folder, folder / "alone"):
+        assert cli.main([*shlex.split(examine(at).steps[-1].command), "-q", "-n", "2"]) == 0
+    capsysbinary.readouterr()
 
 
 def test_what_is_merged_already_is_not_merged_again(folder, data):
@@ -83,6 +89,19 @@ def test_two_adapters_in_a_row(folder, data):
     assert any("lora, then" in words and "alpaca onto" in words and "320 -> 501" in words for words in diagnosis.fits)
     assert not any("alpaca, then" in words for words in diagnosis.fits)
     assert any(f"--lora {folder / 'lora'},{folder / 'alpaca'} " in step.command for step in diagnosis.steps)
+
+
+def test_one_chain_ends_in_a_conversation(folder, data):
+    """The longest one; the adapters of ZIPs beside their folders are no others."""
+    shutil.copytree(data / "merge" / "v11-alpaca-pad" / "lora", folder / "alpaca")
+    for name in ("lora", "alpaca"):
+        shutil.make_archive(str(folder / name), "zip", folder / name)
+    diagnosis = examine(folder)
+    assert commands(diagnosis) == ["merge", "chat"]
+    assert sum("the same as" in finding.words for finding in diagnosis.found) == 2
+    assert sum(" onto " in words for words in diagnosis.fits) == 3
+    assert cli.main([*shlex.split(diagnosis.steps[0].command), "-q"]) == 0
+    assert commands(examine(folder)) == ["chat"]
 
 
 def test_an_adapter_for_another_model(folder, data):
@@ -156,7 +175,8 @@ def test_a_vocabulary_file_is_not_bad(data, tmp_path):
 
 def test_too_little_disk_or_memory(folder, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    assert all("too little disk is free" in step.obstacle for step in examine(folder).steps)
+    merge, _ = examine(folder).steps
+    assert "too little disk is free" in merge.obstacle
     monkeypatch.undo()
     monkeypatch.setattr(doctor, "_free_memory", lambda: 1000)
     assert all("of memory are free" in step.obstacle for step in examine(folder).steps)
@@ -178,7 +198,7 @@ def test_commands(folder, tmp_path, capsys):
     assert "python cli.py merge --base" in out
     assert cli.main(["doctor", "--json", str(folder)]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [step["command"].split()[2] for step in document["steps"]] == ["merge", "convert"]
+    assert [step["command"].split()[2] for step in document["steps"]] == ["merge", "generate"]
     (tmp_path / "empty").mkdir()
     assert cli.main(["doctor", str(tmp_path / "empty")]) == 0
     assert "no model, adapter, tokenizer or GGML file" in capsys.readouterr().out
@@ -200,3 +220,19 @@ def test_a_model_of_today_fits_and_goes_to_gguf(case, vectors, tmp_path):
     diagnosis = examine(tmp_path / case)
     assert any("384 pieces each" in words for words in diagnosis.fits)
     assert any("--container gguf" in step.command for step in diagnosis.steps)
+
+
+@pytest.mark.parametrize("command", ["merge", "generate"])
+def test_the_memory_that_a_command_takes_is_foretold(folder, command):
+    """Within a factor of 1.3 of what -v measures, for either of the steps that the doctor recommends."""
+    pytest.importorskip("resource")
+    steps = examine(folder).steps
+    run = [sys.executable, str(ROOT / "cli.py")]
+    for step in steps:
+        done = subprocess.run([*run, *shlex.split(step.command), "-v"], capture_output=True)
+        found = re.search(r"at most ([\d,]+) MB of memory", done.stderr.decode("utf-8", "replace"))
+        if step.command.startswith(command):
+            assert found is not None
+            assert 1 / 1.3 < step.memory / (int(found[1].replace(",", "")) * 1e6) < 1.3
+            return
+    pytest.fail("the doctor recommends something else")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolchain.terminal.bars import bytes_of, progress_bar, searching
 from toolchain.terminal.program import spoken, spoken_within
-from toolchain.terminal.talk import print_json, say_text
+from toolchain.terminal.talk import print_json, put_text, say_text
 
 from .options import (
     Arguments,
@@ -101,12 +101,21 @@ def run_merge(args: argparse.Namespace) -> int:
     with progress_bar(args, sum(map(bytes_of, [*adapters, *[args.base] * args.check_base])), "checking") as bar:
         plan = plan_merge(args.base, adapters, args.output, searching(bar, "checking"), **options)
     with plan:
-        say_text(args, spoken(plan.describe() if args.dry_run or args.verbose else plan.summary()))
         if args.dry_run:
+            _put_plan(args, spoken(plan.describe()))
             return 0
+        say_text(args, spoken(plan.describe() if args.verbose else plan.summary()))
         with progress_bar(args, plan.nbytes, "merge") as bar:
             report = plan.run(force=args.force, resume=args.resume, progress=bar.update)
     say_text(args, spoken(report))
     if args.json:
         print_json(spoken_within(report.as_dict()))
     return 0
+
+
+def _put_plan(args: argparse.Namespace, plan: str) -> None:
+    """The plan is the result of a dry run."""
+    if args.json:
+        print_json({"plan": plan.splitlines()})
+    else:
+        put_text(plan)

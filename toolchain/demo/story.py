@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,12 +49,14 @@ __all__ = [
     "default_model",
     "demo_files",
     "held_out_perplexity",
+    "lay_out_tutorial",
     "tell_story",
 ]
 
 FOLDER = Path(__file__).with_name("model")
 ADAPTERS = ("chinese-llama-lora", "chinese-alpaca-lora")
 SUMS = "SHA256SUMS"
+TUTORIAL = "tutorial"  # the folder in which the tutorial can be followed
 
 PROMPTS = (
     "介绍北京",
@@ -274,6 +277,23 @@ def copy_inputs(folder: str | os.PathLike[str]) -> None:
     for part in demo_files().iterdir():
         if part.is_dir():
             shutil.copytree(part, Path(folder) / part.name, dirs_exist_ok=True)
+
+
+def lay_out_tutorial(folder: str | os.PathLike[str]) -> Path:
+    """Lay out the demo model under the folders and names that the tutorial's real downloads have; the new folder.
+
+    ``models/tokenizer.model``, ``models/7B``, and each adapter as the ZIP that is published and unpacked.
+    """
+    source, top = demo_files(), Path(folder) / TUTORIAL
+    base = top / "models" / "7B"
+    shutil.copytree(source / "base", base, dirs_exist_ok=True)
+    os.replace(base / "tokenizer.model", base.parent / "tokenizer.model")
+    for name, known_as in zip(ADAPTERS, ("llama-lora", "alpaca-lora")):
+        shutil.copytree(source / name, top / known_as, dirs_exist_ok=True)
+        with zipfile.ZipFile(top / f"{known_as}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted((top / known_as).iterdir()):
+                archive.writestr(zipfile.ZipInfo(path.name, (2023, 3, 28, 0, 0, 0)), path.read_bytes())
+    return top
 
 
 def _tell_verification(teller: Teller) -> dict[str, str]:

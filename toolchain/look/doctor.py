@@ -32,12 +32,12 @@ from llama_ref.checkpoint.folder import Folder, is_weight_file
 from llama_ref.conversion.converting import plan_conversion
 from llama_ref.conversion.plan import Plan
 from llama_ref.vocabulary.tokenizer_file import GgmlVocabulary, load_vocabulary
-from lora.merging.adapter import Adapter, open_adapter
+from lora.merging.adapter import Adapter, is_same_adapter, open_adapter
 from lora.merging.adapter_config import CONFIG
 from lora.merging.adapter_files import WEIGHTS
 from lora.merging.checks import check_chain
 
-from .next_steps import Chain, Step, convert_steps, ggml_steps, in_words, merge_step
+from .next_steps import Chain, Step, chain_steps, convert_steps, ggml_steps, in_words
 from .training_data import training_data
 
 __all__ = ["Diagnosis", "Finding", "examine"]
@@ -126,12 +126,8 @@ def examine(directory: str | os.PathLike[str]) -> Diagnosis:
             examination.look_into(folder)
         examination.check_tokenizers()
         examination.check_chains()
-        steps = [
-            *(merge_step(root, chain) for chain in examination.chains_to_merge()),
-            *convert_steps(examination.conversions, examination.ggml),
-            *ggml_steps(examination.ggml),
-        ]
-    diagnosis.steps = [step.checked(diagnosis.free_disk, diagnosis.free_memory) for step in steps]
+        diagnosis.steps = [*examination.steps(root)]
+    diagnosis.steps = [step.checked(diagnosis.free_disk, diagnosis.free_memory) for step in diagnosis.steps]
     return diagnosis
 
 
@@ -211,6 +207,10 @@ class _Examination(contextlib.ExitStack):
 
     def _add_adapter(self, path: Path) -> None:
         adapter = self.enter_context(open_adapter(path))
+        twin = next((other for other in self.adapters if is_same_adapter(other, adapter)), None)
+        if twin is not None:
+            self._found("adapter", path, f"the same as {twin.path}")
+            return
         self.adapters.append(adapter)
         words = f"LoRA of rank {adapter.config.r}, {len(adapter.pairs)} pairs"
         if adapter.n_vocab:
@@ -261,7 +261,8 @@ class _Examination(contextlib.ExitStack):
             try:
                 with _conversion_of(model) as plan:
                     self.conversions.append((model, plan))
-                    self.diagnosis.fits.append(f"{model.path} and {plan.vocab.path}: {len(plan.vocab)} pieces each")
+                    words = f"{model.path} and {_beside(model.path, plan.vocab.path)}: {len(plan.vocab)} pieces each"
+                    self.diagnosis.fits.append(words)
                     self.diagnosis.misfits += plan.notes
             except FormatError as error:
                 fitting = [str(vocab.path) for vocab in self.tokenizers if len(vocab) == model.n_vocab]
@@ -293,19 +294,48 @@ class _Examination(contextlib.ExitStack):
             reasons[id(adapters[-1])] = f"{adapters[-1].path} does not go onto {model.path}: {error}"
             return False
 
-    def chains_to_merge(self) -> Iterator[Chain]:
-        """The chains whose result is not in the folder yet."""
+    def steps(self, root: Path) -> Iterator[Step]:
+        """What to run next: the one chain of each base that ends in a conversation, then what is converted already."""
+        best = self._best_chains()
+        for chain in best:
+            if not self._is_merged(chain):
+                yield from chain_steps(root, chain)
+        bases = {chain.model.path for chain in best}
+        yield from convert_steps(
+            [(model, plan) for model, plan in self.conversions if model.path not in bases], self.ggml
+        )
+        plain = {vocabulary_name(chain.model.n_vocab) for chain in best}  # a base is on the way, and not the aim
+        instructed = {vocabulary_name(chain.n_vocab) for chain in best if chain.instructs}
+        yield from ggml_steps([found for found in self.ggml if found.vocabulary not in plain], instructed)
+
+    def _best_chains(self) -> list[Chain]:
+        """For each base the chain that makes most of it; the same base in two layouts counts once."""
+        best: dict[tuple[int, int], Chain] = {}
         for chain in self.chains:
-            merged = [
-                model
-                for model in self.models
-                if (model.n_vocab, model.params.n_embd) == (chain.n_vocab, chain.model.params.n_embd)
-            ]
-            if chain.n_vocab == chain.model.n_vocab or not merged:
-                yield chain
-                continue
-            words = f"{merged[0].path} has the vocabulary of such a merge: it is probably its result"
-            self.diagnosis.fits += [words] if words not in self.diagnosis.fits else []
+            size = (chain.model.params.n_embd, chain.model.params.n_layer)
+            if size not in best or _merit(chain) > _merit(best[size]):
+                best[size] = chain
+        return list(best.values())
+
+    def _is_merged(self, chain: Chain) -> bool:
+        """Whether the result of a chain is in the folder already, which is said."""
+        if chain.n_vocab == chain.model.n_vocab:
+            return False
+        width, name = chain.model.params.n_embd, vocabulary_name(chain.n_vocab)
+        here = [model.path for model in self.models if (model.n_vocab, model.params.n_embd) == (chain.n_vocab, width)]
+        here += [Path(found.path) for found in self.ggml if found.vocabulary == name and not found.problems]
+        if here:
+            self.diagnosis.fits.append(f"{here[0]} has the vocabulary of such a merge: it is probably its result")
+        return bool(here)
+
+
+def _merit(chain: Chain) -> tuple[bool, int, int]:
+    return chain.instructs, len(chain.adapters), chain.n_vocab
+
+
+def _beside(model: Path, path: Path) -> Path:
+    """A path as the model's is written: relative to here, if that one is."""
+    return path if model.is_absolute() or not path.is_absolute() else Path(os.path.relpath(path))
 
 
 def _size_name(model: Checkpoint) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,14 @@ from llama_ref.checkpoint import Checkpoint
 from llama_ref.conversion.plan import Plan
 from lora.merging.adapter import Adapter
 
-__all__ = ["Chain", "Step", "convert_steps", "ggml_steps", "in_words", "merge_step"]
+__all__ = ["Chain", "Step", "chain_steps", "convert_steps", "ggml_steps", "in_words"]
 
 CONTEXT = 512
-MERGE_MEMORY = 600 << 20  # what merge and convert stay under, whatever the model
+
+# What a command takes in bytes beside the weights that it holds at a time, as -v measures it: Python, numpy, and Numba
+# where it computes. Weights stream through merge, convert and quantize, so that these need no more for a larger model.
+PROGRAM = {"merge": 160_000_000, "convert": 50_000_000, "quantize": 155_000_000, "text": 93_000_000}
+STREAMING = 400_000_000
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,48 @@ class Chain:
     adapters: tuple[Adapter, ...]
     n_vocab: int
 
+    @property
+    def instructs(self) -> bool:
+        """Whether the result follows instructions: by its vocabulary, else by what its adapters are called."""
+        known = known_vocabulary(self.n_vocab)
+        if known is not None and known.instructions is not None:
+            return known.instructions
+        return len(self.adapters) > 1 or "alpaca" in self.adapters[-1].path.name.lower()
 
-def merge_step(root: Path, chain: Chain) -> Step:
-    """Merge a chain into a folder below ``root``."""
+
+def streaming(command: str, nbytes: int) -> int:
+    """The memory of a command through which so many bytes of weights stream.
+
+    >>> streaming("merge", 2_600_000), streaming("merge", 13_500_000_000)
+    (162600000, 400000000)
+    """
+    return min(PROGRAM[command] + nbytes, STREAMING)
+
+
+def chain_steps(root: Path, chain: Chain) -> Iterator[Step]:
+    """From a base and adapters to a chat by the shortest way: what is merged is quantized at once, byte for byte the
+    file of the long way."""
     model, last = chain.model, chain.adapters[-1]
     loras = ",".join(_quoted(adapter.path) for adapter in chain.adapters)
-    disk = model.nbytes + 2 * (chain.n_vocab - model.n_vocab) * model.params.n_embd * 2
-    command = f"merge --base {_quoted(model.path)} --lora {loras} --output {_quoted(root / f'merged-{last.path.stem}')}"
-    return Step(command, "the merged model in Meta's layout", disk, MERGE_MEMORY)
+    merge = f"merge --base {_quoted(model.path)} --lora {loras} --output"
+    nbytes = model.nbytes + 2 * (chain.n_vocab - model.n_vocab) * model.params.n_embd * 2
+    memory = streaming("merge", nbytes)
+    if model.params.n_embd % 32:
+        yield Step(f"{merge} {_quoted(root / f'merged-{last.path.stem}')}", "the merged model", nbytes, memory)
+        return
+    file = root / f"{last.path.stem}-q4_0.bin"
+    disk = nbytes // 2 * 20 // 32
+    yield Step(f"{merge} {_quoted(file)} --output-type ggml-q4_0", "the merged model in four bits", disk, memory)
+    cache = 2 * model.params.n_layer * CONTEXT * model.params.n_embd * 2
+    command, why = _talk(file, chain.instructs)
+    yield Step(command, why, 0, PROGRAM["text"] + disk + cache)
+
+
+def _talk(path: Path, instructed: bool) -> tuple[str, str]:
+    """The command that runs a model, and what it gives."""
+    if instructed:
+        return f"chat -m {_quoted(path)}", "a conversation"
+    return f'generate -m {_quoted(path)} -p "..." -n 128', "text"
 
 
 def convert_steps(conversions: Sequence[tuple[Checkpoint, Plan]], ggml: Sequence[Identification]) -> Iterator[Step]:
@@ -71,15 +109,25 @@ def convert_steps(conversions: Sequence[tuple[Checkpoint, Plan]], ggml: Sequence
         if not any(Path(found.path).parent == target.parent for found in ggml):
             what = f"{target.name} for llama.cpp"
             container = " --container gguf" if plan.container.name == "gguf" else ""
-            yield Step(f"convert {_quoted(model.path)}{container}", what, plan.nbytes, MERGE_MEMORY)
+            yield Step(
+                f"convert {_quoted(model.path)}{container}", what, plan.nbytes, streaming("convert", plan.nbytes)
+            )
 
 
-def ggml_steps(ggml: Sequence[Identification]) -> Iterator[Step]:
-    """Quantize what is in half precision; run what is whole."""
-    for found in ggml:
-        if found.types and not found.problems:
-            yield from _quantize_step(found)
-            yield _text_step(found)
+def ggml_steps(ggml: Sequence[Identification], instructed: Collection[str] = ()) -> Iterator[Step]:
+    """Quantize what is in half precision; run the smallest of the files of a model.
+
+    Args:
+        instructed: vocabularies whose models follow instructions, as far as the folder tells.
+    """
+    whole = [found for found in ggml if found.types and not found.problems]
+    for found in whole:
+        yield from _quantize_step(found)
+    smallest: dict[tuple[Path, str, str], Identification] = {}
+    for found in sorted(whole, key=lambda each: each.size):
+        smallest.setdefault((Path(found.path).parent, found.model, found.vocabulary), found)
+    for found in smallest.values():
+        yield _text_step(found, instructed)
 
 
 def _quantize_step(found: Identification) -> Iterator[Step]:
@@ -92,17 +140,21 @@ def _quantize_step(found: Identification) -> Iterator[Step]:
         weights = sum(tensor.n_rows * tensor.n_cols for tensor in model.tensors.values() if len(tensor.shape) == 2)
     if n_embd % 32 == 0:
         disk = weights * 20 // 32 + found.size // 1000
-        yield Step(f"quantize {_quoted(path)} {_quoted(smaller)} q4_0", "a quarter of the size", disk, MERGE_MEMORY)
+        yield Step(
+            f"quantize {_quoted(path)} {_quoted(smaller)} q4_0",
+            "a quarter of the size",
+            disk,
+            streaming("quantize", found.size),
+        )
 
 
-def _text_step(found: Identification) -> Step:
+def _text_step(found: Identification, instructed: Collection[str]) -> Step:
     path = Path(found.path)
     with open_model(path) as model:
         known = known_vocabulary(len(model.vocab))
         cache = 2 * model.hparams.n_layer * CONTEXT * model.hparams.n_embd * 2  # keys and values, two bytes each
-    chats = known is not None and known.instructions
-    command = f"chat -m {_quoted(path)}" if chats else f'generate -m {_quoted(path)} -p "..." -n 128'
-    return Step(command, "text", 0, found.size + cache)
+    command, why = _talk(path, found.vocabulary in instructed or bool(known and known.instructions))
+    return Step(command, why, 0, PROGRAM["text"] + found.size + cache)
 
 
 def _quoted(path: Path) -> str:

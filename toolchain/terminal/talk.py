@@ -104,12 +104,25 @@ def say_compiling() -> None:
 
 def memory_used() -> str:
     """ ", at most 120 MB of memory", where the system tells."""
+    most = _most_memory()
+    return f", at most {most / 1e6:,.0f} MB of memory, mapped files included" if most else ""
+
+
+def _most_memory() -> int:
+    """The most bytes that this process has had in memory, 0 where the system does not tell.
+
+    Linux says it in ``VmHWM``; ``ru_maxrss`` there begins with what the parent had when it started us.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
     try:
         import resource
     except ImportError:  # Windows
-        return ""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f", at most {most / 1e6:,.0f} MB of memory, mapped files included"
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def put_json(text: str) -> None:
