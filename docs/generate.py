@@ -27,6 +27,7 @@ from ggmlpy.formats.gguf import records_of
 from ggmlpy.formats.gguf_values import VALUE_TYPES, Typed
 from ggmlpy.formats.grids import GRIDS
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType, types_of
+from ggmlpy.look.descriptions import DESCRIPTIONS
 from llama_ref.checkpoint import open_pth, write_pth
 from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
 
@@ -440,6 +441,19 @@ def _cell(text: str) -> str:
     return f"**{text}**" if text in (REFUSED, TOLD) else text if text == NEEDLESS else f"`{text}`"
 
 
+def others_section() -> Iterator[str]:
+    yield "## For other programs\n"
+    yield "`python cli.py formats --as KIND` writes the same tables in the languages of other programs:\n"
+    yield "| `--as` | what reads it |"
+    yield "|---|---|"
+    yield from (f"| `{kind}` | {words} |" for kind, words in DESCRIPTIONS.items())
+    yield (
+        "\nA Kaitai Struct parser, compiled for one of a dozen languages, reads a file of ggml, ggmf or ggjt to its "
+        "last byte; of GGUF it reads all but where each tensor's data begin. `file -m ggml.magic FILE` says which "
+        "container, which version, and how large.\n"
+    )
+
+
 def write_all(target: Path) -> None:
     """Write the page and the pictures below ``target``."""
     (target / "img").mkdir(parents=True, exist_ok=True)
@@ -453,6 +467,7 @@ def write_all(target: Path) -> None:
         *changes_section(target / "img"),
         *type_section(),
         *carrying_section(),
+        *others_section(),
     ]
     (target / "tensor-types.md").write_text("\n".join(type_page(target / "img")).rstrip() + "\n", "utf-8")
     torch_archives(target / "img" / "pth.svg")

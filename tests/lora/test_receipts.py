@@ -197,7 +197,7 @@ def test_other_files_are_no_receipts(tmp_path, text, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", [["-i"], ["--mtest"], ["--compare-with", "b.bin"]])
+@pytest.mark.parametrize("option", [["-i"], ["--mtest"], ["--prompts", "p.txt"], ["--compare-with", "b.bin"]])
 def test_a_receipt_is_of_one_text(tmp_path, option, capsys):
     assert main(["generate", "-m", str(MODEL), *PROMPT, *option, "--receipt", str(tmp_path / "r.json")]) == 2
     assert "--receipt is for one text" in capsys.readouterr().err

@@ -180,5 +180,6 @@ COMMANDS: dict[str, str] = {
     "crawl": "instruction_data", "demo": "demo",             "serve": "serving",
     "imatrix": "numbers",      "completion": "completion", "explain": "inspecting",   "ggml-to-pth": "checkpoints",
     "zoo": "zoo",              "quality": "quality",      "explore": "inspecting",   "course": "course",
+    "formats": "formats",
 }
 # fmt: on

@@ -54,10 +54,10 @@ def run_generate(args: argparse.Namespace) -> int:
             stars = "\n************\n"
             put_text(f"{stars}main: please use the '{name}' tool for {name} calculations{stars}")
             return 0
-    if args.receipt and (args.compare_with or args.mtest or is_interactive(args)):
+    if args.receipt and (args.compare_with or args.prompts or args.mtest or is_interactive(args)):
         from ggmlpy.files.errors import UsageError
 
-        raise UsageError("--receipt is for one text: it excludes interaction, --compare-with and --mtest")
+        raise UsageError("--receipt is for one text: it excludes interaction, --prompts, --compare-with and --mtest")
     if args.prompts or args.output:
         from .many_prompts import run_prompts
 
