@@ -176,44 +176,49 @@ def permuted_scales(b: ir.IRBuilder, p: Any, layout: Layout, quads: int) -> Any:
 # A group of a row times a group of the vector.
 
 
-def make_group_dot(layout: Layout, quads: int = 4) -> Any:
-    """The operation (acc f32[16], weights, vector) -> acc f32[16] over `quads` x 4 blocks.
+def add_group(b: ir.IRBuilder, layout: Layout, acc: Any, weights: Any, activations: Any, quads: int = QUAD) -> Any:
+    """acc f32 [16] += `quads` x 4 blocks of `layout` at `weights` times a quantized group of the vector.
 
-    `weights` is the address of blocks of `layout`, `vector` of a quantized group (FIRST … OFFSET_SECOND above).
+    What depends on the weights alone is found once where several vectors meet them in one loop: LLVM sees to it.
     """
     at_first, at_second = (EVEN, ODD) if layout.interleaved else (FIRST, SECOND)
+    firsts, seconds = [], []  # i32 [16] a quad: four partial sums for each of four blocks
+    zero = constant(0, I32X16)
+    for j in range(quads):
+        first, second = codes_of_quad(b, at(b, weights, QUAD * layout.size * j), layout)
+        a = load_as(b, at(b, activations, at_first + 64 * j), I32X16)
+        c = load_as(b, at(b, activations, at_second + 64 * j), I32X16)
+        firsts.append(dot_bytes(b, zero, first, a, layout.small))
+        seconds.append(dot_bytes(b, zero if layout.halves else firsts[-1], second, c, layout.small))
+
+    def scaled(acc: Any, sums: Sequence[Any], d: int, m: int | None, at_sum: int, at_offset: int) -> Any:
+        dots = gather_sums(b, [*sums, *[zero] * (4 - quads)], b.add)  # i32 [16], a lane a block
+        if layout.zero:
+            above = load_as(b, at(b, activations, at_sum), I32X16)
+            shift = layout.zero.bit_length() - 1  # 8, 16 and 128 are powers of two
+            dots = b.sub(dots, b.shl(above, constant(shift, I32X16)))
+        da = load_as(b, at(b, activations, SCALE), F32X16)
+        dd = b.fmul(scales_of_group(b, weights, layout, d, quads), da)
+        acc = mad.emit(b, b.sitofp(dots, F32X16), dd, acc)
+        if m is not None:
+            minimum = scales_of_group(b, weights, layout, m, quads)
+            acc = mad.emit(b, minimum, load_as(b, at(b, activations, at_offset), F32X16), acc)
+        return acc
+
+    if not layout.halves:
+        return scaled(acc, seconds, layout.d, layout.m, SUM, OFFSET)
+    acc = scaled(acc, firsts, layout.d, layout.m, SUM_FIRST, OFFSET_FIRST)
+    return scaled(acc, seconds, layout.d_second or 0, layout.m_second, SUM_SECOND, OFFSET_SECOND)
+
+
+def make_group_dot(layout: Layout, quads: int = QUAD) -> Any:
+    """The operation (acc f32[16], weights, vector) -> acc f32[16]: `add_group`."""
 
     @op(f32x16, f32x16, address, address)
     def group_dot(b: ir.IRBuilder, acc: Any, weights: Any, activations: Any) -> Any:
         if quads == QUAD:
             fetch_ahead(b, weights, GROUP * layout.size)
-        firsts, seconds = [], []  # i32 [16] a quad: four partial sums for each of four blocks
-        zero = constant(0, I32X16)
-        for j in range(quads):
-            first, second = codes_of_quad(b, at(b, weights, QUAD * layout.size * j), layout)
-            a = load_as(b, at(b, activations, at_first + 64 * j), I32X16)
-            c = load_as(b, at(b, activations, at_second + 64 * j), I32X16)
-            firsts.append(dot_bytes(b, zero, first, a, layout.small))
-            seconds.append(dot_bytes(b, zero if layout.halves else firsts[-1], second, c, layout.small))
-
-        def scaled(acc: Any, sums: Sequence[Any], d: int, m: int | None, at_sum: int, at_offset: int) -> Any:
-            dots = gather_sums(b, [*sums, *[zero] * (4 - quads)], b.add)  # i32 [16], a lane a block
-            if layout.zero:
-                above = load_as(b, at(b, activations, at_sum), I32X16)
-                shift = layout.zero.bit_length() - 1  # 8, 16 and 128 are powers of two
-                dots = b.sub(dots, b.shl(above, constant(shift, I32X16)))
-            da = load_as(b, at(b, activations, SCALE), F32X16)
-            dd = b.fmul(scales_of_group(b, weights, layout, d, quads), da)
-            acc = mad.emit(b, b.sitofp(dots, F32X16), dd, acc)
-            if m is not None:
-                minimum = scales_of_group(b, weights, layout, m, quads)
-                acc = mad.emit(b, minimum, load_as(b, at(b, activations, at_offset), F32X16), acc)
-            return acc
-
-        if not layout.halves:
-            return scaled(acc, seconds, layout.d, layout.m, SUM, OFFSET)
-        acc = scaled(acc, firsts, layout.d, layout.m, SUM_FIRST, OFFSET_FIRST)
-        return scaled(acc, seconds, layout.d_second or 0, layout.m_second, SUM_SECOND, OFFSET_SECOND)
+        return add_group(b, layout, acc, weights, activations, quads)
 
     return group_dot
 

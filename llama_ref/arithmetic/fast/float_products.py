@@ -37,7 +37,8 @@ FLOAT_COLUMNS, FLOAT_TOKENS = 1024, 32  # what stays in the first and in the sec
 def make_float_product(load_values: Any, size: int) -> Product:
     """The functions for values of `size` bytes, which `load_values` reads sixteen at a time."""
     row_dot, four_dots = make_row_dots(load_values, size)
-    return Product(make_rows(row_dot, four_dots, size), make_panel(row_dot, load_values, size))
+    panel = make_panel(row_dot, load_values, size)
+    return Product(make_rows(row_dot, four_dots, size), panel, few=panel)
 
 
 # One vector.

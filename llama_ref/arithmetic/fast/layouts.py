@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 GROUP = 16  # blocks whose sums share a register
 QUAD = 4  # blocks decoded together
-FEW_TOKENS = 4  # that meet the rows one by one
+FEW_TOKENS = 5  # that meet the rows without packing these
+FEW_AT_ONCE = 4  # of them
 
 # A group of the vector, quantized: byte offsets of its parts. A part of 256 bytes is 4 quads x 4 blocks x 16 codes.
 FIRST, SECOND, EVEN, ODD = 0, 256, 512, 768  # int8 codes: elements 0…15, 16…31, 0 2 4…, 1 3 5… of each block

@@ -61,7 +61,7 @@ class Kernels:
     Attributes:
         token, batch: (address of the plan, number of the thread), without Python's lock.
         read: (address, bytes): reads memory as the kernels do, to measure how fast that can be.
-        products: kind of matrix -> addresses of the functions `Product.rows` and `Product.panel`.
+        products: kind of matrix -> addresses of the functions of `Product`.
     """
 
     token: Callable[[int, int], None]
@@ -137,7 +137,7 @@ def _compile(name: str) -> bytes:
         entries: list[tuple[Any, Any]] = [(function, SIGNATURE) for function in (token, batch, read_memory)]
     else:
         product = make_product(name)
-        entries = [(product.rows, ROWS_SIGNATURE), (product.panel, PANEL_SIGNATURE)]
+        entries = [(product.rows, ROWS_SIGNATURE), *((f, PANEL_SIGNATURE) for f in (product.panel, product.few))]
     names, objects = [], []
     for function, signature in entries:
         function.compile(signature)

@@ -25,7 +25,7 @@ from .activations import (
 from .attention import attention_head, remember_head
 from .layouts import AS_FLOATS, FEW_TOKENS, GROUP, IN_BLOCKS, PANELS
 from .matrix_functions import PANEL_SIGNATURE, call_by_address
-from .one_token import NO_BIAS, NO_NORM, begin_rows, bias_of_qkv, logits, multiply, part_of_qkv, prepare
+from .one_token import NO_BIAS, NO_NORM, begin_rows, bias_of_qkv, logits, part_of_qkv, prepare
 from .panel_products import TOKENS
 from .plan_fields import (
     MATRIX_SIZE,
@@ -45,6 +45,7 @@ from .plan_fields import (
     bias_w3,
     bias_wo,
     counters_at,
+    few_function,
     ffn_norm_at,
     form_of,
     gate_at,
@@ -67,7 +68,6 @@ from .plan_fields import (
     qkv_at,
     qkv_width,
     records_at,
-    rows_function,
     scratch_panel,
     scratch_sums,
     scratch_vector,
@@ -109,13 +109,11 @@ def prepare_token(plan, x, norm, n, t, tokens, scratch):
 
 
 @compiled
-def prepared(plan, form, n):
-    """All prepared tokens in one form, and the bytes from a token of a few to the next."""
+def prepared(plan, form):
+    """All prepared tokens in one form."""
     if form == AS_FLOATS:
-        return normed_at(plan), 4 * n
-    if form == IN_BLOCKS:
-        return records_at(plan), groups_bytes(n)
-    return superblocks_at(plan), superblocks_bytes(n)
+        return normed_at(plan)
+    return records_at(plan) if form == IN_BLOCKS else superblocks_at(plan)
 
 
 @compiled
@@ -124,19 +122,15 @@ def panel_of(plan, matrix, bias, cols, first, n_rows, tokens, scratch, y, y_widt
 
     y: f32 [tokens, y_width].
 
-    A few tokens, one after another, find the rows in the second-level cache; packing them would take longer.
+    For a few tokens rows are not packed: that would take longer than it saves.
     """
     room, sums = scratch + scratch_panel(plan), scratch + scratch_sums(plan)
-    base, function, last = matrix_at(matrix), panel_function(matrix), min(first + PANEL_ROWS, n_rows)
-    (x, token_bytes), more = prepared(plan, form_of(matrix), cols), accumulate
+    base, last, more = matrix_at(matrix), min(first + PANEL_ROWS, n_rows), accumulate
+    x, function = prepared(plan, form_of(matrix)), panel_function(matrix)
     for t in range(tokens if bias != 0 else 0):
         more = begin_rows(bias, first, last, y + 4 * y_width * t, accumulate)
     if tokens <= FEW_TOKENS:
-        for t in range(tokens):
-            place, quarter = y + 4 * y_width * t, (last - first) // 4
-            function, vector = rows_function(matrix), x + token_bytes * t
-            multiply(function, base, cols, vector, sums, first, quarter, quarter, last, place, more)
-        return
+        function = few_function(matrix)
     multiply_panel(function, base, cols, first, last, tokens, x, room, sums, y, 4 * y_width, more)
 
 

@@ -28,10 +28,12 @@ class Product:
             `last`.
         panel: (base, cols, first, last, n_tokens, x, panel, sums, y, y_stride, accumulate): the same rows for all
             tokens.
+        few: the same as `panel`, for at most FEW_TOKENS tokens (of `layouts`); they need no panel.
     """
 
     rows: Any
     panel: Any
+    few: Any
 
 
 @compiled

@@ -19,6 +19,7 @@ MATRIX_FIELDS = {
     "at":                "its blocks",
     "rows":              "the function `Product.rows` of its kind",
     "panel":             "the function `Product.panel` of its kind",
+    "few":               "the function `Product.few` of its kind",
     "form":              "of the vectors that it meets: 0 f32, 1 blocks of 32 codes, 2 blocks of 256",
 }
 MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")  # of a layer

@@ -8,7 +8,7 @@ from .float_products import make_float_product
 from .layouts import FLOATS, LAYOUTS, SUPERBLOCKS
 from .matrix_functions import Product
 from .panel_products import make_panel
-from .row_products import make_rows
+from .row_products import make_few, make_rows
 from .superblock_products import make_superblock_product
 
 __all__ = ["make_product"]
@@ -23,4 +23,4 @@ def make_product(kind: str) -> Product:
     if kind in SUPERBLOCKS:
         return make_superblock_product(SUPERBLOCKS[kind])
     layout = LAYOUTS[kind]
-    return Product(make_rows(layout), make_panel(layout))
+    return Product(make_rows(layout), make_panel(layout), make_few(layout))

@@ -64,7 +64,7 @@ F32X8 = vector(F32, 8)
 def make_superblock_product(record: TensorType) -> Product:
     """The functions for a k-quant."""
     block = Superblock(record)
-    return Product(make_rows(block), make_panel(block))
+    return Product(make_rows(block), make_panel(block), make_few(block))
 
 
 # One vector: four rows at a time.
@@ -128,6 +128,24 @@ def make_rows(block: Superblock) -> Any:
         return 0
 
     return rows
+
+
+# A few vectors, one after another: the second finds the rows in the second-level cache.
+
+
+def make_few(block: Superblock) -> Any:
+    """The function `Product.few`."""
+    rows, values = make_rows(block), block.record.blck_size
+
+    @compiled
+    def few(base, cols, first, last, n, x, panel, sums, y, y_stride, accumulate):
+        quarter = (last - first) // 4
+        for t in range(n):
+            vector, place = x + t * (cols // values) * A_BYTES, y + t * y_stride
+            rows(base, cols, vector, sums, first, quarter, quarter, last, place, accumulate)
+        return 0
+
+    return few
 
 
 # Many vectors: sixteen rows side by side.
