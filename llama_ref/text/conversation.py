@@ -41,7 +41,7 @@ from llama_ref.vocabulary.gguf_tokenizer import file_tokenizer
 from llama_ref.vocabulary.tokenizer import PieceTokenizer, tokenizer_for
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
-from .drafts import Drafter
+from .drafts import Drafter, DraftModel, check_vocabulary
 from .sampling import Sample, Sampler, SamplingOptions, log_softmax_of
 
 __all__ = ["Conversation", "Timings", "Token"]
@@ -118,6 +118,7 @@ class Conversation:
         on_sample: called with each choice, for tracing.
         draft: how many tokens that the text suggests are evaluated ahead, at most: the same text, sooner where it
             repeats itself (:mod:`llama_ref.text.drafts`). For the fast arithmetic only.
+        draft_model: a smaller model with the same vocabulary, which proposes where the text suggests nothing.
 
     Raises:
         UsageError: an option makes no sense.
@@ -131,12 +132,13 @@ class Conversation:
     ignore_eos: bool = False
     on_sample: Callable[[Sample, np.ndarray], None] | None = None
     draft: int = 0
+    draft_model: Evaluator | None = None
 
     def __post_init__(self) -> None:
         if self.n_batch < 1:
             raise UsageError(f"n_batch must be at least 1, not {self.n_batch}")
         self.n_batch = min(self.n_batch, LARGEST_BATCH)
-        self._drafter = _drafter_of(self.model, self.draft)
+        self._drafter = _drafter_of(self.model, self.draft, self.draft_model)
         self._ahead: list[tuple[int, np.ndarray]] = []  # drafted tokens, and the logits of each
         self._draft_length = 0
         self.era = era_of_file(getattr(self.model, "file", None)) if self.era is None else era_of(self.era)
@@ -169,9 +171,9 @@ class Conversation:
         if self.n_past + len(self.waiting) > self.model.n_ctx:
             self._swap_context()
         drafted: list[int] = []
-        if self._drafter is not None and len(self.waiting) == 1:
-            drafted = self._drafter.propose(self.recent, self.model.n_ctx - self.n_past - 1)
         began = time.perf_counter()
+        if self._drafter is not None and len(self.waiting) == 1:
+            drafted = self._drafter.propose(self.recent, self.model.n_ctx - self.n_past - 1, self.n_past + 1)
         if drafted:
             self._evaluate_with(drafted)
         else:
@@ -402,7 +404,7 @@ class Conversation:
         self.n_past, self.recent, self.waiting = n_past, recent.tolist(), waiting.tolist()
 
 
-def _drafter_of(model: Evaluator, draft: int) -> Drafter | None:
+def _drafter_of(model: Evaluator, draft: int, draft_model: Evaluator | None) -> Drafter | None:
     """What proposes drafts; None if none are wanted."""
     if draft < 0:
         raise UsageError(f"a draft must have at least 0 tokens, not {draft}")
@@ -412,7 +414,11 @@ def _drafter_of(model: Evaluator, draft: int) -> Drafter | None:
             f"drafts (--draft) need --numerics fast: in {name or 'this'} arithmetic the logits of a token depend on "
             "the tokens that are evaluated with it"
         )
-    return Drafter(draft) if draft else None
+    if not draft:
+        return None
+    if draft_model is not None:
+        check_vocabulary(model, draft_model)
+    return Drafter(draft, None if draft_model is None else DraftModel(draft_model))
 
 
 def _sampling_of(record: Mapping[str, Any]) -> SamplingOptions:

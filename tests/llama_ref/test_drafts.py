@@ -11,7 +11,7 @@ from benchmarks.make_model import FTYPES, random_model
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.model_params import ModelParams
 from llama_ref.text.conversation import Conversation
-from llama_ref.text.drafts import Drafter, continuation
+from llama_ref.text.drafts import Drafter, DraftModel, continuation
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions
 
@@ -99,3 +99,53 @@ def test_drafts_that_lose_time_rest_longer_and_longer():
             drafts += 1
             drafter.ended(0, len(drafted))
     assert 3 < drafts < 20
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Half as many layers, the same vocabulary."""
+    target = tmp_path_factory.mktemp("m") / "small.bin"
+    random_model(target, ModelParams.from_header(300, 32, 32, 2, 1, 16, FTYPES["q4_0"]), version=3, seed=5)
+    return target
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(3, 299), min_size=1, max_size=9), st.sampled_from([0.0, 0.8]), st.sampled_from([1, 4, 9]))
+def test_a_draft_model_changes_neither_text_nor_logits(path, small, tokens, temperature, draft):
+    """Another model is mostly wrong, the model itself mostly right."""
+    sampling = SamplingOptions(temp=temperature, seed=3, repeat_penalty=1.0, top_k=3)
+    options = {"sampling": sampling, "ignore_eos": True, "n_keep": 2}
+    for other in (small, path):
+        with (
+            Model.from_file(path, numerics="fast", n_ctx=48, n_threads=1) as model,
+            Model.from_file(other, numerics="fast", n_ctx=48, n_threads=1) as draft_model,
+        ):
+            plain, logits, _, _ = told(model, tokens, 60, **options)
+            drafted, same, _, _ = told(model, tokens, 60, draft=draft, draft_model=draft_model, **options)
+        assert drafted == plain
+        assert np.array_equal(same.view(np.uint32), logits.view(np.uint32))
+
+
+def test_a_draft_model_continues_as_it_would_alone(path):
+    with Model.from_file(path, numerics="fast", n_ctx=48, n_threads=1) as model:
+        text, drafts = [5, 6, 7], DraftModel(model)
+        for n_known in (3, 5, 4, 1):  # on with the draft, with a part of it, from far before
+            alone = [*text[:n_known]]
+            while len(alone) < n_known + 3:
+                alone.append(int(model.evaluate(alone, 0, last_only=True).argmax()))
+            drafted = drafts.continuation(text[:n_known], 3)
+            assert drafted
+            assert drafted == alone[n_known:][: len(drafted)]
+            text = alone
+
+
+def test_a_draft_model_needs_the_same_vocabulary_and_context(path, tmp_path):
+    random_model(tmp_path / "o.bin", ModelParams.from_header(301, 64, 32, 2, 1, 32, FTYPES["q4_0"]), version=3)
+    with Model.from_file(path, n_ctx=48) as model:
+        with (
+            Model.from_file(tmp_path / "o.bin", n_ctx=48) as other,
+            pytest.raises(UsageError, match="301 pieces"),
+        ):
+            Conversation(model, draft=4, draft_model=other)
+        with Model.from_file(path, n_ctx=32) as other, pytest.raises(UsageError, match="a context of 32"):
+            Conversation(model, draft=4, draft_model=other)

@@ -18,7 +18,7 @@ __all__ = ["INPUTS", "check_inputs", "is_hub_name", "looks_like_file"]
 # fmt: off
 INPUTS = (
     "model", "base", "lora", "adapter", "compare_with", "tokenizer", "source", "input", "input_dir", "directory",
-    "file", "files", "paths", "a", "b", "first", "second", "extra", "prompts",
+    "file", "files", "paths", "a", "b", "first", "second", "extra", "prompts", "draft_model",
 )
 # fmt: on
 NO_INPUTS = {

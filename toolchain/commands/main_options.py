@@ -79,6 +79,9 @@ def _add_model_options(group: Arguments) -> None:
     group.add_argument("--mtest", action="store_true", help="evaluate a full batch and the last position, then stop")
 
 
+DRAFT_OF_MODEL = 8  # tokens at once, of a draft model
+
+
 def _add_text_options(group: Arguments) -> None:
     group.add_argument("-p", "--prompt", action=AppendPrompt, metavar="PROMPT", help="what to continue")
     group.add_argument("-f", "--file", action=AppendPrompt, metavar="FILE", help="a file with the prompt; - is stdin")
@@ -90,6 +93,8 @@ def _add_text_options(group: Arguments) -> None:
     group.add_argument("--ignore-eos", action="store_true", help="make the end of text unlikely")
     draft = "check up to N tokens at once that the text itself suggests: the same text, sooner where it repeats itself"
     group.add_argument("--draft", type=int, default=0, metavar="N", help=f"{draft} (default 0; --numerics fast only)")
+    model = "a smaller model with the same vocabulary, which drafts where the text suggests nothing (--draft 8)"
+    group.add_argument("--draft-model", metavar="MODEL", help=model)
 
 
 def _add_sampling_options(group: Arguments) -> None:
@@ -192,5 +197,10 @@ def new_conversation(args: argparse.Namespace, model: Model, on_sample: Any = No
     from llama_ref.text.main_inputs import prompt_batch
 
     n_batch = prompt_batch(args.numerics) if args.batch_size is None else args.batch_size
-    choices = {"ignore_eos": args.ignore_eos, "on_sample": on_sample, "draft": args.draft}
+    choices: dict[str, Any] = {"ignore_eos": args.ignore_eos, "on_sample": on_sample, "draft": args.draft}
+    if args.draft_model:
+        from llama_ref.text.model import Model
+
+        choices["draft"] = args.draft or DRAFT_OF_MODEL
+        choices["draft_model"] = Model.from_file(args.draft_model, n_ctx=model.n_ctx, n_threads=args.threads)
     return Conversation(model, sampling_options(args), args.era, n_batch=n_batch, **choices)

@@ -193,7 +193,7 @@ def add_bench(commands: Commands) -> None:
 
 def run_bench(args: argparse.Namespace) -> int:
     from ggmlpy.files.processors import available_processors
-    from llama_ref.text.bench import bench, table
+    from llama_ref.text.bench import bench, table, table_of_types
 
     most = available_processors()
     every = sorted({most, *(2**i for i in range(most.bit_length()))})
@@ -206,4 +206,5 @@ def run_bench(args: argparse.Namespace) -> int:
         print_json([result.as_dict() for result in results])
     else:
         put_text(table(results))
+        put_text("\n" + table_of_types(results))
     return 0

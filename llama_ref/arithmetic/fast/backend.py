@@ -186,24 +186,9 @@ class FastBackend(ReferenceBackend):
     def in_forked_child(self) -> None:
         self.team.forget()
 
-    # Measuring.
-
     def matrices(self, weights: Weights) -> list[FastMatrix]:
         """Every matrix that a token needs all of."""
         return [m for layer in weights.layers for m in matrices_of(layer).values()] + [weights.output]
-
-    def read(self, weights: Weights) -> None:
-        """Read every matrix once, each thread its share, and do nothing with it: what no token can be faster than."""
-        assert self.kernels is not None
-        read = self.kernels.read
-        spans = [(address_of(m.blocks), m.blocks.nbytes) for m in self.matrices(weights)]
-
-        def share(thread: int) -> None:
-            for start, size in spans:
-                first, last = (size * i // self.n_threads // 256 * 256 for i in (thread, thread + 1))
-                read(start + first, last - first)
-
-        self.team.run(share)
 
     # Filling in the plan.
 

@@ -151,6 +151,7 @@ class Tile:
 TILE = {"amx": Tile(1, 16), "vnni": Tile(2, 8)}.get(MACHINE.simd, Tile(1, 4))
 K_TILE = Tile(2, 8) if MACHINE.wide else Tile(1, 4)  # of k-quants
 PANELS = 4  # x 16 rows, in a unit of work of the product with many vectors
+CHAINS_OF_PEAK = 12  # that multiply side by side, to measure how fast that can be
 LEVELS = 5  # of a tree of sixteen sums
 
 

@@ -19,6 +19,7 @@ kernels are compiled at each start.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
 import threading
@@ -37,7 +38,7 @@ from ggmlpy.machine.features import MACHINE
 
 from .threads import futex_number, offer_processor_address
 
-__all__ = ["Kernels", "load_kernels"]
+__all__ = ["Kernels", "call_compiled", "load_kernels"]
 
 MAGIC = b"ggmlpyk1"
 SIGNATURE = "int64(int64, int64)"  # of what is called from Python: (address of a PLAN, number of the thread) -> 0
@@ -60,21 +61,22 @@ class Kernels:
 
     Attributes:
         token, batch: (address of the plan, number of the thread), without Python's lock.
-        read: (address, bytes): reads memory as the kernels do, to measure how fast that can be.
+        yardsticks: to measure how fast things can be: (address, bytes): reads memory; (steps, 0): multiplies bytes in
+            registers; (steps, 0): multiplies floats.
         products: kind of matrix -> addresses of the functions of `Product`.
     """
 
     token: Callable[[int, int], None]
     batch: Callable[[int, int], None]
-    read: Callable[[int, int], None]
+    yardsticks: tuple[Callable[[int, int], None], ...]
     products: dict[str, tuple[int, ...]]
 
 
 def load_kernels(kinds: Iterable[str]) -> Kernels:
     """The kernels for matrices of these kinds (`layouts.LAYOUTS` and `layouts.FLOATS`), compiled if need be."""
     with _LOCK:
-        token, batch, read = (_callable(at) for at in _load(MODEL).addresses)
-        return Kernels(token, batch, read, {kind: _load(kind).addresses for kind in kinds})
+        token, batch, *yardsticks = (_callable(at) for at in _load(MODEL).addresses)
+        return Kernels(token, batch, tuple(yardsticks), {kind: _load(kind).addresses for kind in kinds})
 
 
 def _load(name: str) -> Part:
@@ -131,10 +133,11 @@ def _compile(name: str) -> bytes:
     from .matrix_functions import PANEL_SIGNATURE, ROWS_SIGNATURE
     from .one_token import token
     from .products import make_product
-    from .reading import read_memory
+    from .reading import multiply_bytes, multiply_floats, read_memory
 
     if name == MODEL:
-        entries: list[tuple[Any, Any]] = [(function, SIGNATURE) for function in (token, batch, read_memory)]
+        functions = (token, batch, read_memory, multiply_bytes, multiply_floats)
+        entries: list[tuple[Any, Any]] = [(function, SIGNATURE) for function in functions]
     else:
         product = make_product(name)
         entries = [(product.rows, ROWS_SIGNATURE), *((f, PANEL_SIGNATURE) for f in (product.panel, product.few))]
@@ -166,12 +169,17 @@ def _link(code: bytes) -> Part:
 
 
 def _callable(function: int) -> Callable[[int, int], None]:
-    """A compiled function of two integers. Numba's convention: status f(result *, exception **, arguments …)."""
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    compiled = ctypes.CFUNCTYPE(ctypes.c_int32, pointer, pointer, integer, integer)(function)
+    """A compiled function of two integers."""
+    return functools.partial(call_compiled, function)
 
-    def call(first: int, second: int) -> None:
-        result, exception = integer(), pointer()
-        compiled(ctypes.addressof(result), ctypes.addressof(exception), first, second)
 
-    return call
+@functools.cache
+def _prototype(n: int) -> Any:
+    """Numba's convention for n integers: status f(result *, exception **, arguments …)."""
+    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * n)
+
+
+def call_compiled(function: int, *arguments: int) -> None:
+    """Call a compiled function of integers by its address, without Python's lock."""
+    result, exception = ctypes.c_int64(), ctypes.c_void_p()
+    _prototype(len(arguments))(function)(ctypes.addressof(result), ctypes.addressof(exception), *arguments)

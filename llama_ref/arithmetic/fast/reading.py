@@ -1,13 +1,33 @@
-"""How fast memory can be read: the yardstick of ``bench``."""
+"""How fast memory can be read and numbers multiplied: the yardsticks of ``bench``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
 
+from ggmlpy.machine.jit import cgutils
 from ggmlpy.machine.kernels import compiled
-from ggmlpy.machine.vectors import largest, load, maximum, zeros
+from ggmlpy.machine.vectors import (
+    F32X16,
+    I32X16,
+    I64,
+    constant,
+    dot_bytes,
+    integer,
+    largest,
+    load,
+    mad,
+    maximum,
+    op,
+    zeros,
+)
 
-__all__ = ["read_memory"]
+from .layouts import CHAINS_OF_PEAK
+
+__all__ = ["multiply_bytes", "multiply_floats", "read_memory"]
 
 
 @compiled
@@ -24,3 +44,34 @@ def read_memory(start, size):
         s0, s1 = maximum(load(p + 4 * part), s0), maximum(load(p + 5 * part), s1)
         s2, s3 = maximum(load(p + 6 * part), s2), maximum(load(p + 7 * part), s3)
     return np.int64(largest(maximum(maximum(s0, s1), maximum(s2, s3))) > np.float32(0))
+
+
+def make_multiply(kind: Any, zero: Any, multiply: Callable[[ir.IRBuilder, Any, Any], Any]) -> Any:
+    """The compiled function (steps, 0): as many times, one multiplication of registers for each of some chains.
+
+    Each takes what its neighbor gave before, so that nothing can be left out; there are enough to keep the units busy.
+    """
+
+    @op(integer, integer)
+    def run(b: ir.IRBuilder, steps: Any) -> Any:
+        slots = [cgutils.alloca_once(b, kind) for _ in range(CHAINS_OF_PEAK)]
+        for slot in slots:
+            b.store(constant(zero, kind), slot)
+        with cgutils.for_range(b, steps):
+            sums = [b.load(slot) for slot in slots]
+            for i, slot in enumerate(slots):
+                b.store(multiply(b, sums[i], sums[i - 1]), slot)
+        lanes = [b.bitcast(b.load(slot), I32X16) for slot in slots]
+        for x in lanes[1:]:
+            lanes[0] = b.xor(lanes[0], x)
+        return b.zext(b.extract_element(lanes[0], ir.Constant(ir.IntType(32), 0)), I64)
+
+    @compiled
+    def multiply_alone(steps, nothing):
+        return run(steps)
+
+    return multiply_alone
+
+
+multiply_bytes = make_multiply(I32X16, 0, lambda b, acc, x: dot_bytes(b, acc, constant(0x01010101, I32X16), x, True))
+multiply_floats = make_multiply(F32X16, 0.0, lambda b, acc, x: mad.emit(b, x, constant(0.5, F32X16), acc))
