@@ -32,8 +32,8 @@ def test_merge_says_what_it_would_do(data: Path, tmp_path: Path, capsys: pytest.
     repeated = [word for path in adapters for word in ("--lora", path)]
     assert run("merge", "--base", base, *repeated, "--output", tmp_path / "out", "--dry-run") == 0
     out, err = capsys.readouterr()
-    assert out == ""
-    assert "adapter 2  501" in err
+    assert "adapter 2  501" in out
+    assert err == ""
     assert not (tmp_path / "out").exists()
 
 
