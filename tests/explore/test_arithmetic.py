@@ -20,7 +20,6 @@ from llama_ref.text.model import Model
 from llama_ref.text.sampling import Sampler, SamplingOptions
 from llama_ref.vocabulary.gguf_tokenizer import file_tokenizer
 from tests.explore.harness import node
-from tests.ggmlpy.test_later_types import LATER, write_gguf_of
 from tests.llama_ref.random_models import Shape, write_random_model
 from tests.today import whole_gguf
 from toolchain.explore.operations import OPERATIONS
@@ -135,20 +134,28 @@ EVALUATE = """
 import { openModel } from "./model.js";
 import { readFile } from "./files.js";
 import { evaluate } from "./transformer.js";
-const [tokens, memory, ...paths] = args;
-print(paths.map((path) => {
+print(JSON.parse(fs.readFileSync(args[0], "utf-8")).map(([path, tokens]) => {
   const bytes = bytesOfFile(path);
   const model = openModel(readFile(bytes), bytes);
-  model.memoryF32 = memory === "f32";
-  const steps = [];
-  for (const token of tokens.split(",")) steps.push(evaluate(model, steps, Number(token)));
-  return steps.map((step) => numbersOf(step.logits));
+  return [true, false].map((memoryF32) => {
+    model.memoryF32 = memoryF32;
+    const steps = [];
+    for (const token of tokens) steps.push(evaluate(model, steps, token));
+    return steps.map((step) => numbersOf(step.logits));
+  });
 }));
 """
 
 
-def logits_of_the_page(page: Path, paths: list[Path], tokens: list[int], memory: str) -> list[np.ndarray]:
-    return [np.array(each) for each in node(page, EVALUATE, ",".join(map(str, tokens)), memory, *paths)]
+def logits_of_the_page(page: Path, cases: list[tuple[Path, list[int]]]) -> list[dict[str, np.ndarray]]:
+    """Of each case by how keys and values are kept."""
+    (page / "cases.json").write_text(json.dumps([(str(path), tokens) for path, tokens in cases]))
+    return [{"f32": np.array(f32), "f16": np.array(f16)} for f32, f16 in node(page, EVALUATE, page / "cases.json")]
+
+
+@pytest.fixture(scope="module")
+def logits(page: Path, random_models: list[Path]) -> list[dict[str, np.ndarray]]:
+    return logits_of_the_page(page, [(path, TOKENS) for path in random_models])
 
 
 def difference_from_the_reference(got: np.ndarray, path: Path, tokens: list[int], memory: str) -> float:
@@ -162,29 +169,11 @@ def difference_from_the_reference(got: np.ndarray, path: Path, tokens: list[int]
     return difference
 
 
-ERAS = {  # the types that are written in an era, each in the container of its time
-    "2023-03-19": ("f32", "f16", "q4_0", "q4_1"),
-    "2023-04-30": ("q4_0", "q4_2", "q5_0", "q5_1", "q8_0"),
-    "2023-05-19": ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"),
-    "2023-08-21": ("q4_0", "q4_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K"),
-}
-
-
-def random_models(folder: Path) -> list[Path]:
-    found = []
-    for era, kind in ((era, kind) for era, kinds in ERAS.items() for kind in kinds):
-        wide = kind.endswith("_K")
-        shape = Shape(head_dim=128 if wide else 32, n_layer=2, n_mult=256 if wide else 32)
-        found.append(write_random_model(folder / f"{era}-{kind}.bin", shape, kind, era))
-    return found + [write_gguf_of(folder / f"{record.layout}.gguf", record) for record in LATER]
-
-
 @pytest.mark.parametrize(("memory", "most"), [("f32", 1e-4), ("f16", 1e-3)])
-def test_logits_are_those_of_the_reference_for_every_type(memory, most, page, tmp_path):
+def test_logits_are_those_of_the_reference_for_every_type(memory, most, logits, random_models):
     """In a float16 cache a difference in the last bit of float32 may become one in the last bit of float16."""
-    paths = random_models(tmp_path)
-    for path, got in zip(paths, logits_of_the_page(page, paths, TOKENS, memory), strict=True):
-        assert difference_from_the_reference(got, path, TOKENS, memory) < most, path.name
+    for path, got in zip(random_models, logits, strict=True):
+        assert difference_from_the_reference(got[memory], path, TOKENS, memory) < most, path.name
 
 
 WATCHED = """
@@ -231,11 +220,10 @@ FAMILIES = ("llama3-bpe", "llama3-new", "linear-new", "yarn-attn", "qwen2-tied",
 
 def test_logits_of_families_that_differ_in_heads_biases_and_rotation(page, vectors, tmp_path):
     manifest = json.loads((vectors / "today-models" / "logits" / "manifest.json").read_text())["cases"]
-    for case in FAMILIES:
-        path = whole_gguf(vectors, f"{case}.f32.gguf", tmp_path / f"{case}.gguf")
-        tokens = manifest[case]["tokens"]
-        got = logits_of_the_page(page, [path], tokens, "f32")[0]
-        assert difference_from_the_reference(got, path, tokens, "f32") < 1e-4, case
+    paths = [whole_gguf(vectors, f"{case}.f32.gguf", tmp_path / f"{case}.gguf") for case in FAMILIES]
+    cases = list(zip(paths, (manifest[case]["tokens"] for case in FAMILIES), strict=True))
+    for (path, tokens), got in zip(cases, logits_of_the_page(page, cases), strict=True):
+        assert difference_from_the_reference(got["f32"], path, tokens, "f32") < 1e-4, path.name
 
 
 # ── texts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -318,3 +306,41 @@ def test_choices_are_those_of_the_sampler_of_march_2023(page, tmp_path):
             assert [token for token, _ in each["kept"]] == expected.candidates.tolist()
             probabilities = [probability for _, probability in each["kept"]]
             np.testing.assert_allclose(probabilities, expected.probabilities, rtol=1e-5)
+
+
+# ── a text ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+GENERATE = """
+import { openModel } from "./model.js";
+import { readFile } from "./files.js";
+import { Twister, candidatesOf, choose, lastTokens } from "./sampler.js";
+import { tokenizerOf } from "./tokenizers.js";
+import { evaluate } from "./transformer.js";
+const bytes = bytesOfFile(args[0]);
+const model = openModel(readFile(bytes), bytes);
+model.memoryF32 = true;
+const { prompt, options, n } = JSON.parse(fs.readFileSync(args[1], "utf-8"));
+const tokens = tokenizerOf(model.file).encode(prompt);
+const twister = new Twister(options.seed);
+const steps = [];
+const made = [];
+while (made.length < n) {
+  while (steps.length < tokens.length) steps.push(evaluate(model, steps, tokens[steps.length]));
+  const { candidate } = choose(candidatesOf(steps.at(-1).logits, lastTokens(tokens, options), options), twister);
+  tokens.push(candidate.token);
+  made.push(candidate.token);
+}
+print(made);
+"""
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"seed": 2, "temp": 1.5, "top_k": 200, "top_p": 0.99}, {"temp": 0.0}])
+def test_the_page_writes_the_text_that_generate_writes(options, page, data, tmp_path):
+    path, sampling, n = data / "ggml" / "T1_quant_p2" / "T1.q4_0.bin", SamplingOptions(**options), 24
+    prompt = "The 北京 of"
+    (tmp_path / "case.json").write_text(json.dumps({"prompt": prompt, "options": vars(sampling), "n": n}))
+    got = node(page, GENERATE, path, tmp_path / "case.json")
+    with Model.from_file(path, numerics="reference", memory_f32=True) as model:
+        expected = [token.id for token in model.generate(prompt, max_tokens=n, sampling=sampling)]
+    assert got[: len(expected)] == expected
+    assert len(expected) > 3

@@ -10,7 +10,6 @@ import pytest
 from ggmlpy.formats.tensor_names import gguf_name
 from ggmlpy.look.explain import explain
 from tests.explore.harness import node
-from tests.explore.test_arithmetic import random_models
 from tests.ggmlpy.test_later_types import LATER
 from toolchain.explore.operations import OPERATIONS
 
@@ -18,10 +17,11 @@ ORIGINS = Path(__file__).with_name("origins.js").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, list[dict[str, Any]]]]:
+def followed(
+    random_models: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[Path, list[dict[str, Any]]]]:
     """For models of every type: numbers of every operation, and where they come from."""
-    paths = random_models(tmp_path_factory.mktemp("models"))
-    return list(zip(paths, node(tmp_path_factory.mktemp("page"), ORIGINS, *paths), strict=True))
+    return list(zip(random_models, node(tmp_path_factory.mktemp("page"), ORIGINS, *random_models), strict=True))
 
 
 def test_every_operation_leads_to_the_file(followed):

@@ -3,7 +3,6 @@
 // to float32 on its own, as llama.cpp does.
 import { pointOf } from "./grids.js";
 import { floatOfHalf } from "./halves.js";
-import { TABLES } from "./tables.js";
 
 const f32 = Math.fround;
 const READ = {
@@ -193,7 +192,6 @@ export function readRows(view, tensor, first, count) {
 
 const FLIPS = [0xff, 1, 2, 4, 8, 16, 32, 64, 128];
 const FILLINGS = [0x00, 0x55, 0xaa, 0xff];
-const REACHED = new Map(); // type → for blocks whose bytes are all alike, the bytes that each value depends on
 
 // The bytes of a block on which value `index` depends: those that change it when another byte stands in their place.
 // A scale of 0 hides codes and a code of 0 hides its scale, so blocks of equal bytes with scale 1 are tried as well.
@@ -243,5 +241,3 @@ function changes(type, bytes, byte, index) {
   bytes[byte] = kept;
   return changed;
 }
-
-export const typeOfLayout = (layout) => TABLES.types[layout];

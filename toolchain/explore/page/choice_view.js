@@ -1,6 +1,6 @@
 // What comes next: the candidates under the sliders, and the text as it grows.
 import { element, redraw, shortNumber } from "./dom.js";
-import { candidatesOf } from "./sampler.js";
+import { candidatesOf, lastTokens } from "./sampler.js";
 import { chip, shownPiece } from "./tokens_view.js";
 import { word } from "./words.js";
 
@@ -12,7 +12,7 @@ export function drawChoice(section, state, actions) {
   const { steps, options, tokens, last } = state;
   const step = steps.at(-1);
   if (!step) return redraw(section);
-  const candidates = candidatesOf(step.logits, tokens, options);
+  const candidates = candidatesOf(step.logits, lastTokens(tokens, options), options);
   redraw(section, buttons(state, actions), element("div", { class: "chips" }, tokens.slice(state.promptLength).map((token, index) => chip(state.tokenizer, token, {
     class: state.promptLength + index === state.position ? "on" : "", "data-key": `made ${index}`, onclick: () => actions.pickPosition(state.promptLength + index),
   }))), element("h3", {}, word("text")), element("p", { class: "made", "aria-live": "polite" }, actions.textSoFar()),

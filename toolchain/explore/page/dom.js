@@ -10,7 +10,7 @@ export function element(tag, properties = {}, ...children) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return made;
 }
 
@@ -26,7 +26,7 @@ export function drawing(tag, attributes, ...children) {
 export function redraw(section, ...content) {
   const key = document.activeElement?.dataset?.key;
   const inside = section.contains(document.activeElement);
-  section.replaceChildren(...content.flat().filter(Boolean));
+  section.replaceChildren(...content.flat(Infinity).filter(Boolean));
   if (inside && key) section.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
 }
 

@@ -171,7 +171,7 @@ function bindTensors(cursor, version, infos, metadata, spans) {
 }
 
 // Meta's spelling of GGUF's name of a tensor; a name that no row of the table has stays as it is.
-export function metaName(name) {
+function metaName(name) {
   const [, layer, rest] = /^blk\.(\d+)(\..*)$/.exec(name) ?? [];
   const pattern = layer === undefined ? name : `blk.{}${rest}`;
   const row = TABLES.tensors.find((each) => each.gguf === pattern);

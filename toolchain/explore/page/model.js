@@ -4,7 +4,7 @@ import { readRows } from "./blocks.js";
 import { rotationOf } from "./rotation.js";
 import { TABLES } from "./tables.js";
 
-export const LONGEST_CONTEXT = 512; // positions that the page computes
+const LONGEST_CONTEXT = 512; // positions that the page computes
 const MOST_VALUES = 300e6; // of all tensors: they take four bytes each here
 
 // What is read of GGUF's keys in the namespace of the model's architecture; others change the result or are in

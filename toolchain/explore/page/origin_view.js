@@ -19,7 +19,7 @@ export function drawOrigin(panel, state, actions) {
   const { formula, source, line, llama_cpp } = operationOf(number.key);
   const { places, numbers } = originOf(model, steps, number);
   redraw(panel, element("button", { class: "close", "data-key": "close", onclick: actions.letGo }, word("close")),
-    element("h2", {}, nameOf(number)), element("p", { class: "big mono" }, String(valueOf(steps, number))),
+    element("h2", {}, nameOf(number)), element("p", { class: "big mono" }, String(Number(valueOf(steps, number).toPrecision(9)))),
     element("p", {}, element("span", { class: "mono formula" }, formula), " · ", element("button", { class: "link", onclick: () => actions.showLine(source, line) }, word("line", { line, source })), ` · llama.cpp: ${llama_cpp}`),
     attended(state), places.length ? fromFile(state, places, actions) : null, numbers.length ? fromNumbers(steps, numbers, actions) : null);
 }

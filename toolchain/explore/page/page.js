@@ -7,7 +7,7 @@ import { readFile } from "./files.js";
 import { drawEmbedding, drawLayer, drawLogits } from "./layers_view.js";
 import { openModel } from "./model.js";
 import { drawOrigin } from "./origin_view.js";
-import { Twister, candidatesOf, choose } from "./sampler.js";
+import { Twister, candidatesOf, choose, lastTokens } from "./sampler.js";
 import { TABLES } from "./tables.js";
 import { pieceTokenizer, tokenizerOf } from "./tokenizers.js";
 import { drawTokens } from "./tokens_view.js";
@@ -150,7 +150,7 @@ async function next() {
   if (state.busy || state.ended || !steps.length || steps.length < tokens.length) return;
   if (tokens.length >= model.context) state.ended = "full";
   else {
-    const { candidate, draw: drawn } = choose(candidatesOf(steps.at(-1).logits, tokens, options), state.twister);
+    const { candidate, draw: drawn } = choose(candidatesOf(steps.at(-1).logits, lastTokens(tokens, options), options), state.twister);
     state.last = { draw: drawn };
     if (tokenizer.ends.has(candidate.token)) state.ended = "the_end";
     else setTokens([...tokens, candidate.token]);
@@ -177,7 +177,7 @@ function shorten(length) {
   setTokens(state.tokens.slice(0, length));
   Object.assign(state, { ended: null, last: null, twister: new Twister(state.options.seed) });
   state.steps.slice(state.promptLength - 1, state.promptLength - 1 + drawn).forEach((step, i) => {
-    choose(candidatesOf(step.logits, state.tokens.slice(0, state.promptLength + i), state.options), state.twister);
+    choose(candidatesOf(step.logits, lastTokens(state.tokens.slice(0, state.promptLength + i), state.options), state.options), state.twister);
   });
   compute();
 }

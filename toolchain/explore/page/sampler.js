@@ -41,6 +41,9 @@ export class Twister {
   }
 }
 
+// The last tokens as llama.cpp's main remembers them: before the first, its window is full of token 0.
+export const lastTokens = (tokens, { repeat_last_n }) => [...Array(repeat_last_n).fill(0), ...tokens];
+
 // All tokens as candidates in falling order, each with what every stage makes of it:
 // {token, logit, penalized: whether it was seen lately, score, kept: "top_k" | "top_p" | null (dropped by), probability}.
 export function candidatesOf(logits, recent, options) {
