@@ -264,3 +264,14 @@ def test_norms_that_were_never_loaded_are_said_so(case, tmp_path):
 
     report = verdict(case, tmp_path, *edited(case, fresh))
     assert [cause.name for cause in report.causes] == ["all values are 1: never loaded"]
+
+
+def test_few_rows_of_a_group_are_counted(grown, tmp_path):
+    _, base, adapters, _ = grown
+    values, heads = values_of(base, adapters)
+    n_old = len(open_checkpoint(base).tensors["output.weight"].f16())
+    n_added = len(values["output.weight"]) - n_old - 1
+    values["output.weight"][n_old + 3] = 0
+    report = verdict(grown, tmp_path, values, heads, adapters=2)
+    words = f"vocabulary: 1 of the {n_added:,} added rows (from row {n_old + 3:,} on): zero"
+    assert [cause.name for cause in report.causes] == [words]

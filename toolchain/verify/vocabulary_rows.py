@@ -53,15 +53,24 @@ class VocabularyRows:
         with np.errstate(over="ignore"):
             return ROUNDINGS[self.plan.model.dtype_of(name)](values).astype(np.float32)
 
-    def _groups(self, view: _View) -> Iterator[tuple[str, NDArray[np.intp]]]:
-        """The wrong rows of each group that has some."""
+    def _groups(self, view: _View) -> Iterator[_Group]:
+        """Each group that has wrong rows."""
         n_old, n_rows = len(view.base), len(view.there)
         has_pad = n_rows > n_old and [text for text, _ in self.plan.chain.tokenizer][-1] == PAD
         ends = [(0, n_old, "old rows"), (n_old, n_rows - has_pad, "added rows"), (n_rows - has_pad, n_rows, PAD_ROW)]
         for first, last, words in ends:
             rows = view.wrong[(view.wrong >= first) & (view.wrong < last)]
             if len(rows):
-                yield words, rows
+                yield _Group(words, rows, np.arange(first, last))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows that go wrong together: what they are called, the wrong ones among them, all of them."""
+
+    words: str
+    wrong: NDArray[np.intp]
+    rows: NDArray[np.intp]
 
 
 PAD_ROW = "the row of [PAD]"
@@ -107,12 +116,13 @@ class _View:
         return bool((np.abs(self.there[rows] - mean) <= NEAR * (np.abs(mean) + largest / len(source))).all())
 
 
-def _said(view: _View, groups: list[tuple[str, NDArray[np.intp]]]) -> str | None:
+def _said(view: _View, groups: list[_Group]) -> str | None:
     """What each group's wrong rows are; rows that are nobody's are told only beside old rows that are the base's."""
     known: dict[str, str] = {}
-    for words, rows in groups:
-        source = next((source for source, fits in view.sources() if fits(rows)), None)
-        known[words] = "" if source is None else source
+    for group in groups:
+        source, fits = next(((source, fits) for source, fits in view.sources() if fits(group.wrong)), ("", _never))
+        some = source and 2 * len(group.wrong) < len(group.rows) and not fits(group.rows)
+        known[_some(group) if some else group.words] = source
     if known.get("old rows") == "the base's" and "" in known.values():
         n_old = len(view.base)
         return f"the matrix was resized: its first {n_old} rows are the base's, the others are not the adapter's"
@@ -121,11 +131,27 @@ def _said(view: _View, groups: list[tuple[str, NDArray[np.intp]]]) -> str | None
     return "vocabulary: " + "; ".join(_sentence(words, source) for words, source in known.items())
 
 
+def _never(rows: NDArray[np.intp]) -> bool:
+    return False
+
+
+def _some(group: _Group) -> str:
+    """
+    >>> _some(_Group("added rows", np.array([7]), np.arange(5, 9)))
+    '1 of the 4 added rows (from row 7 on)'
+    """
+    return f"{len(group.wrong):,} of the {len(group.rows):,} {group.words} (from row {group.wrong[0]:,} on)"
+
+
 def _sentence(rows: str, source: str) -> str:
     """
     >>> _sentence("added rows", "zero"), _sentence("the row of [PAD]", "those of b")
     ('the added rows are zero', 'the row of [PAD] is that of b')
+    >>> _sentence("1 of the 4 added rows (from row 7 on)", "zero")
+    '1 of the 4 added rows (from row 7 on): zero'
     """
+    if rows[0].isdigit():
+        return f"{rows}: {source}"
     if rows == PAD_ROW:
         return f"{rows} is {source.replace('those of', 'that of').replace('the rows', 'the row')}"
     return f"the {rows} are {source}"
