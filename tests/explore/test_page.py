@@ -132,3 +132,18 @@ def test_what_cannot_be_a_page_is_refused_before_it_is_written(q4_0, tmp_path, m
     with pytest.raises(FormatError, match="too large for a page"):
         write_page(q4_0, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_second_vocabulary_that_the_page_cannot_hold_is_refused(q4_0, data, tmp_path, capsys):
+    source, html = data / "ggml" / "T1_convert_f16" / "T1.p2.f16.bin", tmp_path / "page.html"
+    assert cli.main(["migrate", "-q", str(source), str(tmp_path / "m.gguf")]) == 0
+    command = ["explore", "-m", str(q4_0), "--html", str(html), "--beside"]
+    assert cli.main([*command, str(tmp_path / "m.gguf")]) == 3
+    assert "a vocabulary of GGUF is read by the page itself" in capsys.readouterr().err
+    broken = bytearray(source.read_bytes())
+    first_score = 8 + 7 * 4 + 4 + int.from_bytes(broken[36:40], "little")  # behind the header, a length and a text
+    broken[first_score : first_score + 4] = b"\x00\x00\xc0\x7f"
+    (tmp_path / "nan.bin").write_bytes(broken)
+    assert cli.main([*command, str(tmp_path / "nan.bin")]) == 3
+    assert "NaN" in capsys.readouterr().err
+    assert not html.exists()

@@ -289,7 +289,7 @@ def add_explore(commands: Commands) -> None:
     )
     model_option(parser, "a small GGML or GGUF file (default: $GGMLPY_MODEL, else the demo model)", required=False)
     writes(parser.add_argument("--html", metavar="OUT", required=True, help="the page to write"))
-    beside = "a tokenizer.model or model file whose vocabulary is shown beside the model's (default: the demo base's)"
+    beside = "a tokenizer.model or GGML file whose vocabulary is shown beside the model's (default: the demo base's)"
     parser.add_argument("--beside", metavar="FILE", help=beside)
 
 

@@ -9,6 +9,7 @@ same name at their top level; a test sees to it.
 from __future__ import annotations
 
 import base64
+import math
 import os
 import re
 from importlib.resources import files
@@ -102,12 +103,21 @@ def _checked(path: Path) -> dict[str, str]:
 
 
 def _vocabulary(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The pieces of a vocabulary, a character per byte, and their scores."""
+    """The pieces of a vocabulary, in hexadecimal, and their scores."""
     if is_ggml_file(path):
         with open_model(path) as file:
+            if file.container == "gguf":
+                raise FormatError(
+                    "a vocabulary of GGUF is read by the page itself",
+                    path=path,
+                    expected="a tokenizer.model, or a ggml, ggmf or ggjt file",
+                    found="gguf",
+                    next_step="make the page without --beside, and choose this file on it",
+                )
             pieces, scores = list(file.vocab), file.vocab.scores.tolist()
     else:
         found = SentencePieceTokenizer(path)
         pieces, scores = found.pieces, found.scores
-    # as numbers: a page shows unsafe characters of foreign texts as escapes, and pieces must stay what they are
+    if not all(map(math.isfinite, scores)):
+        raise FormatError("scores of the vocabulary are NaN or infinite", path=path, cause="a damaged file")
     return {"name": visible(Path(path).name), "pieces": [piece.hex() for piece in pieces], "scores": scores}
