@@ -23,9 +23,10 @@ from ggmlpy.formats.codes import signed_codes, unpack_codes
 from ggmlpy.formats.dequantize import scales_of
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.opening import open_model
+from ggmlpy.formats.tensor_names import gguf_name
 from ggmlpy.formats.tensor_types import TensorType
 
-from .contents import tensor_rows
+from .contents import metadata_rows, tensor_rows
 from .hexdump import hexdump
 from .identify import identify
 
@@ -101,13 +102,29 @@ def report_data(
             other = _original(original, tensor) if original else None
             row |= _statistics(tensor, other, progress)
             row["sample"] = _sample(model, tensor, other)
+            row["stored"] = _stored_name(model, tensor)
         return {
             "file": os.path.basename(path),
             "source": os.path.basename(source) if source else None,
             "identity": identify(path).as_dict(),
+            "metadata": _finite_within(metadata_rows(model.metadata or {})),
             "fields": [_field(model, line.as_dict()) for line in hexdump(path)],
             "tensors": rows,
         }
+
+
+def _finite_within(value: Any) -> Any:
+    """The value with NaN and infinities, which JSON does not have, as words."""
+    if isinstance(value, dict):
+        return {key: _finite_within(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite_within(item) for item in value]
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _stored_name(model: ModelFile, tensor: Tensor) -> str:
+    """A tensor's name as the file has it."""
+    return gguf_name(tensor.name) if model.container == "gguf" and not model.as_stored else tensor.name
 
 
 def _field(model: ModelFile, line: dict[str, Any]) -> dict[str, Any]:

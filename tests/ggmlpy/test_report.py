@@ -12,7 +12,7 @@ import pytest
 
 from ggmlpy import FormatError, ModelParams, open_model
 from ggmlpy.files.foreign import visible
-from ggmlpy.look.report import report_data, script_data, write_report
+from ggmlpy.look.report import _finite_within, report_data, script_data, write_report
 from tests.ggmlpy.models import write_tiny
 
 
@@ -104,3 +104,15 @@ def test_the_source_of_another_model_is_refused(tmp_path):
     b = write_tiny(tmp_path / "b.bin", hparams=ModelParams.from_header(24, 32, 32, 2, 1, 16, 2))
     with pytest.raises(FormatError, match=r"the source has no tensor 'tok_embeddings\.weight' of this shape"):
         report_data(a, b)
+
+
+def test_keys_and_names_are_those_of_the_file(golden) -> None:
+    data = report_data(golden("today-models/gguf/bias.f16.gguf"))
+    keys = {row["key"]: row for row in data["metadata"]}
+    assert keys["general.architecture"]["value"] == "llama"
+    assert {"blk.0.attn_q.weight", "token_embd.weight"} <= {row["stored"] for row in data["tensors"]}
+
+
+def test_a_key_that_is_no_number_does_not_break_the_page(tmp_path: Path) -> None:
+    rows = _finite_within([{"key": "a", "value": float("nan")}, {"key": "b", "value": [float("inf"), 1.5]}])
+    assert json.loads(script_data(rows)) == [{"key": "a", "value": "nan"}, {"key": "b", "value": ["inf", 1.5]}]
