@@ -75,19 +75,23 @@ class Rotation:
         return (np.stack(cosines_and_sines(angle), axis=-1) * self.magnitude).astype(np.float32)
 
 
-def rotation_of(file: ModelFile) -> Rotation:
+def rotation_of(file: ModelFile, *, as_said: bool = False) -> Rotation:
     """The rotation of a model file's heads.
+
+    Args:
+        as_said: honor YaRN's bounds and factor on cosine and sine where the file says them, as transformers does with
+            the directory that it was made from.
 
     Raises:
         UnsupportedError: a scaling that is not known.
         FormatError: numbers that mean nothing.
     """
-    frequencies, magnitude = _stretched(file)
+    frequencies, magnitude = _stretched(file, as_said)
     h = file.hparams
     return Rotation(frequencies, magnitude, 1 if h.architecture == "llama" else h.head_dim // 2)
 
 
-def _stretched(file: ModelFile) -> tuple[F64, float]:
+def _stretched(file: ModelFile, as_said: bool) -> tuple[F64, float]:
     """The frequencies, and the factor on cosine and sine, after all scaling."""
     h = file.hparams
     if not 0 < h.rope_freq_base < math.inf:
@@ -113,8 +117,10 @@ def _stretched(file: ModelFile) -> tuple[F64, float]:
     factor = _factor(file, scaling)
     if scaling.type == "linear":
         return base / factor, _extra(scaling)
-    kept = _kept(h, scaling)
-    return base / factor * (1 - kept) + base * kept, _extra(scaling) * (0.1 * logarithm(factor) + 1)
+    fast, slow, said = (scaling.beta_fast, scaling.beta_slow, scaling.attention_factor) if as_said else (None,) * 3
+    kept = _kept(h, scaling, fast or FAST_TURNS, slow or SLOW_TURNS)
+    magnitude = 0.1 * logarithm(factor) + 1 if said is None else said
+    return base / factor * (1 - kept) + base * kept, _extra(scaling) * magnitude
 
 
 def _divisors(file: ModelFile) -> F64:
@@ -148,14 +154,18 @@ def _extra(scaling: RopeScaling | None) -> float:
     return (scaling.magnitude if scaling else None) or 1.0
 
 
-def _kept(h: ModelParams, scaling: RopeScaling) -> F64:
-    """How much of each frequency YaRN leaves unscaled, 0 to 1: float64 [head_dim / 2]."""
+def _kept(h: ModelParams, scaling: RopeScaling, fast: float, slow: float) -> F64:
+    """How much of each frequency YaRN leaves unscaled, 0 to 1: float64 [head_dim / 2].
+
+    Args:
+        fast, slow: rotations within the original context where interpolation ends and begins.
+    """
     context = scaling.original_context or h.context_length
 
     def pair(turns: float) -> float:
         """The pair that turns so many times within the original context."""
         return h.head_dim * logarithm(context / (turns * 2 * math.pi)) / (2 * logarithm(h.rope_freq_base))
 
-    low, high = max(0, math.floor(pair(FAST_TURNS))), min(h.head_dim - 1, math.ceil(pair(SLOW_TURNS)))
+    low, high = max(0, math.floor(pair(fast))), min(h.head_dim - 1, math.ceil(pair(slow)))
     ramp = (np.arange(h.head_dim // 2) - low) / max(0.001, high - low)
     return 1 - np.clip(ramp, 0, 1)

@@ -17,6 +17,7 @@ from llama_ref.conversion.converting import plan_conversion
 from llama_ref.text.logits import logits, write_logits
 from llama_ref.text.model import Model
 from tests.llama_ref.random_models import Shape, write_random_model
+from tests.today import huggingface_directory
 from toolchain.verify.logits import read_logits, verify_logits
 from toolchain.verify.recomputing import OPERATIONS, Swapped
 from toolchain.verify.ways import ways_of
@@ -212,3 +213,26 @@ def test_the_command(model, tmp_path, capsys):
     assert cli.main([*asked, "--build", "avx2", "--batch", "1"]) == 1
     assert "likely cause: tokens 0 to 1 are identical" in capsys.readouterr().out
     assert cli.main(["verify", "--logits", "x.npy", "-q"]) == 2
+
+
+WHOSE = {  # golden logits -> whose they are said to be
+    "yarn-attn.transformers.npy": "what transformers computes, but for rounding",
+    "yarn-attn.llamacpp.npy": "what llama.cpp computes, but for rounding",
+    "bias.transformers.npy": "what llama.cpp computes, but for rounding",
+    "yarn-mscale.transformers.npy": "nearest to what llama.cpp computes",  # GGUF has no place for mscale
+}
+
+
+@pytest.mark.parametrize("name", WHOSE)
+def test_logits_of_a_model_of_today_are_one_program_s(name, vectors, tmp_path):
+    case = name.split(".")[0]
+    tokens = json.loads((vectors / "today-models/logits/manifest.json").read_text())["cases"][case]["tokens"]
+    model, _ = huggingface_directory(vectors, case, tmp_path / case)
+    with plan_conversion(model, tmp_path / "m.gguf", outtype="f32") as plan:
+        plan.write()
+    report = verify_logits(vectors / "today-models/logits" / name, tmp_path / "m.gguf", tokens)
+    assert report.sentence().startswith(WHOSE[name])
+    assert report.exit_code == ("but for rounding" not in WHOSE[name])
+    assert ("transformers" in report.truths) == (case == "yarn-attn")
+    told = [line for line in report.lines() if line.endswith("from what transformers computes")]
+    assert len(told) == (case == "yarn-attn")

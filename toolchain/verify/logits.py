@@ -12,16 +12,18 @@ row holds the last token's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ggmlpy import open_model
-from ggmlpy.files.errors import FormatError
+from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.npy import MAGIC, parse_npy
+from ggmlpy.formats.model_file import ModelFile
 
 from .logits_report import Distance, LogitsReport
 from .recomputing import OPERATIONS, Recomputed, rms_of
@@ -64,7 +66,8 @@ def verify_logits(
     with open_model(model) as file:
         theirs = read_logits(path, len(tokens), file.hparams.n_vocab)
         n_rows = len(theirs)
-        ways = list(ways_of(file, len(tokens), era=era, build=build, memory_f32=memory_f32, batch=batch))
+        narrowed = {"era": era, "build": build, "memory_f32": memory_f32, "batch": batch}
+        ways = _ways(file, len(tokens), narrowed)
         recomputed = Recomputed(file, tokens, theirs, {} if known is None else known)
         report = LogitsReport(os.fspath(path), os.fspath(model), (n_rows, file.hparams.n_vocab))
         found = []
@@ -75,13 +78,25 @@ def verify_logits(
         report.tried = len(found)
         report.identical = [distance for distance in found if distance.identical]
         if not report.identical:
+            report.truths = {who: rms_of(theirs, logits) for who, logits in recomputed.truths().items()}
+            report.reference_rms = report.truths["llama.cpp"]
+        if found and not report.identical:
             report.closest = min(found, key=_nearness)
             if explain:
                 _explain(report, recomputed, report.closest, free_batch=batch is None)
             reference = recomputed.reference()
-            report.reference_rms = rms_of(theirs, reference)
             report.usual_rms = max(rms_of(recomputed.logits(way), reference) for way in ways)
     return report
+
+
+def _ways(file: ModelFile, n_tokens: int, narrowed: Mapping[str, Any]) -> list[Way]:
+    """The ways to compute bit for bit; none for a model that no era on offer knew, if none was asked for."""
+    try:
+        return list(ways_of(file, n_tokens, **narrowed))
+    except UsageError:
+        if any(value is not None for value in narrowed.values()):
+            raise
+        return []
 
 
 def read_logits(path: str | os.PathLike[str], n_tokens: int, n_vocab: int) -> F32:

@@ -13,6 +13,7 @@ from .ways import Way
 __all__ = ["Distance", "LogitsReport", "TokenDistance"]
 
 SHOWN_TOKENS = 12  # in the text of a report
+ROUNDING = 1e-4  # standard deviations: another order of sums in float32 is up to 1e-5 away
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class LogitsReport(Verdict):
         reference_rms: distance from plain float32 arithmetic, in standard deviations of the logits.
         usual_rms: the largest such distance that llama.cpp's own ways have.
         tried: how many ways were computed.
+        truths: by program, the distance from plain float32 arithmetic as that program reads the model, in standard
+            deviations of the logits; transformers only where it reads it otherwise than llama.cpp.
     """
 
     path: str
@@ -83,11 +86,17 @@ class LogitsReport(Verdict):
     reference_rms: float = 0.0
     usual_rms: float = 0.0
     tried: int = 0
+    truths: dict[str, float] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
-        """0 if some way gives these bits; 1 if none does."""
-        return 0 if self.identical else 1
+        """0 if some way gives these bits, or no way can and they are a program's but for rounding; else 1."""
+        return 0 if self.identical or (not self.tried and self.nearest_truth[1] <= ROUNDING) else 1
+
+    @property
+    def nearest_truth(self) -> tuple[str, float]:
+        """The program whose reading of the model is nearest, and how near it is."""
+        return min(self.truths.items(), key=lambda item: item[1], default=("", float("inf")))
 
     @property
     def plausible(self) -> bool:
@@ -100,7 +109,9 @@ class LogitsReport(Verdict):
             return "identical bit for bit to " + "; ".join(map(str, self.identical))
         near = self.closest
         if near is None:
-            return "no era and build that can run this model"
+            who, rms = self.nearest_truth
+            what = f"what {who} computes, but for rounding" if rms <= ROUNDING else f"nearest to what {who} computes"
+            return f"{what}: {rms:.2g} standard deviations away. No era and build on offer computes this model exactly"
         figures = (
             f"{near.different:,} of {self.shape[0] * self.shape[1]:,} values differ, median {near.median_ulp:g} ulp"
         )
@@ -109,6 +120,9 @@ class LogitsReport(Verdict):
     def lines(self, *, verbose: bool = False) -> Iterator[str]:
         """The causes, and how far each token's logits are from the closest way."""
         yield from (f"likely cause: {cause}" for cause in self.causes)
+        if len(self.truths) > 1:
+            yield "llama.cpp and transformers compute this model differently (YaRN's factor or bounds):"
+            yield from (f"{rms:.2g} standard deviations from what {who} computes" for who, rms in self.truths.items())
         if self.closest is not None:
             yield "token  different  median ulp       max ulp"
             rows = [(i, token) for i, token in enumerate(self.closest.tokens) if token.different]
@@ -149,7 +163,7 @@ class LogitsReport(Verdict):
             "output": self.path,
             "model": self.model,
             "shape": list(self.shape),
-            "verdict": "identical" if self.identical else "differs",
+            "verdict": "identical" if self.identical else "differs" if self.exit_code else "same but for rounding",
             "sentence": self.sentence(),
             "identical": ways,
             "closest": closest,
@@ -158,4 +172,5 @@ class LogitsReport(Verdict):
             "usual_rms": self.usual_rms,
             "plausible": self.plausible,
             "tried": self.tried,
+            "truths": self.truths,
         }

@@ -15,6 +15,8 @@ from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.verify.tensors import ulp_distance
 from llama_ref.arithmetic.choosing import create_backend
 from llama_ref.arithmetic.exact.offered import SUPPORTED
+from llama_ref.arithmetic.reference import ReferenceBackend
+from llama_ref.arithmetic.rotation import rotation_of
 from llama_ref.arithmetic.transformer import Backend
 from llama_ref.text.model import Model
 
@@ -61,8 +63,27 @@ class Recomputed:
 
     def reference(self) -> F32:
         """In plain float32 arithmetic."""
-        plain = Way("", "", memory_f32=True, norm_eps=self.file.hparams.eps)
-        return self._evaluated(create_backend("reference", self.file), plain)[-len(self.theirs) :]
+        return self._plain(self._of_reference())
+
+    def truths(self) -> dict[str, F32]:
+        """In plain float32 arithmetic what a model means to each program, the usual one first."""
+        backend = self._of_reference()
+        as_said = rotation_of(self.file, as_said=True)
+        same = as_said.magnitude == backend.rotation.magnitude
+        found = {"llama.cpp": self.reference()}
+        if not same or not np.array_equal(as_said.frequencies, backend.rotation.frequencies):
+            backend.rotation = as_said
+            found["transformers"] = self._plain(backend)
+        return found
+
+    def _of_reference(self) -> ReferenceBackend:
+        backend = create_backend("reference", self.file)
+        assert isinstance(backend, ReferenceBackend)  # for the type checker: it goes by the name
+        return backend
+
+    def _plain(self, backend: Backend) -> F32:
+        way = Way("", "", memory_f32=True, norm_eps=self.file.hparams.eps)
+        return self._evaluated(backend, way)[-len(self.theirs) :]
 
     def others(self, way: Way) -> Iterator[tuple[str, Backend]]:
         """Other arithmetics with a way's settings, in words: plain, this era's other builds, other eras' same build."""

@@ -14,7 +14,7 @@ from ggmlpy.formats.era_of_file import era_of_file
 from ggmlpy.formats.eras import AUGUST_21, ERAS, MARCH_19, era_of
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.model_params import LLAMA_EPS
-from llama_ref.arithmetic.exact.offered import SUPPORTED
+from llama_ref.arithmetic.exact.offered import SUPPORTED, check_exact
 
 __all__ = ["Way", "ways_of"]
 
@@ -72,6 +72,7 @@ def ways_of(
     layouts = {tensor.type.layout for tensor in file.tensors.values()}
     able = [date for date in dates if all(ERAS[date].reads(tensor.type) for tensor in file.tensors.values())]
     pairs = [(date, name) for date in able for name in SUPPORTED[date] if build in (None, name)]
+    pairs = [pair for pair in pairs if _computes(file, *pair)]
     if not pairs:
         asked = " of ".join(word for word in (build, era) if word)
         raise UsageError(f"no exact arithmetic{' ' + asked if asked else ''} runs {file.path} ({', '.join(layouts)})")
@@ -86,6 +87,15 @@ def ways_of(
             for size in batches:
                 for eps in epsilons:
                     yield from (Way(date, name, cache, size, eps, number) for number in threads)
+
+
+def _computes(file: ModelFile, date: str, build: str) -> bool:
+    """Whether the exact arithmetic of an era has everything that the model says."""
+    try:
+        check_exact(file, date, build)
+    except UsageError:
+        return False
+    return True
 
 
 def _shortened(size: int | None, n_tokens: int) -> int | None:
