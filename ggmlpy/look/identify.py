@@ -27,7 +27,7 @@ from ggmlpy.verify.whose_quantizer import quantizer_signs
 from .check import problems_of
 from .finite import not_finite_problem, not_finite_tensors
 
-__all__ = ["Identification", "expected_size", "identify", "keys_in_words"]
+__all__ = ["Identification", "expected_size", "identify", "keys_in_words", "without_a_circle"]
 
 
 # fmt: off
@@ -87,7 +87,7 @@ def identify(
         FormatError: it is no GGML file; the message says what it probably is.
     """
     with open_model(path, strict=False, any_architecture=True) as model:
-        problems = list(model.problems if model.as_stored else problems_of(model))
+        problems = [without_a_circle(found) for found in (model.problems if model.as_stored else problems_of(model))]
         if values and (found := list(not_finite_tensors(model, progress))):
             problems.append(not_finite_problem(found, model.path))
         parts = f", {len(model.paths)} parts" if len(model.paths) > 1 else ""
@@ -104,6 +104,13 @@ def identify(
             problems=[str(problem) for problem in problems],
             next_step=_next_step(model, problems),
         )
+
+
+def without_a_circle(error: FormatError) -> FormatError:
+    """The error without the advice to identify the file, which was just done."""
+    if str(error.next_step).startswith("`identify "):
+        error.next_step = "compare its size and SHA256 with its source, and fetch it again"
+    return error
 
 
 def _title(model: ModelFile) -> str:

@@ -44,6 +44,8 @@ def test_it_is_what_its_story_says(specimen: Specimen, tmp_path: Path) -> None:
         assert lines
         assert all(". Next: " in line for line in lines), lines
         assert "Traceback" not in said
+        circle = specimen.look.startswith("identify") and re.search(r"[Nn]ext:? +python cli\.py identify", said)
+        assert not circle, "identify was just asked"
 
 
 @pytest.mark.slow

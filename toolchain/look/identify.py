@@ -21,7 +21,7 @@ from ggmlpy.formats.opening import is_gguf, open_model
 from ggmlpy.formats.tensor_names import is_derived, is_known, rename, spelling_of, unwrapped
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from ggmlpy.look.finite import not_finite_problem
-from ggmlpy.look.identify import Identification, identify
+from ggmlpy.look.identify import Identification, identify, without_a_circle
 from llama_ref.arithmetic.choosing import arithmetics_of
 from llama_ref.checkpoint import LazyTensor, open_pth
 from llama_ref.checkpoint.layout import origin_of
@@ -60,14 +60,20 @@ def identify_any(path: str | os.PathLike[str], progress: Progress | None = None)
     if found is not None:
         return found
     try:
-        return _with_arithmetic(identify(path, progress=progress))
-    except BadMagicError as error:
-        other = identify_other(path, progress)
-        if other is not None:
-            return other
-        raise _without_a_circle(error) from error
+        return _of_a_reader(path, progress)
     except FormatError as error:
-        raise _without_a_circle(error) from error
+        raise without_a_circle(error) from error.__cause__
+
+
+def _of_a_reader(path: str | os.PathLike[str], progress: Progress | None) -> Identification:
+    """A model file, or else a file of another kind."""
+    try:
+        return _with_arithmetic(identify(path, progress=progress))
+    except BadMagicError:
+        other = identify_other(path, progress)
+        if other is None:
+            raise
+        return other
 
 
 def _with_arithmetic(found: Identification) -> Identification:
@@ -91,13 +97,6 @@ def _of_others(path: Path, progress: Progress | None) -> Identification | None:
         return foreign(path) or (foreign_gguf(path, progress) if is_gguf(path) else None)
     except (OSError, FormatError):
         return None  # its reader says what is wrong
-
-
-def _without_a_circle(error: FormatError) -> FormatError:
-    """The error without the advice to identify the file, which was just done."""
-    if str(error.next_step).startswith("`identify "):
-        error.next_step = "compare its size and SHA256 with its source, and fetch it again"
-    return error
 
 
 def identify_other(path: str | os.PathLike[str], progress: Progress | None = None) -> Identification | None:

@@ -13,6 +13,7 @@ from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
 from ggmlpy.formats.out_tensor import OutTensor
 
+from .checkpoints import write_gguf_adapter_file
 from .model_files import write_file, write_parts, write_split, write_vocabulary
 from .specimen import IDENTIFY, Change, Specimen, append, changed, cut, put, save
 
@@ -76,6 +77,11 @@ def _stranger_in_a_part(path: Path) -> None:
     write_parts(path)
     part = path / "model.bin.1"
     save(part, part.read_bytes().replace(b"ffn_norm", b"xyz_norm"))
+
+
+def _split_twice(path: Path) -> None:
+    write_split(path)
+    save(path / "model-00002-of-00002.gguf", (path / "model-00001-of-00002.gguf").read_bytes())
 
 
 def _foreign_part(path: Path) -> None:
@@ -200,6 +206,13 @@ OTHER_ROWS: tuple[tuple[str, str, Writer, str, str], ...] = (
     ("gguf/architecture.gguf", "a model that is no LLaMA: identify tells what it is, nothing here computes it",
      changed(GGUF, put("metadata[general.architecture].value", b"mamba", at=8)),
      "architecture 'mamba' is not supported", "generate -m {} -p x"),
+    ("gguf/split-twice", "the first file of a split model under the name of the second, too", _split_twice,
+     "lies in an earlier file of this split model, too", "inspect {}/model-00001-of-00002.gguf"),
+    ("gguf/adapter-as-model.gguf", "an adapter where a model belongs", write_gguf_adapter_file,
+     "a GGUF file that holds no model", "generate -m {} -p x"),
+    ("gguf/two-spellings.gguf", "one tensor under Meta's name and under GGUF's",
+     changed(GGUF, put("tensor[blk.0.ffn_gate.weight].name", b"tok_embeddings.weight")),
+     "one of them is spelt 'tok_embeddings.weight'", IDENTIFY),
     ("gguf/no-importance.gguf", "a model where an importance matrix belongs", GGUF, "not an importance matrix",
      "quantize {} {}.out q2_K --imatrix {}"),
 )

@@ -43,6 +43,7 @@ __all__ = [
     "write_base_and_adapter",
     "write_bin_adapter",
     "write_ggla_adapter",
+    "write_gguf_adapter_file",
     "write_huggingface",
     "write_meta",
     "write_small_pth",
@@ -153,7 +154,7 @@ def _other_files() -> Iterator[tuple[str, str, Writer, str]]:
     ggla = "an adapter of llama.cpp's main of April to August 2023: pairs of matrices, rank and alpha, no tokenizer"
     yield "adapters/ggml-adapter-model.bin", ggla, write_ggla_adapter, "ggla"
     gguf = "an adapter of llama.cpp today: GGUF without a model"
-    yield "adapters/adapter.gguf", gguf, _write_gguf_adapter, "adapter"
+    yield "adapters/adapter.gguf", gguf, write_gguf_adapter_file, "adapter"
     for form, words in (("dat", "until mid-2025"), ("gguf", "today")):
         story = f"an importance matrix as llama-imatrix writes it {words}: how much each column counts"
         yield f"imatrix/imatrix.{form}", story, partial(_write_imatrix, form=form), "importance matrix"
@@ -244,7 +245,7 @@ def write_ggla_adapter(path: Path) -> None:
     _beside(path, write)
 
 
-def _write_gguf_adapter(path: Path) -> None:
+def write_gguf_adapter_file(path: Path) -> None:
     base = path.with_name(f"{path.name}.base")
     write_huggingface(base)
 
