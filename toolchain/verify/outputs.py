@@ -61,8 +61,8 @@ def _verified(
     progress: Progress | None,
 ) -> OutputReport:
     """The verdict of the step that lies between the two."""
-    if importance is not None and (adapters or output.is_dir() or source.is_dir()):
-        raise UsageError("an importance matrix goes with a quantized GGUF file and the GGUF file it was made of")
+    if importance is not None and (adapters or output.is_dir()):
+        raise UsageError("an importance matrix goes with a quantized GGUF file and the model it was made of")
     if adapters:
         from .merge import verify_merge
 
@@ -72,6 +72,12 @@ def _verified(
 
         return verify_export(output, source, progress=progress)
     if source.is_dir():
+        from .through_gguf import used_importance, verify_through_gguf
+
+        if importance is not None or used_importance(output):
+            return verify_through_gguf(
+                output, source, era=era, tokenizer=tokenizer, importance=importance, progress=progress
+            )
         from .conversion import verify_conversion
 
         return verify_conversion(output, source, era=era, tokenizer=tokenizer, progress=progress)
