@@ -7,7 +7,7 @@ from typing import IO, AnyStr
 
 from .errors import FormatError
 
-__all__ = ["LARGEST_PROMPT", "LARGEST_TEXT", "read_bounded", "read_stream"]
+__all__ = ["LARGEST_PROMPT", "LARGEST_TEXT", "first_lines", "read_bounded", "read_stream"]
 
 LARGEST_PROMPT = 16 << 20  # bytes; a context holds some thousand tokens of a few bytes
 LARGEST_TEXT = 256 << 20  # of a text to measure; the largest in use, enwik8, has 100 MB
@@ -36,3 +36,14 @@ def read_stream(stream: IO[AnyStr], most: int, name: str | os.PathLike[str] = "s
             next_step="check the name, or cut the text into parts",
         )
     return data
+
+
+def first_lines(path: str | os.PathLike[str], most: int = 1 << 16) -> bytes:
+    """The whole lines at the beginning of a file, by which its encoding is judged; of one long line, nothing.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as stream:
+        data = stream.read(most)
+        return data if not stream.read(1) else data[: data.rfind(b"\n") + 1]

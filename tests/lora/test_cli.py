@@ -77,6 +77,16 @@ def test_tokenizer_merge(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run("tokenizer", "merge", tmp_path / "nothing", golden / "llama.model", tmp_path / "x.model") == 3
 
 
+def test_a_corpus_in_another_encoding_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "今天天气很好，我们去公园散步。\n" * 5000  # longer than what is looked at
+    for encoding, words in (("utf-8", ""), ("gb18030", "GBK or GB18030"), ("utf-16", "UTF-16"), ("utf-8-sig", "BOM")):
+        (tmp_path / "zh.txt").write_text(text, encoding)
+        run("tokenizer", "train", tmp_path / "zh.txt", "--output", tmp_path / "zh.model", "--vocab-size", 270)
+        said = capsys.readouterr().err
+        assert ("zh.txt: the text is" in said) == bool(words)
+        assert words in said
+
+
 def test_tokenizer_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "zh.txt").write_text("你好世界，今天天气很好。\n我们去公园玩。\n" * 30, encoding="utf-8")
     assert run("tokenizer", "train", tmp_path / "zh.txt", "--output", tmp_path / "zh.model", "--no-byte-fallback") == 0

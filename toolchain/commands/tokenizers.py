@@ -174,9 +174,12 @@ def run_tokenizer_merge(args: argparse.Namespace) -> int:
 
 
 def run_tokenizer_train(args: argparse.Namespace) -> int:
+    from ggmlpy.files.texts import first_lines
     from llama_ref.vocabulary.sentencepiece_model import write_sentencepiece
     from lora.vocabulary import train_vocabulary
 
+    for path in filter(os.path.isfile, args.corpus):  # what is missing is refused below
+        warn_of_encoding(args, path, first_lines(path))
     say(args, "training" if args.verbose else "training; with -v SentencePiece shows how far it is")
     model = train_vocabulary(
         args.corpus,
