@@ -168,7 +168,7 @@ def power_of_two(exponent):
 def mxfp4(x, out, codes):
     greatest, exponent = greatest_magnitude(x), np.int32(0)
     if greatest > F0:
-        logarithm = np.float32(math.log2(np.float64(greatest)))
+        logarithm = np.float32(np.log2(np.float64(greatest)))
         exponent = truncate(np.float32(math.floor(logarithm)) - np.float32(2) + np.float32(127)) & np.int32(255)
     out[MX_E] = np.uint8(exponent)
     levels_in_halves(x, power_of_two(exponent), out, MX_QS)
