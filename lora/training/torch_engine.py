@@ -11,7 +11,6 @@ and on SIGTERM.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -285,10 +284,11 @@ class TorchRun:
 
 def _tensorboard(folder: Path) -> Any:
     """A writer of TensorBoard's files; None where it is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
+    try:
+        import tensorboard  # noqa: F401  what torch's writer needs
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
         return None
-    from torch.utils.tensorboard import SummaryWriter
-
     return SummaryWriter(str(folder))
 
 

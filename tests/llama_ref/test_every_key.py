@@ -16,6 +16,7 @@ gguf_package = pytest.importorskip("gguf", reason="the list of keys is the packa
 YARN = {"llama.rope.scaling.type": Value("string", b"yarn"), "llama.rope.scaling.factor": Value("f32", 4.0)}
 # Keys that llama.cpp does not read for a LLaMA, or that say nothing of the arithmetic: why
 READ_BY_NOBODY = {
+    "llama.attention.sliding_window": "llama.cpp looks at it in other families only; that it is passed over is told",
     "llama.context_length": "how far it was trained; YaRN without an original context reads it",
     "llama.rope.scaling.yarn_ext_factor": "llama.cpp takes its own number",
     "llama.rope.scaling.yarn_attn_factor": "llama.cpp takes its own number",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -284,8 +285,9 @@ COMMANDS = (
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_no_command_lets_control_characters_through(
-    plant: Plant, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    plant: Plant, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))  # where pytest's cannot be read, chat gives out
     (tmp_path / "files").mkdir()
     (tmp_path / "out").mkdir()
     plain = write_tiny(tmp_path / "plain.bin", "ggjt", 1, "f32", hparams=SMALL, seed=1)

@@ -46,7 +46,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "identify MODEL",
         "generate -m MODEL -p a -n 2 -q",
         "generate -m MODEL -p a -n 2 -q --numerics reference",
-        "chat -m MODEL -q -p a",
+        "chat -m MODEL a -q",
         "logits -m MODEL --tokens 1,2 --out X",
         "perplexity -m MODEL -f pyproject.toml -c 16",
         "bench -m MODEL -n 2 -r 1 -t 1",

@@ -35,7 +35,7 @@ def add_chat(commands: Commands) -> None:
         "Talk with an instruction model, in the chat template of its GGUF, else in Alpaca's. With TEXT, or with a text "
         "on standard input: one answer, and nothing else on stdout. -p is the system message.",
         'chat\nchat "介绍北京"\nchat -m files/ggml-model-q4_0.bin --temp 0.2\n'
-        'echo "介绍北京" | chat --json\ncat letter.txt | chat "翻译成英文：" -\n'
+        'chat "介绍北京" --json\nchat "翻译成英文：" -\n'
         "chat -m zh-alpaca/ggml-model-q4_0.bin -c 2048 --temp 0.2 --repeat-penalty 1.3",
     )
     one = "ask this, print the answer, and end; - stands for standard input"

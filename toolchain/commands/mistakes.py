@@ -83,7 +83,7 @@ def _hint_for_value(value: str, parser: argparse.ArgumentParser, found: argparse
     for dest in ("lora", "adapter"):
         if getattr(found, dest, None) and dest in _options(parser):
             return "; separate adapters by commas, without blanks: --lora A,B"
-    order = ("model", "file", "prompt", "output") if looks_like_file(value) else ("output", "prompt", "model")
+    order = ("model", "file", "prompt", "output") if looks_like_file(value) else ("prompt", "output", "model")
     for dest in order:
         action = _options(parser).get(dest)
         if action is not None and getattr(found, dest, None) == action.default:
