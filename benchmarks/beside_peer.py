@@ -1,6 +1,6 @@
 """Everything that speed is measured by, in turns with llama.cpp's own benchmark, as one table.
 
-    python benchmarks/beside_peer.py --peer ~/llama.cpp/build/bin/llama-bench --folder /tmp/models --json result.json
+    python benchmarks/beside_peer.py --peer build/bin/llama-bench --folder models --json result.json
 
 Models of random weights in LLaMA-7B's shape, but with fewer layers, are made in the folder once. For each type and
 number of threads ours and the peer's run in turns; the ratio is the median of those of neighbors, which other work on
