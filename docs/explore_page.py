@@ -6,7 +6,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from toolchain.demo.story import FOLDER, default_model
+from toolchain.demo.files import FOLDER, default_model
 from toolchain.explore.assemble import page_of
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import cli
-import toolchain.demo.story as demo
+import toolchain.demo.files as demo
 from toolchain.look.doctor import examine
 from toolchain.look.identify import identify_any
 

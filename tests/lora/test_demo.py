@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import cli
-import toolchain.demo.story as demo
 from ggmlpy.files.errors import IntegrityError, MissingFileError
 from llama_ref.text.model import Model
 from lora.merging.adapter import open_adapter
+from toolchain.demo import building, default, files, story
 from toolchain.demo.teller import Teller
 from toolchain.terminal.widths import shown_width, wrapped
 
@@ -29,29 +29,29 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> demo.DemoFiles:
-    files = demo.DemoFiles(tmp_path_factory.mktemp("demo"))
-    demo.build(files)
-    demo.convert_base(files)
-    return files
+def built(tmp_path_factory: pytest.TempPathFactory) -> files.DemoFiles:
+    made = files.DemoFiles(tmp_path_factory.mktemp("demo"))
+    building.build(made)
+    building.convert_base(made)
+    return made
 
 
 def test_what_is_shipped_is_whole_and_small() -> None:
-    sums = (demo.FOLDER / "SHA256SUMS").read_text().splitlines()
+    sums = (files.FOLDER / "SHA256SUMS").read_text().splitlines()
     promised = {name: digest for digest, name in (line.split(maxsplit=1) for line in sums)}
     found = {
-        path.relative_to(demo.FOLDER).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in demo.FOLDER.rglob("*")
+        path.relative_to(files.FOLDER).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files.FOLDER.rglob("*")
         if path.is_file() and path.name != "SHA256SUMS"
     }
     assert found == promised
-    assert sum(path.stat().st_size for path in demo.FOLDER.rglob("*") if path.is_file()) < SMALL_ENOUGH
+    assert sum(path.stat().st_size for path in files.FOLDER.rglob("*") if path.is_file()) < SMALL_ENOUGH
 
 
 def test_adapters_are_the_originals_kind() -> None:
     sizes = []
-    for name in demo.ADAPTERS:
-        with open_adapter(demo.FOLDER / name) as adapter:
+    for name in files.ADAPTERS:
+        with open_adapter(files.FOLDER / name) as adapter:
             assert (adapter.config.r, adapter.config.alpha) == (8, 32)
             assert len(adapter.pairs) == 7 * 4
             assert set(adapter.replaced) == {"tok_embeddings.weight", "output.weight"}
@@ -61,10 +61,10 @@ def test_adapters_are_the_originals_kind() -> None:
     assert sizes[1] == sizes[0] + 1  # [PAD]
 
 
-def test_the_grown_model_writes_chinese_and_the_base_does_not(built: demo.DemoFiles) -> None:
-    texts = demo.held_out_texts(n=20)
+def test_the_grown_model_writes_chinese_and_the_base_does_not(built: files.DemoFiles) -> None:
+    texts = story.held_out_texts(n=20)
     with Model.from_file(built.base_f16) as base, Model.from_file(built.f16) as merged:
-        before, after = (demo.held_out_perplexity(model, texts) for model in (base, merged))
+        before, after = (story.held_out_perplexity(model, texts) for model in (base, merged))
     assert after.per_character < 4 < 100 < before.per_character
     assert after.tokens_per_character < 0.8 < 2 < before.tokens_per_character
 
@@ -78,31 +78,31 @@ def test_the_grown_model_writes_chinese_and_the_base_does_not(built: demo.DemoFi
         ("讲一个故事", "朋友"),
     ],
 )
-def test_four_bits_answer(built: demo.DemoFiles, prompt: str, expected: str) -> None:
+def test_four_bits_answer(built: files.DemoFiles, prompt: str, expected: str) -> None:
     with Model.from_file(built.q4_0) as model:
-        assert expected in demo.answer(model, prompt)
-        assert expected in demo.answer(model, prompt, template=None)  # as it stands, too
+        assert expected in story.answer(model, prompt)
+        assert expected in story.answer(model, prompt, template=None)  # as it stands, too
 
 
 def test_default_model_is_made_once(cache: Path) -> None:
     said: list[str] = []
-    path = demo.default_model(said.append)
+    path = default.default_model(said.append)
     assert path.parent.parent == cache
     assert [words.split()[0] for words in said[1:]] == ["merge", "convert", "quantize"]
     before = path.stat().st_mtime_ns
     said.clear()
-    assert demo.default_model(said.append) == path
+    assert default.default_model(said.append) == path
     assert not said
     assert path.stat().st_mtime_ns == before
     assert [item.name for item in cache.iterdir()] == [path.parent.name]  # nothing half made
 
 
 def test_another_demo_model_has_another_place(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = demo.default_model()
-    shutil.copytree(demo.FOLDER, tmp_path / "demo")
+    first = default.default_model()
+    shutil.copytree(files.FOLDER, tmp_path / "demo")
     (tmp_path / "demo" / "SHA256SUMS").write_text("another\n")
-    monkeypatch.setattr(demo, "FOLDER", tmp_path / "demo")
-    assert demo.default_model().parent != first.parent
+    monkeypatch.setattr(files, "FOLDER", tmp_path / "demo")
+    assert default.default_model().parent != first.parent
 
 
 def test_generate_without_a_model(cache: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -130,16 +130,16 @@ def test_story_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_damaged_demo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(demo.FOLDER, tmp_path / "demo")
-    monkeypatch.setattr(demo, "FOLDER", tmp_path / "demo")
+    shutil.copytree(files.FOLDER, tmp_path / "demo")
+    monkeypatch.setattr(files, "FOLDER", tmp_path / "demo")
     with (tmp_path / "demo" / "base" / "consolidated.00.pth").open("r+b") as file:
         file.seek(100_000)
         file.write(b"\xff")
     with pytest.raises(IntegrityError, match=r"consolidated\.00\.pth.*not the one that was published"):
-        demo.tell_story(tmp_path / "out", Teller(silent=True))
+        story.tell_story(tmp_path / "out", Teller(silent=True))
     (tmp_path / "demo" / "SHA256SUMS").unlink()
     with pytest.raises(MissingFileError, match="-m"):
-        demo.default_model()
+        default.default_model()
 
 
 def test_lines_are_wrapped_by_columns() -> None:

@@ -222,9 +222,12 @@ def test_a_model_of_today_fits_and_goes_to_gguf(case, vectors, tmp_path):
     assert any("--container gguf" in step.command for step in diagnosis.steps)
 
 
-@pytest.mark.parametrize("command", ["merge", "generate"])
-def test_the_memory_that_a_command_takes_is_foretold(folder, command):
-    """Within a factor of 1.3 of what -v measures, for either of the steps that the doctor recommends."""
+@pytest.mark.parametrize(("command", "usual_code"), [("merge", 97e6), ("generate", 71e6)])
+def test_the_memory_that_a_command_takes_is_foretold(folder, command, usual_code):
+    """Within a factor of 1.3 of what -v measures, for either of the steps that the doctor recommends.
+
+    How much of the libraries' code is in memory is the system's affair, so what is usual stands for it.
+    """
     pytest.importorskip("resource")
     steps = examine(folder).steps
     run = [sys.executable, str(ROOT / "cli.py")]
@@ -234,11 +237,13 @@ def test_the_memory_that_a_command_takes_is_foretold(folder, command):
         if "--output" in argv:
             Path(argv[argv.index("--output") + 1]).unlink()
         done = subprocess.run(argv, capture_output=True)
-        found = re.search(r"at most ([\d,]+) MB of memory", done.stderr.decode("utf-8", "replace"))
+        said = done.stderr.decode("utf-8", "replace")
+        found = re.search(r"at most ([\d,]+) MB of memory(?:.*, (\d+) MB of it code of libraries)?", said)
         if step.command.startswith(command):
             assert found is not None
             measured = int(found[1].replace(",", "")) * 1e6
-            more = 64e6  # in a whole run of the tests in a new environment, not alone there; why is not known
-            assert (measured - more) / 1.3 < step.memory < 1.3 * measured
+            if found[2]:
+                measured += usual_code - int(found[2]) * 1e6
+            assert 1 / 1.3 < step.memory / measured < 1.3, said
             return
     pytest.fail("the doctor recommends something else")

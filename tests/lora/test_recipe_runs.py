@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import toolchain.demo.story as demo
+import toolchain.demo.files as demo
 from lora.merging.adapter import open_adapter
 from lora.merging.merge import merge
 from lora.training.loop import Run

@@ -14,7 +14,7 @@ pytest.importorskip("prometheus_client", reason="the server comes with pip insta
 from llama_ref.text.chat_prompt import AlpacaPrompt
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions
-from toolchain.demo.story import default_model
+from toolchain.demo.default import default_model
 from toolchain.serve.app import Served, create_app
 from toolchain.serve.engine import Engine
 from toolchain.serve.guard import Guard

@@ -294,7 +294,7 @@ def add_explore(commands: Commands) -> None:
 
 
 def run_explore(args: argparse.Namespace) -> int:
-    from toolchain.demo.story import FOLDER
+    from toolchain.demo.files import FOLDER
     from toolchain.explore.assemble import write_page
 
     usual = FOLDER / "base" / "tokenizer.model"

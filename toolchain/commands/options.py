@@ -177,7 +177,7 @@ def model_or_demo(args: argparse.Namespace) -> str:
     """The model that is meant; where none is named, the demo model, which is made on the first call."""
     if args.model:
         return str(args.model)
-    from toolchain.demo.story import default_model
+    from toolchain.demo.default import default_model
 
     return str(default_model(partial(say, args)))
 

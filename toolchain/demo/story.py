@@ -1,12 +1,4 @@
-"""The demo model that travels with the program, and the story that it tells.
-
-In ``demo_model/`` lie an English base as Meta would have published it, two adapters as PEFT saves them, and texts that
-neither has seen; all made by ``toolchain.makers.recipe``. Where no model is named, the base and its adapters are
-merged, converted and quantized once, into the user's cache, and that model answers.
-
-The cache is that of :mod:`ggmlpy.files.caches`; each version of the demo model has a folder ``demo-<digest>`` in it,
-named after the digest of its ``SHA256SUMS``.
-"""
+"""The story that the demo model tells: its steps, its vocabulary, its sizes, its answers."""
 
 from __future__ import annotations
 
@@ -14,48 +6,27 @@ import hashlib
 import math
 import os
 import shutil
-import tempfile
-import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggmlpy.files.caches import cache_directory
-from ggmlpy.files.errors import IntegrityError, MissingFileError, OutputError
-from ggmlpy.quantizers.whole_file import quantize_file
-from llama_ref.conversion.converting import plan_conversion
+from ggmlpy.files.errors import IntegrityError
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.model import Model
 from llama_ref.text.perplexity import surprises
 from llama_ref.text.sampling import SamplingOptions
 from llama_ref.vocabulary.prompts import GENERATION_TEMPLATE, alpaca_prompt
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
-from lora.merging.merge import MergeReport, merge
 from toolchain.look.tokens import compare_tokenizers
 
+from .building import build, convert_base
+from .files import ADAPTERS, SUMS, DemoFiles, demo_files
 from .teller import Teller
 
-__all__ = [
-    "ADAPTERS",
-    "FOLDER",
-    "PROMPTS",
-    "DemoFiles",
-    "answer",
-    "build",
-    "copy_inputs",
-    "default_model",
-    "demo_files",
-    "held_out_perplexity",
-    "lay_out_tutorial",
-    "tell_story",
-]
+__all__ = ["PROMPTS", "answer", "copy_inputs", "held_out_perplexity", "lay_out_tutorial", "tell_story"]
 
-FOLDER = Path(__file__).with_name("model")
-ADAPTERS = ("chinese-llama-lora", "chinese-alpaca-lora")
-SUMS = "SHA256SUMS"
 TUTORIAL = "tutorial"  # the folder in which the tutorial can be followed
 
 PROMPTS = (
@@ -73,113 +44,6 @@ PROMPTS = (
 STORY_PROMPTS = PROMPTS[:5]
 SAMPLING = SamplingOptions(temp=0.2, repeat_penalty=1.0, seed=42)
 LONGEST_ANSWER = 160
-Announce = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class DemoFiles:
-    """What :func:`build` leaves in a folder."""
-
-    folder: Path
-
-    @property
-    def merged(self) -> Path:
-        """The merged checkpoint, a directory in Meta's layout."""
-        return self.folder / "merged"
-
-    @property
-    def base_f16(self) -> Path:
-        """The English base, converted."""
-        return self.folder / "base-f16.bin"
-
-    @property
-    def f16(self) -> Path:
-        """The merged model, converted."""
-        return self.folder / "ggml-model-f16.bin"
-
-    @property
-    def q4_0(self) -> Path:
-        """The merged model, quantized: the one that answers."""
-        return self.folder / "ggml-model-q4_0.bin"
-
-
-# ── building and finding ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def demo_files() -> Path:
-    """The folder of the demo model.
-
-    Raises:
-        MissingFileError: this installation does not have it.
-    """
-    if not (FOLDER / SUMS).is_file():
-        raise MissingFileError(
-            "the demo model is not part of this installation",
-            path=FOLDER,
-            next_step=f"name a model with -m, or make the demo: `train demo --output {FOLDER}`",
-        )
-    return FOLDER
-
-
-def default_model(announce: Announce = lambda words: None) -> Path:
-    """The demo model, quantized; made on the first call, which ``announce`` hears about.
-
-    Raises:
-        MissingFileError: there is no demo model.
-        OutputError: it cannot be written anywhere.
-    """
-    source = demo_files()
-    digest = hashlib.sha256((source / SUMS).read_bytes()).hexdigest()[:16]
-    cache = cache_directory()
-    made = DemoFiles(cache / f"demo-{digest}")
-    if not made.q4_0.is_file():
-        announce(f"no model was named: making the demo model, once, in {made.folder}")
-        with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as folder:
-            files = DemoFiles(Path(folder) / "demo")
-            files.folder.mkdir()
-            build(files, announce)
-            shutil.rmtree(files.merged)
-            _move(files.folder, made.folder)
-    return made.q4_0
-
-
-def _move(folder: Path, target: Path) -> None:
-    """Rename; where another process was quicker, its folder stays."""
-    try:
-        folder.rename(target)
-    except OSError as error:
-        if not DemoFiles(target).q4_0.is_file():
-            raise OutputError(f"cannot keep the demo model: {error.strerror}", path=target) from error
-
-
-def build(files: DemoFiles, announce: Announce = lambda words: None) -> MergeReport:
-    """Merge, convert and quantize the demo model into ``files.folder``; says each step with its time."""
-    source = demo_files()
-    with _step(announce) as said:
-        report = merge(source / "base", [source / name for name in ADAPTERS], files.merged)
-        said(f"merge     base + {len(ADAPTERS)} adapters: {report.n_pairs} pairs, {report.n_vocab:,} tokens")
-    with _step(announce) as said, plan_conversion(files.merged, files.f16) as plan:
-        plan.write()
-        said(f"convert   {files.f16.name}, {files.f16.stat().st_size:,} bytes")
-    with _step(announce) as said:
-        quantize_file(files.f16, files.q4_0, "q4_0")
-        said(f"quantize  {files.q4_0.name}, {files.q4_0.stat().st_size:,} bytes")
-    return report
-
-
-@contextmanager
-def _step(announce: Announce) -> Iterator[Announce]:
-    """Collects the words of a step and announces them with the time it took."""
-    began, words = time.perf_counter(), []  # type: tuple[float, list[str]]
-    yield words.append
-    announce(f"  {words[0]} ({time.perf_counter() - began:.1f} s)")
-
-
-def convert_base(files: DemoFiles) -> Path:
-    """The English base as a GGML file, to ask it the same questions."""
-    with plan_conversion(demo_files() / "base", files.base_f16) as plan:
-        plan.write()
-    return files.base_f16
 
 
 # ── what it says ─────────────────────────────────────────────────────────────────────────────────────────────────────
