@@ -12,7 +12,8 @@ golden    the golden runs of stage two in float32: losses within 1e-4 (needs --g
 ========  ==============================================================================================================
 
 Weights and texts are random and are made on the spot; layers compute in bfloat16 with activation checkpointing, as in
-``train --engine torch``. A line is printed after each ten updates and the summary of a run as soon as it ends. MFU
+``train --engine torch``. A line is printed after each ten updates and the summary of a run as soon as it ends; a run
+that fails is told, and the next begins. MFU
 counts what training asks for, 4P + 2T operations a token and attention's (P parameters, T of them trained); HFU adds
 the second forward pass of checkpointing. Memory stands beside the number with which ``train`` refuses small cards.
 """
@@ -20,6 +21,7 @@ the second forward pass of checkpointing. Memory stands beside the number with w
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -172,7 +174,8 @@ def golden_run(folder: Path, base: Path, who: Processes) -> dict[str, Any]:
     run.train()
     steps = json.loads((folder / "stage2" / "today.json").read_bytes())["runs"]["one process"]
     off = max(abs(done.loss / step["loss"] - 1) for done, step in zip(run.log, steps))
-    return {"updates": len(run.log), "largest relative deviation of a loss": off, "right": off < 1e-4}
+    done_all = len(run.log) == len(steps)
+    return {"updates": len(run.log), "largest relative deviation of a loss": off, "right": done_all and off < 1e-4}
 
 
 def tell(done: Progress) -> None:
@@ -181,24 +184,29 @@ def tell(done: Progress) -> None:
         print(f"  update {done.step}: loss {done.loss:.4f}, {done.n_tokens / done.seconds:.0f} tokens/s", flush=True)
 
 
-def measured(args: argparse.Namespace, who: Processes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each run that was asked for, as it ends."""
-    for name in args.runs.split(","):
+def measured(name: str, args: argparse.Namespace, who: Processes) -> dict[str, Any]:
+    """What one run found."""
+    if name == "golden":
+        return golden_run(args.golden, args.base or args.golden / "base", who)
+    began, size = time.perf_counter(), tiny(SIZES[name]) if args.tiny else SIZES[name]
+    run = random_run(size, who)
+    print(f"{name}: made in {time.perf_counter() - began:.1f} s", flush=True)
+    run.train(report=tell)
+    return summary(size, run.log, who)
+
+
+def all_measured(names: list[str], args: argparse.Namespace, who: Processes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each run that was asked for, as it ends; each begins on an empty card."""
+    for name in names:
+        if who.device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(who.device)
         began = time.perf_counter()
-        if name == "golden":
-            if args.golden is None:
-                print("golden: left out, for --golden names no folder", flush=True)
-                continue
-            found = golden_run(args.golden, args.base, who)
-        else:
-            size = tiny(SIZES[name]) if args.tiny else SIZES[name]
-            if who.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(who.device)
-            run = random_run(size, who)
-            print(f"{name}: made in {time.perf_counter() - began:.1f} s", flush=True)
-            run.train(report=tell)
-            found = summary(size, run.log, who)
-            del run
+        try:
+            found = measured(name, args, who)
+        except Exception as error:  # the runs behind it are worth having
+            found = {"failed": f"{type(error).__name__}: {error}"}
         yield name, {**found, "seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -206,22 +214,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default=f"golden,{','.join(SIZES)}", help="which, in this order")
     parser.add_argument("--golden", type=Path, help="folder of the golden runs of the recipe")
-    parser.add_argument(
-        "--base", type=Path, default=ROOT / "toolchain/demo/model/base", help="model of the golden runs"
-    )
+    parser.add_argument("--base", type=Path, help="model of the golden runs (default: base in their folder)")
     parser.add_argument("--tiny", action="store_true", help="at a size for a processor")
     parser.add_argument("--json", type=Path, help="write all results there, too, after each run")
     args = parser.parse_args()
-    who, results = processes(), {}
+    names, results = args.runs.split(","), {}
+    if args.golden is None and "golden" in names:
+        names.remove("golden")
+        print("golden: left out, for --golden names no folder", flush=True)
+    who = processes()
     device = torch.cuda.get_device_name(who.device) if who.device.type == "cuda" else "processor"
     print(f"torch {torch.__version__}, {device}", flush=True)
-    for name, found in measured(args, who):
+    for name, found in all_measured(names, args, who):
         results[name] = found
         words = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items())
         print(f"{name}: {', '.join(words)}", flush=True)
         if args.json:
             args.json.write_text(json.dumps({"device": device, "runs": results}, indent=1))
     torch.distributed.destroy_process_group()
+    sys.exit(any("failed" in found for found in results.values()))
 
 
 if __name__ == "__main__":
