@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.fuzz --count 1000000 --seed 1 --processes 2 --record record.json --keep findings
+    python -m tests.fuzz --count 1000000 --seed 1 --record record.json --keep findings
     python -m tests.fuzz --target gguf,pth --count 20000
     python -m tests.fuzz --replay findings/gguf--v3--m.gguf--1-g0-77 --minimise
 

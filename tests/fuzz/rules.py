@@ -43,7 +43,7 @@ ON_FILES |= {
     "tempfile.mkstemp",
 }
 ON_FILES |= {"os.utime", "os.chmod", "os.symlink", "shutil.move", "shutil.copytree", "pathlib.Path.glob"}
-ON_FILES |= {"pathlib.Path.rglob"}
+ON_FILES |= {"pathlib.Path.rglob", "pathlib.Path.walk"}
 READ_ANYWHERE = (  # what doctor, report, and the number of threads need
     *("/proc/meminfo", "/proc/self/cgroup", "/sys/fs/cgroup/", os.devnull),
     f"{ROOT}/ggmlpy/look/report.html",

@@ -97,6 +97,7 @@ class Target:
         spans: where the fields of a file are.
         events: audit events that it needs beyond those of every reader.
         rehearse: does once with a valid file what happens only once.
+        needs: packages beyond those of every reader.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Target:
     events: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
     rehearse: Callable[[Path, str], None] | None = None
+    needs: tuple[str, ...] = ()
 
 
 class Looks:
@@ -759,7 +761,8 @@ TARGETS: dict[str, Target] = {
             events=frozenset({"compile", "exec", "code.__new__", "sys.settrace"}),
             limits=Limits(seconds=6.0, python=128 << 20),
         ),
-        Target("requests", 30, REQUESTS, read_requests, request_damage, ("toolchain/serve/bodies.py",)),
+        Target("requests", 30, REQUESTS, read_requests, request_damage, ("toolchain/serve/bodies.py",),
+               needs=("pydantic",)),
         Target(
             "checkpoint", 65, CHECKPOINT_SCENES, read_checkpoint, by_kind,
             ("llama_ref/checkpoint/params.py", "llama_ref/checkpoint/huggingface.py", "llama_ref/checkpoint/meta.py",
@@ -796,7 +799,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "commands", 55, LOOK_SCENES, command(looks_for), command_damage, ("cli.py", "toolchain/look/doctor.py"),
                 model_spans,
-            TEMPORARY | THREADS, Limits(seconds=2.0, headroom=512 << 20, python=64 << 20), every(looks_for),
+            TEMPORARY | THREADS, Limits(seconds=2.0, headroom=512 << 20, python=64 << 20), every(looks_for), ("tqdm",),
         ),
         Target(
             "writers", 55, COMMAND_SCENES, command(writes_for), command_damage,
@@ -804,7 +807,7 @@ TARGETS: dict[str, Target] = {
                 "llama_ref/conversion/ggml.py",
              "llama_ref/conversion/checkpoints.py", "lora/merging/merge.py", "lora/merging/targets.py",
                  "lora/merging/stream.py"), model_spans,
-            TEMPORARY | THREADS, Limits(seconds=4.0, headroom=1 << 30, python=64 << 20), every(writes_for),
+            TEMPORARY | THREADS, Limits(seconds=4.0, headroom=1 << 30, python=64 << 20), every(writes_for), ("tqdm",),
         ),
     )
 }  # fmt: skip

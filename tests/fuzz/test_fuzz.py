@@ -53,6 +53,56 @@ def test_a_slice(targets: str, count: int, tmp_path: Path) -> None:
         assert row["accepted"] > 0, name
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the guards need Linux")
+def test_a_process_that_dies_or_hangs_is_a_finding_and_its_input_is_kept(tmp_path: Path) -> None:
+    script = f"""
+import math, os, sys, time
+from pathlib import Path
+from tests.fuzz import __main__ as command, campaign, scenes, targets
+def read(folder, name):
+    data = (folder / name).read_bytes()
+    if b"die" in data:
+        os.abort()
+    if b"wait" in data:
+        time.sleep(99)
+def damage(rng, name, data, donors, spans):
+    number = rng.randrange(400)  # the first 60, which each process reads unwatched, are neither
+    return {{1: b"die", 5: b"wait"}}.get(number, b"fine")
+targets.TARGETS.clear()
+targets.TARGETS["one"] = targets.Target("one", 1000, {{"a b": scenes.torch_file(b"x")}}, read, damage, ("cli.py",))
+campaign.STUCK, campaign.GUIDED_CHUNK = 1.0, 5
+sys.argv[1:] = ["--count", "200", "--guided", "10", "--processes", "2", "--seed", "1",
+                "--keep", {str(tmp_path)!r}, "--record", {str(tmp_path / "r.json")!r}]
+sys.exit(command.main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["targets"]["one"]["findings"] == {"died with -6": 1, "hangs": 1}
+    assert record["targets"]["one"]["accepted"] == 198
+    kept = {path.read_bytes() for path in tmp_path.glob("one--a b--x.pth--*") if path.suffix != ".txt"}
+    assert kept == {b"die", b"wait"}
+
+
+def test_a_reader_whose_package_is_missing_is_left_out_by_name(tmp_path: Path) -> None:
+    """And a run that is given seconds, not a number of inputs, ends."""
+    script = f"""
+import sys
+from dataclasses import replace
+from tests.fuzz import __main__ as command
+command.TARGETS["requests"] = replace(command.TARGETS["requests"], needs=("no_such_package",))
+sys.argv[1:] = ["--target", "requests,prepared", "--seconds", "2", "--record", {str(tmp_path / "r.json")!r}]
+sys.exit(command.main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "left out: requests, which needs no_such_package" in done.stderr
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["left_out"] == {"requests": "no_such_package"}
+    assert list(record["targets"]) == ["prepared"]
+    assert record["targets"]["prepared"]["refused"] > 0
+
+
 def test_the_record_of_the_long_run_is_one() -> None:
     record = json.loads((ROOT / "tests" / "fuzz" / "record.json").read_text())
     assert record["inputs"] >= 1_000_000

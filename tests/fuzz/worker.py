@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import math
 import os
 import random
 import shutil
 import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from tests.fuzz.damage_bytes import LARGEST, Spans
 from tests.fuzz.rules import Guard, Verdict, bounded, judged
 from tests.fuzz.targets import TARGETS, Target
 
-__all__ = ["Bench", "Finding", "Input", "Summary", "Task", "make_input"]
+__all__ = ["Bench", "Finding", "Input", "Progress", "Summary", "Task", "folder_of", "make_input", "serve"]
 
 EXAMPLES = 3  # inputs kept of each finding
 MEASURED = 16  # the memory of one input in so many is measured
@@ -106,6 +108,25 @@ class Summary:
             mine.examples += found.examples[: EXAMPLES - len(mine.examples)]
 
 
+class Progress:
+    """What a process is at, in memory that it shares with its parent, who tells from it which input ended it."""
+
+    def __init__(self, context: Any) -> None:
+        self._number, self._name = context.RawValue("q", 0), context.RawArray("c", 512)
+
+    @property
+    def number(self) -> int:
+        return self._number.value
+
+    @property
+    def name(self) -> str:
+        """The input's name; empty until it has been made."""
+        return self._name.value.decode()
+
+    def at(self, number: int, name: str = "") -> None:
+        self._number.value, self._name.value = number, name.encode()
+
+
 def make_input(task: Task, number: int, corpus: Sequence[Input], spans_of: Any = None) -> tuple[str, Input]:
     """Input ``number`` of a task and its name: the same ones give the same input.
 
@@ -122,6 +143,10 @@ def make_input(task: Task, number: int, corpus: Sequence[Input], spans_of: Any =
     return f"{task.target}--{chosen.scene}--{chosen.file}--{task.seed}-{task.phase[0]}{number}", Input(
         chosen.scene, chosen.file, data
     )
+
+
+def folder_of(root: Path, scene: str) -> Path:
+    return root / scene.replace(" ", "-")
 
 
 class Bench:
@@ -148,7 +173,7 @@ class Bench:
         shutil.copytree(folder, f"{folder}.valid")
 
     def folder(self, scene: str) -> Path:
-        return self.root / scene.replace(" ", "-")
+        return folder_of(self.root, scene)
 
     def use(self, corpus: Sequence[Input]) -> None:
         """Make inputs from these from now on."""
@@ -201,8 +226,15 @@ class Bench:
                 self.target.read(self.place(given), given.file)
         return read // 2
 
-    def run(self, task: Task, corpus: Sequence[Input], known: set[Step], told: Any = None) -> Summary:
-        """All inputs of a task."""
+    def run(
+        self,
+        task: Task,
+        corpus: Sequence[Input],
+        known: set[Step],
+        told: Callable[[int, str], None] = lambda number, name: None,
+        deadline: float = math.inf,
+    ) -> Summary:
+        """All inputs of a task, or those until the deadline."""
         self.use(corpus or self.seeds)
         summary, tracer = Summary(), None
         if task.phase == "guided":
@@ -210,11 +242,13 @@ class Bench:
             tracer.seen = set(known)
         pool = list(self.corpus)
         for number in range(task.start, task.stop):
-            if told:
-                told(number)
+            if time.monotonic() > deadline:
+                break
+            told(number, "")
             if tracer:
                 self.use(pool) if pool is not self.corpus else None
             name, given = make_input(task, number, self.corpus, self.spans_of)
+            told(number, name)
             verdict = self.judge(given, measure=number % MEASURED == 0, tracer=tracer)
             summary.note(name, given, verdict, tracer is not None)
             if tracer and tracer.fresh:
@@ -232,8 +266,9 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def serve(connection: Any, root: Path, progress: Any) -> None:
+def serve(connection: Any, root: Path, progress: Progress, deadline: float, processors: set[int]) -> None:
     """Answer tasks until there is none."""
+    os.sched_setaffinity(0, processors)
     os.makedirs(root, exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(root)
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
@@ -255,4 +290,4 @@ def serve(connection: Any, root: Path, progress: Any) -> None:
         bench = benches[task.target]
         corpora[task.target] = corpus or corpora.get(task.target) or bench.seeds
         bounded(bench.target.limits)
-        connection.send(bench.run(task, corpora[task.target], known, lambda number: setattr(progress, "value", number)))
+        connection.send(bench.run(task, corpora[task.target], known, progress.at, deadline))
