@@ -6,7 +6,7 @@ Writers take these from open files, from quantizers and from checkpoints alike, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -18,7 +18,7 @@ from ggmlpy.files.errors import UsageError
 from .model_file import Tensor
 from .tensor_types import TensorType
 
-__all__ = ["OutTensor", "out_tensor", "write_chunks"]
+__all__ = ["OutTensor", "out_tensor", "row_chunks", "write_chunks"]
 
 Chunk = bytes | bytearray | memoryview | NDArray[np.generic]
 
@@ -50,6 +50,19 @@ class OutTensor:
 def out_tensor(tensor: Tensor) -> OutTensor:
     """A tensor of an open file, to be copied as it is."""
     return OutTensor(tensor.name, tensor.type, tensor.shape, tensor.chunks)
+
+
+def row_chunks(tensor: OutTensor) -> Iterator[NDArray[np.uint8]]:
+    """A tensor's bytes as whole rows, however they were chunked: uint8 [rows, row_bytes]."""
+    width = tensor.type.row_bytes(tensor.shape[-1])
+    rest = np.zeros(0, np.uint8)
+    for chunk in tensor.chunks():
+        data = _bytes_of(chunk) if isinstance(chunk, np.ndarray) else np.frombuffer(chunk, np.uint8)
+        data = np.concatenate([rest, data]) if len(rest) else data
+        whole = len(data) // width * width
+        if whole:
+            yield data[:whole].reshape(-1, width)
+        rest = data[whole:]
 
 
 def write_chunks(stream: BinaryIO, tensor: OutTensor, progress: Callable[[int], object] | None) -> None:

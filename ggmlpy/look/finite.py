@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.model_file import ModelFile, as_blocks
-from ggmlpy.formats.out_tensor import OutTensor, out_tensor
+from ggmlpy.formats.out_tensor import OutTensor, out_tensor, row_chunks
 from ggmlpy.formats.tensor_types import TensorType
-from ggmlpy.verify.tensors import decoded, row_chunks
+from ggmlpy.verify.tensors import decoded
 
 __all__ = ["NotFinite", "not_finite", "not_finite_problem", "not_finite_tensors", "not_finite_words"]
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from ggmlpy.formats.codes import signed_codes
 from ggmlpy.formats.dequantize import dequantize, scales_of, spread
-from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor, row_chunks
 from ggmlpy.formats.tensor_types import TensorType
 
 from .plain_causes import SEEN
-from .tensors import Found, TensorDifference, decoded, row_chunks
+from .tensors import Found, TensorDifference, decoded
 
 __all__ = ["FUSED_SHARES", "AgainstSource", "Blocks", "check_codes"]
 

@@ -10,10 +10,10 @@ from hashlib import md5
 
 import numpy as np
 
-from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor, row_chunks
 from ggmlpy.formats.tensor_names import is_known, rename
 
-from .tensors import Found, TensorDifference, row_chunks, writes_exactly
+from .tensors import Found, TensorDifference, writes_exactly
 
 __all__ = ["Exchanged"]
 

@@ -26,7 +26,7 @@ from ggmlpy.formats.gguf_model import architecture_of, kept_metadata
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
-from ggmlpy.formats.out_tensor import OutTensor, out_tensor
+from ggmlpy.formats.out_tensor import OutTensor, out_tensor, row_chunks
 from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_names import meta_name
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
@@ -38,7 +38,7 @@ from .aspects import container_differences
 from .block_codes import FUSED, AgainstSource
 from .gguf_quantization import GgufWay, find_way
 from .judge import Deviation, Expected, Explainer, OutputReport, Progress, settle, verify_model
-from .tensors import Found, decoded, row_chunks
+from .tensors import Found, decoded
 
 __all__ = ["ANOTHER_MIX", "quantization_deviations", "quantized_tensor", "verify_files"]
 

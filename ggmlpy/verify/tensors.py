@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.formats.codes import unpack_codes
-from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor, row_chunks
 from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_types import TensorType
 
@@ -26,7 +26,6 @@ __all__ = [
     "block_view",
     "compare_tensors",
     "decoded",
-    "row_chunks",
     "same_bytes",
     "ulp_distance",
     "writes_exactly",
@@ -241,20 +240,6 @@ def writes_exactly(made: OutTensor | None, found: Found) -> bool:
 
 
 # ── bytes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def row_chunks(tensor: OutTensor) -> Iterator[Bytes]:
-    """A tensor's bytes as whole rows, however they were chunked: uint8 [rows, row_bytes]."""
-    width = tensor.type.row_bytes(tensor.shape[-1])
-    rest = np.zeros(0, np.uint8)
-    for chunk in tensor.chunks():
-        flat = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8) if isinstance(chunk, np.ndarray) else None
-        data = np.frombuffer(chunk, np.uint8) if flat is None else flat
-        data = np.concatenate([rest, data]) if len(rest) else data
-        whole = len(data) // width * width
-        if whole:
-            yield data[:whole].reshape(-1, width)
-        rest = data[whole:]
 
 
 def same_bytes(x: Bytes, y: Bytes) -> bool:

@@ -158,6 +158,12 @@ class LazyTensor:
             piece = np.ascontiguousarray(self.stored(start, min(start + step, n_rows)))
             yield piece.reshape(-1).view(np.uint8)
 
+    def in_panels(self, transform: Callable[[np.ndarray], np.ndarray], limit: int = 8 << 20) -> Iterator[np.ndarray]:
+        """``transform`` of panels of rows from first to last, each of at most ``limit`` bytes (at least one row)."""
+        step = max(1, limit * self.shape[0] // max(self.nbytes, 1))
+        for start in range(0, self.shape[0], step):
+            yield transform(self.rows(start, min(start + step, self.shape[0])))
+
     def with_(self, **changes: object) -> LazyTensor:
         """A copy with some fields changed, such as ``name`` or ``source``."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]

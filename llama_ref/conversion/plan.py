@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ class Plan:
     checkpoint: Checkpoint | None = None
     overflows: dict[str, int] = field(default_factory=dict)
     keys: Sequence[Mapping[str, Value]] = ()
+    _counting: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __enter__(self) -> Plan:
         return self
@@ -64,8 +66,9 @@ class Plan:
         return sum(tensor.nbytes for part in self.parts for tensor in part)
 
     def count_overflow(self, name: str, count: int) -> None:
-        """Remember that values of a tensor became infinite."""
-        self.overflows[name] = self.overflows.get(name, 0) + count
+        """Remember that values of a tensor became infinite; any thread may say so."""
+        with self._counting:
+            self.overflows[name] = self.overflows.get(name, 0) + count
 
     def write(self, progress: Progress | None = None) -> list[Path]:
         """Write the files and return their paths. Each appears under its name when it is complete.

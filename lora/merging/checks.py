@@ -88,13 +88,8 @@ def check_chain(
     home = explicit or _home_of_tokenizer(links, adapters, base_tokenizer) or _json_home(links)
     if home is None or len(home) != links[-1].n_vocab:
         raise _no_tokenizer(links, home)
-    beside = JSON_TOKENIZER_FILES if home.path.name == "tokenizer.json" else SIDE_FILES
-    files = {path.name: path for path in home.path.parent.iterdir() if path.name in beside}
-    files[home.path.name if home.path.name == "tokenizer.json" else "tokenizer.model"] = home.path
+    files = _tokenizer_files(home, links)
     return Chain(tuple(links), home, files, base_tokenizer, tuple(_notes(base, adapters, links)))
-
-
-SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 # ── the links ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -271,6 +266,25 @@ def _json_home(links: Sequence[Link]) -> GgmlVocabulary | None:
             pieces = tuple((piece, 0.0) for piece in JsonTokenizer(path).pieces)
             return GgmlVocabulary(path, pieces).padded(links[-1].n_vocab)
     return None
+
+
+def _tokenizer_files(home: GgmlVocabulary, links: Sequence[Link]) -> dict[str, Path]:
+    """The tokenizer and its side files; those of later adapters, which have a chat template of their own, count."""
+    files: dict[str, Path] = {}
+    folders = [link.path for link in links if link.path.is_dir()]
+    own = folders.index(home.path.parent) if home.path.parent in folders else -1
+    for folder in dict.fromkeys([home.path.parent, *folders[own + 1 :]]):
+        fits = _has_json_of(folder, len(home))
+        if folder == home.path.parent or fits:
+            names = JSON_TOKENIZER_FILES if fits else [n for n in JSON_TOKENIZER_FILES if n != "tokenizer.json"]
+            files |= {name: folder / name for name in names if (folder / name).is_file()}
+    return files | {"tokenizer.json" if home.path.name == "tokenizer.json" else "tokenizer.model": home.path}
+
+
+def _has_json_of(folder: Path, n_tokens: int) -> bool:
+    """Whether there is a tokenizer.json with so many tokens."""
+    path = folder / "tokenizer.json"
+    return path.is_file() and len(JsonTokenizer(path).pieces) == n_tokens
 
 
 def _no_tokenizer(links: Sequence[Link], found: GgmlVocabulary | None) -> FormatError:

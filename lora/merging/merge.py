@@ -34,7 +34,7 @@ from lora.exchange.to_peft import write_peft
 
 from .adapter import Adapter, open_adapter
 from .checks import Chain, check_chain, check_output
-from .gguf_target import target_of
+from .gguf_target import is_of_today, target_of
 from .plan import CheckedMerge, MergeOptions, check_options
 from .published import identify_inputs
 from .resize import grow, spellings
@@ -213,8 +213,8 @@ def merge(
         force: replace existing files of the same names.
         resume: continue an interrupted run of the same merge.
         progress: called with the number of bytes of merged weights after each piece.
-        output_type: one of :data:`lora.merging.plan.OUTPUT_TYPES`, or ``ggml-`` or ``gguf-`` and any type that the
-            era can quantize to.
+        output_type: one of :data:`lora.merging.plan.OUTPUT_TYPES`, or ``ggml-`` and any type that the era can quantize
+            to, or ``gguf-`` and any of today's.
         torch_format: which release of ``torch.save`` to imitate byte for byte, for .pth and .bin.
         n_shards: number of .pth files; None: as Meta split a model of this width.
         init: how to fill rows that no adapter brings (:mod:`lora.merging.resize`); None refuses.
@@ -318,7 +318,7 @@ def plan_merge(
         known = identify_inputs(opened, readers, check_base=chosen.check_base, progress=progress)
         chain = replace(chain, notes=(*known, *chain.notes))
         filler = _filler(readers, chain, chosen) if chosen.init else None
-        in_own_types = family == "gguf" and chain.has_json_tokenizer  # and converted afterwards
+        in_own_types = is_of_today(output_type, opened, chain)  # and converted afterwards
         model = MergedModel(opened, readers, filler, None if in_own_types else chosen.merged_dtype)
         plan = MergePlan(opened, readers, Path(output), chosen, chain, model)
         plan.chain = replace(chain, notes=(*chain.notes, *plan.target().notes()))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.eras import GGUF_ERA
+from ggmlpy.formats.eras import TODAY
 from ggmlpy.formats.file_types import file_type_of
 from llama_ref.checkpoint import pth_size
 from llama_ref.checkpoint.layout import Checkpoint
@@ -67,7 +67,7 @@ def check_options(options: MergeOptions) -> None:
     if family == "gguf" and type_name in FILE_TYPES:
         pass  # what the converter writes
     elif family in ("ggml", "gguf") and type_name not in ("", "f16"):
-        file_type_of(type_name, GGUF_ERA if family == "gguf" else options.era)
+        file_type_of(type_name, TODAY if family == "gguf" else options.era)
     elif kind not in OUTPUT_TYPES:
         raise UsageError(f"unknown output type {options.output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}")
     if options.dtype not in DTYPES:

@@ -59,16 +59,20 @@ class MergedTensor(LazyTensor):
 
     def chunks(self, limit: int = PANEL) -> Iterator[np.ndarray]:
         """See :meth:`LazyTensor.chunks`; pieces have at most :data:`PANEL` bytes."""
-        for panel in self.in_panels(lambda rows: rows):
+        for panel in self._in_order(self.stored, limit):
             yield panel.reshape(-1).view(np.uint8)
 
-    def in_panels(self, transform: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
-        """``transform`` of panels of rows from first to last; the threads do that, too."""
-        step = max(1, PANEL * self.shape[0] // max(self.nbytes, 1))
+    def in_panels(self, transform: Callable[[np.ndarray], np.ndarray], limit: int = PANEL) -> Iterator[np.ndarray]:
+        """See :meth:`LazyTensor.in_panels`; the threads do the transforming, too."""
+        return self._in_order(lambda start, stop: transform(self.rows(start, stop)), limit)
+
+    def _in_order(self, make: Callable[[int, int], np.ndarray], limit: int) -> Iterator[np.ndarray]:
+        """What is made of each range of rows, from first to last."""
+        step = max(1, min(limit, PANEL) * self.shape[0] // max(self.nbytes, 1))
         ranges = [(start, min(start + step, self.shape[0])) for start in range(0, self.shape[0], step)]
         work = self.workers.ordered if self.workers else map
         row_bytes = self.nbytes // max(self.shape[0], 1)
-        for i, panel in enumerate(work(lambda rows: transform(self.stored(*rows)), ranges)):
+        for i, panel in enumerate(work(lambda rows: make(*rows), ranges)):
             yield panel
             if self.consumed:
                 self.consumed((ranges[i][1] - ranges[i][0]) * row_bytes)

@@ -228,12 +228,7 @@ class GgmlTarget(Target):
         super().__init__(plan)
         family, _, kind = plan.options.output_type.partition("-")
         if plan.chain.has_json_tokenizer:
-            instead = (
-                "merge to huggingface, then `verify FILE.gguf --source MERGED_DIR`"
-                if family == "gguf"
-                else "--output-type gguf-f16"
-            )
-            raise UsageError(f"{plan.chain.tokenizer.path} is the model's tokenizer: {instead}")
+            raise UsageError(f"{plan.chain.tokenizer.path} is the model's tokenizer: --output-type gguf-f16")
         self.era = era_of(GGUF_ERA if family == "gguf" else plan.options.era)
         self.file_type = None if kind == "f16" else file_type_of(kind, self.era)
         if family == "gguf":

@@ -66,11 +66,10 @@ def test_gguf_with_a_tokenizer_json_is_what_the_merged_directory_gives(kind, lla
     assert (report.n_pairs, report.n_changed) == (14, 14)
 
 
-def test_what_gguf_with_a_tokenizer_json_can_not_be(llama3, tmp_path):
+def test_what_a_model_with_a_tokenizer_json_can_not_be(llama3, tmp_path):
     base, adapter, pre = llama3
-    for kind, instead in (("gguf-q4_0", "then `quantize` to q4_0"), ("ggml-f16", "--output-type gguf-f16")):
-        with pytest.raises(UsageError, match=instead):
-            merge(base, [adapter], tmp_path / "m.x", output_type=kind, pre_tokenizer=pre)
+    with pytest.raises(UsageError, match="--output-type gguf-f16"):
+        merge(base, [adapter], tmp_path / "m.bin", output_type="ggml-f16", pre_tokenizer=pre)
     with pytest.raises(VocabularyError) as caught:
         merge(base, [adapter], tmp_path / "m.gguf", output_type="gguf-f16")
     assert str(caught.value).startswith(f"{base / 'tokenizer.json'}: the rules by which")

@@ -53,7 +53,7 @@ def add_merge(commands: Commands) -> None:
 
 
 def _add_output_options(parser: Arguments) -> None:
-    types = "pth (default), huggingface, ggml-f16, ggml-q4_0, gguf-q4_0 … (any type of the era)"
+    types = "pth (default), huggingface, ggml-f16, ggml-q4_0, gguf-q4_K_M … (any type of the era; GGUF: of today)"
     parser.add_argument("--output-type", default="pth", metavar="TYPE", help=types)
     torch_format_option(parser)
     parser.add_argument("--shards", type=int, metavar="N", help="number of .pth files (default: as Meta's)")

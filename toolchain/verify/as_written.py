@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.bfloat16 import rounded_to_bfloat16
-from ggmlpy.formats.eras import Era
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
-from ggmlpy.verify.tensors import row_chunks
 from llama_ref.checkpoint import LazyTensor
 
-__all__ = ["TYPE_NAMES", "quantized", "stored", "type_of"]
+__all__ = ["TYPE_NAMES", "stored", "type_of"]
 
 CHUNK_BYTES = 1 << 22
 TYPE_NAMES = {"float16": "f16", "float32": "f32", "bfloat16": "bf16"}  # torch's names: ours
@@ -51,17 +49,3 @@ def stored(tensor: LazyTensor, record: TensorType) -> OutTensor:
                     yield np.ascontiguousarray(tensor.rows(start, stop), record.block)
 
     return OutTensor(tensor.name, record, tensor.shape, chunks)
-
-
-def quantized(tensor: OutTensor, target: TensorType, era: Era) -> OutTensor:
-    """What an era's quantizer makes of a tensor that is f16 or f32 now."""
-    from ggmlpy.quantizers.rows import quantize_rows
-
-    def chunks() -> Iterator[NDArray[Any]]:
-        last = np.zeros((0, tensor.shape[-1]), tensor.type.block)  # a k-quant's search sees the block before
-        for raw in row_chunks(tensor):
-            rows = np.concatenate([last, raw.view(tensor.type.block)])
-            yield quantize_rows(rows, target.name, era)[len(last) :]
-            last = rows[-1:] if target.is_k_quant else last
-
-    return OutTensor(tensor.name, target, tensor.shape, chunks)

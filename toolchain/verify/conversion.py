@@ -28,6 +28,7 @@ from ggmlpy.formats.tensor_names import gguf_name
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 from ggmlpy.formats.writer import gguf_prefix
 from ggmlpy.quantizers.gguf_plan import model_shape
+from ggmlpy.quantizers.streamed import quantized
 from ggmlpy.verify.judge import Deviation, Expected, OutputReport, Progress, verify_model
 from ggmlpy.verify.quantization import ANOTHER_MIX
 from llama_ref.checkpoint import Checkpoint
@@ -36,10 +37,10 @@ from llama_ref.conversion.converting import plan_conversion
 from llama_ref.conversion.huggingface_to_gguf.tensors import FILE_TYPES
 from llama_ref.conversion.plan import Plan
 
-from .as_written import quantized, stored
+from .as_written import stored
 from .mistakes import Mistake, mistakes
 
-__all__ = ["deviations_of", "verify_conversion"]
+__all__ = ["deviations_of", "expected_of", "is_ordered_as", "outtypes_of", "rules_for_words", "verify_conversion"]
 
 Keys = Mapping[str, Value] | None
 Targets = dict[str, TensorType | None]  # by name; None: as it is
@@ -68,15 +69,15 @@ def verify_conversion(
         moment = era_of(era) if era is not None else era_of_file(theirs)
         container = "ggjt1" if theirs.container != "gguf" else "gguf"  # one file, whatever the output's parts
         options: dict[str, Any] = {"tokenizer": tokenizer, "container": container}
-        ways = [(_outtype(theirs), order) for order in ([moment] if era is not None else (moment, MARCH_31, APRIL_30))]
         if container == "gguf" and Folder.of(directory_of(source)).layout == "huggingface":
-            rules = theirs.metadata.get("tokenizer.ggml.pre")
-            options["pre_tokenizer"] = rules.text() if rules else None  # it may be unknown by its hash
-            quantized_at_once = theirs.hparams.ftype == FILE_TYPES["q8_0"]
-            ways = [*([("q8_0", moment)] if quantized_at_once else []), ways[0]]
+            options["pre_tokenizer"] = rules_for_words(theirs)  # they may be unknown by their hash
+            ways = [(outtype, moment) for outtype in outtypes_of(theirs)]
+        else:
+            orders = [moment] if era is not None else [moment, MARCH_31, APRIL_30]
+            ways = [(_outtype(theirs), order) for order in orders]
         for outtype, order in ways:
             with plan_conversion(source, os.devnull, outtype=outtype, era=order, **options) as plan:
-                if _is_ordered_as(theirs, plan):
+                if is_ordered_as(theirs, plan):
                     return _judged(theirs, plan, str(source), moment, progress)
         with plan_conversion(source, os.devnull, outtype=_outtype(theirs), era=moment, **options) as plan:
             return _judged(theirs, plan, str(source), moment, progress)
@@ -85,12 +86,12 @@ def verify_conversion(
 def _judged(output: ModelFile, plan: Plan, source: str, era: Era, progress: Progress | None) -> OutputReport:
     if plan.checkpoint is None:
         raise UsageError(f"{source} has no weights to compare with")
-    expected, era = _expected(output, plan, era)
+    expected, era = expected_of(output, plan, era)
     deviations = deviations_of(output, plan.checkpoint, mistakes(plan.checkpoint), era)
     return verify_model(output, replace(expected, explainers=deviations), source, progress)
 
 
-def _is_ordered_as(output: ModelFile, plan: Plan) -> bool:
+def is_ordered_as(output: ModelFile, plan: Plan) -> bool:
     """Whether tensors have the order of the plan; and keys, too, where their order says who quantized."""
     if plan.hparams.ftype == FILE_TYPES["q8_0"]:
         return _begins_with(output, plan, plan.parts[0], plan.keys[0])
@@ -105,6 +106,18 @@ def _begins_with(output: ModelFile, plan: Plan, tensors: Sequence[OutTensor], ke
     return ours is not None and bytes(output.parts[0].cursor.buffer[: len(ours)]) == ours
 
 
+def rules_for_words(output: ModelFile) -> str | None:
+    """The name of the rules that split a text into words, as a GGUF file says it."""
+    rules = output.metadata.get("tokenizer.ggml.pre")
+    return rules.text() if rules else None
+
+
+def outtypes_of(output: ModelFile) -> list[str]:
+    """What today's converter may have been asked for: q8_0 can come from it, or from quantizing."""
+    at_once = ["q8_0"] if output.hparams.ftype == FILE_TYPES["q8_0"] else []
+    return [*at_once, _outtype(output)]
+
+
 def _outtype(output: ModelFile) -> str:
     """What the converter was asked for; the type before quantizing is taken to be f16."""
     if output.container != "gguf":
@@ -112,7 +125,7 @@ def _outtype(output: ModelFile) -> str:
     return {0: "f32", 32: "bf16"}.get(output.hparams.ftype, "f16")
 
 
-def _expected(output: ModelFile, plan: Plan, era: Era) -> tuple[Expected, Era]:
+def expected_of(output: ModelFile, plan: Plan, era: Era) -> tuple[Expected, Era]:
     """The conversion, quantized if the output is, and the era whose quantizers that takes."""
     kinds = [t.type.name for t in output.tensors.values() if len(t.shape) == 2 and t.type.quantized]
     if kinds and plan.hparams.ftype != FILE_TYPES["q8_0"]:

@@ -16,6 +16,7 @@ from typing import Any
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.era_of_file import era_of_file
+from ggmlpy.formats.eras import ERAS, era_of
 from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
@@ -23,13 +24,13 @@ from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.verify.judge import Deviation, Expected, Explainer, OutputReport, Progress, settle, verify_model
 from llama_ref.checkpoint import Checkpoint, open_checkpoint
 from llama_ref.checkpoint.weights import weights_kind
-from lora.merging.gguf_target import target_of
+from lora.merging.gguf_target import GgufTarget, is_of_today, target_of
 from lora.merging.merge import MergePlan, plan_merge
 from lora.merging.plan import DTYPES
 from lora.merging.targets import DirectoryTarget, GgmlTarget
 
 from .beside import folder_differences
-from .conversion import deviations_of
+from .conversion import deviations_of, expected_of, is_ordered_as, outtypes_of, rules_for_words
 from .merge_mistakes import NOT_APPLIED, change_in_meta_order, merge_mistakes, says_fan_in_fan_out
 from .mistakes import mistakes
 from .scaled import Scaled, meta_name
@@ -103,10 +104,13 @@ class _Case:
                     others = list(_other_ways(plan, theirs))
                     return self._checkpoint(step, plan, theirs, _decided(explained, others)), others
         with open_model(self.output) as model:
-            options |= {"era": self.era or era_of_file(model).date, "output_type": _output_type(model)}
+            options |= {"era": self.era or era_of_file(model).date, "output_type": "ggml-f16"}
+            if model.container == "gguf":
+                nowhere /= self.output.name  # of which the model's name is made
+                options |= {"output_type": "gguf-f16", "pre_tokenizer": rules_for_words(model)}
             with plan_merge(self.base, self.adapters, nowhere, **options) as plan:
                 others = list(_other_ways(plan, None))
-                return self._ggml(step, plan, model, _decided(explained, others)), others
+                return self._file(step, plan, model, _decided(explained, others)), others
 
     def _checkpoint(self, step: str, plan: MergePlan, theirs: Checkpoint, explained: bool) -> OutputReport:
         merged, target = plan.model.checkpoint, target_of(plan)
@@ -130,7 +134,26 @@ class _Case:
         )
         return _worded(report, plan)
 
+    def _file(self, step: str, plan: MergePlan, output: ModelFile, explained: bool) -> OutputReport:
+        """A GGML file, or a GGUF file by whichever converter it is: today's, or that of 2023."""
+        if is_of_today(plan.options.output_type, plan.base, plan.chain):
+            if "general.type" in output.metadata or plan.chain.has_json_tokenizer:  # no converter of 2023 says it
+                return self._gguf(step, plan, output, explained)
+            plan = replace(plan, model=replace(plan.model, dtype=plan.options.merged_dtype))
+        return self._ggml(step, plan, output, explained)
+
+    def _gguf(self, step: str, plan: MergePlan, output: ModelFile, explained: bool) -> OutputReport:
+        conversions = [GgufTarget(plan).conversion(outtype) for outtype in outtypes_of(output)]
+        conversion = next((way for way in conversions if is_ordered_as(output, way)), conversions[-1])
+        merged = plan.model.checkpoint
+        known = [*merge_mistakes(plan), *mistakes(merged)] if explained else []
+        expected, era = expected_of(output, conversion, era_of(self.era) if self.era else era_of_file(output))
+        explainers: list[Explainer] = [*deviations_of(output, merged, known, era), *_explainers(plan)]
+        expected = replace(expected, step=expected.step.replace("convert", step), explainers=explainers)
+        return _worded(verify_model(output, expected, self._source, self.progress), plan)
+
     def _ggml(self, step: str, plan: MergePlan, output: ModelFile, explained: bool) -> OutputReport:
+        plan = replace(plan, options=replace(plan.options, output_type=_output_type(output)))
         target = GgmlTarget(plan)
         merged = plan.model.checkpoint
         known = [*merge_mistakes(plan), *mistakes(merged)] if explained else []
@@ -182,8 +205,6 @@ def _dtype_of(output: Checkpoint, base: Checkpoint) -> str | None:
 
 def _other_eras(plan: MergePlan, target: GgmlTarget) -> list[Deviation]:
     """Other eras' quantizers of the same merge."""
-    from ggmlpy.formats.eras import ERAS
-
     if target.file_type is None:
         return []
     found = []

@@ -10,7 +10,6 @@ Source: conversion/base.py and llama.py of llama.cpp (October 2026).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,8 +27,6 @@ from .metadata import ARCHITECTURES
 __all__ = ["FILE_TYPES", "chosen_type", "model_tensors", "order_of"]
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # general.file_type of each type that can be asked for
-CHUNK_BYTES = 16 << 20
-F32 = npt.NDArray[np.float32]
 
 Overflow = Callable[[str, int], None]
 
@@ -70,8 +67,8 @@ def _out_tensor(checkpoint: Checkpoint, name: str, outtype: str, overflow: Overf
     target = _type_of(tensor, outtype)
 
     def chunks() -> Iterator[npt.NDArray[Any]]:
-        for values in _panels(tensor):
-            yield _stored(tensor, values, target, overflow)
+        for panel in tensor.in_panels(lambda values: _stored(tensor, values, target, overflow)):
+            yield panel
             checkpoint.release()
 
     return OutTensor(name, target, tensor.shape, chunks)
@@ -83,16 +80,10 @@ def _type_of(tensor: LazyTensor, outtype: str) -> TensorType:
     return type_named("f16", "gguf", 3) if tensor.shape[-1] % wanted.blck_size else wanted
 
 
-def _panels(tensor: LazyTensor) -> Iterator[F32]:
-    """The values as float32, some rows at a time."""
-    step = max(1, CHUNK_BYTES // (math.prod(tensor.shape[1:]) * 4))
-    for start in range(0, tensor.shape[0], step):
-        with np.errstate(over="ignore"):
-            yield tensor.rows(start, min(start + step, tensor.shape[0])).astype(np.float32, copy=False)
-
-
-def _stored(tensor: LazyTensor, values: F32, target: TensorType, overflow: Overflow) -> npt.NDArray[Any]:
+def _stored(tensor: LazyTensor, own: npt.NDArray[Any], target: TensorType, overflow: Overflow) -> npt.NDArray[Any]:
     """Values as the file has them."""
+    with np.errstate(over="ignore"):
+        values = own.astype(np.float32, copy=False)
     if target.name == "q8_0":
         from ggmlpy.quantizers.rows import quantize_rows  # brings numba
 
