@@ -16,7 +16,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from ggmlpy.files.atomic import atomic_write, writing
 from ggmlpy.files.errors import FormatError, MissingFileError, UsageError
+from ggmlpy.files.ordered import Workers
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.safetensors_file import write_safetensors
 from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
@@ -31,13 +33,14 @@ from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
 from .order import split_order
 from .prepared import KIND
 from .recipe import load_recipe
-from .tokens import Row, TrainingTokenizer, cut_lines
+from .tokens import TrainingTokenizer, cut_lines
 
 __all__ = ["Preparation", "prepare_data"]
 
 Progress = Callable[[int], object]  # is told of bytes that were read
 NOTE_EVERY = 64  # batches between two notes of what is done
 RECORDS_PER_BATCH = 1000
+DRAFTED = ("ids", "lengths")  # the two files of a draft
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def prepare_data(
         OutputError: the output, or what is prepared so far, cannot be written.
     """
     how, model = how or Preparation(), read_sentencepiece(tokenizer)
-    encoder = TrainingTokenizer(model, os.fspath(tokenizer), how.n_threads)
+    encoder = TrainingTokenizer(model, os.fspath(tokenizer))
     metadata = {
         "kind": KIND,
         "what": how.kind,
@@ -103,9 +106,10 @@ def prepare_data(
         "files": json.dumps([[Path(file).name, _size(file)] for file in files], ensure_ascii=False),
     }
     dtype = np.dtype("<u2" if len(model) <= 1 << 16 else "<i4")
-    with _Draft(Path(f"{os.fspath(output)}.part"), metadata, dtype) as draft:
-        for batch in islice(_batches(files, how, progress), draft.n_batches, None):
-            draft.add(_rows(encoder, batch, how))
+    arrays = partial(_arrays, encoder, how, dtype)
+    with _Draft(Path(f"{os.fspath(output)}.part"), metadata, dtype) as draft, Workers(how.n_threads) as workers:
+        for ids, lengths in workers.ordered(arrays, islice(_batches(files, how, progress), draft.n_batches, None)):
+            draft.add(ids, lengths)
         counts = _publish(output, draft, metadata, how)
     shutil.rmtree(draft.folder)
     return counts
@@ -196,11 +200,17 @@ def _no_records(file: str | os.PathLike[str], found: str) -> FormatError:
     )
 
 
-def _rows(encoder: TrainingTokenizer, batch: list[Any], how: Preparation) -> list[Row]:
+def _arrays(
+    encoder: TrainingTokenizer, how: Preparation, dtype: np.dtype, batch: list[Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A batch's rows: all their ids, and length and first target of each [rows, 2]."""
     recipe = load_recipe(how.recipe)
     if how.kind == "records":
-        return list(encoder.records(batch, recipe.prompt, how.length))
-    return list(cut_lines(encoder.lines(batch, end=recipe.end_of_line), how.length))
+        rows = list(encoder.records(batch, recipe.prompt, how.length))
+    else:
+        rows = list(cut_lines(encoder.lines(batch, end=recipe.end_of_line), how.length))
+    lengths = np.array([(len(row.ids), row.first_target) for row in rows], "<i4").reshape(-1, 2)
+    return np.fromiter(chain.from_iterable(row.ids for row in rows), dtype), lengths
 
 
 # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -236,21 +246,20 @@ class _Draft:
         """Whole batches."""
         return self._whole[0]
 
-    def add(self, rows: Sequence[Row]) -> None:
-        """Append the rows of one batch."""
-        ids, lengths = self._streams
+    def add(self, *arrays: np.ndarray) -> None:
+        """Append the rows of one batch: ids, and lengths and first targets."""
         with writing(self.folder):
-            ids.write(np.array([i for row in rows for i in row.ids], self.dtype).tobytes())
-            lengths.write(np.array([(len(row.ids), row.first_target) for row in rows], "<i4").tobytes())
+            for stream, array in zip(self._streams, arrays):
+                stream.write(array.tobytes())
         # one assignment: whatever stops the run before it, the note tells of the batches before
-        self._whole = self.n_batches + 1, {"ids": ids.tell(), "lengths": lengths.tell()}
+        self._whole = self.n_batches + 1, {name: stream.tell() for name, stream in zip(DRAFTED, self._streams)}
         if self.n_batches % NOTE_EVERY == 0:
             self._note()
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """All ids, mapped, and lengths and first targets [rows, 2]."""
         self._note()
-        ids, lengths = (self.folder / name for name in ("ids", "lengths"))
+        ids, lengths = (self.folder / name for name in DRAFTED)
         mapped = np.memmap(ids, self.dtype, "r") if ids.stat().st_size else np.empty(0, self.dtype)
         return mapped, np.fromfile(lengths, "<i4").reshape(-1, 2)
 
@@ -266,13 +275,13 @@ class _Draft:
         """How many batches of these data are whole, and the sizes of both files then; 0 where there are none."""
         try:
             note = json.loads((self.folder / "note.json").read_bytes())
-            sizes = {name: int(note["sizes"][name]) for name in ("ids", "lengths")}
+            sizes = {name: int(note["sizes"][name]) for name in DRAFTED}
             whole = all((self.folder / name).stat().st_size >= size for name, size in sizes.items())
             if note["what"] == self.identity and whole:
                 return int(note["batches"]), sizes
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        return 0, {"ids": 0, "lengths": 0}
+        return 0, dict.fromkeys(DRAFTED, 0)
 
 
 def _publish(

@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from llama_ref.vocabulary.prompts import LLAMA_2_TEMPLATE, TRAINING_TEMPLATE, alpaca_prompt
 from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel
@@ -41,15 +42,10 @@ class Row:
 
 
 class TrainingTokenizer:
-    """A vocabulary as the training scripts used it.
+    """A vocabulary as the training scripts used it; several threads may share one."""
 
-    Args:
-        model: the vocabulary.
-        n_threads: that encode many texts at once.
-    """
-
-    def __init__(self, model: SentencePieceModel, path: str = "tokenizer.model", n_threads: int = 1) -> None:
-        self._processor, self._n_threads = load_processor(model.to_bytes(), path), n_threads
+    def __init__(self, model: SentencePieceModel, path: str = "tokenizer.model") -> None:
+        self._processor = load_processor(model.to_bytes(), path)
         self.special = {name: model.ids[name.encode()] for name in SPECIAL if name.encode() in model.ids}
         self._cut = re.compile("(" + "|".join(map(re.escape, self.special)) + ")")
 
@@ -57,11 +53,12 @@ class TrainingTokenizer:
         """The ids of each text, without ``<s>`` before or ``</s>`` behind."""
         parts = [self._parts(text) for text in texts]
         plain = [part for each in parts for part in each if part not in self.special]
-        encoded = iter(self._processor.encode(plain, num_threads=self._n_threads) if plain else ())
-        return [[i for part in each for i in self._ids(part, encoded)] for each in parts]
+        encoded = iter(self._processor.encode(plain, num_threads=1) if plain else ())
+        return [self._joined(each, encoded) for each in parts]
 
-    def _ids(self, part: str, encoded: Iterator[list[int]]) -> list[int]:
-        return [self.special[part]] if part in self.special else next(encoded)
+    def _joined(self, parts: Sequence[str], encoded: Iterator[list[int]]) -> list[int]:
+        ids = [[self.special[part]] if part in self.special else next(encoded) for part in parts]
+        return ids[0] if len(ids) == 1 else list(chain.from_iterable(ids))
 
     def _parts(self, text: str) -> list[str]:
         if not self._cut.search(text):
@@ -92,7 +89,7 @@ def cut_lines(lines: Iterable[Sequence[int]], length: int) -> Iterator[Row]:
     >>> [row.ids for row in cut_lines([[1, 5, 6], [1, 7]], 2)], [row.ids for row in cut_lines([[1, 5]], 9)]
     ([[1, 5], [6, 1]], [[1, 5]])
     """
-    joined = [i for line in lines for i in line]
+    joined = list(chain.from_iterable(lines))
     whole = len(joined) // length * length if len(joined) >= length else len(joined)
     for start in range(0, whole, length):
         yield Row(joined[start : start + length])

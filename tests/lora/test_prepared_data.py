@@ -207,14 +207,14 @@ def test_a_batch_that_was_stopped_half_way_is_made_anew(
     prepare_data([tmp_path / "t.txt"], tokenizer(golden), tmp_path / "whole", how)
     add, count = preparing._Draft.add, [0]
 
-    def stopped(draft: preparing._Draft, rows: list) -> None:
+    def stopped(draft: preparing._Draft, *arrays: np.ndarray) -> None:
         count[0] += 1
         if count[0] == 3:
             ids, lengths = draft._streams
             ids.write(bytes(10 if where != "lengths" else 0))
             lengths.write(bytes(8 if where == "lengths" else 0))
             raise KeyboardInterrupt
-        add(draft, rows)
+        add(draft, *arrays)
 
     monkeypatch.setattr(preparing._Draft, "add", stopped)
     with pytest.raises(KeyboardInterrupt):
