@@ -32,7 +32,7 @@ from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import FormatError, ShapeError, TruncatedError
 from ggmlpy.files.mapping import map_file
 
-from .fields import Cursor
+from .fields import I32, Array, Cursor, Record, Text
 from .gguf import GGUF_MAGIC, GgufFile, open_gguf
 from .gguf_values import Value
 from .gguf_writer import write_gguf
@@ -40,6 +40,9 @@ from .out_tensor import OutTensor
 from .tensor_types import TENSOR_TYPES
 
 __all__ = [
+    "DAT_END",
+    "DAT_ENTRY",
+    "DAT_HEADER",
     "ImportanceMatrix",
     "is_importance",
     "is_importance_gguf",
@@ -52,6 +55,19 @@ __all__ = [
 SUMS, COUNTS = ".in_sum2", ".counts"
 SMALLEST_ENTRY = 4 + 1 + 4 + 4 + 4
 LONGEST_NAME = 1 << 10
+DAT_HEADER: Record = (I32("n_entries", "tensors"),)
+DAT_ENTRY: Record = (
+    I32("name_length", "bytes of the name"),
+    Text("name", "the tensor's name, such as blk.0.attn_q.weight", "name_length"),
+    I32("n_calls", "pieces of text that were measured"),
+    I32("n_values", "columns of the tensor, times its experts"),
+    Array("values", "for each column the mean square of what it is multiplied by, n_calls times", "<f", "n_values"),
+)
+DAT_END: Record = (
+    I32("last_chunk", "pieces of text that were measured"),
+    I32("name_length", "bytes of the name"),
+    Text("dataset", "the text's name", "name_length"),
+)
 
 
 @dataclass(frozen=True)

@@ -7,24 +7,28 @@ So nothing here knows how a type packs its codes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlpy.files.errors import UsageError
+from ggmlpy.files.errors import MissingFileError, UsageError
 from ggmlpy.formats.codes import signed_codes
 from ggmlpy.formats.dequantize import dequantize
+from ggmlpy.formats.ggla import is_ggla, open_ggla
+from ggmlpy.formats.ggml_reader import read_part
 from ggmlpy.formats.gguf import open_gguf
-from ggmlpy.formats.opening import is_gguf, open_model
-from ggmlpy.formats.tensor_types import TensorType
+from ggmlpy.formats.importance import is_importance
+from ggmlpy.formats.opening import is_gguf
+from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 
-from .hexdump import Line, hexdump
+from .hexdump import hexdump
+from .lines import Line
 
-__all__ = ["Explanation", "Place", "explain"]
+__all__ = ["Explanation", "Place", "explain", "explained"]
 
 
 @dataclass(frozen=True)
@@ -67,31 +71,46 @@ class Explanation:
     offset: int
     byte: int
     field: Line
-    place: Place | None
+    place: Place | None = None
 
 
 def explain(path: str | os.PathLike[str], offset: int) -> Explanation:
-    """What the byte at ``offset`` of a GGML or GGUF file is.
+    """What the byte at ``offset`` of a GGML, GGUF or ggla file, or of an importance matrix, is.
 
     Raises:
         UsageError: the file is not as long.
         FormatError: the file can't be read.
     """
-    size = Path(path).stat().st_size if Path(path).is_file() else None
-    if size is not None and not 0 <= offset < size:
-        raise UsageError(f"offset {offset:,} is outside the file, which has {size:,} bytes")
-    line = next((each for each in hexdump(path, fold=False) if each.offset <= offset < each.offset + each.size), None)
-    with open(path, "rb") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
+    found = explained(path, offset, hexdump(path, fold=False))
+    return replace(found, place=_place(path, found.field, offset))
+
+
+def explained(path: str | os.PathLike[str], offset: int, lines: Iterable[Line]) -> Explanation:
+    """The byte at ``offset`` of a file whose fields are ``lines``.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UsageError: the file is not as long.
+        FormatError: the file can't be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if not 0 <= offset < size:
+                raise UsageError(f"offset {offset:,} is outside the file, which has {size:,} bytes")
+            file.seek(offset)
+            byte = file.read(1)[0]
+    except OSError as error:
+        raise MissingFileError(f"cannot be opened: {error.strerror}", path=path) from error
+    line = next((each for each in lines if each.offset <= offset < each.offset + each.size), None)
     if line is None:
         line = Line(offset, 1, bytes([byte]), "padding", "a byte between fields", "up to the next aligned offset")
-    return Explanation(os.fspath(path), offset, byte, line, _place(path, line, offset))
+    return Explanation(os.fspath(path), offset, byte, line)
 
 
 def _place(path: str | os.PathLike[str], line: Line, offset: int) -> Place | None:
     for name, type, shape, start, data in _tensors(path):
-        if start == line.offset and start <= offset < start + len(data) and line.path == f"tensor[{name}].data":
+        if start == line.offset and start <= offset < start + len(data) and line.path.endswith(("].data", "].values")):
             return _place_in(name, type, shape, np.asarray(data), offset - start)
     return None
 
@@ -101,9 +120,17 @@ def _tensors(path: str | os.PathLike[str]) -> Iterator[tuple[str, TensorType, tu
     if is_gguf(Path(path)):
         for tensor in open_gguf(path).tensors.values():
             yield tensor.name, tensor.type, tensor.shape, tensor.offset, tensor.data
-        return
-    with open_model(path, strict=False) as model:
-        for name, (type, piece) in model.parts[0].tensors.items():
+    elif is_ggla(path):
+        for half in open_ggla(path).tensors.values():
+            yield half.name, half.type, half.values.shape, half.offset, half.values.reshape(-1).view(np.uint8)
+    elif is_importance(path):
+        for line in hexdump(path, fold=False):
+            if line.path.endswith("].values"):
+                name = line.path.removeprefix("importance[").removesuffix("].values")
+                data = np.fromfile(path, np.uint8, line.size, offset=line.offset)
+                yield name, TENSOR_TYPES["f32"], (line.size // 4,), line.offset, data
+    else:
+        for name, (type, piece) in read_part(Path(path), 0, False, []).tensors.items():
             yield name, type, piece.shape, piece.offset, piece.data
 
 

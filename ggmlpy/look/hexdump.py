@@ -8,54 +8,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ggmlpy.formats.fields import Cursor, Record, Span, walk
+from ggmlpy.files.mapping import map_file
+from ggmlpy.formats.fields import Cursor
 from ggmlpy.formats.ggla import HEADER, TENSOR, GglaFile, is_ggla, open_ggla
+from ggmlpy.formats.ggml_reader import read_part
 from ggmlpy.formats.gguf import GgufFile, open_gguf, records_of
-from ggmlpy.formats.gguf_values import Value
-from ggmlpy.formats.model_file import ModelFile, Part
-from ggmlpy.formats.opening import is_gguf, open_model
+from ggmlpy.formats.importance import DAT_END, DAT_ENTRY, DAT_HEADER, is_importance, open_importance
+from ggmlpy.formats.model_file import Part
+from ggmlpy.formats.opening import is_gguf
 from ggmlpy.formats.tensor_types import TensorType
 
-__all__ = ["Line", "hexdump", "matches"]
+from .lines import Line, line_at, record_lines, record_lines_at, run_lines
 
-ENDS = 3  # entries shown from each end of a folded run
-SHOWN_BYTES = 16
-
-
-@dataclass(frozen=True)
-class Line:
-    """One field of a file.
-
-    Attributes:
-        offset, size: where it is; size 0 marks a folded run.
-        data: its first bytes.
-        path: its name with those of the records around it.
-        value: what it holds, in words where it is long.
-        doc: what the declaration says of it.
-    """
-
-    offset: int
-    size: int
-    data: bytes
-    path: str
-    value: str
-    doc: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        fields = {"offset": self.offset, "size": self.size, "hex": self.data.hex(), "field": self.path}
-        return {**fields, "value": self.value, "doc": self.doc}
+__all__ = ["hexdump"]
 
 
 def hexdump(path: str | os.PathLike[str], *, fold: bool = True) -> Iterator[Line]:
-    """The lines of a GGML, GGUF or ggla file in the order of their offsets.
+    """The lines of a GGML, GGUF or ggla file, or of an importance matrix, in the order of their offsets.
 
     Arguments:
         fold: show only the ends of long runs.
@@ -69,54 +41,49 @@ def hexdump(path: str | os.PathLike[str], *, fold: bool = True) -> Iterator[Line
     if is_ggla(path):
         yield from _dump_ggla(open_ggla(path), fold)
         return
-    with open_model(path, strict=False) as model:
-        yield from _dump_part(model, model.parts[0], fold)
+    if is_importance(path):
+        yield from _dump_importance(Path(path), fold)
+        return
+    yield from _dump_part(read_part(Path(path), 0, False, []), fold)
 
 
-def matches(line: Line, name: str) -> bool:
-    """Whether a field was meant by ``name``: its whole path, its last part, or one record's name.
-
-    >>> matches(Line(8, 4, b"", "header.n_vocab", "400"), "n_vocab")
-    True
-    """
-    return name in (line.path, line.path.rsplit(".", 1)[-1]) or line.path.startswith((name + ".", name + "["))
-
-
-def _dump_part(model: ModelFile, part: Part, fold: bool) -> Iterator[Line]:
+def _dump_part(part: Part, fold: bool) -> Iterator[Line]:
     cursor = Cursor(part.cursor.buffer, part.cursor.path)
-    yield from _record(cursor, part.container.header, "header")
-    yield from _run(
+    yield from record_lines(cursor, part.container.header, "header")
+    yield from run_lines(
         len(part.vocab),
         "vocabulary entries",
         fold,
-        lambda index: _record_at(cursor, part.vocab.entry_offset(index), part.container.token, f"vocabulary[{index}]"),
+        lambda index: record_lines_at(
+            cursor, part.vocab.entry_offset(index), part.container.token, f"vocabulary[{index}]"
+        ),
     )
     pieces = list(part.tensors.items())
 
     def tensor_lines(index: int) -> Iterator[Line]:
         name, (tensor_type, piece) = pieces[index]
-        yield from _record_at(cursor, piece.header, part.container.tensor, f"tensor[{name}]")
+        yield from record_lines_at(cursor, piece.header, part.container.tensor, f"tensor[{name}]")
         yield _data_line(cursor, piece.offset, len(piece.data), name, tensor_type)
 
-    yield from _run(len(pieces), "tensors", fold, tensor_lines)
+    yield from run_lines(len(pieces), "tensors", fold, tensor_lines)
     if part.end < cursor.size:
-        yield _line(cursor, part.end, cursor.size - part.end, "unread", "bytes after the last whole tensor", "")
+        yield line_at(cursor, part.end, cursor.size - part.end, "unread", "bytes after the last whole tensor", "")
 
 
 def _dump_gguf(file: GgufFile, fold: bool) -> Iterator[Line]:
     cursor = Cursor(file.cursor.buffer, file.cursor.path)
     cursor.order = file.order
     records = records_of(file.version)
-    yield from _record(cursor, records.header, "header")
+    yield from record_lines(cursor, records.header, "header")
     for key in file.metadata:
-        yield from _record(cursor, records.pair, f"metadata[{key}]")
+        yield from record_lines(cursor, records.pair, f"metadata[{key}]")
     for name in file.tensors:
-        yield from _record(cursor, records.tensor, f"tensor[{name}]")
+        yield from record_lines(cursor, records.tensor, f"tensor[{name}]")
     if file.data_offset > cursor.offset:
         gap = file.data_offset - cursor.offset
-        yield _line(cursor, cursor.offset, gap, "padding", f"{gap} zeros", "up to the alignment")
+        yield line_at(cursor, cursor.offset, gap, "padding", f"{gap} zeros", "up to the alignment")
     tensors = list(file.tensors.values())
-    yield from _run(
+    yield from run_lines(
         len(tensors),
         "tensors' data",
         fold,
@@ -126,47 +93,29 @@ def _dump_gguf(file: GgufFile, fold: bool) -> Iterator[Line]:
 
 def _dump_ggla(file: GglaFile, fold: bool) -> Iterator[Line]:
     cursor = Cursor(file.cursor.buffer, file.cursor.path)
-    yield from _record(cursor, HEADER, "header")
+    yield from record_lines(cursor, HEADER, "header")
     tensors = list(file.tensors.values())
 
     def tensor_lines(index: int) -> Iterator[Line]:
         tensor = tensors[index]
-        yield from _record_at(cursor, tensor.header, TENSOR, f"tensor[{tensor.name}]")
+        yield from record_lines_at(cursor, tensor.header, TENSOR, f"tensor[{tensor.name}]")
         yield _data_line(cursor, tensor.offset, tensor.values.nbytes, tensor.name, tensor.type)
 
-    yield from _run(len(tensors), "tensors", fold, tensor_lines)
+    yield from run_lines(len(tensors), "tensors", fold, tensor_lines)
 
 
-def _run(count: int, what: str, fold: bool, lines_of: Callable[[int], Iterator[Line]]) -> Iterator[Line]:
-    """All of a run, or its ends with a note between."""
-    hidden = count - 2 * ENDS if fold else 0
-    for index in range(count):
-        if hidden > 1 and index == ENDS:
-            first = next(lines_of(index))
-            yield Line(first.offset, 0, b"", "", f"… {hidden:,} more {what}")
-        if hidden > 1 and ENDS <= index < count - ENDS:
-            continue
-        yield from lines_of(index)
-
-
-def _record_at(cursor: Cursor, offset: int, record: Record, prefix: str) -> Iterator[Line]:
-    cursor.offset = offset
-    yield from _record(cursor, record, prefix)
-
-
-def _record(cursor: Cursor, record: Record, prefix: str) -> Iterator[Line]:
-    for span in walk(cursor, record):
-        if span.size:
-            yield _line(cursor, span.offset, span.size, f"{prefix}.{span.field.name}", _said(span), span.field.doc)
-
-
-def _line(cursor: Cursor, offset: int, size: int, path: str, value: str, doc: str) -> Line:
-    data = bytes(cursor.buffer[offset : offset + min(size, SHOWN_BYTES)])
-    return Line(offset, size, data, path, value, doc)
+def _dump_importance(path: Path, fold: bool) -> Iterator[Line]:
+    names = list(open_importance(path).entries)  # checks every count
+    cursor = Cursor(map_file(path), str(path))
+    yield from record_lines(cursor, DAT_HEADER, "header")
+    entries = [list(record_lines(cursor, DAT_ENTRY, f"importance[{name}]")) for name in names]
+    yield from run_lines(len(entries), "tensors", fold, lambda index: iter(entries[index]))
+    if cursor.left:
+        yield from record_lines(cursor, DAT_END, "end")
 
 
 def _data_line(cursor: Cursor, offset: int, size: int, name: str, record: TensorType) -> Line:
-    return _line(
+    return line_at(
         cursor, offset, size, f"tensor[{name}].data", f"{size:,} bytes of {record.layout}", _block_words(record)
     )
 
@@ -178,38 +127,3 @@ def _block_words(record: TensorType) -> str:
     places = [f"{record.field_words(field)} at {record.offset(field)}" for field in record.field_names]
     what = f"blocks of {record.type_size} bytes for {record.blck_size} values: {', '.join(places)}"
     return f"{what}; a value is {record.doc}"
-
-
-def _said(span: Span) -> str:
-    """The value in words."""
-    name, value = span.field.name, span.value
-    if name == "magic":
-        return f"0x{value:08x} {value.to_bytes(4, 'little').decode('ascii', 'replace')!r}"
-    if name == "padding":
-        return f"{span.size} zeros"
-    if isinstance(value, bytes):
-        return repr(value.decode("utf-8", "backslashreplace")) if _is_text(value) else value.hex(" ")
-    if isinstance(value, Value):
-        return _said_metadata(value)
-    return str(list(value) if isinstance(value, tuple) else value)
-
-
-def _is_text(value: bytes) -> bool:
-    try:
-        return value.decode().isprintable()
-    except UnicodeDecodeError:
-        return False
-
-
-def _said_metadata(value: Value) -> str:
-    if value.type == "string":
-        return f"string {value.text()!r}"
-    if value.type != "array":
-        return f"{value.type} {value.value}"
-    some = value.value[:4]
-    texts = [str(item) if isinstance(some, np.ndarray) else repr(_short(item)) for item in some]
-    return f"array of {len(value.value):,} {value.item}: {', '.join(texts)}{' …' * (len(value.value) > 4)}"
-
-
-def _short(item: bytes | Value) -> str:
-    return item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else item.type

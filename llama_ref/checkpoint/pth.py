@@ -91,6 +91,7 @@ class PthFile(Mapping[str, LazyTensor]):
         ordered: whether an OrderedDict was saved, not a plain dict.
         metadata: the ``_metadata`` attribute of a state dict, or None.
         records: the members of the archive; empty for legacy files.
+        views: of each tensor, the elements of a storage that it is.
     """
 
     path: str
@@ -102,6 +103,7 @@ class PthFile(Mapping[str, LazyTensor]):
     ordered: bool
     metadata: dict[str, Any] | None
     records: dict[str, Record]
+    views: dict[str, TensorView]
 
     def __init__(self, path: str | os.PathLike[str], *, check_crc: bool = True) -> None:
         self.path = os.fspath(path)
@@ -270,14 +272,14 @@ class PthFile(Mapping[str, LazyTensor]):
 
     def _name_leaves(self, value: Any, n_opcodes: int, record: str) -> None:
         """Fill ``tensors``, ``extras`` and ``metadata`` from the loaded object."""
-        self.tensors, self.extras, self._keys = {}, {}, {}
+        self.tensors, self.extras, self.views, self._keys = {}, {}, {}, {}
         for keys, leaf in walk(value, n_opcodes, path=self.path, record=record):
             name = ".".join(keys)
             if name in self.tensors or name in self.extras:
                 raise self._refusal(f"two values with the name {name!r}", record)
             if isinstance(leaf, TensorView):
                 name = name if keys else "tensor"
-                self.tensors[name] = self._lazy(name, leaf)
+                self.tensors[name], self.views[name] = self._lazy(name, leaf), leaf
                 self._keys[name] = keys or (name,)
             elif isinstance(leaf, Storage):
                 self.extras[name] = f"storage of {leaf}"
@@ -325,6 +327,13 @@ class PthFile(Mapping[str, LazyTensor]):
         if record.method == STORED:
             return self._buffer(), record.data
         return self._content(record), 0
+
+    def data_offset(self, storage: Storage) -> int | None:
+        """Where the data of a storage begins in the file; None if it is compressed."""
+        if storage.key in self._legacy_places:
+            return self._legacy_places[storage.key][1]
+        record = self.records[f"{self.prefix}/data/{storage.key}"]
+        return record.data if record.method == STORED else None
 
     def _check(self, record: Record) -> None:
         """Check the CRC of a record, once (threads that want the same record wait for it)."""

@@ -77,6 +77,7 @@ class SafetensorsFile(Mapping[str, LazyTensor]):
     Attributes:
         path: the file.
         metadata: the texts of ``__metadata__``.
+        offsets: where the data of each tensor begins in the file.
 
     Raises:
         MissingFileError, BadMagicError, TruncatedError, IntegrityError, UnsupportedError: on opening, and
@@ -94,6 +95,7 @@ class SafetensorsFile(Mapping[str, LazyTensor]):
             size = os.fstat(self._stream.fileno()).st_size
             header, self._start = _read_header(self.path, self._stream, size)
             self.metadata = _metadata(self.path, header.pop("__metadata__", {}))
+            self.offsets: dict[str, int] = {}
             self.tensors = {name: self._tensor(name, entry) for name, entry in header.items()}
             _check_extents(self.path, header, size - self._start)
         except BaseException:
@@ -131,9 +133,10 @@ class SafetensorsFile(Mapping[str, LazyTensor]):
         dtype, shape, begin, _ = _checked_entry(self.path, name, entry)
         stored = DTYPES[dtype].stored
         columns = math.prod(shape[1:])
+        self.offsets[name] = self._start + begin
 
         def read(start: int, stop: int) -> np.ndarray:
-            offset = self._start + begin + start * columns * stored.itemsize
+            offset = self.offsets[name] + start * columns * stored.itemsize
             flat = self._read(offset, (stop - start) * columns, stored, name)
             return flat.reshape((stop - start, *shape[1:]) if shape else ())
 

@@ -25,6 +25,7 @@ from typing import NoReturn
 from ggmlpy.files.errors import BadMagicError, FormatError, IntegrityError, TruncatedError, UnsupportedError
 
 from .crc32 import crc32
+from .zip_records import CENTRAL, DESCRIPTOR, END, LOCAL, WIDE_DESCRIPTOR, ZIP64_END, ZIP64_LOCATOR, form_of
 
 __all__ = ["STORED", "Buffer", "Record", "crc_of", "inflate", "read_directory"]
 
@@ -38,11 +39,8 @@ _FLAGS = 0x0808  # bit 3: sizes stand behind the data; bit 11: names are UTF-8
 _DEFLATE_LEVEL = 0x0006  # bits 1 and 2 say how hard the compressor tried; meaningless to a reader
 _LIMIT32 = 0xFFFFFFFF
 
-_LOCAL = struct.Struct("<4sHHHHHIIIHH")
-_CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
-_END = struct.Struct("<4sHHHHIIH")
-_ZIP64_END = struct.Struct("<4sQHHIIQQQQ")
-_ZIP64_LOCATOR = struct.Struct("<4sIQI")
+_LOCAL, _CENTRAL, _END = map(form_of, (LOCAL, CENTRAL, END))
+_ZIP64_END, _ZIP64_LOCATOR = map(form_of, (ZIP64_END, ZIP64_LOCATOR))
 
 
 @dataclass(frozen=True)
@@ -325,7 +323,7 @@ def _check_sizes(archive: _Zip, record: Record, local: tuple[int, int, int], lat
 
 def _end_of_descriptor(archive: _Zip, record: Record, offset: int, wide: bool) -> int:
     """The offset behind the descriptor that follows the data at ``offset``, once it agrees with the directory."""
-    form = struct.Struct("<4sIQQ" if wide else "<4sIII")
+    form = form_of(WIDE_DESCRIPTOR if wide else DESCRIPTOR)
     found = archive.unpack(form, offset, f"the descriptor of {record.name!r}")
     if found != (b"PK\7\x08", record.crc, record.compressed, record.size):
         archive.refuse(f"record {record.name!r}: the descriptor behind its data differs", offset, field=record.name)

@@ -31,17 +31,23 @@ from ggmlpy.files.kinds import FIRST_BYTES, begins_as_json, kind_of
 
 __all__ = [
     "BYTE",
+    "BYTES",
     "CONTROL",
+    "FIXED32",
     "NORMAL",
+    "PIECE",
     "UNKNOWN",
     "UNUSED",
     "USER_DEFINED",
+    "VARINT",
     "Piece",
     "SentencePieceModel",
+    "fields_of",
     "parse_sentencepiece",
     "read_sentencepiece",
     "tokenizer_bytes",
     "tokenizer_side_files",
+    "varint_at",
     "write_sentencepiece",
 ]
 
@@ -128,7 +134,7 @@ def parse_sentencepiece(data: bytes, path: str | os.PathLike[str] | None = None)
 
 def _parsed(data: bytes, path: Any) -> SentencePieceModel:
     pieces, rest = [], []
-    for number, wire, start, body, end in _fields(data, 0, len(data), path):
+    for number, wire, start, body, end in fields_of(data, 0, len(data), path):
         if number == PIECE and wire == BYTES:
             pieces.append(_piece(data, start, body, end, path))
         else:
@@ -141,28 +147,28 @@ def _parsed(data: bytes, path: Any) -> SentencePieceModel:
 
 def _piece(data: bytes, start: int, body: int, end: int, path: Any) -> Piece:
     text, score, kind = None, 0.0, NORMAL
-    for number, wire, _, value, stop in _fields(data, body, end, path):
+    for number, wire, _, value, stop in fields_of(data, body, end, path):
         if number == TEXT and wire == BYTES:
             text = data[value:stop]
         elif number == SCORE and wire == FIXED32:
             (score,) = struct.unpack_from("<f", data, value)
         elif number == TYPE and wire == VARINT:
-            kind, _ = _varint(data, value, stop, path)
+            kind, _ = varint_at(data, value, stop, path)
     if text is None:
         raise _not_a_tokenizer(path, "a piece without text", "not a SentencePiece model", offset=start)
     return Piece(text, score, kind, data[start:end])
 
 
-def _fields(data: bytes, at: int, stop: int, path: Any) -> Iterator[tuple[int, int, int, int, int]]:
+def fields_of(data: bytes, at: int, stop: int, path: Any) -> Iterator[tuple[int, int, int, int, int]]:
     """Yield (field number, wire type, start of the tag, start of the value, end) of each field in data[at:stop]."""
     while at < stop:
         start = at
-        tag, at = _varint(data, at, stop, path)
+        tag, at = varint_at(data, at, stop, path)
         number, wire = tag >> 3, tag & 7
         if wire == VARINT:
-            value, (_, at) = at, _varint(data, at, stop, path)
+            value, (_, at) = at, varint_at(data, at, stop, path)
         elif wire == BYTES:
-            length, value = _varint(data, at, stop, path)
+            length, value = varint_at(data, at, stop, path)
             at = value + length
         elif wire in (FIXED64, FIXED32):
             value, at = at, at + (8 if wire == FIXED64 else 4)
@@ -175,7 +181,8 @@ def _fields(data: bytes, at: int, stop: int, path: Any) -> Iterator[tuple[int, i
         yield number, wire, start, value, at
 
 
-def _varint(data: bytes, at: int, stop: int, path: Any) -> tuple[int, int]:
+def varint_at(data: bytes, at: int, stop: int, path: Any) -> tuple[int, int]:
+    """A number of seven bits a byte, and the offset behind it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= stop:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ggmlpy import open_model
-from ggmlpy.look.hexdump import hexdump, matches
+from ggmlpy.look.hexdump import hexdump
+from ggmlpy.look.lines import matches
 from ggmlpy.quantizers.migration import migrate
 from tests.ggmlpy.models import write_tiny
 

@@ -183,7 +183,7 @@ def add_hexdump(commands: Commands) -> None:
         commands,
         "hexdump",
         run_hexdump,
-        "Show a model file's bytes with the meaning of each field beside them.",
+        "Show a file's bytes with the meaning of each field beside them: models, checkpoints, adapters, tokenizers.",
         "hexdump files/ggml-model-q4_0.bin\nhexdump files/ggml-model-q4_0.bin --field n_vocab",
     )
     parser.add_argument("file", metavar="FILE")
@@ -196,9 +196,10 @@ def add_hexdump(commands: Commands) -> None:
 
 def run_hexdump(args: argparse.Namespace) -> int:
     from ggmlpy.files.errors import UsageError
-    from ggmlpy.look.hexdump import hexdump, matches
+    from ggmlpy.look.lines import matches
+    from toolchain.look.dump import dump_any
 
-    lines = hexdump(args.file, fold=not (args.all or args.field))
+    lines = dump_any(args.file, fold=not (args.all or args.field))
     shown = (line for line in lines if not args.field or matches(line, args.field))
     if args.json:
         print_json([line.as_dict() for line in shown])
@@ -227,7 +228,7 @@ def add_explain(commands: Commands) -> None:
         commands,
         "explain",
         run_explain,
-        "Say what the byte at an offset of a model file is: field, tensor, row, block, code, value, and its use.",
+        "Say what the byte at an offset of any of these files is: field, tensor, row, block, code, value, and its use.",
         "explain files/ggml-model-q4_0.bin 4\nexplain files/ggml-model-q4_0.bin 0x80000",
     )
     parser.add_argument("file", metavar="FILE")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
-from ggmlpy.files.errors import ShapeError
+from ggmlpy.files.errors import FormatError, ShapeError
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.tensor_names import find
-from ggmlpy.look.explain import Explanation, Place, explain
+from ggmlpy.look.explain import Explanation, Place, explain, explained
+from llama_ref.checkpoint.dump import Element
+
+from .dump import dump_any, elements_at, has_own_reader
 
 __all__ = ["explain_in_words"]
 
+Answer = tuple[dict[str, Any], list[tuple[str, str]]]
 FEW = 8  # values that are listed one by one
 
 # What a row (or the value in a column) of a tensor is for, by the last two parts of its Meta name. {row} and {column}
@@ -31,22 +36,27 @@ ROLES = {
     "feed_forward.w3": "row {row} makes what gate {row} lets through, from component {column}",
     "feed_forward.w2": "it carries what gate {column} let through into component {row} of the vector",
 }
+WITHOUT_HEADS = {  # where nothing in the file says how wide a head is
+    "attention.wq": "row {row} makes number {row} of the queries, from component {column}",
+    "attention.wk": "row {row} makes number {row} of the keys, from component {column}",
+    "attention.wv": "row {row} makes number {row} of the values, from component {column}",
+}
 # fmt: on
 
 
-def explain_in_words(path: str | os.PathLike[str], offset: int) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def explain_in_words(path: str | os.PathLike[str], offset: int) -> Answer:
     """A byte as a record for programs, and as names and sentences for people.
 
     Raises:
         UsageError: the file is not as long.
         FormatError: the file can't be read.
     """
+    if has_own_reader(Path(path)):
+        found = explained(path, offset, dump_any(path, fold=False))
+        return _with_elements(*_begun(found), elements_at(path, offset))
     found = explain(path, offset)
     place = found.place
-    record: dict[str, Any] = {"file": found.path, "offset": offset, "byte": found.byte, **found.field.as_dict()}
-    record["field_offset"] = found.field.offset
-    record["offset"] = offset
-    lines = [("byte", f"0x{found.byte:02x} = {found.byte} at offset {offset:,}"), ("field", _field_words(found))]
+    record, lines = _begun(found)
     if place is None:
         return record, lines
     role = _role(path, place)
@@ -64,6 +74,43 @@ def explain_in_words(path: str | os.PathLike[str], offset: int) -> tuple[dict[st
     }
     lines += [("place", _place_words(place)), ("means", _meaning(place)), *_value_lines(place)]
     return record, [*lines, ("model", role)] if role else lines
+
+
+def _begun(found: Explanation) -> Answer:
+    """What can be said of every byte."""
+    record: dict[str, Any] = {"file": found.path, "offset": found.offset, "byte": found.byte, **found.field.as_dict()}
+    record["field_offset"] = found.field.offset
+    record["offset"] = found.offset
+    byte = f"0x{found.byte:02x} = {found.byte} at offset {found.offset:,}"
+    return record, [("byte", byte), ("field", _field_words(found))]
+
+
+def _with_elements(record: dict[str, Any], lines: list[tuple[str, str]], elements: list[Element]) -> Answer:
+    """The same with the numbers of a checkpoint's tensors that the byte is a part of, and what the model does."""
+    for element in elements[:FEW]:
+        at = ", ".join(map(str, element.index))
+        lines.append(("place", f"{element.tensor}[{at}] of {list(element.shape)}, {element.dtype} = {element.value!r}"))
+        if role := _role_of_element(element):
+            lines.append(("model", role))
+    if len(elements) > FEW:
+        lines.append(("…", f"and {len(elements) - FEW} more tensors that share it"))
+    if elements:
+        record["elements"] = [{**vars(element), "role": _role_of_element(element)} for element in elements]
+    return record, lines
+
+
+def _role_of_element(element: Element) -> str:
+    """What the model does with an element of a checkpoint, where its tensor is one of LLaMA's."""
+    try:
+        row, layer = find(element.tensor)
+    except ShapeError:
+        return ""
+    stem = row.meta.removeprefix("layers.{}.").removesuffix(".weight")
+    words = WITHOUT_HEADS.get(stem, ROLES.get(stem, ""))
+    if not words or not element.index:
+        return ""
+    said = words.format(row=element.index[0], column=element.index[-1], token="")
+    return f"layer {layer}: {said}" if layer is not None else said
 
 
 def _field_words(found: Explanation) -> str:
@@ -112,8 +159,12 @@ def _role(path: str | os.PathLike[str], place: Place) -> str:
     stem = row.meta.removeprefix("layers.{}.").removesuffix(".weight")
     if stem not in ROLES or not place.columns:
         return ""
-    with open_model(path, strict=False, any_architecture=True) as model:
-        if model.as_stored:
+    try:
+        model = open_model(path, strict=False, any_architecture=True)
+    except FormatError:
+        return ""  # a part of a model, whose rows or columns are not those of the whole
+    with model:
+        if model.as_stored or len(model.parts) > 1:
             return ""
         width = model.hparams.head_dim
         shared = max(1, model.hparams.n_head // max(1, model.hparams.n_head_kv))

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ggmlpy.files.errors import BadMagicError, FormatError
-from ggmlpy.files.npy import ZIP_TROUBLE
-from ggmlpy.formats.importance import looks_like_dat, open_importance
+from ggmlpy.formats.importance import open_importance
 from ggmlpy.formats.model_sizes import describe_shape
 from ggmlpy.formats.opening import is_gguf, open_model
 from ggmlpy.formats.tensor_names import is_derived, is_known, rename, spelling_of, unwrapped
@@ -27,11 +25,11 @@ from llama_ref.checkpoint import LazyTensor, open_pth
 from llama_ref.checkpoint.layout import origin_of
 from llama_ref.checkpoint.params import read_config_json, read_params_json
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
-from llama_ref.checkpoint.weights import is_safetensors
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 from lora.exchange.reading import open_lora_file
 
 from .foreign import foreign, foreign_gguf, identification
+from .kinds import names_in_zip, other_kind
 from .training_data import training_data
 from .values import not_finite_weights
 
@@ -109,20 +107,22 @@ def identify_other(path: str | os.PathLike[str], progress: Progress | None = Non
         FormatError: it is of one of these kinds, and bad.
     """
     path = Path(path)
-    with open(path, "rb") as stream:
-        head = stream.read(64)
-    if head[:2] == b"PK":
-        return _zip(path, progress)
-    if is_safetensors(path) or head[8:10] in (b'{"', b"{}", b"{ "):
-        with SafetensorsFile(path) as file:
-            return training_data(path) or _tensors(path, file, "safetensors", "any version of safetensors", progress)
-    if path.suffix == ".model" or head[:1] == b"\n":
-        return _tokenizer(path)
-    if head[:1] == b"\x80":
-        return _pth(path, progress)
-    if head[:4] == b"algg":
-        return _ggla(path)
-    return _importance(path) if looks_like_dat(head, path.stat().st_size) else training_data(path)
+    match other_kind(path):
+        case "torch" | "pickle":
+            return _pth(path, progress)
+        case "zip":
+            return _zip(path)
+        case "safetensors":
+            with SafetensorsFile(path) as file:
+                writer = "any version of safetensors"
+                return training_data(path) or _tensors(path, file, "safetensors", writer, progress)
+        case "tokenizer":
+            return _tokenizer(path)
+        case "ggla":
+            return _ggla(path)
+        case "imatrix":
+            return _importance(path)
+    return training_data(path)
 
 
 def _ggla(path: Path) -> Identification:
@@ -152,14 +152,8 @@ def _importance(path: Path) -> Identification:
     )
 
 
-def _zip(path: Path, progress: Progress | None) -> Identification:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [Path(name).name for name in archive.namelist()]
-    except ZIP_TROUBLE:
-        names = ["data.pkl"]  # torch's reader says exactly what is wrong
-    if "data.pkl" in names:
-        return _pth(path, progress)
+def _zip(path: Path) -> Identification:
+    names = names_in_zip(path)
     adapter = "adapter_config.json" in names
     what = "zip archive of a LoRA adapter" if adapter else f"zip archive of {len(names)} files, no adapter among them"
     step = f"`merge --base BASE_DIR --lora {path} --output OUT_DIR`" if adapter else f"unzip {path}"
