@@ -519,12 +519,15 @@ def read_listed(folder: Path, name: str) -> None:
 
 MODEL_LOOKS = (
     "identify F", "identify --json F", "inspect F", "inspect F --json --tensors", "hexdump F", "hexdump F --all",
-    "hexdump F --json", "hexdump F --field n_vocab", "report F --html OUT.html", "report F --html OUT.html --source O",
-    "compare F O", "compare O F --json", "compare F O --source O", "fingerprint F", "verify F", "verify F --json",
+    "hexdump F --json", "hexdump F --field n_vocab", "explain F 99", "report F --html OUT.html",
+    "report F --html OUT.html --source O", "compare F O", "compare O F --json", "compare F O --source O", "fingerprint F", "verify F", "verify F --json",
     "tokenize -m F hello", "tokenize -m F --json hello", "doctor D", "doctor D --json", "verify F --source O",
     "generate -m F -p a -n 1 -q --numerics reference -s 1",
 )  # fmt: skip
-OTHER_LOOKS = ("identify F", "identify --json F", "verify F", "verify D --json", "doctor D", "doctor D --json")
+OTHER_LOOKS = (
+    "identify F", "identify --json F", "verify F", "verify D --json", "doctor D", "doctor D --json", "hexdump F",
+    "hexdump F --all", "explain F 99", "explain F 600",
+)  # fmt: skip
 CHECKPOINT_LOOKS = (*OTHER_LOOKS, "fingerprint D", "convert D --dry-run --outfile OUT.bin", "to-hf D OUT --dry-run")
 ADAPTER_LOOKS = (*OTHER_LOOKS, "merge --base B --lora D --output OUT --dry-run", "identify D/adapter_model.bin")
 TOKENIZER_LOOKS = (*OTHER_LOOKS, "tokenizer stats F O hello", "tokenize -m F hello", "tokenize -m F --compare hello")

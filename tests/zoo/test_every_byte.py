@@ -143,7 +143,12 @@ def said(capsys: pytest.CaptureFixture[str], path: Path, field: str, at: int = 0
         ("tokenizers/base.model", "piece[0].text", 0, "'<unk>'"),
         ("adapters/zipped.zip", "member[zipped.zip.adapter/adapter_config.json].data", 9, "peft_type"),
         ("adapters/ggml-adapter-model.bin", "header.r", 0, "the rank"),
-        ("adapters/ggml-adapter-model.bin", "tensor[layers.0.attention.wq.weight.loraA].data", 9, "row 1 of 32, column 0 of 4"),
+        (
+            "adapters/ggml-adapter-model.bin",
+            "tensor[layers.0.attention.wq.weight.loraA].data",
+            9,
+            "row 1 of 32, column 0 of 4",
+        ),
         ("imatrix/imatrix.dat", "importance[blk.0.attn_k.weight].values", 4, r"\[1\] +\d"),
         ("imatrix/imatrix.dat", "end.dataset", 0, "'zoo.txt'"),
         ("checkpoints/meta/params.json", "params.dim", 2, "params.dim = 32"),
