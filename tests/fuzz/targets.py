@@ -520,7 +520,8 @@ def read_listed(folder: Path, name: str) -> None:
 MODEL_LOOKS = (
     "identify F", "identify --json F", "inspect F", "inspect F --json --tensors", "hexdump F", "hexdump F --all",
     "hexdump F --json", "hexdump F --field n_vocab", "explain F 99", "report F --html OUT.html",
-    "report F --html OUT.html --source O", "compare F O", "compare O F --json", "compare F O --source O", "fingerprint F", "verify F", "verify F --json",
+    "report F --html OUT.html --source O", "compare F O",
+    "compare O F --json", "compare F O --source O", "fingerprint F", "verify F", "verify F --json",
     "tokenize -m F hello", "tokenize -m F --json hello", "doctor D", "doctor D --json", "verify F --source O",
     "generate -m F -p a -n 1 -q --numerics reference -s 1",
 )  # fmt: skip
