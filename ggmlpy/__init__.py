@@ -11,6 +11,7 @@
 :func:`compare`, :func:`fingerprint`        whether two open files hold the same model; a digest of one's content
 :func:`identify`, :func:`hexdump`           what a file is; what every byte of it means
 :func:`explain`                             what the byte at an offset is: field, tensor, row, block, code, value
+:class:`ProgressBar`                        what is shown while one of these, or a merge, takes long
 ==========================================  ==========================================================================
 
 Ten lines that make a model file, quantize it, and read it again:
@@ -52,6 +53,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .bars import ProgressBar
     from .files.errors import FormatError, UsageError
     from .formats.containers import CONTAINERS, Container
     from .formats.dequantize import dequantize
@@ -89,6 +91,7 @@ __all__ = [
     "ModelFile",
     "ModelParams",
     "OutTensor",
+    "ProgressBar",
     "QuantizeReport",
     "Tensor",
     "TensorType",
@@ -115,6 +118,7 @@ __all__ = [
 
 # fmt: off
 _HOMES = {
+    "bars":                  ("ProgressBar",),
     "files.errors":          ("FormatError", "UsageError"),
     "formats.containers":    ("CONTAINERS", "Container"),
     "formats.dequantize":    ("dequantize",),

@@ -1,7 +1,8 @@
-"""The first use on a machine compiles; a person at a terminal is told, once, and only when it is so."""
+"""The first use on a machine compiles; a person at a terminal is told of what, and only when it is so."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -13,25 +14,80 @@ import numba
 import pytest
 
 from ggmlpy.machine import kernels
+from ggmlpy.machine.compiling import compiling, watch_compiling
+from tests.ggmlpy.models import write_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
-from ggmlpy.machine.compiling import announce_with
-announce_with(lambda: print("compiling"))
+from ggmlpy.machine.compiling import watch_compiling
+watch_compiling(lambda name: print("compiling", name))
 from ggmlpy.quantizers.rows import quantize_rows
 import numpy as np
 print(len(quantize_rows(np.zeros(32, np.float32), "q4_0", "2023-03-31")))
 """
 
 
-def test_compiling_is_announced_once_and_loading_is_not(tmp_path: Path) -> None:
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+def environment_of(cache: Path) -> dict[str, str]:
+    return {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+
+
+def test_each_function_is_told_and_loading_is_not(tmp_path: Path) -> None:
     said = [
-        subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT], env=environment_of(tmp_path), capture_output=True, text=True, check=True
+        )
         for _ in range(2)
     ]
-    assert said[0].stdout.split() == ["compiling", "20"]
+    *begun, ended, length = said[0].stdout.splitlines()
+    assert set(begun) == {"compiling quantize_blocks"}  # its own name for all that it calls
+    assert len(begun) > 1
+    assert (ended, length) == ("compiling ", "20")
     assert said[1].stdout.split() == ["20"]
+
+
+def test_watchers_take_turns_and_nothing_is_left_open() -> None:
+    told: list[str] = []
+    before = watch_compiling(told.append)
+    try:
+        with pytest.raises(KeyError), compiling("outer"), compiling("inner"):
+            raise KeyError
+        assert watch_compiling(None) == told.append
+        with compiling("unwatched"):
+            pass
+    finally:
+        watch_compiling(before)
+    assert told == ["outer", "outer", ""]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_terminal_is_told_where_the_code_is_kept_and_how_far_it_is(tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "m.bin", type_name="f16")
+    command = [sys.executable, str(ROOT / "cli.py"), "quantize", str(model), str(tmp_path / "q.bin"), "q4_0"]
+    environment = environment_of(tmp_path / "kernels") | {"GGMLPY_CACHE": str(tmp_path / "cache")}
+    first, second = (on_a_terminal(command, environment) for _ in range(2))
+    assert f"compiling for this processor, once, up to a minute; kept in {tmp_path / 'cache'}" in first
+    assert re.search(r"compiling quantize_blocks: \d+ functions \[00:\d\d\]", first)
+    assert "compiling" not in second
+
+
+def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
+    """What the command writes on stderr where that is a terminal."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # rows and columns
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # Linux says so at the end
+            while part := os.read(ours, 4096):
+                said += part
+    os.close(ours)
+    assert process.returncode == 0, said
+    return said.decode()
 
 
 def cache_of_a_kernel(monkeypatch: pytest.MonkeyPatch, folder: Path, stamp: str) -> Any:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from toolchain.terminal import program
-from toolchain.terminal.talk import complain, memory_used, put, remark, say_compiling, speak_utf8
+from toolchain.terminal.bars import CompilingLine
+from toolchain.terminal.talk import complain, memory_used, put, remark, speak_utf8
 
 from .downloads import check_inputs
 from .mistakes import translated
@@ -75,10 +76,10 @@ def _run(arguments: Sequence[str]) -> int:
     for name, value in getattr(args, "environment", {}).items():
         os.environ.setdefault(name, value)  # numpy's BLAS looks at it when it is first imported, below
     from ggmlpy.files.errors import FormatError, UsageError
-    from ggmlpy.machine.compiling import announce_with
+    from ggmlpy.machine.compiling import watch_compiling
 
     if sys.stderr.isatty() and not getattr(args, "quiet", False):
-        announce_with(say_compiling)
+        watch_compiling(CompilingLine())
     began = time.perf_counter()
     try:
         check_inputs(args)

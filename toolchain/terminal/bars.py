@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["advancing", "bytes_of", "progress_bar", "searching"]
+from .foreign import one_line
+
+__all__ = ["CompilingLine", "advancing", "bytes_of", "progress_bar", "searching"]
 
 
 def progress_bar(args: argparse.Namespace, total: int | None, what: str, unit: str = "B") -> Any:
@@ -28,6 +30,49 @@ def progress_bar(args: argparse.Namespace, total: int | None, what: str, unit: s
         dynamic_ncols=True,
         leave=False,
     )
+
+
+class CompilingLine:
+    """A watcher of compiling (see `ggmlpy.machine.compiling`): why nothing seems to happen for a while.
+
+    A line that stays says it once; below it, a line counts functions and seconds while they are compiled.
+    """
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._bar: Any = None
+
+    def __call__(self, name: str) -> None:
+        """``name`` is compiled now; with "", nothing is any more."""
+        if not name:
+            self._bar.close()
+            self._bar = None
+            return
+        if not self._n:
+            _say_compiling()
+        if self._bar is None:
+            self._bar = _line_of_compiling()
+        self._n += 1
+        self._bar.set_description_str(f"compiling {name}: {self._n} functions")
+
+
+def _say_compiling() -> None:
+    from tqdm import tqdm
+
+    from ggmlpy.files.caches import cache_directory
+    from ggmlpy.files.errors import OutputError
+
+    try:
+        kept = f"once, up to a minute; kept in {one_line(cache_directory())}"
+    except OutputError:
+        kept = "up to a minute, each time: GGMLPY_CACHE can name a folder to keep it in"
+    tqdm.write(f"compiling for this processor, {kept}", file=sys.stderr)  # above any bar
+
+
+def _line_of_compiling() -> Any:
+    from tqdm import tqdm
+
+    return tqdm(bar_format="{desc} [{elapsed}]", file=sys.stderr, dynamic_ncols=True, leave=False, mininterval=0)
 
 
 def searching(bar: Any, what: str) -> Callable[[int], object]:

@@ -23,7 +23,6 @@ __all__ = [
     "remark",
     "remark_text",
     "say",
-    "say_compiling",
     "say_text",
     "speak_utf8",
     "warn_of_encoding",
@@ -93,13 +92,6 @@ def warn_of_values(args: argparse.Namespace, *paths: object) -> None:
 
     for warning in [] if args.quiet else warnings_of(*map(str, paths)):
         say(args, f"warning: {warning}")
-
-
-def say_compiling() -> None:
-    """Why nothing seems to happen for a while."""
-    from tqdm import tqdm
-
-    tqdm.write("compiling for this processor: some seconds, the first time only", file=sys.stderr)  # above any bar
 
 
 def memory_used() -> str:

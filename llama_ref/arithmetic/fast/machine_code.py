@@ -84,7 +84,8 @@ def _load(name: str) -> Part:
         path = _place(name)
         code = _read(path) if path else None
         if code is None:
-            code = _compile(name)
+            with compiling(f"kernels of {name}"):
+                code = _compile(name)
             if path:
                 _write(path, code)
         _LOADED[name] = _link(code)
@@ -128,7 +129,6 @@ def _write(path: Path, code: bytes) -> None:
 
 def _compile(name: str) -> bytes:
     """A line that names the functions, then object code."""
-    compiling()
     from .many_tokens import batch
     from .matrix_functions import PANEL_SIGNATURE, ROWS_SIGNATURE
     from .one_token import token
