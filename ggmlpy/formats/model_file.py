@@ -262,6 +262,15 @@ class Tensor:
         """
         return dequantize(as_blocks(self.read_rows(start, stop), self.type), self.type)
 
+    def rows_at(self, places: Sequence[int]) -> NDArray[np.float32]:
+        """Some rows, in this order, as numbers: float32 [places, columns]. They are read from the file.
+
+        Raises:
+            TruncatedError: the file has become shorter since it was opened.
+        """
+        raw = np.concatenate([self.read_rows(place, place + 1) for place in places])
+        return dequantize(as_blocks(raw, self.type), self.type)
+
     def numpy(self) -> NDArray[np.float32]:
         """The whole tensor as float32, dequantized, of shape :attr:`shape`."""
         return self.rows(0, self.n_rows).reshape(self.shape)

@@ -61,7 +61,7 @@ class ReferenceBackend(Backend):
         return Matrix(tensor, keep)
 
     def embed(self, w: Matrix, tokens: npt.NDArray[np.int64]) -> F32:
-        return np.concatenate([w.tensor.rows(t, t + 1) for t in tokens.tolist()])
+        return w.tensor.rows_at(tokens.tolist())
 
     def rms_norm(self, x: F32, weight: F32) -> F32:
         mean_square = np.mean(x * x, axis=-1, keepdims=True)  # [n_tokens, 1]

@@ -176,7 +176,8 @@ class Sampler:
         """
         logits = np.asarray(logits, np.float32)
         window = list(recent[-self.options.repeat_last_n :]) if self.options.repeat_last_n else []
-        seen = np.array(sorted({token for token in window if 0 <= token < len(logits)}), np.int64)
+        n_vocab = len(logits)
+        seen = np.array(sorted(token for token in set(window) if 0 <= token < n_vocab), np.int64)
         with np.errstate(all="ignore"):
             if self.options.temp == 0:
                 return _greedy(logits, seen, self.options)

@@ -170,7 +170,7 @@ def read_requests(folder: Path, name: str) -> None:
     except ValidationError as error:
         raise UsageError(str(error.error_count())) from error
     if isinstance(body, ChatRequest):
-        str([(message.text, message.speaker, body.wanted_tokens) for message in body.messages])
+        str([(message.content, message.speaker, body.wanted_tokens) for message in body.messages])
     if isinstance(body, (ChatRequest, CompletionRequest)):
         body.sampling(SamplingOptions(), 61, 1)
         checked_biases(body.biases, 61)

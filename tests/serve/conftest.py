@@ -15,10 +15,11 @@ from llama_ref.text.chat_prompt import AlpacaPrompt
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions
 from toolchain.demo.default import default_model
-from toolchain.serve.app import Served, create_app
+from toolchain.serve.app import create_app
 from toolchain.serve.engine import Engine
 from toolchain.serve.guard import Guard
 from toolchain.serve.jobs import Failed, Finished, Job, Piece, PromptScored
+from toolchain.serve.work import Served
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,10 @@ from starlette.testclient import TestClient
 from llama_ref.text.chat_prompt import prompt_of
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions, log_softmax_of
-from toolchain.serve.app import Served, create_app
+from toolchain.serve.app import create_app
 from toolchain.serve.engine import Engine
 from toolchain.serve.guard import Guard
+from toolchain.serve.work import Served
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,20 @@ def test_models_health_metrics_and_the_page(client):
         (b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"x": 1}}', "not a token id", "logit_bias"),
         (b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"99999": 1}}', "outside", "logit_bias"),
         (b'{"messages": [{"role": "user", "content": "' + b"long " * 2000 + b'"}]}', "the context 256", "prompt"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}', "needs logprobs: true", None),
+        (b'{"messages": [{"role": "user", "content": "x"}], "stream_options": {}}', "needs stream: true", None),
+        (
+            b'{"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}}',
+            "should be 'text'",
+            "response_format.type",
+        ),
+        (b'{"messages": [{"role": "user", "content": "a\\u0000b"}]}', "U+0000", "messages.0.content"),
+        (
+            b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}',
+            "'image_url' is not supported",
+            "messages.0.content",
+        ),
+        (b'{"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}', "messages.0", "messages.0.role"),
         (b"[" * 50_000, "", None),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "", None),
     ],
@@ -153,6 +168,76 @@ def test_what_is_wrong_is_said_in_the_shape_of_the_api(client, body, words, para
     assert error["type"] == "invalid_request_error"
     if param:
         assert error["param"] == param
+
+
+@pytest.mark.parametrize("prompt", [b"1", b"[]", b"[[]]", b'["x", 1]', b"[[1], 2]", b"true", b'{"x": 1}', b"[99999]"])
+def test_prompts_of_no_shape_are_refused(client, prompt):
+    response = client.post("/v1/completions", content=b'{"prompt": ' + prompt + b"}")
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == "prompt"
+
+
+def test_what_clients_send_without_meaning_it_is_taken(client):
+    plain = chat(client)["choices"]
+    neutral = {
+        "user": "x", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "parallel_tool_calls": True,
+        "response_format": {"type": "text"}, "modalities": ["text"], "tool_choice": "none", "tools": None, "stop": None,
+        "logit_bias": None, "frequency_penalty": 0, "presence_penalty": 0, "logprobs": False, "stream": False,
+    }  # fmt: skip
+    assert chat(client, **neutral)["choices"] == plain
+
+
+def test_an_answer_can_be_sent_back_as_it_came(client):
+    said = chat(client)["choices"][0]["message"]
+    question = [{"type": "text", "text": "介绍"}, {"type": "text", "text": "北京"}]
+    again = {"role": "user", "content": "再说一次", "name": "a"}
+    messages = [{"role": "developer", "content": "x"}, {"role": "user", "content": question}, said, again]
+    assert chat(client, messages=messages)["usage"]["completion_tokens"]
+
+
+def test_an_echo_in_pieces_is_the_echo(client):
+    """Texts, log-probabilities and offsets of a stream, joined, are those of the whole answer."""
+    body = {"prompt": ["北京是", "介绍"], "max_tokens": 6, "seed": 2, "echo": True}
+    for more in ({}, {"logprobs": 2}):
+        whole = client.post("/v1/completions", json={**body, **more}).json()["choices"]
+        chunks = [chunk["choices"][0] for chunk in streamed(client, "/v1/completions", {**body, **more})]
+        for choice in whole:
+            mine = [chunk for chunk in chunks if chunk["index"] == choice["index"]]
+            assert "".join(chunk["text"] for chunk in mine) == choice["text"]
+            assert mine[-1]["finish_reason"] == choice["finish_reason"]
+            scores = [chunk["logprobs"] for chunk in mine if chunk["logprobs"]]
+            if not more:
+                assert scores == []
+                assert choice["logprobs"] is None
+                continue
+            for name in ("tokens", "token_logprobs", "top_logprobs"):
+                assert [each for score in scores for each in score[name]] == choice["logprobs"][name]
+
+
+def test_several_prompts_are_counted_together_and_choices_of_one_prompt_once(client):
+    def used(prompt: object, n: int) -> dict:
+        return client.post("/v1/completions", json={"prompt": prompt, "n": n, "max_tokens": 2}).json()["usage"]
+
+    one, other = used("北京", 1)["prompt_tokens"], used("The capital of France", 1)["prompt_tokens"]
+    both = used(["北京", "The capital of France"], 3)
+    assert both["prompt_tokens"] == one + other
+    assert both["completion_tokens"] <= 12
+    assert both["total_tokens"] == both["prompt_tokens"] + both["completion_tokens"]
+
+
+def test_an_answer_that_takes_too_long_ends(served):
+    hurried = TestClient(Guard(create_app([served], seconds=0.001)), base_url="http://localhost:8080")
+    body = {"prompt": "讲一个故事", "max_tokens": 200, "logit_bias": {"2": -100}}
+    late = hurried.post("/v1/completions", json=body)
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "timeout")
+    assert "more than 0.001 seconds" in hurried.post("/v1/completions", json={**body, "stream": True}).text
+
+
+def test_bodies_that_arrive_together_have_a_limit(served):
+    small = TestClient(Guard(create_app([served]), room=1000), base_url="http://localhost:8080")
+    full = small.post("/v1/completions", json={"prompt": "x" * 2000})
+    assert (full.status_code, full.json()["error"]["code"]) == (503, "busy")
+    assert small.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}).status_code == 200, "it is given back"
 
 
 def test_other_paths_methods_and_models(client):

@@ -35,7 +35,7 @@ def test_stop_words_cut_where_the_whole_text_has_the_first_of_them(parts, words)
 
 def test_a_job_says_what_the_model_says_alone(engine, heard):
     prompt = engine.tokenizer.encode_first("介绍北京")
-    job = heard(prompt, sampling=SamplingOptions(seed=7), max_tokens=40)
+    job = heard(prompt, sampling=SamplingOptions(seed=7), max_tokens=40, logprobs=0)
     engine.submit(job.job)
     end = job.end()
     tokens = list(engine.model.generate(prompt, max_tokens=40, sampling=SamplingOptions(seed=7)))
@@ -130,6 +130,37 @@ def test_a_full_queue_and_impossible_prompts_are_refused(engine, heard):
         engine.submit(heard([1] * 300).job)
     with pytest.raises(UsageError, match="empty"):
         engine.submit(heard([]).job)
+
+
+def test_a_job_that_nobody_waits_for_leaves_the_queue(path, heard):
+    engine = Engine(Model.from_file(path, n_ctx=256, n_threads=1), places=1, queue=2)
+    try:
+        prompt = engine.tokenizer.encode_first("x")
+        working = heard(prompt, max_tokens=200, bias=dict.fromkeys(engine.tokenizer.ends, -100.0))
+        engine.submit(working.job)
+        working.first.wait(30)
+        gone = [heard(prompt, max_tokens=1) for _ in range(2)]
+        engine.submit(*(each.job for each in gone))
+        for each in gone:
+            each.job.cancel()
+        engine.submit(heard(prompt, max_tokens=1).job, heard(prompt, max_tokens=1).job)
+    finally:
+        engine.close()
+
+
+def test_a_mistake_ends_one_job_and_not_the_server(path, heard, monkeypatch):
+    engine = Engine(Model.from_file(path, n_ctx=128, n_threads=1), places=1)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.model, "evaluate", lambda *_, **__: [][1])
+            broken = heard([1], max_tokens=3)
+            engine.submit(broken.job)
+            assert "a mistake of the server: IndexError: list index" in broken.end().message
+        whole = heard([1], max_tokens=3)
+        engine.submit(whole.job)
+        assert whole.end().reason in ("length", "stop")
+    finally:
+        engine.close()
 
 
 def test_closing_cancels_what_is_left(path, heard):

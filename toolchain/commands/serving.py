@@ -22,7 +22,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from toolchain.serve.app import Served
+    from toolchain.serve.work import Served
 
 USUAL_CONTEXT = 2048
 
@@ -99,8 +99,8 @@ def _served(args: argparse.Namespace, path: str, taken: set[str]) -> Served:
     from llama_ref.text.chat_prompt import prompt_of
     from llama_ref.text.model import Model
     from llama_ref.text.sampling import SamplingOptions
-    from toolchain.serve.app import Served
     from toolchain.serve.engine import Engine
+    from toolchain.serve.work import Served
 
     file = open_model(path)
     n_ctx = args.ctx_size or min(file.hparams.context_length, USUAL_CONTEXT)

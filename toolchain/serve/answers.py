@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .jobs import Event, Finished, Piece, PromptScored, Scored
 
-__all__ = ["Choice", "Envelope", "chat_choice", "chat_delta", "completion_choice", "completion_delta", "usage"]
+__all__ = [
+    "Choice",
+    "CompletionDeltas",
+    "Envelope",
+    "chat_choice",
+    "chat_delta",
+    "chat_opening",
+    "completion_choice",
+    "usage",
+]
 
 NEVER = -9999.0  # how the API writes the logarithm of nothing
 
@@ -22,11 +31,13 @@ class Choice:
 
     Attributes:
         piece: the bytes of a token.
+        prompt: token ids.
         echoed: the text of the prompt, where it is wanted back.
     """
 
     index: int
     piece: Callable[[int], bytes]
+    prompt: tuple[int, ...]
     echoed: str = ""
     texts: list[str] = field(default_factory=list)
     tokens: list[Scored | None] = field(default_factory=list)
@@ -40,6 +51,7 @@ class Choice:
             self.ids.append(event.token.id)
         elif isinstance(event, PromptScored):
             self.tokens.extend(event.tokens)
+            self.ids.extend(self.prompt)
         elif isinstance(event, Finished):
             self.texts.append(event.text)
             self.finished = event
@@ -76,15 +88,15 @@ class Envelope:
         }
 
 
-def usage(choices: list[Choice]) -> dict[str, Any]:
-    """Tokens read and written; a prompt that several choices share counts once."""
+def usage(choices: list[Choice], n: int) -> dict[str, Any]:
+    """Tokens read and written; a prompt that ``n`` choices share counts once."""
     ends = [choice.finished for choice in choices if choice.finished]
-    read, written = max((end.prompt_tokens for end in ends), default=0), sum(end.completion_tokens for end in ends)
+    read, written = sum(end.prompt_tokens for end in ends[::n]), sum(end.completion_tokens for end in ends)
     return {
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
-        "prompt_tokens_details": {"cached_tokens": max((end.reused_tokens for end in ends), default=0)},
+        "prompt_tokens_details": {"cached_tokens": sum(end.reused_tokens for end in ends[::n])},
     }
 
 
@@ -111,10 +123,9 @@ def _word(piece: bytes) -> str:
 # ── /v1/completions ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def completion_choice(choice: Choice, prompt: tuple[int, ...] | None, logprobs: int | None) -> dict[str, Any]:
-    """A whole answer; ``prompt`` are the tokens that were echoed."""
-    ids = [*(prompt or ()), *choice.ids]
-    scores = None if logprobs is None else _columns(choice, ids, choice.tokens, 0)
+def completion_choice(choice: Choice, logprobs: int | None) -> dict[str, Any]:
+    """A whole answer."""
+    scores = None if logprobs is None else _columns(choice, choice.ids, choice.tokens, 0)
     return {
         "index": choice.index,
         "text": choice.echoed + choice.text,
@@ -123,19 +134,33 @@ def completion_choice(choice: Choice, prompt: tuple[int, ...] | None, logprobs: 
     }
 
 
-def completion_delta(choice: Choice, event: Event, offset: int, logprobs: int | None) -> dict[str, Any]:
-    """What one event adds."""
-    text, scores = "", None
-    if isinstance(event, Piece):
-        text = event.text
-        scores = None if logprobs is None else _columns(choice, [event.token.id], [event.token], offset)
-    elif isinstance(event, Finished):
-        text = event.text
-    reason = event.reason if isinstance(event, Finished) else None
-    return {"index": choice.index, "text": text, "logprobs": scores, "finish_reason": reason}
+class CompletionDeltas:
+    """What each event adds to one answer, as a chunk."""
+
+    def __init__(self, choice: Choice, logprobs: int | None) -> None:
+        self.choice, self.logprobs = choice, logprobs
+        self.offset = 0  # characters that went before
+
+    def opening(self) -> dict[str, Any]:
+        """The prompt, where it is echoed and not scored."""
+        return self._chunk(self.choice.echoed)
+
+    def __call__(self, event: Event) -> dict[str, Any]:
+        if isinstance(event, PromptScored):
+            return self._chunk(self.choice.echoed, list(self.choice.prompt), list(event.tokens))
+        if isinstance(event, Piece):
+            return self._chunk(event.text, [event.token.id], [event.token])
+        assert isinstance(event, Finished)
+        return {**self._chunk(event.text), "finish_reason": event.reason}
+
+    def _chunk(self, text: str, ids: Sequence[int] = (), tokens: Sequence[Scored | None] = ()) -> dict[str, Any]:
+        wanted = self.logprobs is not None and bool(ids)
+        scores = _columns(self.choice, ids, tokens, self.offset) if wanted else None
+        self.offset += len(text)
+        return {"index": self.choice.index, "text": text, "logprobs": scores, "finish_reason": None}
 
 
-def _columns(choice: Choice, ids: list[int], scores: list[Scored | None], offset: int) -> dict[str, Any]:
+def _columns(choice: Choice, ids: Sequence[int], scores: Sequence[Scored | None], offset: int) -> dict[str, Any]:
     """The four lists of the older API; offsets count characters of the text."""
     words = [_word(choice.piece(token)) for token in ids]
     offsets = []
@@ -161,6 +186,16 @@ def chat_choice(choice: Choice, logprobs: bool) -> dict[str, Any]:
     scores = {"content": [_entry(choice, token) for token in choice.tokens if token]} if logprobs else None
     message = {"role": "assistant", "content": choice.text, "refusal": None}
     return {"index": choice.index, "message": message, "logprobs": scores, "finish_reason": _reason(choice)}
+
+
+def chat_opening(choice: Choice) -> dict[str, Any]:
+    """Who speaks."""
+    return {
+        "index": choice.index,
+        "delta": {"role": "assistant", "content": ""},
+        "logprobs": None,
+        "finish_reason": None,
+    }
 
 
 def chat_delta(choice: Choice, event: Event, logprobs: bool) -> dict[str, Any]:

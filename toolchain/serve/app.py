@@ -6,37 +6,38 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from sse_starlette.sse import EventSourceResponse
+from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from ggmlpy.files.errors import FormatError, UsageError
-from llama_ref.text.chat_prompt import ChatPrompt
-from llama_ref.text.sampling import SamplingOptions
 
-from .answers import Choice, Envelope, chat_choice, chat_delta, completion_choice, completion_delta, usage
-from .bodies import (
-    ChatRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    Generation,
-    TokenizeRequest,
-    checked_biases,
+from .answers import (
+    Choice,
+    CompletionDeltas,
+    Envelope,
+    chat_choice,
+    chat_delta,
+    chat_opening,
+    completion_choice,
+    usage,
 )
-from .engine import Busy, Engine
+from .bodies import ChatRequest, CompletionRequest, DetokenizeRequest, Generation, TokenizeRequest
+from .engine import Busy
 from .guard import ApiError, error_body
-from .jobs import Event, Failed, Finished, Job, Piece
+from .jobs import Event, Failed, Finished
 from .metrics import Metrics
+from .work import Served, Work
 
-__all__ = ["Served", "create_app"]
+__all__ = ["create_app"]
 
 B = TypeVar("B", bound=BaseModel)
 #: the page is one file: nothing is fetched from elsewhere, and nothing that a model writes is run
@@ -44,25 +45,8 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-MOST_PROMPTS = 64  # of one request
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model that is served.
-
-    Attributes:
-        name: as clients call it.
-        sampling: how tokens are chosen where a request does not say.
-    """
-
-    name: str
-    engine: Engine
-    prompt: ChatPrompt
-    sampling: SamplingOptions
-
-    def piece(self, token: int) -> bytes:
-        return bytes(self.engine.tokenizer.piece(token))
+SLOWEST_READER = 60.0  # seconds for which a client may take nothing of what is sent
+MOST_ANSWERS = 64  # of one request
 
 
 def create_app(models: Sequence[Served], *, seconds: float = 600.0) -> Starlette:
@@ -145,52 +129,47 @@ class Server:
         body = await self._body(request, CompletionRequest)
         model = self._model(body.model)
         prompts = body.prompts()
-        if len(prompts) * body.n > MOST_PROMPTS:
-            raise ApiError(400, f"at most {MOST_PROMPTS} answers a request", "prompt")
-        tokens = [await asyncio.to_thread(_prompt_tokens, prompt, model) for prompt in prompts for _ in range(body.n)]
-        echoed = [_text_of(prompt, model) if body.echo else "" for prompt in prompts for _ in range(body.n)]
-        work = Work(model, body, tokens, body.max_tokens, (), body.logprobs, body.echo and body.logprobs is not None)
-        for choice, text in zip(work.choices, echoed, strict=True):
-            choice.echoed = text
+        if not 1 <= len(prompts) * body.n <= MOST_ANSWERS:
+            raise ApiError(400, f"a request may ask for 1 to {MOST_ANSWERS} answers", "prompt")
+        tokens = [await asyncio.to_thread(_prompt_tokens, prompt, model) for prompt in prompts]
+        scored = body.echo and body.logprobs is not None
+        work = Work(model, body, tokens, body.max_tokens, (), body.logprobs, scored)
+        if body.echo:
+            for choice in work.choices:
+                choice.echoed = _text_of(prompts[choice.index // body.n], model)
         envelope = Envelope.new("text_completion", model.name)
         if body.stream:
-            if body.echo:
-                raise ApiError(400, "echo and stream exclude each other here", "echo")
-            offsets = [0] * len(work.choices)
-
-            def delta(choice: Choice, event: Event) -> dict[str, Any]:
-                made = completion_delta(choice, event, offsets[choice.index], body.logprobs)
-                offsets[choice.index] += len(made["text"])
-                return made
-
-            return await self._streamed(request, work, envelope, delta, body)
+            deltas = [CompletionDeltas(choice, body.logprobs) for choice in work.choices]
+            openings = [deltas[choice.index].opening() for choice in work.choices if body.echo and not scored]
+            return await self._streamed(
+                request, work, envelope, openings, lambda choice, event: deltas[choice.index](event), body
+            )
         await self._collected(request, work)
-        choices = [
-            completion_choice(choice, job.prompt if body.echo else None, body.logprobs)
-            for choice, job in zip(work.choices, work.jobs, strict=True)
-        ]
-        return self._json(request, envelope(choices, usage=usage(work.choices)))
+        choices = [completion_choice(choice, body.logprobs) for choice in work.choices]
+        return self._json(request, envelope(choices, usage=usage(work.choices, body.n)))
 
     async def chat_completions(self, request: Request) -> Response:
         body = await self._body(request, ChatRequest)
         model = self._model(body.model)
-        messages = [(message.speaker, message.text) for message in body.messages]
+        messages = [(message.speaker, message.content) for message in body.messages]
         try:
+            _check_length(sum(len(text) for _, text in messages), model)
             tokens = await asyncio.to_thread(model.prompt.tokens, messages)
         except (UsageError, FormatError) as error:
             raise ApiError(400, str(error), "messages") from error
         room = model.engine.model.n_ctx - len(tokens)
         wanted = max(room, 0) if body.wanted_tokens is None else body.wanted_tokens
         logprobs = body.top_logprobs if body.logprobs else None
-        work = Work(model, body, [tokens] * body.n, wanted, model.prompt.stops, logprobs, False)
+        work = Work(model, body, [tokens], wanted, model.prompt.stops, logprobs, False)
         envelope = Envelope.new("chat.completion", model.name)
         if body.stream:
+            openings = [chat_opening(choice) for choice in work.choices]
             return await self._streamed(
-                request, work, envelope, lambda choice, event: chat_delta(choice, event, body.logprobs), body
+                request, work, envelope, openings, lambda choice, event: chat_delta(choice, event, body.logprobs), body
             )
         await self._collected(request, work)
         choices = [chat_choice(choice, body.logprobs) for choice in work.choices]
-        return self._json(request, envelope(choices, usage=usage(work.choices)))
+        return self._json(request, envelope(choices, usage=usage(work.choices, body.n)))
 
     async def _collected(self, request: Request, work: Work) -> None:
         """Wait for all choices, or for the client to leave."""
@@ -198,18 +177,16 @@ class Server:
         collecting = asyncio.ensure_future(self._collect(work))
         leaving = asyncio.ensure_future(_left(request))
         try:
-            await asyncio.wait({collecting, leaving}, timeout=self.seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if collecting.done():
                 collecting.result()
-            elif not leaving.done():
-                raise ApiError(504, f"the answer took more than {self.seconds:g} seconds", code="timeout")
         finally:
-            work.cancel()
+            self.metrics.cancelled.inc(work.cancel())
             collecting.cancel()
             leaving.cancel()
 
     async def _collect(self, work: Work) -> None:
-        async for choice, event in work.events():
+        async for choice, event in work.events(self.seconds):
             self._count(event)
             choice.take(event)
 
@@ -218,6 +195,7 @@ class Server:
         request: Request,
         work: Work,
         envelope: Envelope,
+        openings: Sequence[dict[str, Any]],
         delta: Callable[[Choice, Event], dict[str, Any]],
         body: Generation,
     ) -> Response:
@@ -226,28 +204,22 @@ class Server:
 
         async def chunks() -> AsyncIterator[dict[str, str]]:
             try:
-                if envelope.kind.startswith("chat"):
-                    roles = [
-                        {"index": choice.index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-                        for choice in work.choices
-                    ]
-                    yield _sse(envelope(roles, chunk=True))
-                async for choice, event in work.events():
+                for opening in openings:
+                    yield _sse(envelope([opening], chunk=True))
+                async for choice, event in work.events(self.seconds):
                     self._count(event)
-                    if isinstance(event, Piece | Finished):
-                        choice.take(event)
-                        made = delta(choice, event)
-                        yield _sse(envelope([made], chunk=True))
+                    choice.take(event)
+                    yield _sse(envelope([delta(choice, event)], chunk=True))
                 if wants_usage:
-                    yield _sse(envelope([], chunk=True, usage=usage(work.choices)))
+                    yield _sse(envelope([], chunk=True, usage=usage(work.choices, body.n)))
                 yield {"data": "[DONE]"}
             except ApiError as error:
                 yield {"data": error.body.decode()}
             finally:
-                work.cancel()
+                self.metrics.cancelled.inc(work.cancel())
 
         self.metrics.requests.labels(request.url.path, 200).inc()
-        return EventSourceResponse(chunks(), sep="\n", send_timeout=self.seconds)
+        return Stream(chunks(), sep="\n", send_timeout=SLOWEST_READER)
 
     def _submit(self, work: Work) -> None:
         try:
@@ -298,65 +270,16 @@ class Server:
         assert isinstance(error, HTTPException)
         self.metrics.requests.labels("other", error.status_code).inc()
         words = {404: "no such path", 405: "another method is wanted here"}.get(error.status_code, error.detail)
-        return Response(error_body(error.status_code, words), error.status_code, media_type="application/json")
+        body = error_body(error.status_code, words)
+        return Response(body, error.status_code, media_type="application/json", headers=error.headers)
 
 
-class Work:
-    """The jobs of one request, and their events as they come."""
+class Stream(EventSourceResponse):
+    """Ends where the client does not read on; that is no mistake of the server."""
 
-    def __init__(
-        self,
-        model: Served,
-        body: Generation,
-        prompts: Sequence[Sequence[int]],
-        max_tokens: int,
-        stops: tuple[str, ...],
-        logprobs: int | None,
-        echo: bool,
-    ) -> None:
-        n_vocab = model.engine.model.n_vocab
-        try:
-            bias = checked_biases(body.biases, n_vocab)
-        except ValueError as error:
-            raise ApiError(400, str(error), "logit_bias") from error
-        self.model = model
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        self.choices = [Choice(index, model.piece) for index in range(len(prompts))]
-        self.jobs = [
-            Job(
-                tuple(prompt),
-                self._teller(index),
-                body.sampling(model.sampling, n_vocab, index),
-                max_tokens,
-                (*body.stop, *stops),
-                bias,
-                body.frequency_penalty,
-                body.presence_penalty,
-                logprobs,
-                echo,
-            )
-            for index, prompt in enumerate(prompts)
-        ]
-
-    def _teller(self, index: int) -> Callable[[Event], None]:
-        def tell(event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
-                self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
-
-        return tell
-
-    async def events(self) -> AsyncIterator[tuple[Choice, Event]]:
-        """Each event with its choice, until all choices have ended."""
-        left = len(self.jobs)
-        while left:
-            index, event = await self._events.get()
-            left -= isinstance(event, Finished | Failed)
-            yield self.choices[index], event
-
-    def cancel(self) -> None:
-        for job in self.jobs:
-            job.cancel()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(SendTimeoutError):
+            await super().__call__(scope, receive, send)
 
 
 def _sse(content: dict[str, Any]) -> dict[str, str]:
@@ -371,9 +294,18 @@ async def _left(request: Request) -> None:
 
 def _prompt_tokens(prompt: str | list[int], model: Served) -> list[int]:
     if isinstance(prompt, str):
+        _check_length(len(prompt), model)
         return list(model.engine.tokenizer.encode_first(prompt))
     _check_tokens(prompt, model)
     return prompt
+
+
+def _check_length(characters: int, model: Served) -> None:
+    """What cannot fit the context is not even cut into tokens, which would take long."""
+    n_ctx = model.engine.model.n_ctx
+    if characters > n_ctx * model.longest_piece:
+        words = f"the prompt has {characters} characters, far more tokens than the context {n_ctx}"
+        raise ApiError(400, words, "prompt", "context_length_exceeded")
 
 
 def _check_tokens(tokens: Sequence[int], model: Served) -> None:

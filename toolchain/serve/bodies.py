@@ -1,7 +1,15 @@
 """The bodies of requests, as OpenAI's API reference has them, and the jobs that they ask for.
 
-Fields that would change the answer and that are not supported are refused by name; those that don't (``user``,
-``metadata`` …) are taken and ignored.
+A field that would change the answer and that is not supported is refused by name. Taken without any effect are
+
+==========================================  ===========================================================================
+user, safety_identifier, metadata           say who asks, and why
+store, service_tier, prompt_cache_key       concern OpenAI's own machines
+stream_options.include_obfuscation          the same
+messages.name                               templates of these models have no place for it
+parallel_tool_calls                         says nothing without ``tools``
+response_format, modalities, tool_choice    where they ask for what there is: text
+==========================================  ===========================================================================
 """
 
 from __future__ import annotations
@@ -10,26 +18,46 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llama_ref.text.sampling import SamplingOptions
 
-__all__ = ["ChatRequest", "CompletionRequest", "DetokenizeRequest", "Generation", "Message", "TokenizeRequest"]
+__all__ = ["ChatRequest", "CompletionRequest", "DetokenizeRequest", "Generation", "TokenizeRequest"]
 
 LONGEST_STOP, MOST_STOPS, MOST_CHOICES, MOST_ALTERNATIVES, MOST_BIASES = 256, 16, 16, 20, 1024
 
-Text = Annotated[str, Field(max_length=1 << 20)]
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a text ends at U+0000 for these models; take it out")
+    return text
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    include_usage: bool = False
+Text = Annotated[str, Field(max_length=1 << 20), AfterValidator(_without_nul)]
 
 
-class Generation(BaseModel):
-    """What both kinds of completion have."""
+class Body(BaseModel):
+    """An object of a request; ``null`` means what leaving a field out means."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        return {key: value for key, value in body.items() if value is not None} if isinstance(body, dict) else body
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+    include_obfuscation: Any = None
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class Generation(Body):
+    """What both kinds of completion have."""
 
     model: str = ""
     stream: bool = False
@@ -51,11 +79,11 @@ class Generation(BaseModel):
     safety_identifier: Any = None
     prompt_cache_key: Any = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, body: Any) -> Any:
-        """``null`` means what leaving out means."""
-        return {key: value for key, value in body.items() if value is not None} if isinstance(body, dict) else body
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Generation:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -97,6 +125,14 @@ class CompletionRequest(Generation):
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] = 1
 
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _of_one_kind(cls, prompt: Any) -> Any:
+        kinds = {type(item) for item in prompt} if isinstance(prompt, list) else {type(prompt)}
+        if kinds not in ({str}, {int}, {list}) or (kinds == {int} and not isinstance(prompt, list)):
+            raise ValueError("expected a text, a list of texts, token ids, or a list of lists of token ids")
+        return prompt
+
     def prompts(self) -> list[str | list[int]]:
         """One or several, each a text or token ids."""
         if isinstance(self.prompt, str):
@@ -106,21 +142,22 @@ class CompletionRequest(Generation):
         return list(self.prompt)  # type: ignore[arg-type]
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    type: Literal["text"]
-    text: Text
-
-
-class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart] = ""
+    content: Text = ""
     name: str | None = None
 
-    @property
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    @field_validator("content", mode="before")
+    @classmethod
+    def _parts_of_text(cls, content: Any) -> Any:
+        """Parts are joined; one that is no text (an image, a sound) is refused."""
+        if not isinstance(content, list):
+            return content
+        for part in content:
+            if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+                kind = part.get("type") if isinstance(part, dict) else part
+                raise ValueError(f"a part of type {kind!r:.40} is not supported; these models read text")
+        return "".join(part["text"] for part in content)
 
     @property
     def speaker(self) -> str:
@@ -135,26 +172,34 @@ class ChatRequest(Generation):
     max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] = 0
+    response_format: TextFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    tool_choice: Literal["none"] | None = None
+    parallel_tool_calls: Any = None
+
+    @model_validator(mode="after")
+    def _alternatives_to_what(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
 
     @property
     def wanted_tokens(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(Body):
     """``POST /tokenize``: llama.cpp's server has it under these names."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     content: Text
     add_special: bool = False
     with_pieces: bool = False
     model: str = ""
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(Body):
     """``POST /detokenize``."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     tokens: list[int] = Field(max_length=1 << 20)
     model: str = ""
 

@@ -1,9 +1,9 @@
 """One thread that evaluates a model for many clients: jobs take turns in places, each with its key/value cache.
 
 In each round the oldest prompt that is still being read is read on by one batch, and every answer that is being written
-gets its next token; these are evaluated together, in one pass over the model's weights. A job's text does not depend on
-what else goes on: its cache, its random numbers and its window of last tokens are its own, and the fast arithmetic
-gives the same bits however tokens are batched.
+gets its next token; these tokens are evaluated together, in one pass over the model's weights. A job's text does not
+depend on what else goes on: its cache, its random numbers and its window of last tokens are its own, and the fast
+arithmetic gives the same bits however tokens are batched.
 
 A place that is free keeps its cache. A job gets the place whose tokens begin like its prompt for longest, and reads
 only the rest; that too gives the same bits.
@@ -26,7 +26,7 @@ from llama_ref.text.sampling import Sampler
 from llama_ref.text.stop_words import StopWords
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
-from .jobs import Failed, Finished, Job, Piece, PromptScored, Scored, adjusted, best_tokens
+from .jobs import Event, Failed, Finished, Job, Piece, PromptScored, Scored, adjusted, best_tokens
 
 __all__ = ["Busy", "Engine"]
 
@@ -81,6 +81,7 @@ class Engine:
         self.era = self.places[0].conversation.sampler.era
         self._most = queue
         self._waiting: deque[Job] = deque()
+        self._news: list[tuple[Job, Event]] = []  # of this round
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -109,6 +110,7 @@ class Engine:
             if len(job.prompt) + bool(job.max_tokens) > self.model.n_ctx:
                 raise UsageError(f"the prompt has {len(job.prompt)} tokens, the context {self.model.n_ctx}")
         with self._wake:
+            self._waiting = deque(job for job in self._waiting if not job.cancelled)
             if self._stopping or len(self._waiting) + len(jobs) > self._most:
                 raise Busy
             self._waiting.extend(jobs)
@@ -132,15 +134,25 @@ class Engine:
                     break
                 self._admit()
             self._round()
+            self._deliver()
         for job in [*self._waiting, *(place.job for place in self.places if place.job)]:
-            job.tell(Finished("cancelled", len(job.prompt), 0))
+            self._tell(job, Finished("cancelled", len(job.prompt), 0))
+        self._deliver()
+
+    def _tell(self, job: Job, event: Event) -> None:
+        self._news.append((job, event))
+
+    def _deliver(self) -> None:
+        """Wake those who wait, all at once: they pass the news on while compiled code evaluates the next tokens."""
+        news, self._news = self._news, []
+        for job, event in news:
+            job.tell(event)
 
     def _admit(self) -> None:
         """Give free places to the jobs that have waited longest."""
         while self._waiting and any(place.job is None for place in self.places):
             job = self._waiting.popleft()
             if job.cancelled:
-                job.tell(Finished("cancelled", len(job.prompt), 0))
                 continue
             free = [place for place in self.places if place.job is None]
             self._begin(max(free, key=lambda place: (_common(place.tokens, job.prompt), -place.used)), job)
@@ -176,25 +188,28 @@ class Engine:
         assert job is not None
         try:
             return step(place, job)
-        except (FormatError, UsageError, MemoryError) as error:
+        except Exception as error:
             self._fail(place, error)
             return None
 
     def _fail(self, place: Place, error: Exception) -> None:
         job = place.job
-        assert job is not None
-        self._leave(place)
-        place.tokens = []
-        job.tell(Failed(str(error)))
+        if job is not None:
+            self._leave(place)
+            place.tokens = []
+            known = isinstance(error, FormatError | UsageError | MemoryError)
+            whose = "" if known else f"a mistake of the server: {type(error).__name__}: "
+            self._tell(job, Failed(f"{whose}{error}"))
 
     def _evaluate_each(self, chosen: list[tuple[Place, int]]) -> None:
         """The next token of several answers."""
         if not chosen:
             return
+        self._deliver()
         steps = [(token, len(place.tokens), place.conversation.cache) for place, token in chosen]
         try:
             rows = self.model.evaluate_each(steps)
-        except (FormatError, UsageError, MemoryError) as error:
+        except Exception as error:
             for place, _ in chosen:
                 self._fail(place, error)
             return
@@ -213,7 +228,7 @@ class Engine:
             place.scores.append(None if row is None else best_tokens(row, token, job.logprobs or 0))
         place.logits = logits[-1]
         if not place.unread:
-            job.tell(PromptScored(tuple(place.scores)))
+            self._tell(job, PromptScored(tuple(place.scores)))
 
     def _write(self, place: Place, job: Job) -> int | None:
         """Choose a token and say what became whole with it; the token, if it is to be evaluated."""
@@ -232,7 +247,8 @@ class Engine:
         place.made += 1
         text = place.stream.feed(self.tokenizer.piece(token)).decode("utf-8", "replace")
         shown = place.words.feed(text)
-        job.tell(Piece(shown, best_tokens(place.logits, token, job.logprobs or 0)))
+        scored = Scored(token) if job.logprobs is None else best_tokens(place.logits, token, job.logprobs)
+        self._tell(job, Piece(shown, scored))
         if place.words.found:
             self._end(place, "stop")
             return None
@@ -251,7 +267,7 @@ class Engine:
         assert job is not None
         seconds = time.perf_counter() - place.began
         self._leave(place)
-        job.tell(Finished(reason, len(job.prompt), place.made, place.words.rest(), place.reused, seconds))
+        self._tell(job, Finished(reason, len(job.prompt), place.made, place.words.rest(), place.reused, seconds))
 
     def _leave(self, place: Place) -> None:
         place.job, place.unread, place.logits, place.used = None, [], None, time.perf_counter()

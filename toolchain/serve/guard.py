@@ -9,6 +9,7 @@ DNS rebinding          ``Host`` must be a name that this server was given, or an
 strangers              beyond this machine a key is required (``Authorization: Bearer …``), compared in constant time
 large bodies           refused by their announced length, and cut off while they are read
 slow bodies            must have arrived within a time
+many bodies            together they may take a certain memory while they arrive
 =====================  ================================================================================================
 """
 
@@ -72,6 +73,7 @@ class Guard:
         any_address: whether it may be called by any IP address: it listens on more than this machine's own.
         key: what must stand in ``Authorization: Bearer``; None asks for nothing.
         largest: bytes of a body.
+        room: bytes of all bodies that are arriving.
         seconds: within which a body must have arrived.
     """
 
@@ -83,13 +85,14 @@ class Guard:
         any_address: bool = False,
         key: str | None = None,
         largest: int = 1 << 20,
+        room: int = 64 << 20,
         seconds: float = 30.0,
     ) -> None:
         self.app = app
         self.hosts = {*LOCAL_NAMES, *(host.lower() for host in hosts)}
         self.any_address = any_address
         self.key = None if key is None else key.encode()
-        self.largest = largest
+        self.largest, self.room = largest, room
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,15 +142,22 @@ class Guard:
             raise ApiError(408, "the body did not arrive in time", code="timeout") from error
 
     async def _read(self, receive: Receive) -> bytes:
-        body = b""
+        body = bytearray()
         more = True
-        while more:
-            message = await receive()
-            more = message["type"] == "http.request" and bool(message.get("more_body"))
-            body += message.get("body", b"")
-            if len(body) > self.largest:
-                raise self._too_large()
-        return body
+        try:
+            while more:
+                message = await receive()
+                more = message["type"] == "http.request" and bool(message.get("more_body"))
+                part = message.get("body", b"")
+                self.room -= len(part)
+                body += part
+                if len(body) > self.largest:
+                    raise self._too_large()
+                if self.room < 0:
+                    raise ApiError(503, "too many bodies are arriving; try again later", code="busy")
+            return bytes(body)
+        finally:
+            self.room += len(body)
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is larger than {self.largest} bytes", code="body_too_large")
@@ -177,7 +187,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 async def _answer(error: ApiError, send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(error.body)).encode())]
-    if error.status in (408, 413):
+    if error.status in (408, 413, 503):
         headers.append((b"connection", b"close"))  # what is left of the body is not read
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": error.body})

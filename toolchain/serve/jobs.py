@@ -25,10 +25,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Scored:
-    """A token with its log-probability and the most likely tokens at its place, the best first."""
+    """A token with its log-probability and the most likely tokens at its place, the best first.
+
+    Attributes:
+        logprob: not a number where none was asked for.
+    """
 
     id: int
-    logprob: float
+    logprob: float = math.nan
     best: tuple[tuple[int, float], ...] = ()
 
 

@@ -41,9 +41,6 @@ class Metrics:
             gauge.labels(model).set_function(partial(figure, engine))
 
     def finished(self, end: Finished) -> None:
-        if end.reason == "cancelled":
-            self.cancelled.inc()
-            return
         self.prompt_tokens.inc(end.prompt_tokens)
         self.reused_tokens.inc(end.reused_tokens)
         self.generated_tokens.inc(end.completion_tokens)

@@ -142,7 +142,7 @@ class ExactBackend(Backend):
     def embed(self, w: Matrix, tokens: npt.NDArray[np.int64]) -> F32:
         if self.rules.contracted and w.type.name == "q4_1":
             return np.concatenate([fused_q4_1(w.tensor, t) for t in tokens.tolist()])
-        return np.concatenate([w.tensor.rows(t, t + 1) for t in tokens.tolist()])
+        return w.tensor.rows_at(tokens.tolist())
 
     def rms_norm(self, x: F32, weight: F32) -> F32:
         out = np.empty_like(x)

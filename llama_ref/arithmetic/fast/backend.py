@@ -92,6 +92,7 @@ class FastBackend(ReferenceBackend):
         self.team = Team(self.n_threads)
         self.kernels: Kernels | None = None
         self.plan = np.zeros(1, PLAN)
+        self.plan_at = address_of(self.plan)
         self.kinds: list[str] = []
         self.kept: list[Any] = []  # arrays whose addresses are in the plan
         self._weights: Weights | None = None
@@ -166,14 +167,12 @@ class FastBackend(ReferenceBackend):
         self._use_caches(caches)
         self.places[:n, 0] = positions
         self.places[:n, 1:] = [(address_of(cache.k), address_of(cache.v)) for cache in caches]
-        for row, token in zip(self.x, tokens.tolist()):  # [n_tokens, n_embd]
-            row[:] = embeddings.tensor.rows(token, token + 1)[0]
+        self.x[:n] = embeddings.tensor.rows_at(tokens.tolist())  # [n_tokens, n_embd]
         self.shared[:] = 0
         plan["n_tokens"], plan["one_text"] = n, len(caches) == 1
         plan["n_logits"], plan["logits_at"] = len(logits), address_of(logits)
         kernel = self.kernels.token if n == 1 and len(logits) == 1 else self.kernels.batch
-        at = address_of(self.plan)
-        self.team.run(lambda thread: kernel(at, thread), cancel=self._cancel)
+        self.team.run(lambda thread: kernel(self.plan_at, thread), cancel=self._cancel)
 
     def _cancel(self) -> None:
         self.shared[0] = 1
