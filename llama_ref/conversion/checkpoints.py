@@ -36,7 +36,7 @@ from llama_ref.checkpoint.weights import weights_size
 
 from .export_plan import ExportPlan, Progress, json_text
 from .exported_tokenizer import byte_ranks_of, tokenizer_source
-from .gguf_to_huggingface import as_written, is_of_today
+from .gguf_to_huggingface import as_written, is_of_today, without_files_beside
 from .tokenizer_of import fitting_vocabulary, made_tokenizer
 
 __all__ = [
@@ -116,7 +116,9 @@ def plan_to_hf(
         checkpoint = stack.enter_context(open_source(source))
         notes = list(checkpoint.notes)
         source_of_tokenizer = None if weights_only else tokenizer_source(checkpoint, tokenizer, notes)
-        notes += carry(checkpoint.params, "huggingface", checkpoint.layout, checkpoint.params_path)
+        whole = source_of_tokenizer and is_of_today(checkpoint.metadata)
+        params = without_files_beside(checkpoint.params) if whole else checkpoint.params
+        notes += carry(params, "huggingface", checkpoint.layout, checkpoint.params_path)
         files, texts = huggingface_files(
             checkpoint, weights=weights, shard_size=shard_size, inv_freq=inv_freq, dtype=dtype
         )

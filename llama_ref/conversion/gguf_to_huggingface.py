@@ -33,7 +33,7 @@ from llama_ref.vocabulary.rebuilding import tokenizer_of_pieces
 from llama_ref.vocabulary.sentencepiece_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
 
 from .huggingface_to_gguf.metadata import SAMPLING
-from .huggingface_to_gguf.model_card import card_from_metadata
+from .huggingface_to_gguf.model_card import card_from_metadata, is_on_card
 from .huggingface_to_gguf.special_tokens import KEYS, KINDS
 
 __all__ = ["as_written", "is_of_today", "model_files"]
@@ -44,6 +44,25 @@ _NFC = ("qwen2", "qwen35")  # whose tokenizers compose characters first, which n
 def is_of_today(metadata: Mapping[str, Value]) -> bool:
     """Whether a GGUF file was made from a directory as it is rather than from the numbers of a GGML file."""
     return bool(metadata) and "ggmlpy.n_mult" not in metadata
+
+
+def without_files_beside(params: ModelParams) -> ModelParams:
+    """The numbers without the keys that go into generation_config.json, the tokenizer's files and the card; and without
+    how blocks are laid out, which no directory has."""
+    beside = {*(f"general.sampling.{key}" for key, _, _ in SAMPLING), *_OF_THE_TOKENIZER}
+    other = {
+        key: value
+        for key, value in params.other.items()
+        if not (key in beside or is_on_card(key) or key.startswith("tokenizer.chat_template"))
+    }
+    return replace(params, other=other)
+
+
+_OF_THE_TOKENIZER = {  # and what says how blocks are laid out
+    "general.quantization_version",
+    *("tokenizer.ggml.merges", "tokenizer.ggml.add_space_prefix"),
+    *(f"tokenizer.ggml.add_{kind}_token" for kind in ("bos", "eos", "sep")),
+}
 
 
 def as_written(params: ModelParams) -> ModelParams:

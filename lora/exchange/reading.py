@@ -77,6 +77,14 @@ def open_lora_file(path: str | os.PathLike[str]) -> LoraFile:
         ShapeError: halves without partners, or that don't fit together.
         FormatError: it is damaged, or has values that are NaN or infinite.
     """
+    if Path(path).is_dir():
+        raise UnsupportedError(
+            "an adapter of PEFT, where a file of llama.cpp is added to a model",
+            path=path,
+            expected="a .gguf, or a .bin of April 2023",
+            found="a directory",
+            next_step=f"`convert {path} --base MODEL_DIR --outfile lora.gguf`",
+        )
     kind = kind_of(first_bytes(path))
     if kind is not None and kind.name == "ggla":
         found = read_ggla(path)

@@ -19,7 +19,7 @@ from ggmlpy import write_model
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.converting import plan_conversion
-from toolchain.demo.story import lay_out_tutorial
+from toolchain.demo.story import lay_out_today, lay_out_tutorial
 from toolchain.verify.as_written import stored
 from toolchain.verify.mistakes import mistakes
 from toolchain.zoo.make import specimens
@@ -50,6 +50,12 @@ def tutorial(at: Path) -> None:
     """What ``demo --output DIR`` lays out to follow the tutorial with."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(lay_out_tutorial(folder), at, dirs_exist_ok=True)
+
+
+def today(at: Path) -> None:
+    """What it lays out for the second half."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(lay_out_today(folder), at, dirs_exist_ok=True)
 
 
 def merged(at: Path) -> None:

@@ -14,6 +14,7 @@ from llama_ref.conversion.checkpoints import plan_from_hf, plan_to_hf
 from llama_ref.conversion.converting import plan_conversion
 from llama_ref.conversion.huggingface_to_gguf.model_card import card_from_metadata, card_of, general_metadata
 from tests.today import huggingface_directory
+from toolchain.zoo.models_of_today import write_llama_3
 
 CASES = (
     *(
@@ -104,3 +105,13 @@ def test_what_a_card_says_comes_back(tmp_path):
     assert card_of(Folder.of(folder))["base_model"][0] == "meta-llama/Llama-2-7b-hf"
     found = general_metadata(Folder.of(folder))
     assert {key: value for key, value in found.items() if value.type == "u32" or len(value.value)} == said
+
+
+def test_what_goes_into_files_beside_is_not_called_lost(tmp_path):
+    write_llama_3(tmp_path / "Tiny-Instruct", seed=1)
+    with plan_conversion(tmp_path / "Tiny-Instruct", tmp_path / "m.gguf", pre_tokenizer="llama-bpe") as plan:
+        plan.write()
+    with plan_to_hf(tmp_path / "m.gguf", tmp_path / "back") as plan:
+        assert plan.notes == []
+    with plan_to_hf(tmp_path / "m.gguf", tmp_path / "weights", weights_only=True) as plan:
+        assert "general.sampling.top_p" in plan.notes[0]

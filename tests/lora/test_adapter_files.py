@@ -259,3 +259,8 @@ def test_identify_knows_both(golden, capsys: pytest.CaptureFixture[str]) -> None
     assert "rank 8, alpha 16" in shown
     assert main(["identify", str(golden("today-models/lora/qv-r8.f32.gguf"))]) == 0
     assert "generate -m MODEL --lora" in capsys.readouterr().out
+
+
+def test_a_directory_is_no_file_of_llama_cpp(golden) -> None:
+    with pytest.raises(UnsupportedError, match=r"convert .*qv-r8 --base MODEL_DIR"):
+        open_lora_file(golden("today-models/lora/qv-r8"))

@@ -18,6 +18,7 @@ import cli
 from ggmlpy.files.errors import MissingFileError
 from llama_ref.conversion.converting import plan_vocabulary
 from tests.today import huggingface_directory
+from toolchain.demo.story import lay_out_today
 from toolchain.look import doctor
 from toolchain.look.doctor import examine
 
@@ -247,3 +248,12 @@ def test_the_memory_that_a_command_takes_is_foretold(folder, command, usual_code
             assert 1 / 1.3 < step.memory / measured < 1.3, said
             return
     pytest.fail("the doctor recommends something else")
+
+
+def test_a_model_of_today_is_merged_to_gguf(tmp_path, capsys):
+    lay_out_today(tmp_path)
+    cli.main(["doctor", "--json", str(tmp_path)])
+    first, second = json.loads(capsys.readouterr().out)["steps"][:2]
+    assert first["command"].endswith("--output-type gguf-q4_0")
+    assert cli.main([*shlex.split(first["command"])[2:], "-q", "--pre-tokenizer", "llama-bpe"]) == 0
+    assert str(tmp_path / "llama-3-lora-q4_0.gguf") in second["command"]

@@ -32,7 +32,7 @@ def run_demo(args: argparse.Namespace) -> int:
     import tempfile
     from contextlib import nullcontext
 
-    from toolchain.demo.story import copy_inputs, lay_out_tutorial, tell_story
+    from toolchain.demo.story import copy_inputs, lay_out_today, lay_out_tutorial, tell_story
     from toolchain.demo.teller import Teller
 
     folder = nullcontext(args.output) if args.output else tempfile.TemporaryDirectory(prefix="ggmlpy-demo-")
@@ -47,6 +47,7 @@ def run_demo(args: argparse.Namespace) -> int:
                 f"{args.output}: all files; with the name files, {program.name()} COMMAND --help has examples of them",
             )
             say(args, f"{top}: the files of the tutorial under their real names; each of its steps works there")
+            say(args, f"{lay_out_today(args.output)}: a model of today with random weights, for its second half")
     if args.json:
         print_json(story)
     return 0

@@ -20,6 +20,8 @@ from llama_ref.text.sampling import SamplingOptions
 from llama_ref.vocabulary.prompts import GENERATION_TEMPLATE, alpaca_prompt
 from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 from toolchain.look.tokens import compare_tokenizers
+from toolchain.zoo.models_of_today import LLAMA_3, N_TOKENS, write_llama_3
+from toolchain.zoo.tiny_models import write_adapter
 
 from .building import build, convert_base
 from .files import ADAPTERS, SUMS, DemoFiles, demo_files
@@ -28,6 +30,7 @@ from .teller import Teller
 __all__ = ["PROMPTS", "answer", "copy_inputs", "held_out_perplexity", "lay_out_tutorial", "tell_story"]
 
 TUTORIAL = "tutorial"  # the folder in which the tutorial can be followed
+TODAY = "today"  # and that in which its second half can
 
 PROMPTS = (
     "介绍北京",
@@ -157,6 +160,17 @@ def lay_out_tutorial(folder: str | os.PathLike[str]) -> Path:
         with zipfile.ZipFile(top / f"{known_as}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted((top / known_as).iterdir()):
                 archive.writestr(zipfile.ZipInfo(path.name, (2023, 3, 28, 0, 0, 0)), path.read_bytes())
+    return top
+
+
+def lay_out_today(folder: str | os.PathLike[str]) -> Path:
+    """Lay out a model of today and an adapter, whose weights are random, for the tutorial's second half; the new
+    folder."""
+    top = Path(folder) / TODAY
+    shutil.rmtree(top, ignore_errors=True)
+    write_llama_3(top / "Llama-3.1-tiny-Instruct", seed=31)
+    adapter = top / "llama-3-lora"
+    write_adapter(adapter, LLAMA_3, seed=32, weights="safetensors", dtype="bfloat16", n_vocab=N_TOKENS)
     return top
 
 

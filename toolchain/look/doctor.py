@@ -288,7 +288,10 @@ class _Examination(contextlib.ExitStack):
     def _try_chain(self, model: Checkpoint, adapters: tuple[Adapter, ...], reasons: dict[int, str]) -> bool:
         """Add the chain if it holds together; otherwise note why its last adapter does not go."""
         try:
-            self.chains.append(Chain(model, adapters, check_chain(model, adapters).n_vocab))
+            checked = check_chain(model, adapters)
+            plan = next((plan for converted, plan in self.conversions if converted is model), None)
+            only_gguf = checked.has_json_tokenizer or (plan is not None and plan.container.name == "gguf")
+            self.chains.append(Chain(model, adapters, checked.n_vocab, only_gguf))
             return True
         except FormatError as error:
             reasons[id(adapters[-1])] = f"{adapters[-1].path} does not go onto {model.path}: {error}"

@@ -57,6 +57,8 @@ class Chain:
     model: Checkpoint
     adapters: tuple[Adapter, ...]
     n_vocab: int
+    of_today: bool = False
+    """Whether only GGUF has a place for all of the model."""
 
     @property
     def instructs(self) -> bool:
@@ -87,9 +89,10 @@ def chain_steps(root: Path, chain: Chain) -> Iterator[Step]:
     if model.params.n_embd % 32:
         yield Step(f"{merge} {_quoted(root / f'merged-{last.path.stem}')}", "the merged model", nbytes, memory)
         return
-    file = root / f"{last.path.stem}-q4_0.bin"
+    family, suffix = ("gguf", ".gguf") if chain.of_today else ("ggml", ".bin")
+    file = root / f"{last.path.stem}-q4_0{suffix}"
     disk = nbytes // 2 * 20 // 32
-    yield Step(f"{merge} {_quoted(file)} --output-type ggml-q4_0", "the merged model in four bits", disk, memory)
+    yield Step(f"{merge} {_quoted(file)} --output-type {family}-q4_0", "the merged model in four bits", disk, memory)
     cache = 2 * model.params.n_layer * CONTEXT * model.params.n_embd * 2
     command, why = _talk(file, chain.instructs)
     yield Step(command, why, 0, PROGRAM["text"] + disk + cache)
@@ -132,8 +135,9 @@ def ggml_steps(ggml: Sequence[Identification], instructed: Collection[str] = ())
 
 def _quantize_step(found: Identification) -> Iterator[Step]:
     path = Path(found.path)
-    smaller = path.with_name(path.stem.replace("-f16", "").replace("-f32", "") + "-q4_0.bin")
-    if not {"f16", "f32"}.issuperset(found.types) or smaller.exists():
+    stem = path.stem.replace("-bf16", "").replace("-f16", "").replace("-f32", "")
+    smaller = path.with_name(f"{stem}-q4_0{'.gguf' if path.suffix == '.gguf' else '.bin'}")
+    if not {"bf16", "f16", "f32"}.issuperset(found.types) or smaller.exists():
         return
     with open_model(path) as model:
         n_embd = model.hparams.n_embd

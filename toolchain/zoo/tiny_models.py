@@ -27,8 +27,12 @@ from llama_ref.vocabulary.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKN
 from lora.vocabulary import merge_vocabularies
 
 __all__ = [
+    "CHINESE",
     "SHAPES",
     "SPELLINGS",
+    "WORDS",
+    "random_array",
+    "stored",
     "tensor_shapes",
     "tiny_shape",
     "tiny_tokenizers",
@@ -66,7 +70,8 @@ def random_array(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return (x * (gain / np.sqrt(shape[1]))).astype(np.float32)
 
 
-def _stored(name: str, values: np.ndarray, dtype: str) -> LazyTensor:
+def stored(name: str, values: np.ndarray, dtype: str) -> LazyTensor:
+    """A tensor in Meta's layout, of float32 values rounded to a type."""
     if dtype != "bfloat16":
         return LazyTensor.of_array(name, values.astype(dtype), layout="meta")
     bits = values.view(np.uint32)
@@ -115,7 +120,7 @@ def write_checkpoint(folder: Path, shape: ModelParams, seed: int, dtype: str = "
     folder.mkdir(parents=True)
     tokenizer = tiny_tokenizers()[0]
     tensors = [
-        _stored(n, random_array(seed, n, size), dtype) for n, size in tensor_shapes(shape, len(tokenizer)).items()
+        stored(n, random_array(seed, n, size), dtype) for n, size in tensor_shapes(shape, len(tokenizer)).items()
     ]
     for index in range(shards):
         write_pth(folder / f"consolidated.{index:02}.pth", [shard_of(tensor, index, shards) for tensor in tensors])
@@ -148,6 +153,7 @@ def write_adapter(
     grown: bool = False,
     rank: int = 4,
     alpha: int = 8,
+    n_vocab: int | None = None,
 ) -> None:
     """A PEFT adapter on all seven matrices of every layer.
 
@@ -155,19 +161,20 @@ def write_adapter(
         spelling: of its keys, see :data:`SPELLINGS`.
         weights: "bin" or "safetensors".
         grown: with embedding and output of the larger vocabulary, saved whole; its tokenizer is the larger one.
+        n_vocab: of a base with another tokenizer, which the adapter does not bring; None: it brings a tiny one.
     """
     folder.mkdir(parents=True)
     tokenizer = tiny_tokenizers()[int(grown)]
     key, tensors = SPELLINGS[spelling], []
-    for name, size in tensor_shapes(shape, len(tokenizer)).items():
+    for name, size in tensor_shapes(shape, n_vocab or len(tokenizer)).items():
         module = rename(name, "huggingface").removesuffix(".weight")
         if name.rsplit(".", 2)[-2] in TARGETS:
             a = random_array(seed, f"{name} A", (rank, size[1]))
             b = random_array(seed, f"{name} B", (size[0], rank)) / np.float32(8)
-            tensors += [_stored(key(module, "A"), a, dtype), _stored(key(module, "B"), b, dtype)]
+            tensors += [stored(key(module, "A"), a, dtype), stored(key(module, "B"), b, dtype)]
         elif grown and len(size) == 2:
             prefix = "" if spelling == "bare" else "base_model.model."
-            tensors.append(_stored(f"{prefix}{module}.weight", random_array(seed, name, size), dtype))
+            tensors.append(stored(f"{prefix}{module}.weight", random_array(seed, name, size), dtype))
     if weights == "bin":
         write_pth(folder / "adapter_model.bin", tensors)
     else:
@@ -177,7 +184,8 @@ def write_adapter(
     config |= {"bias": "none", "fan_in_fan_out": False, "lora_dropout": 0.05, "inference_mode": True}
     config |= {"modules_to_save": ["embed_tokens", "lm_head"] if grown else None}
     _write(folder / "adapter_config.json", (json.dumps(config, indent=2) + "\n").encode())
-    _write(folder / "tokenizer.model", tokenizer.to_bytes())
+    if n_vocab is None:
+        _write(folder / "tokenizer.model", tokenizer.to_bytes())
 
 
 def zip_directory(folder: Path, path: Path) -> None:

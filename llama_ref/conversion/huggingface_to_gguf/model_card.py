@@ -21,7 +21,7 @@ from llama_ref.checkpoint.folder import Folder
 from .directory import json_object, text_of
 from .model_names import NameParts, name_parts, size_label, title
 
-__all__ = ["card_from_metadata", "card_of", "general_metadata"]
+__all__ = ["card_from_metadata", "card_of", "general_metadata", "is_on_card"]
 
 _NAMES = ("name", "author", "version", "organization", "description", "finetune", "basename", "size_label")
 _LINKS = ("url", "doi", "uuid", "repo_url")
@@ -194,6 +194,16 @@ def card_from_metadata(metadata: Mapping[str, Value]) -> str:
         if words:
             card[key] = [bytes(word).decode("utf-8", "replace") for word in words.value]
     return f"---\n{yaml.safe_dump(card, allow_unicode=True, sort_keys=False)}---\n"
+
+
+def is_on_card(key: str) -> bool:
+    """Whether :func:`card_from_metadata` says what a key says.
+
+    >>> is_on_card("general.name"), is_on_card("general.base_model.0.name"), is_on_card("general.alignment")
+    (True, True, False)
+    """
+    field = key.removeprefix("general.")
+    return field != key and (field in _ORDER or field.split(".")[0] in (*_PARENTS, *_LISTS))
 
 
 def _entry(metadata: Mapping[str, Value], prefix: str) -> Any:
