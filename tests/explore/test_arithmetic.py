@@ -171,7 +171,8 @@ def difference_from_the_reference(got: np.ndarray, path: Path, tokens: list[int]
 
 @pytest.mark.parametrize(("memory", "most"), [("f32", 1e-4), ("f16", 1e-3)])
 def test_logits_are_those_of_the_reference_for_every_type(memory, most, logits, random_models):
-    """In a float16 cache a difference in the last bit of float32 may become one in the last bit of float16."""
+    """In a float16 cache a difference in the last bit of float32 may become one in the last bit of float16: so does the
+    reference differ from itself where it computes the tokens one by one. See test_halves.py."""
     for path, got in zip(random_models, logits, strict=True):
         assert difference_from_the_reference(got[memory], path, TOKENS, memory) < most, path.name
 

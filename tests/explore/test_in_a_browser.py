@@ -22,15 +22,15 @@ def page(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def dom_of(page: Path, question: str, profile: Path) -> str:
-    """What the page has become once its work is done."""
+def dom_of(page: Path, question: str, profile: Path, budget: int = 20_000) -> str:
+    """What the page has become once its work is done, or after so many milliseconds of its own clock."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: the page is not opened")
     options = [
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
-        "--virtual-time-budget=20000",
+        f"--virtual-time-budget={budget}",
         f"--user-data-dir={profile}",
     ]
     command = [CHROMIUM, *options, "--dump-dom", f"{page.as_uri()}?{question}"]

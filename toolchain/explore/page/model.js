@@ -1,6 +1,7 @@
 // A model: the numbers of a file's header under one set of names, and its tensors as float32 where the arithmetic asks.
 import { FileError, textOf } from "./bytes.js";
 import { readRows } from "./blocks.js";
+import { roundedToHalf } from "./halves.js";
 import { rotationOf } from "./rotation.js";
 import { TABLES } from "./tables.js";
 
@@ -94,8 +95,13 @@ export function openModel(file, bytes) {
 class Model {
   constructor(file, view, params) {
     Object.assign(this, { file, view, params, kept: new Map() });
-    this.memoryF32 = false; // keys and values are kept in float16, as in llama.cpp
+    this.memoryF32 = false;
     this.context = LONGEST_CONTEXT;
+  }
+
+  // Keys or values of a token as they are kept for the tokens behind it: in float16, as in llama.cpp, unless asked.
+  remembered(numbers) {
+    return this.memoryF32 ? numbers : numbers.map(roundedToHalf);
   }
 
   // A tensor by its Meta name; an output layer that is the embedding is that.

@@ -17,6 +17,7 @@ import { currentLanguage, useLanguage, word } from "./words.js";
 const DATA = JSON.parse(find("data").textContent);
 const WORK = 16; // milliseconds of computing between two looks at the screen
 const RESTING = 300; // milliseconds after the last key before a prompt is computed
+const LARGEST_FILE = 1.25e9; // bytes: model.js takes 300 million numbers of at most four, and there is a vocabulary
 
 const state = {
   name: "", bytes: null, model: null, tokenizer: null, beside: null, cursor: 0, marked: new Set(), value: -1,
@@ -45,15 +46,18 @@ function say(text, isError = false) {
   line.classList.toggle("error", isError);
 }
 
+// What is wrong with a file is told, and the page stays as it was; so it is with what nobody has foreseen.
 function saidError(error) {
-  if (!(error instanceof FileError)) throw error;
-  say(word(`errors.${error.key}`, error.details), true);
+  if (error instanceof FileError) return say(word(`errors.${error.key}`, error.details), true);
+  console.error(error);
+  return say(word("errors.unforeseen", { reason: error.message }), true);
 }
 
 function open(name, bytes) {
   try {
     const model = openModel(readFile(bytes), bytes);
     const tokenizer = tokenizerOf(model.file);
+    tokenizer.encode(textOfPrompt()); // throws where the vocabulary cannot spell the text
     Object.assign(state, { name, bytes, model, tokenizer, cursor: 0, marked: new Set(), steps: [], tokens: [], number: null, position: 0, layer: 0, head: 0, pair: 0 });
     find("file").textContent = name;
     setPrompt(state.prompt, state.wrapped);
@@ -64,16 +68,32 @@ function open(name, bytes) {
   }
 }
 
+// The bytes of a file that was chosen or dropped; one that is too large is not read at all.
+async function contentOf(file) {
+  const { name, size } = file;
+  if (size > LARGEST_FILE) throw new FileError("too_long_file", { name, size, most: LARGEST_FILE });
+  say(word("reading", { name }));
+  try {
+    return new Uint8Array(await file.arrayBuffer());
+  } catch (error) {
+    throw new FileError("unreadable", { name, reason: error.message });
+  }
+}
+
 async function openFile(file) {
   if (!file) return;
-  say(word("reading", { name: file.name }));
-  open(file.name, new Uint8Array(await file.arrayBuffer()));
+  try {
+    open(file.name, await contentOf(file));
+  } catch (error) {
+    saidError(error);
+  }
 }
 
 async function openBeside(file) {
   if (!file) return;
   try {
-    state.beside = { name: file.name, tokenizer: tokenizerOf(readFile(new Uint8Array(await file.arrayBuffer()))) };
+    state.beside = { name: file.name, tokenizer: tokenizerOf(readFile(await contentOf(file))) };
+    say(word("ready", { all: state.steps.length }));
     draw("tokens");
   } catch (error) {
     saidError(error);

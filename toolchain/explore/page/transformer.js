@@ -1,6 +1,5 @@
 // The transformer, one token at a time, with everything that it computes on the way. The keys of a step are those of
 // TABLES.operations, in their order; see llama_ref/arithmetic/transformer.py, which reads the same.
-import { roundedToHalf } from "./halves.js";
 import { turned } from "./rotation.js";
 
 // Evaluates the token at the position after those of `past`, steps of the same text, and returns a step:
@@ -30,8 +29,7 @@ function oneLayer(model, at, x, before, position) {
   s.v = linear("attention.wv", s.attention_norm);
   s.q_turned = turned(s.q, rotation, position, params.head_dim);
   s.k_turned = turned(s.k, rotation, position, params.head_dim);
-  const kept = (x) => (model.memoryF32 ? x : x.map(roundedToHalf));
-  s.cached = { k: kept(s.k_turned), v: kept(s.v) };
+  s.cached = { k: model.remembered(s.k_turned), v: model.remembered(s.v) };
   attend(s, [...before.map((each) => each.cached), s.cached], params);
   s.wo = linear("attention.wo", s.mixed);
   s.middle = added(s.wo, x);

@@ -63,6 +63,8 @@ const EN = {
     too_large: "The model has {values} numbers; this page computes up to {most}. Choose a smaller one.",
     split: "One of {count} files of a split model; this page reads models of one file.",
     pre_tokenizer: "Pre-tokenizer {name} is not shown here.", no_merges: "Byte pairs without merges.", tokenizer: "Tokenizer {name} is not shown here.",
+    too_long_file: "{name} has {size} bytes; this page reads up to {most}. Choose a smaller file.",
+    unreadable: "{name} cannot be read: {reason}", unforeseen: "This cannot be shown: {reason}",
     no_byte: "The vocabulary has no token for byte {byte}.", not_numbers: "Numbers in this model are NaN or infinite: nothing is computed.",
   },
 };
@@ -130,6 +132,8 @@ const ZH = {
     too_large: "模型有 {values} 个数；本页最多计算 {most} 个。请选小一些的模型。",
     split: "这是分成 {count} 个文件的模型之一；本页只读单个文件的模型。",
     pre_tokenizer: "本页不显示预分词器 {name}。", no_merges: "字节对词表没有合并表。", tokenizer: "本页不显示分词器 {name}。",
+    too_long_file: "{name} 有 {size} 字节；本页最多读 {most} 字节。请选小一些的文件。",
+    unreadable: "无法读取 {name}：{reason}", unforeseen: "无法显示：{reason}",
     no_byte: "词表没有字节 {byte} 的词元。", not_numbers: "模型中有 NaN 或无穷大：不作计算。",
   },
 };
