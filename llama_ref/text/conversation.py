@@ -284,7 +284,7 @@ class Conversation:
         Args:
             prompt: text, or token ids. The first text of a conversation gets the beginning-of-sequence token and one
                 space in front, as ``main`` does it; nothing at all: go on where the last call stopped.
-            max_tokens: -1 for no limit.
+            max_tokens: -1: until the context is full, which makes no room for a text that nobody limited.
 
         Raises:
             UsageError: the prompt does not fit the context, or another thread is in the middle of a text.
@@ -295,7 +295,7 @@ class Conversation:
             self._read(tokens)
             stream = Utf8Stream()
             made = 0
-            while made != max_tokens:
+            while made != max_tokens and not (max_tokens < 0 < made and self.is_full):
                 self.evaluate()
                 token = self.sample()
                 self.waiting.append(token)
@@ -303,6 +303,16 @@ class Conversation:
                     return
                 made += 1
                 yield self.describe(token, stream)
+
+    @property
+    def has_ended(self) -> bool:
+        """The last token was an end of text."""
+        return bool(self.tokenizer.ends.intersection(self.waiting[-1:]))
+
+    @property
+    def is_full(self) -> bool:
+        """One token more, and the oldest ones would be dropped."""
+        return self.n_past + len(self.waiting) >= self.model.n_ctx
 
     @contextmanager
     def _speaking(self) -> Iterator[None]:

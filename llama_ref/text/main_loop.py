@@ -50,7 +50,7 @@ class MainOptions:
 
     Attributes:
         prompt: without the space that ``main`` puts in front.
-        n_predict: how many tokens to make; negative: no limit.
+        n_predict: how many tokens to make; negative: until the context is full, or without end where a person is asked.
         n_keep: how many tokens of the prompt survive a context swap; negative: all.
         interactive: give the person a turn now and then.
         interactive_first: give the person the first turn.
@@ -113,10 +113,16 @@ class MainLoop:
         self._stream = Utf8Stream()
 
     def _limit_of(self, n_predict: int) -> int:
-        """``n_predict``; at 2023-03-19 a context was never swapped, and so the context was the limit."""
-        if getattr(self.conversation.era, "pin", "") != "p0":
+        """``n_predict``; without one, what the context holds, for nobody could end a text that never does.
+
+        At 2023-03-19 a context was never swapped, and so it was the limit of every text.
+        """
+        room = self.conversation.model.n_ctx - len(self.prompt_tokens)
+        if getattr(self.conversation.era, "pin", "") == "p0":
+            return min(n_predict, room) if n_predict >= 0 else room
+        if n_predict >= 0:
             return n_predict
-        return max(0, min(n_predict, self.conversation.model.n_ctx - len(self.prompt_tokens)))
+        return -1 if self.interactive else room
 
     def _encode_first(self, prompt: bytes) -> list[int]:
         tokenizer = self.conversation.tokenizer
@@ -191,6 +197,12 @@ class MainLoop:
                 if self.interactive and self._remaining <= 0 and self._limit != -1:
                     self._remaining = self._limit
                     self.persons_turn = True
+        if self.options.n_predict < 0 and self.ended_by == "length":
+            self.ended_by = "context"
+            n_ctx = self.conversation.model.n_ctx
+            self.note(
+                f"\nnote: the context of {n_ctx} tokens is full, which ends a text without a length; -c N is larger"
+            )
         self.console.color("default")
         self.console.raw(b"")
 
@@ -291,7 +303,7 @@ class MainLoop:
         self.on_turn(turn)
 
     def _text_has_ended(self) -> bool:
-        if not self.conversation.tokenizer.ends.intersection(self.conversation.waiting[-1:]):
+        if not self.conversation.has_ended:
             return False
         if self.options.instruct:
             self.persons_turn = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -97,6 +98,22 @@ def test_a_context_that_the_machine_has_no_memory_for(model: Path, monkeypatch: 
             opened.new_cache()
 
 
+@pytest.mark.parametrize("length", ["-1", "-7"])
+@pytest.mark.parametrize("era", ["2023-03-19", "2023-03-31"])
+def test_a_text_without_a_length_ends_with_the_context(model: Path, tmp_path: Path, length: str, era: str) -> None:
+    """Where the model never ends it, nothing else would."""
+    how = f"-m {model} -c 12 -s 1 -n {length} --ignore-eos --numerics reference --era {era}".split()
+    code, said = run(["generate", "-p", "a", "--json", *how])
+    assert code == 0
+    assert "note: the context of 12 tokens is full" in said
+    assert '"ended_by": "context"' in said
+    (tmp_path / "prompts.txt").write_text("a\n")
+    code, said = run(["generate", "--prompts", str(tmp_path / "prompts.txt"), "-q", *how])
+    answer = json.loads(said)
+    assert (code, answer["ended_by"]) == (0, "context")
+    assert 6 < answer["tokens"] < 12
+
+
 def test_numbers_of_options_are_finite() -> None:
     import argparse
 
@@ -141,3 +158,16 @@ def test_closed_streams_are_empty_ones(model: Path, command: str, expected: int)
     code, _, said = shell(command, model)
     assert code == expected, said
     assert "Traceback" not in said
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no file here that opens and cannot be read")
+@pytest.mark.parametrize(
+    "command",
+    ["chat -m MODEL -q", "generate -m MODEL -n 2 -q -f -", "generate -m MODEL -n 2 -q -i", "tokenize -m MODEL -"],
+)
+def test_a_standard_input_that_fails_is_named(model: Path, command: str) -> None:
+    """The address 0 of a process cannot be read."""
+    code, _, said = shell(f"{command} </proc/self/mem", model)
+    assert code == 3, said
+    assert said.splitlines()[-1].startswith("error: standard input: ")
+    assert "cannot be read: Input/output error" in said

@@ -86,7 +86,7 @@ def _add_text_options(group: Arguments) -> None:
     group.add_argument("-p", "--prompt", action=AppendPrompt, metavar="PROMPT", help="what to continue")
     group.add_argument("-f", "--file", action=AppendPrompt, metavar="FILE", help="a file with the prompt; - is stdin")
     group.add_argument("--random-prompt", action="store_true", help="begin with a word chosen by the seed")
-    many = "number of tokens to generate (default 128; -1: no limit)"
+    many = "number of tokens to generate (default 128; -1: until the text ends or the context is full)"
     group.add_argument("-n", "--n-predict", type=int, default=128, metavar="N", help=many)
     keep = "prompt tokens kept when the context is full; -1: all"
     group.add_argument("--keep", type=int, default=0, metavar="N", help=keep)

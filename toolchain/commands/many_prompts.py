@@ -93,8 +93,5 @@ def _answer(args: argparse.Namespace, model: Model, prompt: str) -> dict[str, An
     except UsageError as error:
         return {"error": str(error)}
     text = b"".join(token.bytes for token in tokens).decode("utf-8", "backslashreplace")
-    return {
-        "text": text,
-        "ended_by": "length" if len(tokens) == args.n_predict else "end of text",
-        "tokens": len(tokens),
-    }
+    full = "context" if args.n_predict < 0 else "length"
+    return {"text": text, "ended_by": "end of text" if conversation.has_ended else full, "tokens": len(tokens)}

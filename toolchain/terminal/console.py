@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import BinaryIO, Protocol
 
+from ggmlpy.files.texts import unreadable
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
 from .generated import WithoutControls
@@ -87,7 +88,10 @@ def lines_of(stream: BinaryIO, out: BinaryIO) -> LineSource:
     def read_line(prompt: bytes) -> bytes | None:
         out.write(prompt)
         out.flush()
-        line = stream.readline()
+        try:
+            line = stream.readline()
+        except OSError as error:
+            raise unreadable(error) from error
         return line.removesuffix(os.linesep.encode()).removesuffix(b"\n") if line else None
 
     return read_line
