@@ -98,7 +98,7 @@ def _check_sibling(first: Part, other: Part) -> None:
     for what, expected, found in (
         ("container", first.container.title(first.version), other.container.title(other.version)),
         ("header", first.hparams, other.hparams),
-        ("tensor names", "the same in all parts", ", ".join(strangers[:3]) or "the same in all parts"),
+        ("list of tensors", "the same in all parts", ", ".join(strangers[:3]) or "the same in all parts"),
     ):
         if expected != found:
             raise FormatError(

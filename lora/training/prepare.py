@@ -31,7 +31,7 @@ from llama_ref.checkpoint.safetensors_file import write_safetensors
 from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
 
 from .order import split_order
-from .prepared import KIND
+from .prepared import KIND, targets_of
 from .recipe import load_recipe
 from .tokens import TrainingTokenizer, cut_lines
 
@@ -302,5 +302,7 @@ def _publish(
         "validation": held,
     }
     write_safetensors(output, [LazyTensor.of_array(name, array) for name, array in arrays.items()], metadata)
-    n_targets = int((lengths[:, 0] - np.maximum(lengths[:, 1], 1)).clip(0).sum())
-    return {"rows": n_rows, "tokens": len(ids), "targets": n_targets, "held out": len(held)}
+    targets = targets_of(lengths[:, 0], lengths[:, 1])
+    counts = {"rows": n_rows, "tokens": len(ids), "targets": int(targets.sum()), "held out": len(held)}
+    without = int((targets == 0).sum())
+    return counts | ({"rows without a target": without} if without else {})

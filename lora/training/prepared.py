@@ -103,6 +103,7 @@ class PreparedData:
             or (used.size and not 0 <= used.min() <= used.max() < len(lengths))
         ):
             raise self._bad("rows, labels and order do not fit together")
+        self.targets = targets_of(lengths, self.first_targets)
 
     def _bad(self, words: str, step: str = "prepare the data again") -> FormatError:
         return FormatError(words, path=self.path, cause="a damaged file", next_step=step)
@@ -131,14 +132,18 @@ class PreparedData:
         return labels
 
     def n_targets(self, number: int) -> int:
-        """How many tokens of a row are learned; the first never is."""
-        n = int(self.starts[number + 1] - self.starts[number])
-        return max(0, n - max(1, int(self.first_targets[number])))
+        """How many tokens of a row are learned."""
+        return int(self.targets[number])
 
     def document(self, number: int) -> Document:
         """A row as a document of the numpy engine."""
         ids = self.row(number)
         return Document(ids, (np.arange(len(ids)) >= max(1, self.first_targets[number])).astype(np.float32))
+
+
+def targets_of(lengths: np.ndarray, first_targets: np.ndarray) -> np.ndarray:
+    """How many tokens of each row are learned: those from its first target on, but never its first token."""
+    return (lengths - np.maximum(first_targets, 1)).clip(0)
 
 
 def open_prepared(path: str | os.PathLike[str], n_vocab: int | None = None) -> PreparedData:
@@ -174,11 +179,23 @@ class Blocks:
     Args:
         rows: of a batch.
         seed: of the order; epoch e has the order of seed + e.
+
+    Attributes:
+        without_target: rows of an epoch that teach nothing; a batch of them alone has no loss (NaN) and no gradient.
+
+    Raises:
+        UsageError: there is no row, or in none a token to learn.
     """
 
     def __init__(self, data: PreparedData, *, rows: int, seed: int = 0) -> None:
         if not len(data.train):
             raise UsageError(f"{data.path} has no row to train on")
+        self.without_target = int((data.targets[data.train] == 0).sum())
+        if self.without_target == len(data.train):
+            raise UsageError(
+                f"{data.path} has no token to learn: each row, of at most {data.longest} tokens, ends before its answer"
+                " begins; prepare longer rows (--length)"
+            )
         self.data, self.rows, self.seed = data, rows, seed
         self._epoch, self._order = -1, np.empty(0, np.int64)
 

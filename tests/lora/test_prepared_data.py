@@ -106,7 +106,24 @@ def test_a_prompt_that_fills_the_row_leaves_no_target(golden: Golden, tmp_path: 
     prepare_data([long], vocabulary, tmp_path / "out.safetensors", Preparation("records", length=64))
     with open_prepared(tmp_path / "out.safetensors") as data:
         assert set(data.labels(0).tolist()) == {IGNORED}
-        assert Blocks(data, rows=1).batch(0).n_targets == 0
+        with pytest.raises(UsageError, match="has no token to learn: each row, of at most 64 tokens, ends before"):
+            Blocks(data, rows=1)
+
+
+def test_rows_that_teach_nothing_are_counted(
+    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the original, whose loss of such a batch is not a number and whose weights stay."""
+    records = [{"instruction": "好" * n, "input": "", "output": "是"} for n in (1, 200, 200)]
+    (tmp_path / "r.json").write_text(json.dumps(records))
+    options = ["--records", "--length", "100", "--tokenizer", tokenizer(golden, "tokenizer-alpaca")]
+    out = str(tmp_path / "out.safetensors")
+    assert cli.main(["train", "prepare", str(tmp_path / "r.json"), *options, "-o", out]) == 0
+    assert "2 rows without a target" in capsys.readouterr().err
+    with open_prepared(out) as data:
+        blocks = Blocks(data, rows=1)
+        assert blocks.without_target == 2
+        assert sorted(blocks.batch(at).n_targets > 0 for at in range(3)) == [False, False, True]
 
 
 # ── going on ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -434,7 +434,8 @@ def test_stages_hand_on_to_each_other(
         given, recipe = StageInput([str(tmp_path / data)], str(tmp_path / tokenizer), **more), usual_recipe(name)
         usual = load_recipe(recipe).stage(name)
         lora = usual.lora and replace(LORA, targets=usual.lora.targets)
-        numbers = replace(usual, rows=1, length=64, lora=lora, settings=replace(usual.settings, n_steps=3))
+        length = 400 if name == "instruct" else 64  # a prompt of words of one letter, and its answer
+        numbers = replace(usual, rows=1, length=length, lora=lora, settings=replace(usual.settings, n_steps=3))
         return train(name, given, tmp_path / (output or name), numbers)
 
     run("pretrain", "en.txt", "english.model", shape=SHAPE)

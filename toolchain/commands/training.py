@@ -290,6 +290,7 @@ def _train(args: argparse.Namespace, recipe: str, numbers: Any) -> int:
     report = lambda progress: bar(args.action, small.settings.n_steps, progress)  # noqa: E731
     run = train(args.action, given, args.output, small, recipe=recipe, resume=args.resume, report=report)
     bar.close()
+    _say_what_taught_nothing(args, run.packing)
     say(args, f"{args.output}: {len(run.optimizer.trained)} tensors trained, {run.step} steps")
     return 0
 
@@ -307,9 +308,17 @@ def _train_on_torch(args: argparse.Namespace, given: Any, recipe: str, numbers: 
     report = lambda progress: bar(args.action, numbers.settings.n_steps, progress)  # noqa: E731
     run = train_torch(args.action, given, args.output, numbers, recipe=recipe, resume=args.resume, report=report)
     bar.close()
+    _say_what_taught_nothing(args, run.stream)
     end = "trained" if run.step >= numbers.settings.n_steps else "stopped by a signal; --resume goes on"
     say(args, f"{args.output}: {len(run.optimizer.trained)} tensors, {run.step} steps: {end}")
     return 0
+
+
+def _say_what_taught_nothing(args: argparse.Namespace, batches: Any) -> None:
+    """Rows that end before their answer begins; the numpy engine's own packing leaves them out."""
+    if without := getattr(batches, "without_target", 0):
+        rows = f"{without:,} of {len(batches.data.train):,} rows"
+        say(args, f"note: {rows} end before their answer begins and taught nothing; --length N makes rows longer")
 
 
 def run_train_prepare(args: argparse.Namespace) -> int:
