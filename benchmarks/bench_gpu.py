@@ -81,11 +81,14 @@ def tiny(size: Size) -> Size:
 class RandomRows:
     """Endless rows of random tokens, all of them targets, as the engine asks for them."""
 
-    def __init__(self, n_vocab: int, length: int) -> None:
-        self.n_vocab, self.length, self.data = n_vocab, length, self
+    def __init__(self, n_vocab: int, rows: int, length: int) -> None:
+        self.n_vocab, self.rows, self.length, self.data = n_vocab, rows, length, self
 
-    def numbers(self, start: int, stop: int) -> list[int]:
-        return list(range(start, stop))
+    def of_update(self, step: int, accumulation: int) -> range:
+        return range(step * accumulation, (step + 1) * accumulation)
+
+    def rows_of(self, number: int) -> list[int]:
+        return list(range(number * self.rows, (number + 1) * self.rows))
 
     def row(self, number: int) -> np.ndarray:
         return np.random.default_rng(number).integers(3, self.n_vocab, self.length)
@@ -130,7 +133,7 @@ def random_run(size: Size, who: Processes) -> TorchRun:
         tensors, start, size.shape, size.shape.n_vocab, stage.lora,
         device=who.device, dtype=torch.bfloat16, checkpointing=cuda,
     )  # fmt: skip
-    return TorchRun(model, RandomRows(size.shape.n_vocab, size.length), size.shape, stage, who)
+    return TorchRun(model, RandomRows(size.shape.n_vocab, size.rows, size.length), size.shape, stage, who)
 
 
 def peak_tflops(name: str) -> float | None:

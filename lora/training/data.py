@@ -126,6 +126,10 @@ class Packing:
         wanted = range(within * self.rows, (within + 1) * self.rows)
         return stack([[self.documents[i] for i in packed[row % len(packed)]] for row in wanted], self.length)
 
+    def of_update(self, step: int, accumulation: int) -> range:
+        """The batches of update ``step``."""
+        return range(step * accumulation, (step + 1) * accumulation)
+
     def identity(self) -> dict[str, Any]:
         """What tells this stream of batches from another one."""
         return {

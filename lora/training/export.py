@@ -197,6 +197,8 @@ def _differences(stage: StageNumbers) -> Iterator[str]:
         yield "optimizer: transformers 5 has no adamw_hf; torch's AdamW adds eps elsewhere and decays first"
     if stage.settings.loss == "mean of means":
         yield "loss: Trainer divides by the targets of the whole update, the recipe takes a mean of means"
+    if stage.settings.epoch_end == "carried over":
+        yield "an epoch's end: Trainer makes a smaller update of the batches left, the recipe completes it"
     if stage.lora is None:
         yield "LoRA: there are no pairs in this stage; freeze everything but modules_to_save yourself"
     if stage.modules_to_save:

@@ -47,6 +47,7 @@ class Settings:
         loss: "targets of the update" divides by their number; "mean of means" gives each batch the same weight.
         first_step: what the schedule is asked for at the first update.
         warmup_rounding: "ceil" or "round".
+        epoch_end: whether batches are "carried over" into the next epoch's, or make a "smaller update".
     """
 
     learning_rate: float
@@ -62,6 +63,7 @@ class Settings:
     loss: str = "targets of the update"
     first_step: int = 1
     warmup_rounding: str = "round"
+    epoch_end: str = "carried over"
 
     def rate(self, step: int) -> float:
         """The learning rate of update ``step`` (from 0).
@@ -147,7 +149,7 @@ class Run:
 
     def _one_step(self) -> Progress:
         began, settings, step = time.perf_counter(), self.settings, self.step
-        numbers = range(step * settings.accumulation, (step + 1) * settings.accumulation)
+        numbers = self.packing.of_update(step, settings.accumulation)
         batches = [self.packing.batch(number) for number in numbers]
         loss, gradients = 0.0, {}  # type: tuple[float, Weights]
         trained = frozenset(self.optimizer.trained)

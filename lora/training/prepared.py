@@ -13,14 +13,13 @@ tensor              type                meaning
 ==================  ==================  ===============================================================================
 
 Its ``__metadata__`` says what was prepared: recipe, kind, length, tokenizer, files. :class:`Blocks` makes batches of
-it: update u takes the next rows of an endless stream of epochs, each in ``torch.randperm``'s order of seed + epoch, the
-same for every number of processes.
+it, of an endless stream of epochs, each in ``torch.randperm``'s order of seed + epoch, and says which of them make an
+update: the same for every number of processes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -177,8 +176,10 @@ class Blocks:
     """Batches of prepared rows, each row one document; padded on the right to the longest of the batch.
 
     Args:
-        rows: of a batch.
+        rows: of a batch; an epoch's last batch has what is left.
         seed: of the order; epoch e has the order of seed + e.
+        epoch_end: "carried over": the next epoch's batches complete an update; or "smaller update": an epoch's last
+            update has the batches that are left.
 
     Attributes:
         without_target: rows of an epoch that teach nothing; a batch of them alone has no loss (NaN) and no gradient.
@@ -187,7 +188,7 @@ class Blocks:
         UsageError: there is no row, or in none a token to learn.
     """
 
-    def __init__(self, data: PreparedData, *, rows: int, seed: int = 0) -> None:
+    def __init__(self, data: PreparedData, *, rows: int, seed: int = 0, epoch_end: str = "carried over") -> None:
         if not len(data.train):
             raise UsageError(f"{data.path} has no row to train on")
         self.without_target = int((data.targets[data.train] == 0).sum())
@@ -196,28 +197,30 @@ class Blocks:
                 f"{data.path} has no token to learn: each row, of at most {data.longest} tokens, ends before its answer"
                 " begins; prepare longer rows (--length)"
             )
-        self.data, self.rows, self.seed = data, rows, seed
+        self.data, self.rows, self.seed, self.epoch_end = data, rows, seed, epoch_end
+        self.n_batches = -(-len(data.train) // rows)  # of an epoch
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
-    def numbers(self, start: int, stop: int) -> list[int]:
-        """The rows number ``start`` to ``stop`` of the endless stream."""
-        return [self._number(at) for at in range(start, stop)]
+    def of_update(self, step: int, accumulation: int) -> range:
+        """The batches of update ``step``."""
+        if self.epoch_end == "carried over":
+            return range(step * accumulation, (step + 1) * accumulation)
+        epoch, within = divmod(step, -(-self.n_batches // accumulation))
+        first, end = epoch * self.n_batches, (epoch + 1) * self.n_batches
+        return range(first + within * accumulation, min(first + (within + 1) * accumulation, end))
+
+    def rows_of(self, number: int) -> list[int]:
+        """The rows of batch ``number`` of an endless stream of epochs."""
+        epoch, within = divmod(number, self.n_batches)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, torch_order(len(self.data.train), self.seed + epoch)
+        return self.data.train[self._order[within * self.rows : (within + 1) * self.rows]].tolist()
 
     def batch(self, number: int) -> Batch:
-        """Batch ``number`` of an endless stream of epochs."""
-        return self.stacked(self.numbers(number * self.rows, (number + 1) * self.rows))
-
-    def stacked(self, numbers: Sequence[int]) -> Batch:
-        """A batch of these rows."""
-        documents = [self.data.document(number) for number in numbers]
+        """The same as an array."""
+        documents = [self.data.document(row) for row in self.rows_of(number)]
         return stack([[document] for document in documents], max(1, *(len(each) - 1 for each in documents), 1))
 
     def identity(self) -> dict[str, Any]:
         """What tells this stream of batches from another one."""
         return {"data": [len(self.data.train), self.rows, self.seed], "prepared": self.data.metadata}
-
-    def _number(self, at: int) -> int:
-        epoch, within = divmod(at, len(self.data.train))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, torch_order(len(self.data.train), self.seed + epoch)
-        return int(self.data.train[self._order[within]])

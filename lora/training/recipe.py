@@ -14,6 +14,9 @@ A file may name another one with ``based_on`` and then says only what differs; `
 ``loss``             ``mean of means`` or ``targets of the update``
 ``first_step``       what the schedule is asked for at the first update: 0 gives it the rate 0
 ``warmup_rounding``  ``ceil`` or ``round``: steps of the warm-up
+``epoch_end``        ``carried over``: batches that are left at the end of an epoch are completed to an update by the
+                     next epoch's; ``smaller update``: they make one by themselves. An epoch's last batch has the rows
+                     that are left
 ``lines_per_cut``    so many lines are joined and cut into blocks; what is left of them is dropped. ``null``: texts are
                      separated by empty lines and packed whole into rows, where none sees another
 ``end_of_line``      whether ``</s>`` follows each line
@@ -155,6 +158,7 @@ def _stage(said: Mapping[str, Any], own: Mapping[str, Any]) -> StageNumbers:
         loss=merged["loss"],
         first_step=merged["first_step"],
         warmup_rounding=merged["warmup_rounding"],
+        epoch_end=merged["epoch_end"],
     )
     targets, saved = tuple(merged["targets"]), tuple(merged["modules_to_save"])
     lora = Lora(**merged["lora"], targets=split_modules(targets)) if targets else None

@@ -197,7 +197,7 @@ def prepared_blocks(name: str, given: StageInput, recipe: str, stage: StageNumbe
             f"{path} was prepared with rows of {data.longest} tokens, and a row has {stage.length} here;"
             f" give --length {data.longest}, or prepare the data again"
         )
-    return Blocks(data, rows=stage.rows, seed=stage.settings.seed)
+    return Blocks(data, rows=stage.rows, seed=stage.settings.seed, epoch_end=stage.settings.epoch_end)
 
 
 def _require_fitting(path: str | os.PathLike[str], made: Mapping[str, str], name: str, recipe: str) -> None:

@@ -1,7 +1,7 @@
 """The recipe on torch, on one processor or on many machines: ``torchrun --nproc-per-node 8 … --engine torch``.
 
-Update u takes rows u·B … (u + 1)·B of the prepared data's endless stream, in micro-batches of the recipe's size;
-process r takes a contiguous part of them. Which rows form a micro-batch, its dropout masks and what its loss is divided
+An update takes the next micro-batches of the prepared data's endless stream, and process r a contiguous part of them.
+Which rows form a micro-batch, its dropout masks and what its loss is divided
 by do not depend on the number of processes, and neither does the result, but for the order of additions.
 
 ``log.jsonl`` has a line per update, and ``tensorboard/`` the same where it is installed. ``checkpoint.safetensors`` has
@@ -181,14 +181,18 @@ class TorchRun:
 
     def _one_step(self) -> Progress:
         began, step, settings = time.perf_counter(), self.step, self.stage.settings
-        micros = list(self._micro_batches(step))
+        numbers = self.stream.of_update(step, self.n_micro)
+        micros = [self.stream.rows_of(number) for number in numbers]
         targets = [sum(self.stream.data.n_targets(row) for row in micro) for micro in micros]
-        mine = range(len(micros) * self.who.rank // self.who.n, len(micros) * (self.who.rank + 1) // self.who.n)
         losses = torch.zeros(len(micros), dtype=torch.float64, device=self.who.device)
-        for number in mine:
-            self.model.set_requires_gradient_sync(number == mine[-1])
-            torch.manual_seed(settings.seed * 1_000_003 + step * len(micros) + number)  # the masks of dropout
-            losses[number] = self._backward(micros[number], _divisor(targets, number, settings.loss))
+        each = -(-len(micros) // self.who.n)  # as many for every process, or the gathering of weights would hang
+        for at in range(each * self.who.rank, each * (self.who.rank + 1)):
+            self.model.set_requires_gradient_sync(at == each * (self.who.rank + 1) - 1)
+            if at >= len(micros):
+                self._backward(micros[0], math.inf)  # an epoch's last update has too few; this adds nothing
+                continue
+            torch.manual_seed(settings.seed * 1_000_003 + numbers[at])  # the masks of dropout
+            losses[at] = self._backward(micros[at], _divisor(targets, at, settings.loss))
         dist.all_reduce(losses)
         missing = [bool(n) for n in targets] if settings.loss == "mean of means" else [any(targets)]
         length, rate = self.optimizer.clip(settings.clip), settings.rate(step)
@@ -197,10 +201,6 @@ class TorchRun:
         loss = float(losses.sum()) if all(missing) else math.nan
         n_tokens = sum(len(self.stream.data.row(row)) for micro in micros for row in micro)
         return Progress(step + 1, loss, rate, length, n_tokens, time.perf_counter() - began)
-
-    def _micro_batches(self, step: int) -> Iterator[list[int]]:
-        rows = self.stream.numbers(step * self.stage.batch, (step + 1) * self.stage.batch)
-        yield from (rows[at : at + self.stage.rows] for at in range(0, len(rows), self.stage.rows))
 
     def _backward(self, rows: Sequence[int], divisor: float) -> float:
         ids, labels = (torch.from_numpy(array).to(self.who.device) for array in _padded(self.stream.data, rows))

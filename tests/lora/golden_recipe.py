@@ -68,8 +68,13 @@ class ReplayedRows:
         self.rows = [(np.array(ids[: sum(mask)]), np.array(labels[: sum(mask)])) for ids, labels, mask in rows]
         self.data = self
 
-    def numbers(self, start: int, stop: int) -> list[int]:
-        return list(range(start, stop))
+    def of_update(self, step: int, accumulation: int) -> range:
+        before = sum(map(len, self.updates[:step]))
+        return range(before, before + len(self.updates[step]))
+
+    def rows_of(self, number: int) -> list[int]:
+        before = sum(len(micro["ids"]) for micro in self.micros[:number])
+        return list(range(before, before + len(self.micros[number]["ids"])))
 
     def row(self, number: int) -> np.ndarray:
         return self.rows[number][0]
@@ -82,8 +87,7 @@ class ReplayedRows:
 
     def batch(self, number: int) -> Batch:
         """A micro-batch for the numpy engine."""
-        n_before = sum(len(micro["ids"]) for micro in self.micros[:number])
-        numbers = range(n_before, n_before + len(self.micros[number]["ids"]))
+        numbers = self.rows_of(number)
         documents = [Document(self.row(i).astype(np.int32), (self.labels(i) >= 0).astype(np.float32)) for i in numbers]
         return stack([[document] for document in documents], max(map(len, documents)) - 1)
 

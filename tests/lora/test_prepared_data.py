@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +125,24 @@ def test_rows_that_teach_nothing_are_counted(
         blocks = Blocks(data, rows=1)
         assert blocks.without_target == 2
         assert sorted(blocks.batch(at).n_targets > 0 for at in range(3)) == [False, False, True]
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 6), st.integers(0, 9))
+def test_updates_take_every_row_once_an_epoch(n: int, rows: int, accumulation: int, seed: int) -> None:
+    data = SimpleNamespace(train=np.arange(n), path="x", targets=np.ones(n, int), longest=2)
+    for epoch_end in ("carried over", "smaller update"):
+        blocks = Blocks(data, rows=rows, seed=seed, epoch_end=epoch_end)  # type: ignore[arg-type]
+        updates = [blocks.of_update(step, accumulation) for step in range(2 * n)]
+        assert [number for update in updates for number in update] == list(range(updates[-1].stop))
+        batches = [blocks.rows_of(number) for number in range(2 * blocks.n_batches)]
+        assert max(map(len, batches)) == min(rows, n)
+        for epoch in range(2):
+            own = batches[epoch * blocks.n_batches : (epoch + 1) * blocks.n_batches]
+            assert [row for batch in own for row in batch] == torch_order(n, seed + epoch).tolist()
+        if epoch_end == "carried over":
+            assert {len(update) for update in updates} == {accumulation}
+        else:
+            assert all(update.start // blocks.n_batches == (update.stop - 1) // blocks.n_batches for update in updates)
 
 
 # ── going on ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,12 +19,15 @@ import toolchain.demo.files as demo
 from ggmlpy.files.errors import UsageError
 from lora.merging.adapter import open_adapter
 from lora.merging.merge import merge
+from lora.training.prepare import Preparation, prepare_data
+from lora.training.prepared import open_prepared
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 Golden = Callable[[str], Path]
 ROOT = Path(__file__).resolve().parents[2]
+TOKENIZER = demo.FOLDER / demo.ADAPTERS[0] / "tokenizer.model"
 RUNS = Path(__file__).with_name("torch_runs.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SEVERAL = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -83,8 +86,8 @@ def test_two_processes_are_gone_on_with_by_one(golden: Golden, tmp_path: Path) -
 
 
 def command(out: Path, *more: str) -> list[str]:
-    texts, tokenizer = demo.FOLDER / "held-out" / "chinese.txt", demo.FOLDER / demo.ADAPTERS[0] / "tokenizer.model"
-    given = ["--tokenizer", str(tokenizer), "--base", str(demo.FOLDER / "base"), "-o", str(out), "--engine", "torch"]
+    texts = demo.FOLDER / "held-out" / "chinese.txt"
+    given = ["--tokenizer", str(TOKENIZER), "--base", str(demo.FOLDER / "base"), "-o", str(out), "--engine", "torch"]
     sizes = ["--batch", "2", "--length", "32", "--learning-rate", "0.001"]
     return [str(ROOT / "cli.py"), "train", "stage2", str(texts), *given, *sizes, *more]
 
@@ -99,6 +102,30 @@ def test_an_adapter_is_published_and_merges(tmp_path: Path) -> None:
         assert set(adapter.replaced) == {"tok_embeddings.weight", "output.weight"}
         assert all(pair.b.f32().any() for pair in adapter.pairs.values())
     merge(demo.FOLDER / "base", [tmp_path / "a"], tmp_path / "merged")
+
+
+def test_the_end_of_an_epoch(tmp_path: Path) -> None:
+    """Three batches are left for an epoch's last update, the last of them smaller, and two processes share them."""
+    lines = (demo.FOLDER / "held-out" / "chinese.txt").read_text("utf-8").splitlines()[:24]
+    (tmp_path / "texts.txt").write_text("\n".join(lines), "utf-8")
+    prepare_data([tmp_path / "texts.txt"], TOKENIZER, tmp_path / "t.safetensors", Preparation(length=16, validation=0))
+    with open_prepared(tmp_path / "t.safetensors") as data:
+        n_rows = len(data.train)
+    accumulation = next(n for n in (4, 6, 8, 10) if -(-n_rows // 2) % n % 2)
+    own = ["--tokenizer", str(TOKENIZER), "--base", str(demo.FOLDER / "base"), "--recipe", "today", "--length", "16"]
+    sizes = ["--rows", "2", "--batch", str(2 * accumulation), "--steps", "12", "--learning-rate", "0.001"]
+    words = [str(ROOT / "cli.py"), "train", "stage1", str(tmp_path / "t.safetensors"), *own, *sizes]
+    logs = []
+    for engine, start in (("numpy", [sys.executable]), ("torch", [sys.executable]), ("torch", [*SEVERAL, "2"])):
+        out = tmp_path / f"{engine}-{len(start)}"
+        subprocess.run([*start, *words, "--engine", engine, "-o", str(out)], check=True, env=ENVIRONMENT, timeout=300)
+        logs.append([json.loads(line) for line in (out / "work" / "log.jsonl").read_text().splitlines()])
+    tokens = [line["n_tokens"] for line in logs[1]]
+    assert len(set(tokens)) > 1, "no update is smaller than another"
+    assert [line["n_tokens"] for line in logs[2]] == tokens
+    for log in logs[1:]:
+        assert [line["loss"] for line in log] == pytest.approx([line["loss"] for line in logs[0]], rel=1e-5)
+        assert [line["gradient"] for line in log] == pytest.approx([line["gradient"] for line in logs[0]], rel=1e-4)
 
 
 def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path) -> None:
