@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -14,40 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+import uvicorn
 
-httpx = pytest.importorskip("httpx", reason="comes with pip install '.[test]'")
-ROOT = Path(__file__).resolve().parents[2]
-PROMPTS = ["介绍北京", "怎么做披萨？", "讲一个故事", "如何保持健康？"]
-
-
-class Running:
-    """A server that was started with some options."""
-
-    def __init__(self, *options: str) -> None:
-        command = [sys.executable, "cli.py", "serve", "--port", "0", "-t", "1", *options]
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        line = ""
-        while not (found := re.search(r"at (http://\S+)", line)):
-            line = self.process.stderr.readline()
-            assert line, "the server did not start"
-        self.address = found[1]
-
-    def chat(self, n: int, **more: object) -> str:
-        body = {"messages": [{"role": "user", "content": PROMPTS[n % 4]}], "seed": n, "max_tokens": 24, **more}
-        answer = httpx.post(f"{self.address}/v1/chat/completions", json=body, timeout=120)
-        assert answer.status_code == 200, answer.text
-        return answer.json()["choices"][0]["message"]["content"]
-
-    def metric(self, name: str) -> float:
-        text = httpx.get(f"{self.address}/metrics").text
-        return float(re.search(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)[1])
-
-    def stop(self, how: int = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
-        return self.process.wait(60)
+from tests.serve.running import ROOT, Running, httpx
+from toolchain.serve.connections import Impatient
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +76,30 @@ def test_idle_slow_and_senseless_connections_do_not_hinder_others(server):
         each.close()
 
 
+def test_whoever_sends_no_whole_request_is_cut_off(app, monkeypatch):
+    """Silence from the start, a head that never ends, and silence after an answer; who asks again stays."""
+    monkeypatch.setattr(Impatient, "patience", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, http=Impatient, log_level="error", lifespan="off", timeout_keep_alive=60)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        silent, dripping, talking = (socket.create_connection(listener.getsockname(), 10) for _ in range(3))
+        began = time.monotonic()
+        for letter in (b"G", b"E", b"", b"", b"", b""):
+            dripping.sendall(letter)
+            talking.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b'"ok"}'):
+                answer += talking.recv(4096)
+            time.sleep(0.1)
+        assert silent.recv(1) == dripping.recv(1) == b""
+        assert talking.recv(1) == b"", "after its last request"
+        assert time.monotonic() - began > 0.8
+        server.should_exit = True
+        thread.join(10)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 def test_told_to_stop_it_ends_what_it_began():
     running = Running("--parallel", "2")
@@ -133,23 +128,6 @@ def test_a_stranger_needs_a_key_and_a_taken_port_is_told(server):
     assert code == 3
     assert "cannot listen there: Address already in use" in words
     assert "Traceback" not in words
-
-
-def test_the_documented_request_sequence_of_a_harness(server):
-    """What lm-evaluation-harness's local-completions sends to score the choices of a question."""
-    address = server.address
-    context = "问：中国的首都是哪里？答："
-    encoded = [
-        httpx.post(f"{address}/tokenize", json={"content": text, "add_special": True}).json()["tokens"]
-        for text in (context, f"{context}北京", f"{context}上海")
-    ]
-    n_context = len(encoded[0])
-    scores = []
-    for tokens in encoded[1:]:
-        body = {"prompt": tokens, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True, "temperature": 0}
-        answer = json.loads(httpx.post(f"{address}/v1/completions", json=body, timeout=60).text)
-        scores.append(sum(answer["choices"][0]["logprobs"]["token_logprobs"][n_context:-1]))
-    assert scores[0] > scores[1]
 
 
 def test_the_page_about_it_says_what_works(server, capsys):

@@ -66,6 +66,7 @@ def create_app(models: Sequence[Served], *, seconds: float = 600.0) -> Starlette
         Route("/v1/chat/completions", server.chat_completions, methods=["POST"]),
         Route("/tokenize", server.tokenize, methods=["POST"]),
         Route("/detokenize", server.detokenize, methods=["POST"]),
+        Route("/tokenizer_info", server.tokenizer_info),
     ]
     handlers: dict[Any, Any] = {ApiError: server.refused, HTTPException: server.not_here}
     return Starlette(routes=routes, exception_handlers=handlers)
@@ -109,19 +110,24 @@ class Server:
     async def tokenize(self, request: Request) -> Response:
         body = await self._body(request, TokenizeRequest)
         model = self._model(body.model)
-        encode = model.engine.tokenizer.encode_first if body.add_special else model.engine.tokenizer.encode
-        tokens = await asyncio.to_thread(encode, body.content)
-        if not body.with_pieces:
-            return self._json(request, {"tokens": tokens})
-        pieces = [{"id": token, "piece": _text_or_bytes(model.piece(token))} for token in tokens]
-        return self._json(request, {"tokens": pieces})
+        tokens = await asyncio.to_thread(model.tokens, body)
+        shown = [{"id": token, "piece": _text_or_bytes(model.piece(token))} for token in tokens]
+        content = {"tokens": shown if body.with_pieces else tokens, "count": len(tokens)}
+        return self._json(request, {**content, "max_model_len": model.engine.model.n_ctx})
 
     async def detokenize(self, request: Request) -> Response:
         body = await self._body(request, DetokenizeRequest)
         model = self._model(body.model)
         _check_tokens(body.tokens, model)
-        data = b"".join(map(model.piece, body.tokens))
-        return self._json(request, {"content": data.decode("utf-8", "replace")})
+        text = b"".join(map(model.piece, body.tokens)).decode("utf-8", "replace")
+        return self._json(request, {"content": text, "prompt": text})
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        """What evaluation harnesses ask to use this server's own tokenizer."""
+        bos, eos = self.first.specials
+        return self._json(
+            request, {"bos_token": bos, "eos_token": eos, "model_max_length": self.first.engine.model.n_ctx}
+        )
 
     # ── completions ──────────────────────────────────────────────────────────────────────────────────────────────────
 

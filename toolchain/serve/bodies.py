@@ -189,12 +189,20 @@ class ChatRequest(Generation):
 
 
 class TokenizeRequest(Body):
-    """``POST /tokenize``: llama.cpp's server has it under these names."""
+    """``POST /tokenize``, as llama.cpp's server has it (``content``), or as vLLM's (``prompt``, from its beginning)."""
 
-    content: Text
+    content: Text | None = None
     add_special: bool = False
     with_pieces: bool = False
+    prompt: Text | None = None
+    add_special_tokens: bool = True
     model: str = ""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TokenizeRequest:
+        if (self.content is None) == (self.prompt is None):
+            raise ValueError("give content or prompt")
+        return self
 
 
 class DetokenizeRequest(Body):

@@ -13,12 +13,12 @@ import uvicorn
 
 from ggmlpy.files.errors import OutputError, UsageError
 
-from .app import Served, create_app
+from .app import create_app
+from .connections import MOST_CONNECTIONS, Impatient, make_room
 from .guard import Guard
+from .work import Served
 
 __all__ = ["Settings", "serve"]
-
-MOST_CONNECTIONS = 2048
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def serve(models: Sequence[Served], settings: Settings, started: Callable[[str],
             f"--host {settings.host} lets other machines ask; give a key that they must know: "
             f"--api-key {secrets.token_urlsafe(24)}"
         )
+    make_room()
     listener = _listener(settings.host, settings.port)
     app = Guard(
         create_app(models, seconds=settings.seconds),
@@ -67,6 +68,7 @@ def serve(models: Sequence[Served], settings: Settings, started: Callable[[str],
     )
     config = uvicorn.Config(
         app,
+        http=Impatient,
         log_level="info" if settings.verbose else "warning",
         access_log=settings.verbose,
         limit_concurrency=MOST_CONNECTIONS,

@@ -11,9 +11,10 @@ from functools import cached_property
 
 from llama_ref.text.chat_prompt import ChatPrompt
 from llama_ref.text.sampling import SamplingOptions
+from llama_ref.vocabulary.gguf_tokenizer import GgufTokenizer
 
 from .answers import Choice
-from .bodies import Generation, checked_biases
+from .bodies import Generation, TokenizeRequest, checked_biases
 from .engine import Engine
 from .guard import ApiError
 from .jobs import Event, Failed, Finished, Job
@@ -37,6 +38,26 @@ class Served:
 
     def piece(self, token: int) -> bytes:
         return bytes(self.engine.tokenizer.piece(token))
+
+    @cached_property
+    def specials(self) -> dict[str, int]:
+        """The tokens that begin and end a text, by name."""
+        tokenizer = self.engine.tokenizer
+        if isinstance(tokenizer, GgufTokenizer):
+            return {
+                tokenizer.texts[token].decode("utf-8", "replace"): token for token in (tokenizer.bos, tokenizer.eos)
+            }
+        return {"<s>": tokenizer.bos, "</s>": tokenizer.eos}
+
+    def tokens(self, body: TokenizeRequest) -> list[int]:
+        """A text as tokens: as it stands, or as it would begin; the name of a special token is that token."""
+        tokenizer = self.engine.tokenizer
+        if body.content is not None:
+            return list((tokenizer.encode_first if body.add_special else tokenizer.encode)(body.content))
+        text = body.prompt or ""
+        if text in self.specials:
+            return [self.specials[text]]
+        return list(tokenizer.encode_first(text) if body.add_special_tokens else tokenizer.spaced(text))
 
     @cached_property
     def longest_piece(self) -> int:

@@ -1,0 +1,53 @@
+"""Connections that say nothing are closed, and there is room for as many as may be open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+__all__ = ["MOST_CONNECTIONS", "Impatient", "make_room"]
+
+MOST_CONNECTIONS = 2048  # beyond them requests are answered with 503
+
+
+class Impatient(H11Protocol):
+    """HTTP/1.1 for clients that have something to ask: whoever sends no whole head of a request is cut off.
+
+    uvicorn itself watches only the time that follows an answer.
+
+    Attributes:
+        patience: seconds within which a request must begin; checked as rarely.
+    """
+
+    patience = 30.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(self.patience, self._look, None)
+
+    def _look(self, last: RequestResponseCycle | None) -> None:
+        """Close the connection if there is no more to see than at the last look."""
+        if self.transport.is_closing():
+            return
+        answers = self.cycle is not None and not self.cycle.response_complete
+        if answers or self.cycle is not last:
+            self.loop.call_later(self.patience, self._look, self.cycle)
+        else:
+            self.transport.close()
+
+
+def make_room() -> None:
+    """Let this process have a file for each connection, as far as the system allows it; many allow 1,024 by default."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MOST_CONNECTIONS + 256
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
