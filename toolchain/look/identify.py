@@ -29,6 +29,7 @@ from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 from lora.exchange.reading import open_lora_file
 
 from .foreign import foreign, foreign_gguf, identification
+from .json_files import json_file
 from .kinds import names_in_zip, other_kind
 from .training_data import training_data
 from .values import not_finite_weights
@@ -98,7 +99,7 @@ def _of_others(path: Path, progress: Progress | None) -> Identification | None:
 
 
 def identify_other(path: str | os.PathLike[str], progress: Progress | None = None) -> Identification | None:
-    """Look at a checkpoint, an adapter, an archive, a tokenizer or training data; None if it is of no such kind.
+    """Look at a checkpoint, an adapter, an archive, a tokenizer, training data or JSON; None if it is none of these.
 
     Args:
         progress: called with the number of bytes of values after each piece.
@@ -122,6 +123,8 @@ def identify_other(path: str | os.PathLike[str], progress: Progress | None = Non
             return _ggla(path)
         case "imatrix":
             return _importance(path)
+        case "json":
+            return training_data(path) or json_file(path)
     return training_data(path)
 
 

@@ -22,7 +22,7 @@ def other_kind(path: Path) -> str:
     head = first_bytes(path)
     if head[:2] == b"PK":
         return "torch" if "data.pkl" in names_in_zip(path) else "zip"
-    if is_safetensors(path) or head[8:10] in (b'{"', b"{}", b"{ "):
+    if is_safetensors(path) or (head[8:10] in (b'{"', b"{}", b"{ ") and b"\0" in head[:8]):
         return "safetensors"
     if path.suffix == ".model" or head[:1] == b"\n":
         return "tokenizer"
