@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.files.kinds import first_bytes, kind_of
 from llama_ref.checkpoint.safetensors_file import open_safetensors
 from llama_ref.checkpoint.weights import is_safetensors
 
@@ -168,8 +169,15 @@ def open_prepared(path: str | os.PathLike[str], n_vocab: int | None = None) -> P
 
 
 def is_prepared(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is one of prepared data, whole or damaged."""
-    return is_safetensors(path)
+    """Whether a file is one of prepared data, whole or damaged: safetensors, by its name or by how it begins."""
+    if is_safetensors(path):
+        return True
+    try:
+        first, size = first_bytes(path), os.path.getsize(path)
+    except OSError:
+        return False  # whoever reads it says why
+    kind = kind_of(first)
+    return kind is not None and kind.name == "safetensors" and int.from_bytes(first[:8], "little") < size
 
 
 class Blocks:

@@ -20,7 +20,7 @@ from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, read_se
 from lora.training import prepare as preparing
 from lora.training.order import split_order, torch_order
 from lora.training.prepare import Preparation, prepare_data
-from lora.training.prepared import IGNORED, KIND, Blocks, open_prepared
+from lora.training.prepared import IGNORED, KIND, Blocks, is_prepared, open_prepared
 from lora.training.tokens import TrainingTokenizer, cut_lines
 from lora.vocabulary import merge_vocabularies
 
@@ -190,6 +190,21 @@ def test_texts_in_another_encoding_and_none(golden: Golden, tmp_path: Path) -> N
     (tmp_path / "t.txt").write_bytes(b"")
     with pytest.raises(UsageError, match="nothing to train on"):
         prepare_data([tmp_path / "t.txt"], tokenizer(golden), tmp_path / "out")
+
+
+def test_the_files_name_does_not_matter(
+    golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text("The sun is far.\n" * 40, "utf-8")
+    vocabulary = ["--tokenizer", tokenizer(golden)]
+    assert cli.main(["train", "prepare", "t.txt", *vocabulary, "-o", "rows", "--length", "8", "-q"]) == 0
+    assert cli.main(["identify", "rows"]) == 0
+    assert "texts of the recipe original" in capsys.readouterr().out
+    sizes = ["--base", str(golden("recipe/base")), "--length", "8", "--steps", "1", "--rows", "1", "-o", "a"]
+    assert cli.main(["train", "stage1", "rows", *vocabulary, *sizes]) == 0
+    Path("r.json").write_text('[      {"instruction": "Add.", "output": "2"}]', "utf-8")
+    assert not is_prepared("r.json")
 
 
 def test_another_tokenizers_data_and_damaged_data(golden: Golden, tmp_path: Path) -> None:

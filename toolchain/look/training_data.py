@@ -6,9 +6,8 @@ from pathlib import Path
 
 from ggmlpy.look.identify import Identification
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
-from llama_ref.checkpoint.weights import is_safetensors
 from lora.training.instructions import peek_layouts
-from lora.training.prepared import KIND, open_prepared
+from lora.training.prepared import KIND, is_prepared, open_prepared
 
 from .foreign import identification
 
@@ -21,7 +20,7 @@ def training_data(path: Path) -> Identification | None:
     Raises:
         FormatError: a safetensors file is damaged.
     """
-    if not is_safetensors(path):
+    if not is_prepared(path):
         return _records(path)
     with SafetensorsFile(path) as file:
         prepared = file.metadata.get("kind") == KIND
