@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from importlib.resources import files
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -35,16 +34,12 @@ from .engine import Busy
 from .guard import ApiError, error_body
 from .jobs import Event, Failed, Finished
 from .metrics import Metrics
+from .page import page, policy_of
 from .work import Served, Work
 
 __all__ = ["create_app"]
 
 B = TypeVar("B", bound=BaseModel)
-#: the page is one file: nothing is fetched from elsewhere, and nothing that a model writes is run
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 SLOWEST_READER = 60.0  # seconds for which a client may take nothing of what is sent
 MOST_ANSWERS = 64  # of one request
 
@@ -84,8 +79,8 @@ class Server:
     # ── what needs no model ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def page(self, _: Request) -> Response:
-        text = files(__package__).joinpath("page.html").read_text("utf-8")
-        return HTMLResponse(text, headers={"content-security-policy": POLICY, "cache-control": "no-cache"})
+        headers = {"content-security-policy": policy_of(page()), "cache-control": "no-cache"}
+        return HTMLResponse(page(), headers=headers)
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -1,0 +1,320 @@
+"""The chat page in a real browser: Debian's chromium, driven by selenium."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("selenium", reason="the PyPI package selenium is not installed")
+
+import uvicorn
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from toolchain.serve.app import create_app
+from toolchain.serve.guard import Guard
+from toolchain.serve.page import page, policy_of
+from toolchain.serve.work import Served
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="chromium and chromedriver (Debian's packages) are not installed",
+)
+HOSTILE = (
+    "<img src=x onerror=\"document.title='owned'\"> <script>document.title='owned'</script>\n\n"
+    "[a link](javascript:document.title='owned') **<b onmouseover=alert(1)>bold</b>** `<i>code</i>`\n\n"
+    "- <svg onload=alert(1)>\n\n```html\n</code></pre><script>document.title='owned'</script>\n```\n"
+    "[good](https://example.org/a) # end"
+)
+
+
+class Site:
+    """An application on a port of its own, in this process."""
+
+    def __init__(self, app: Any) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}/"
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        )
+        self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)
+        self.listener.close()
+
+
+@pytest.fixture(scope="module")
+def real(served: Served) -> Iterator[Site]:
+    """The demo model, and itself under another name to compare with."""
+    twin = Served("twin", served.engine, served.prompt, served.sampling)
+    site = Site(Guard(create_app([served, twin])))
+    yield site
+    site.close()
+
+
+class Script:
+    """A model that says what a test wants, piece by piece."""
+
+    def __init__(self) -> None:
+        self.text, self.pause, self.asked = "", 0.0, list[dict[str, Any]]()
+
+    async def answer(self, request: Request) -> Response:
+        self.asked.append(await request.json())
+        return StreamingResponse(self._chunks(), media_type="text/event-stream")
+
+    async def _chunks(self) -> AsyncIterator[str]:
+        for piece in [self.text[start : start + 3] for start in range(0, len(self.text), 3)]:
+            score = {"token": piece, "logprob": -0.1, "top_logprobs": [{"token": piece, "logprob": -0.1}]}
+            choice = {"index": 0, "delta": {"content": piece}, "logprobs": {"content": [score]}, "finish_reason": None}
+            yield f"data: {json.dumps({'choices': [choice]}, ensure_ascii=False)}\n\n"
+            await asyncio.sleep(self.pause)
+        yield 'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+
+
+@pytest.fixture(scope="module")
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture(scope="module")
+def scripted(script: Script) -> Iterator[Site]:
+    async def shown(_: Request) -> Response:
+        return HTMLResponse(page(), headers={"content-security-policy": policy_of(page())})
+
+    async def models(_: Request) -> Response:
+        return JSONResponse({"data": [{"id": "script"}]})
+
+    routes = [Route("/", shown), Route("/v1/models", models)]
+    site = Site(Starlette(routes=[*routes, Route("/v1/chat/completions", script.answer, methods=["POST"])]))
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    folder = tmp_path_factory.mktemp("browser")
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "lang=en-US", f"user-data-dir={folder}"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+class Person:
+    """What somebody does on the page, and sees."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def visit(self, site: Site, width: int = 1100) -> None:
+        self.driver.set_window_size(width, 800)
+        self.driver.get(site.address)
+        self.driver.execute_script("localStorage.clear()")
+        self.driver.get(site.address)
+        self.until(lambda: self.text("#title") != "ggmlpy")
+
+    def one(self, selector: str) -> Any:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[Any]:
+        return list(self.driver.find_elements(By.CSS_SELECTOR, selector))
+
+    def text(self, selector: str) -> str:
+        return str(self.driver.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
+
+    def texts(self, selector: str) -> list[str]:
+        found = "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText)"
+        return list(self.driver.execute_script(found, selector))
+
+    def until(self, what: Any) -> None:
+        WebDriverWait(self.driver, 30, 0.02).until(lambda _: what())
+
+    def ask(self, text: str) -> None:
+        self.one("#text").send_keys(text, Keys.ENTER)
+
+    def finished(self) -> bool:
+        return self.text("#send") in ("Send", "发送")
+
+    def press(self, name: str) -> None:
+        """The button of that name that was drawn last."""
+        [button for button in self.all("button") if button.text == name and button.is_displayed()][-1].click()
+
+    def complaints(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+@pytest.fixture
+def person(browser: Any) -> Iterator[Person]:
+    person = Person(browser)
+    person.complaints()
+    yield person
+    assert person.complaints() == [], "of the browser's console, where violations of the policy stand too"
+
+
+def test_a_chinese_question_is_answered_and_is_there_after_a_reload(person, real):
+    person.visit(real)
+    person.one("#compare").click()
+    person.ask("介绍北京")
+    person.until(lambda: person.finished() and "北京" in person.text(".answer"))
+    assert person.text(".mine") == "介绍北京"
+    assert "tokens/s" in person.text(".answer .foot")
+    said = person.text(".answer")
+    person.driver.refresh()
+    person.until(lambda: person.texts("#list li button:first-child"))
+    person.one("#list li button").click()
+    assert person.text(".answer") == said
+
+
+def test_an_answer_is_seen_to_grow_and_can_be_stopped(person, scripted, script):
+    script.text, script.pause = "一二三四五六七八九十" * 30, 0.03
+    person.visit(scripted)
+    person.ask("数数")
+    seen = set()
+    person.until(lambda: seen.add(len(person.text(".answer"))) or len(seen) > 5)
+    assert person.text("#send") == "Stop"
+    person.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    person.until(person.finished)
+    assert "stopped" in person.text(".answer .foot")
+    assert 0 < len(person.text(".answer > div")) < len(script.text)
+
+
+def test_a_question_is_edited_and_an_answer_asked_for_again(person, scripted, script):
+    script.text, script.pause = "好的。", 0.0
+    person.visit(scripted)
+    for question in ("第一", "第二"):
+        person.ask(question)
+        person.until(lambda: person.finished() and len(person.all(".answer")) == len(person.all(".mine")))
+    script.asked.clear()
+    person.press("Again")
+    person.until(lambda: script.asked and person.finished())
+    assert [message["content"] for message in script.asked[-1]["messages"]] == ["第一", "好的。", "第二"]
+    person.all(".mine + .foot button")[0].click()
+    area = person.one(".mine textarea")
+    area.clear()
+    area.send_keys("第三", Keys.ENTER)
+    person.until(lambda: person.finished() and person.texts(".mine") == ["第三"])
+    assert [message["content"] for message in script.asked[-1]["messages"]] == ["第三"]
+
+
+def test_two_models_answer_side_by_side(person, real):
+    person.visit(real)
+    assert person.one("#compare").is_selected()
+    person.ask("介绍北京")
+    person.until(lambda: person.finished() and len(person.all(".answer")) == 2 and all(person.texts(".answer")))
+    assert person.texts(".who") == ["demo", "twin"]
+    left, right = (each.rect for each in person.all(".answer"))
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+
+
+def test_what_a_model_writes_is_text(person, scripted, script):
+    script.text, script.pause = HOSTILE, 0.0
+    person.visit(scripted)
+    person.ask("<b>me</b>")
+    person.until(lambda: person.finished() and "# end" in person.text(".answer"))
+    assert person.text(".mine") == "<b>me</b>"
+    shown = person.text(".answer")
+    for piece in ("<img src=x onerror=", "<b onmouseover=alert(1)>bold</b>", "<svg onload=alert(1)>", "<i>code</i>"):
+        assert piece in shown
+    assert "[a link](javascript:" in shown
+    assert person.texts(".answer strong") == ["<b onmouseover=alert(1)>bold</b>"]
+    assert [each.get_attribute("href") for each in person.all(".answer a")] == ["https://example.org/a"]
+    assert person.all(".answer img, .answer svg, .answer script, .answer i") == []
+    assert person.driver.title == "ggmlpy"
+
+
+def test_tokens_show_their_probabilities(person, real):
+    person.visit(real)
+    person.one("#compare").click()
+    person.ask("介绍北京")
+    person.until(person.finished)
+    person.press("Tokens")
+    tokens = person.all(".token")
+    assert len(tokens) > 3
+    tokens[1].send_keys("")
+    person.until(lambda: len(person.all("#pop tr")) >= 5)
+    assert "%" in person.text("#pop")
+    assert "chosen" in person.text("#pop")
+
+
+def test_the_keyboard_alone_is_enough(person, scripted, script):
+    """New chat, settings, a question, and its answer as tokens: with Tab, Enter and Escape."""
+    script.text, script.pause = "你好。", 0.0
+    person.visit(scripted)
+    keys = person.driver.switch_to
+
+    def focus(wanted: str) -> None:
+        for _ in range(40):
+            if keys.active_element.get_attribute("id") == wanted or keys.active_element.text == wanted:
+                return
+            keys.active_element.send_keys(Keys.TAB)
+        raise AssertionError(f"Tab does not lead to {wanted}")
+
+    focus("text")
+    keys.active_element.send_keys("你好", Keys.ENTER)
+    person.until(lambda: person.finished() and person.text(".answer"))
+    assert keys.active_element.get_attribute("id") == "text", "where the next question is written"
+    focus("settings")
+    keys.active_element.send_keys(Keys.ENTER)
+    assert person.one("dialog").get_attribute("open")
+    keys.active_element.send_keys("请简短回答")
+    keys.active_element.send_keys(Keys.ESCAPE)
+    person.until(lambda: not person.one("dialog").get_attribute("open"))
+    focus("new")
+    keys.active_element.send_keys(Keys.ENTER)
+    person.until(lambda: not person.all(".mine"))
+    focus("text")
+    keys.active_element.send_keys("再见", Keys.ENTER)
+    person.until(lambda: person.finished() and person.text(".answer"))
+    assert script.asked[-1]["messages"][0] == {"role": "system", "content": "请简短回答"}
+    focus("Tokens")
+    keys.active_element.send_keys(Keys.ENTER)
+    assert person.all(".token")
+
+
+@pytest.mark.parametrize("width", [500, 1100])
+def test_nothing_stands_out_of_the_window(person, scripted, script, width):
+    """In both languages and schemes; a long word, a wide table of code, and the settings too."""
+    script.text, script.pause = "长" * 200 + "\n\n```\n" + "x" * 300 + "\n```\n\n" + "w" * 300, 0.0
+    person.visit(scripted, width)
+    person.ask("宽" * 80)
+    person.until(person.finished)
+    for _ in range(2):
+        person.one("#language").click()
+        person.one("#scheme").click()
+        wide = person.driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0
+        for selector in ("#send", "#text", "#language", ".answer"):
+            rect = person.one(selector).rect
+            assert rect["x"] >= 0
+            assert rect["x"] + rect["width"] <= width
+    if width < 736:
+        assert not person.one("#new").is_displayed()
+        person.one("#menu").click()
+    person.until(lambda: person.one("#settings").is_displayed() and person.one("#settings").rect["x"] >= 0)
+    time.sleep(0.3)  # the list slides in
+    person.one("#settings").click()
+    box = person.one("dialog").rect
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
