@@ -29,7 +29,6 @@ from llama_ref.vocabulary.tokenizer_file import load_vocabulary
 from lora.exchange.reading import open_lora_file
 
 from .foreign import foreign, foreign_gguf, identification
-from .json_files import json_file
 from .kinds import names_in_zip, other_kind
 from .training_data import training_data
 from .values import not_finite_weights
@@ -124,6 +123,8 @@ def identify_other(path: str | os.PathLike[str], progress: Progress | None = Non
         case "imatrix":
             return _importance(path)
         case "json":
+            from .json_files import json_file  # its readers of tokenizers and adapters take time to import
+
             return training_data(path) or json_file(path)
     return training_data(path)
 
