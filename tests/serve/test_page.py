@@ -244,6 +244,56 @@ def test_what_a_model_writes_is_text(person, scripted, script):
     assert person.driver.title == "ggmlpy"
 
 
+MARKDOWN = """\
+1. 故宫
+2. 长城
+   - 八达岭
+
+3. 颐和园
+
+> 引用
+> > 再引
+
+| 名称 | 年代 |
+|---|:-:|
+| 故宫 | **明** |
+
+---
+一 | 二
+"""
+
+
+def test_markdown_is_shown_as_lists_quotes_and_tables(person, scripted, script):
+    script.text, script.pause = MARKDOWN + ">" * 3000 + " end", 0.0
+    person.visit(scripted)
+    person.ask("x")
+    person.until(lambda: person.finished() and person.text(".answer").count("end"))
+    assert person.texts(".answer ol > li > ul > li") == ["八达岭"]
+    assert len(person.all(".answer > div > ol > li")) == 3
+    assert person.texts(".answer > div > blockquote > blockquote > p")[:1] == ["再引"]
+    assert person.texts(".answer th") == ["名称", "年代"]
+    assert person.texts(".answer td strong") == ["明"]
+    assert len(person.all(".answer hr")) == 1
+    assert person.texts(".answer > div > p") == ["一 | 二"]
+
+
+def test_an_example_is_asked_with_one_click(person, scripted, script):
+    script.text, script.pause = "好。", 0.0
+    person.visit(scripted)
+    person.all(".hint button")[0].click()
+    person.until(lambda: person.finished() and person.text(".answer"))
+    assert person.text(".mine") == "介绍北京"
+
+
+def test_a_touch_beside_the_list_closes_it(person, scripted):
+    person.visit(scripted, 500)
+    person.one("#menu").click()
+    person.until(lambda: person.one("#new").is_displayed())
+    person.driver.execute_script("document.elementFromPoint(480, 400).click()")
+    person.until(lambda: not person.one("#new").is_displayed())
+    assert person.one("#menu").get_attribute("aria-expanded") == "false"
+
+
 def test_tokens_show_their_probabilities(person, real):
     person.visit(real)
     person.one("#compare").click()
