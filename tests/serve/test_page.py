@@ -17,6 +17,7 @@ pytest.importorskip("selenium", reason="the PyPI package selenium is not install
 
 import uvicorn
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -148,7 +149,11 @@ class Person:
         return list(self.driver.execute_script(found, selector))
 
     def until(self, what: Any) -> None:
-        WebDriverWait(self.driver, 30, 0.02).until(lambda _: what())
+        WebDriverWait(self.driver, 30, 0.02, [StaleElementReferenceException]).until(lambda _: what())
+
+    def click(self, selector: str) -> None:
+        """The first of them; the page may be drawing it anew."""
+        self.until(lambda: self.one(selector).click() or True)
 
     def ask(self, text: str) -> None:
         self.one("#text").send_keys(text, Keys.ENTER)
@@ -158,7 +163,11 @@ class Person:
 
     def press(self, name: str) -> None:
         """The button of that name that was drawn last."""
-        [button for button in self.all("button") if button.text == name and button.is_displayed()][-1].click()
+
+        def last() -> Any:
+            return [each for each in self.all("button") if each.text == name and each.is_displayed()][-1]
+
+        self.until(lambda: last().click() or True)
 
     def complaints(self) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
@@ -174,7 +183,7 @@ def person(browser: Any) -> Iterator[Person]:
 
 def test_a_chinese_question_is_answered_and_is_there_after_a_reload(person, real):
     person.visit(real)
-    person.one("#compare").click()
+    person.click("#compare")
     person.ask("介绍北京")
     person.until(lambda: person.finished() and "北京" in person.text(".answer"))
     assert person.text(".mine") == "介绍北京"
@@ -182,7 +191,7 @@ def test_a_chinese_question_is_answered_and_is_there_after_a_reload(person, real
     said = person.text(".answer")
     person.driver.refresh()
     person.until(lambda: person.texts("#list li button:first-child"))
-    person.one("#list li button").click()
+    person.click("#list li button")
     assert person.text(".answer") == said
 
 
@@ -209,7 +218,7 @@ def test_a_question_is_edited_and_an_answer_asked_for_again(person, scripted, sc
     person.press("Again")
     person.until(lambda: script.asked and person.finished())
     assert [message["content"] for message in script.asked[-1]["messages"]] == ["第一", "好的。", "第二"]
-    person.all(".mine + .foot button")[0].click()
+    person.click(".mine + .foot button")
     area = person.one(".mine textarea")
     area.clear()
     area.send_keys("第三", Keys.ENTER)
@@ -280,14 +289,14 @@ def test_markdown_is_shown_as_lists_quotes_and_tables(person, scripted, script):
 def test_an_example_is_asked_with_one_click(person, scripted, script):
     script.text, script.pause = "好。", 0.0
     person.visit(scripted)
-    person.all(".hint button")[0].click()
+    person.click(".hint button")
     person.until(lambda: person.finished() and person.text(".answer"))
     assert person.text(".mine") == "介绍北京"
 
 
 def test_a_touch_beside_the_list_closes_it(person, scripted):
     person.visit(scripted, 500)
-    person.one("#menu").click()
+    person.click("#menu")
     person.until(lambda: person.one("#new").is_displayed())
     person.driver.execute_script("document.elementFromPoint(480, 400).click()")
     person.until(lambda: not person.one("#new").is_displayed())
@@ -296,7 +305,7 @@ def test_a_touch_beside_the_list_closes_it(person, scripted):
 
 def test_tokens_show_their_probabilities(person, real):
     person.visit(real)
-    person.one("#compare").click()
+    person.click("#compare")
     person.ask("介绍北京")
     person.until(person.finished)
     person.press("Tokens")
@@ -351,8 +360,8 @@ def test_nothing_stands_out_of_the_window(person, scripted, script, width):
     person.ask("宽" * 80)
     person.until(person.finished)
     for _ in range(2):
-        person.one("#language").click()
-        person.one("#scheme").click()
+        person.click("#language")
+        person.click("#scheme")
         wide = person.driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0
         for selector in ("#send", "#text", "#language", ".answer"):
@@ -361,10 +370,10 @@ def test_nothing_stands_out_of_the_window(person, scripted, script, width):
             assert rect["x"] + rect["width"] <= width
     if width < 736:
         assert not person.one("#new").is_displayed()
-        person.one("#menu").click()
+        person.click("#menu")
     person.until(lambda: person.one("#settings").is_displayed() and person.one("#settings").rect["x"] >= 0)
     time.sleep(0.3)  # the list slides in
-    person.one("#settings").click()
+    person.click("#settings")
     box = person.one("dialog").rect
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= width
