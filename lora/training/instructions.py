@@ -62,6 +62,7 @@ Record = dict[str, str]
 LARGEST_FILE = 1 << 30
 CHUNK = 1 << 20
 PEEKED = 1 << 18
+WORDS_BEFORE = 1000  # characters that a language model's reply may begin with, in front of its first record
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -120,7 +121,7 @@ def peek_layouts(path: str | os.PathLike[str]) -> Counter[str]:
     with open(path, "rb") as file:
         head = file.read(PEEKED)
     text = _beginning(head).lstrip()
-    if text[:1] not in ("[", "{"):
+    if text[:1] not in ("[", "{") and '"instruction"' not in text[:WORDS_BEFORE]:
         return Counter()
     objects = (each for value, _ in objects_in(text.encode(), CleanReport()) for each in records_in(value))
     layouts = [layout_of(each) for each in islice(objects, 100) if isinstance(each, dict)]

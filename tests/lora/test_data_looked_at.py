@@ -43,6 +43,21 @@ def test_lines_of_json_in_two_layouts(tmp_path: Path) -> None:
     assert identify_any(path).model == "of the first 3 records: 2 pCLUE, 1 Alpaca"
 
 
+def test_replies_of_a_language_model_are_training_data_as_well(tmp_path: Path) -> None:
+    path, words = tmp_path / "replies.txt", "Here are 20 tasks:\n```json\n"
+    path.write_text(f"{words}[{json.dumps(RECORDS['Alpaca'])},]\n```\n[{{", "utf-8")
+    found = identify_any(path)
+    assert (found.what, found.model, found.readers) == ("instruction data", "Alpaca", "`instructions`")
+    assert [each.kind for each in examine(tmp_path).found] == ["data"]
+    plain = identify_any(write(tmp_path / "clean.json", [RECORDS["Alpaca"]]))
+    assert plain.readers == "`instructions`, `train prepare --records`"
+
+
+def test_a_text_that_quotes_records_far_inside_is_none(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("words " * 300 + json.dumps(RECORDS["Alpaca"]), "utf-8")
+    assert not examine(tmp_path).found
+
+
 def test_other_json_is_no_training_data(tmp_path: Path) -> None:
     path = write(tmp_path / "config.json", [{"hidden_size": 64, "messages": 3}])
     assert not examine(tmp_path).found

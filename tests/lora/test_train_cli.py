@@ -102,8 +102,12 @@ def test_mixes_of_given_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     again = tmp_path / "again.json"
     assert cli.main(["instructions", *files, "--take", "10,40,all", "--output", str(again), "-q"]) == 0
     assert again.read_bytes() == out.read_bytes()
+    for wrong in ("x,4,all", "0,4,all", "1,,all", "-1,4,all"):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["instructions", *files, f"--take={wrong}", "--output", str(out)])
+        assert "must be a number or all for each file" in capsys.readouterr().err
     assert cli.main(["instructions", *files, "--take", "10", "--output", str(out)]) == 2
-    assert "1 sizes for 3 files" in capsys.readouterr().err
+    assert "1 size for 3 files" in capsys.readouterr().err
 
 
 def test_crawl_refuses_what_is_no_endpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

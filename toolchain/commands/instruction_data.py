@@ -32,10 +32,10 @@ def add_instructions(commands: Commands) -> None:
 
 def _sizes(text: str) -> list[int | None]:
     """Numbers between commas; None for "all"."""
-    sizes = [None if word.strip() == "all" else int(word) for word in text.split(",")]
-    if any(size is not None and size < 1 for size in sizes):
-        raise ValueError(text)
-    return sizes
+    words = [word.strip() for word in text.split(",")]
+    if not all(word == "all" or (word.isdecimal() and int(word)) for word in words):
+        raise argparse.ArgumentTypeError(f"must be a number or all for each file, between commas, not {text}")
+    return [None if word == "all" else int(word) for word in words]
 
 
 def run_instructions(args: argparse.Namespace) -> int:
@@ -46,7 +46,10 @@ def run_instructions(args: argparse.Namespace) -> int:
     if args.json and not args.output:
         raise UsageError("--json writes the report to stdout: name a file for the records with --output")
     if args.take and len(args.take) != len(args.files):
-        raise UsageError(f"--take has {len(args.take)} sizes for {len(args.files)} files; give one for each")
+        sizes, files = len(args.take), len(args.files)
+        raise UsageError(
+            f"--take has {sizes} size{'s' * (sizes > 1)} for {files} file{'s' * (files > 1)}; give one for each"
+        )
     reports = {path: CleanReport() for path in args.files}
     records = _records(args, reports)
     with atomic_write(args.output) if args.output else tempfile.TemporaryFile() as stream:

@@ -46,6 +46,7 @@ DEEPEST = 3
 LARGEST_ARCHIVE = 1 << 27  # archives up to this size are unpacked (to a temporary folder) to be looked at
 MOST_CHAINS = 12
 DEMO_MODEL = Path(__file__).resolve().parents[1] / "demo" / "model"  # ours; nobody who runs doctor asks about it
+DATA = (".json", ".jsonl", ".safetensors", ".txt")  # names that training data ends in
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class _Examination(contextlib.ExitStack):
                 self._try(partial(self._add_archive, path))
             elif path.suffix in (".bin", ".gguf", ".ggml") and is_ggml_file(path):
                 self._try(partial(self._add_ggml, path))
-            elif path.suffix in (".json", ".jsonl", ".safetensors") and not is_weight_file(path.name):
+            elif path.suffix in DATA and not is_weight_file(path.name):
                 self._try(partial(self._add_training_data, path))
 
     def _try(self, look: Callable[[], None]) -> None:

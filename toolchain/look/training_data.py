@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
+from ggmlpy.files.kinds import first_bytes
 from ggmlpy.look.identify import Identification
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 from lora.training.instructions import peek_layouts
@@ -36,9 +38,14 @@ def _records(path: Path) -> Identification | None:
         path,
         "instruction data",
         model=next(iter(layouts)) if len(layouts) == 1 else f"of the first {layouts.total()} records: {kinds}",
-        readers="`instructions`, `train prepare --records`",
+        readers="`instructions`" + (", `train prepare --records`" if _is_plain(path, layouts) else ""),
         next_step=f"`instructions {path} --output records.json`",
     )
+
+
+def _is_plain(path: Path, layouts: Counter[str]) -> bool:
+    """Whether these records need nothing before they are trained on: an array in Alpaca's layout, in UTF-8."""
+    return set(layouts) == {"Alpaca"} and first_bytes(path).lstrip().startswith(b"[")
 
 
 def _prepared(path: Path) -> Identification:
