@@ -44,6 +44,7 @@ FILES = [  # (version of ggjt, type) and what the kernels call it
     (1, "q4_2", "sixteens"), (1, "q4_3", "sixteens"), (3, "iq4_nl", "iq4_nl"), (3, "bf16", "bf16"),
 ]  # fmt: skip
 FILES = [file for file in FILES if not ELSEWHERE or file[2] in SOME]
+TOKENS = [1, 5, 100, 7, 5, 33, 2, 90, 11, 64, 3] * 4  # more than those that are few, and no multiple of a tile
 K_QUANTS = [name for name in fast_layouts.SUPERBLOCKS if not ELSEWHERE or name in SOME]
 
 
@@ -99,7 +100,7 @@ def test_a_single_product_of_every_type(tmp_path, version, name, kind, n_embd):
     path = model_of(
         tmp_path / "m.bin", version=version, type_name=name, n_embd=n_embd, n_head=1, n_layer=0, n_vocab=101
     )
-    tokens = [1, 5, 100, 7, 5, 33, 2, 90, 11, 64, 3]
+    tokens = TOKENS
     with fast(path) as model:
         logits = model.evaluate(tokens, 0)
     expected = oracle(path, QuantizingReference, tokens)
@@ -133,7 +134,7 @@ def test_some_types_are_widened_without_changing_a_value(tmp_path, name):
 def test_a_single_product_of_every_type_of_k_quants(tmp_path, name, n_embd):
     """Straight from the blocks of the file; 101 rows are not a multiple of what is multiplied together."""
     path = model_of(tmp_path / "m.bin", version=3, type_name=name, n_embd=n_embd, n_head=1, n_layer=0, n_vocab=101)
-    tokens = [1, 5, 100, 7, 5, 33, 2, 90, 11, 64, 3]
+    tokens = TOKENS
     with fast(path) as model:
         logits = model.evaluate(tokens, 0)
         matrix = model.weights.output
@@ -152,7 +153,7 @@ def test_k_quants_of_any_shape_and_any_split(tmp_path_factory, name, n_head, n_v
     other = data.draw(st.sampled_from([None, "f16", "q4_0", "q6_K"]))
     shape = {"n_embd": 256, "n_head": n_head, "n_mult": 256, "n_vocab": n_vocab, "n_layer": 1}
     path = model_of(path, version=3, type_name=name, output_type=other, **shape)
-    n = data.draw(st.integers(1, 19))
+    n = data.draw(st.integers(1, 45))
     tokens = data.draw(st.lists(st.integers(0, n_vocab - 1), min_size=n, max_size=n))
     cuts = sorted(data.draw(st.sets(st.integers(1, n), max_size=4)) | {0, n})
     with fast(path, 1, n_ctx=n) as model:
@@ -186,7 +187,7 @@ def test_any_shape_any_split_any_number_of_threads(tmp_path_factory, shape, file
     """One batch = any split of it = any number of threads, to the last bit; and close to the reference."""
     version, name, _ = file
     path = model_of(tmp_path_factory.mktemp("m") / "m.bin", version=version, type_name=name, **shape)
-    n = data.draw(st.integers(1, 19))
+    n = data.draw(st.integers(1, 45))
     tokens = data.draw(st.lists(st.integers(0, shape["n_vocab"] - 1), min_size=n, max_size=n))
     cuts = sorted(data.draw(st.sets(st.integers(1, n), max_size=4)) | {0, n})
     memory_f32 = data.draw(st.booleans())
@@ -205,7 +206,7 @@ def test_any_shape_any_split_any_number_of_threads(tmp_path_factory, shape, file
 def test_types_may_differ_within_a_model(tmp_path):
     """q4_0 matrices with an f16 output, as ftype 4 has it."""
     path = model_of(tmp_path / "m.bin", output_type="f16")
-    tokens = list(range(20))
+    tokens = list(range(40))
     with fast(path, 2) as model:
         logits = model.evaluate(tokens, 0)
         single = [model.evaluate([t], i, last_only=True) for i, t in enumerate(tokens)]
@@ -345,7 +346,7 @@ def digest_of_logits(folder: Path) -> str:
         n_embd, n_mult = (256, 256) if name in K_QUANTS else (192, 32)
         path = model_of(folder / f"{name}.bin", version=version, type_name=name, n_embd=n_embd, n_mult=n_mult, n_head=2)
         with fast(path) as model:
-            digest.update(model.evaluate(list(range(30)), 0).tobytes())
+            digest.update(model.evaluate(list(range(40)), 0).tobytes())
     return digest.hexdigest()
 
 

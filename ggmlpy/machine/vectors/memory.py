@@ -53,6 +53,7 @@ __all__ = [
     "load_i32x8",
     "load_i64",
     "load_u8",
+    "prefetch",
     "rows_at",
     "store",
     "store_f32",
@@ -132,7 +133,7 @@ def zero_bytes(b: ir.IRBuilder, target: Any, n: Any) -> None:
 NEAR = 640  # bytes
 
 
-def _prefetch(b: ir.IRBuilder, a: Any, locality: int) -> None:
+def prefetch(b: ir.IRBuilder, a: Any, locality: int) -> None:
     """Ask for a cache line, into the caches that `locality` says: 2 from the second level on, 3 all of them."""
     name = "llvm.prefetch.p0" if MACHINE.llvm_version >= 15 else "llvm.prefetch.p0i8"
     to_read, data = I32(0), I32(1)
@@ -148,15 +149,15 @@ def fetch_ahead(b: ir.IRBuilder, a: Any, size: int) -> None:
     """
     if MACHINE.fetch_distance:
         for offset in range(0, size, 64):
-            _prefetch(b, at(b, a, MACHINE.fetch_distance + offset), 2)
-            _prefetch(b, at(b, a, NEAR + offset), 3)
+            prefetch(b, at(b, a, MACHINE.fetch_distance + offset), 2)
+            prefetch(b, at(b, a, NEAR + offset), 3)
 
 
 @op(nothing, address)
 def fetch_later(b: ir.IRBuilder, a: Any) -> None:
     """Ask for the line that a loop over rows will read a little later."""
     if MACHINE.fetch_distance:
-        _prefetch(b, at(b, a, MACHINE.fetch_distance), 3)
+        prefetch(b, at(b, a, MACHINE.fetch_distance), 3)
 
 
 # Columns of sixteen rows.

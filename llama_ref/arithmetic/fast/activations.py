@@ -64,14 +64,15 @@ from .layouts import (
     A_SUMS32,
     GROUP,
     GROUP_BYTES,
+    LEAST_ZERO,
     OFFSET,
     OFFSET_FIRST,
     OFFSET_SECOND,
     SCALE,
+    START,
+    START_FIRST,
+    START_SECOND,
     START_ZERO,
-    SUM,
-    SUM_FIRST,
-    SUM_SECOND,
     TOKEN_BYTES,
 )
 from .panel_products import TOKENS, lane_count, lane_start
@@ -143,9 +144,9 @@ def quantize_groups(x, n, record):
         store_codes(group + 16 * i, a, c)
         sum_a, sum_c = total_int(a), total_int(c)
         store_f32(lane + SCALE, da)
-        store_i32(lane + SUM, sum_a + sum_c)
-        store_i32(lane + SUM_FIRST, sum_a)
-        store_i32(lane + SUM_SECOND, sum_c)
+        store_i32(lane + START, -LEAST_ZERO * (sum_a + sum_c))
+        store_i32(lane + START_FIRST, -LEAST_ZERO * sum_a)
+        store_i32(lane + START_SECOND, -LEAST_ZERO * sum_c)
         store_f32(lane + OFFSET, da * np.float32(sum_a + sum_c))
         store_f32(lane + OFFSET_FIRST, da * np.float32(sum_a))
         store_f32(lane + OFFSET_SECOND, da * np.float32(sum_c))

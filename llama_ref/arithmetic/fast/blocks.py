@@ -65,22 +65,18 @@ from .layouts import (
     EVEN,
     FIRST,
     GROUP,
+    LEAST_ZERO,
     ODD,
-    OFFSET,
-    OFFSET_FIRST,
-    OFFSET_SECOND,
     PANELS,
     QUAD,
     SCALE,
     SECOND,
-    SUM,
-    SUM_FIRST,
-    SUM_SECOND,
     TILE,
     TOKEN_BYTES,
     Layout,
     panel_bytes,
 )
+from .side_by_side import scales_at, scales_of_rows, signed_codes
 
 # Reading four blocks.
 
@@ -139,17 +135,6 @@ def codes_of_quad(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
     return first, second
 
 
-def scales_at(b: ir.IRBuilder, addresses: Sequence[Any], layout: Layout) -> Any:
-    """Sixteen scales from as many addresses (None: 0), as f32."""
-    element = F32 if layout.scale == "<f4" else F16
-    result = constant(0.0, vector(element, GROUP))
-    for lane, a in enumerate(addresses):
-        if a is not None:
-            scale = load_as(b, a, F32) if element is F32 else b.bitcast(load_as(b, a, I16), F16)
-            result = b.insert_element(result, scale, I32(lane))
-    return result if element is F32 else widen_f16(b, result)
-
-
 def scales_of_group(b: ir.IRBuilder, p: Any, layout: Layout, offset: int, quads: int) -> Any:
     """The scales of up to sixteen blocks: lane 4L + j is that of block 4j + L."""
     if MACHINE.wide and 3 * layout.size + layout.scale_bytes <= 64:
@@ -191,12 +176,12 @@ def add_group(b: ir.IRBuilder, layout: Layout, acc: Any, weights: Any, activatio
         firsts.append(dot_bytes(b, zero, first, a, layout.small))
         seconds.append(dot_bytes(b, zero if layout.halves else firsts[-1], second, c, layout.small))
 
-    def scaled(acc: Any, sums: Sequence[Any], d: int, m: int | None, at_sum: int, at_offset: int) -> Any:
+    def scaled(acc: Any, sums: Sequence[Any], part: int) -> Any:
+        (d, m), (at_start, at_offset) = layout.scale_places[part], layout.number_places[part]
         dots = gather_sums(b, [*sums, *[zero] * (4 - quads)], b.add)  # i32 [16], a lane a block
         if layout.zero:
-            above = load_as(b, at(b, activations, at_sum), I32X16)
-            shift = layout.zero.bit_length() - 1  # 8, 16 and 128 are powers of two
-            dots = b.sub(dots, b.shl(above, constant(shift, I32X16)))
+            start = load_as(b, at(b, activations, at_start), I32X16)
+            dots = b.add(dots, times_zero(b, start, layout.zero, LEAST_ZERO))
         da = load_as(b, at(b, activations, SCALE), F32X16)
         dd = b.fmul(scales_of_group(b, weights, layout, d, quads), da)
         acc = mad.emit(b, b.sitofp(dots, F32X16), dd, acc)
@@ -205,10 +190,16 @@ def add_group(b: ir.IRBuilder, layout: Layout, acc: Any, weights: Any, activatio
             acc = mad.emit(b, minimum, load_as(b, at(b, activations, at_offset), F32X16), acc)
         return acc
 
-    if not layout.halves:
-        return scaled(acc, seconds, layout.d, layout.m, SUM, OFFSET)
-    acc = scaled(acc, firsts, layout.d, layout.m, SUM_FIRST, OFFSET_FIRST)
-    return scaled(acc, seconds, layout.d_second or 0, layout.m_second, SUM_SECOND, OFFSET_SECOND)
+    return scaled(scaled(acc, firsts, 0), seconds, 1) if layout.halves else scaled(acc, seconds, 0)
+
+
+def times_zero(b: ir.IRBuilder, starts: Any, zero: int, least: int) -> Any:
+    """From minus `least` times some sums, minus `zero` times these; both are powers of two."""
+    bits = zero.bit_length() - least.bit_length()
+    if bits == 0:
+        return starts
+    n = constant(abs(bits), starts.type) if isinstance(starts.type, ir.VectorType) else starts.type(abs(bits))
+    return b.shl(starts, n) if bits > 0 else b.ashr(starts, n)
 
 
 def make_group_dot(layout: Layout, quads: int = QUAD) -> Any:
@@ -249,71 +240,6 @@ def store_biased_codes(b: ir.IRBuilder, a: Any, first: Any, second: Any) -> None
 # Packing weights for many tokens: sixteen rows side by side.
 
 
-def columns_of_block(b: ir.IRBuilder, rows: Sequence[Any], offset: int) -> list[Any]:
-    """16 bytes from each of sixteen addresses, as four vectors: word j of all rows."""
-
-    def quarter(i: int) -> Any:
-        return join(b, [load_as(b, at(b, rows[i + k], offset), vector(I32, 4)) for k in (0, 4, 8, 12)])
-
-    return columns_of_quarters(b, [quarter(i) for i in range(4)])
-
-
-def columns_of_quarters(b: ir.IRBuilder, quarters: Sequence[Any]) -> list[Any]:
-    """Four words of each of sixteen rows, as four vectors: word j of all rows.
-
-    Quarter i holds the rows i, i+4, i+8, i+12, which leaves squares of four words to be turned.
-    """
-    lanes, (q0, q1, q2, q3) = range(0, 16, 4), quarters
-
-    def halves(x: Any, y: Any, i: int) -> Any:  # words i and i+1 of two rows: x y x y
-        return shuffle(b, x, y, [k for lane in lanes for k in (lane + i, 16 + lane + i, lane + i + 1, 17 + lane + i)])
-
-    def wholes(x: Any, y: Any, i: int) -> Any:  # one word of four rows
-        return shuffle(b, x, y, [k for lane in lanes for k in (lane + i, lane + i + 1, 16 + lane + i, 17 + lane + i)])
-
-    return [wholes(halves(q0, q1, i), halves(q2, q3, i), j) for i in (0, 2) for j in (0, 2)]
-
-
-def signed_codes(b: ir.IRBuilder, rows: Sequence[Any], layout: Layout) -> list[Any]:
-    """The signed codes of one block of sixteen rows: eight vectors [16 rows][4 elements], in order."""
-    if layout.bits == 8:
-        assert layout.codes_second is not None
-        return columns_of_block(b, rows, layout.codes) + columns_of_block(b, rows, layout.codes_second)
-    nibbles = columns_of_block(b, rows, layout.codes)
-    low = constant(0x0F0F0F0F, I32X16)
-    lows, highs = [b.and_(n, low) for n in nibbles], [b.and_(b.lshr(n, constant(4, I32X16)), low) for n in nibbles]
-    if layout.interleaved:
-        words = [word for x, y in zip(lows, highs, strict=True) for word in interleave(b, x, y)]
-    else:
-        words = lows + highs
-    if layout.high is not None:
-        bits = constant(0, I32X16)
-        for row, p in enumerate(rows):
-            bits = b.insert_element(bits, load_as(b, at(b, p, layout.high), I32), I32(row))
-        words = [b.or_(word, fifth_bits_of_word(b, bits, range(4 * i, 4 * i + 4))) for i, word in enumerate(words)]
-    if layout.levels:
-        return [look_up(b, word, layout.levels) for word in words]
-    zero = constant(layout.zero, I8X64)
-    return [b.bitcast(b.sub(b.bitcast(word, I8X64), zero), I32X16) for word in words]
-
-
-def interleave(b: ir.IRBuilder, x: Any, y: Any) -> list[Any]:
-    """Of each lane's bytes x0 x1 x2 x3 and y0 y1 y2 y3: x0 y0 x1 y1 and x2 y2 x3 y3."""
-    x, y = b.bitcast(x, I8X64), b.bitcast(y, I8X64)
-    orders = [[4 * lane + i + 64 * from_y for lane in range(16) for i in half for from_y in (0, 1)]
-              for half in ((0, 1), (2, 3))]  # fmt: skip
-    return [b.bitcast(shuffle(b, x, y, order), I32X16) for order in orders]
-
-
-def fifth_bits_of_word(b: ir.IRBuilder, bits: Any, elements: Sequence[int]) -> Any:
-    """Bit 4 of four codes of sixteen rows, in place."""
-    word = constant(0, I32X16)
-    for i, element in enumerate(elements):
-        bit = b.and_(b.lshr(bits, constant(element, I32X16)), constant(1, I32X16))
-        word = b.or_(word, b.shl(bit, constant(8 * i + 4, I32X16)))
-    return word
-
-
 def make_pack_block(layout: Layout) -> Any:
     """The operation (table: address of 16 addresses of rows, offset, target) that packs one block of sixteen rows.
 
@@ -322,7 +248,6 @@ def make_pack_block(layout: Layout) -> Any:
     scaled apart, there are two each of the last three.
     """
     parts = layout.parts
-    scales = [(layout.d, layout.m), (layout.d_second, layout.m_second)][:parts]
     ones = constant(0x01010101, I32X16)
 
     @op(nothing, address, integer, address)
@@ -337,9 +262,9 @@ def make_pack_block(layout: Layout) -> Any:
                 acc = dot_bytes(b, acc, ones, word, layout.small)
             if ACTIVATION_BIAS:
                 store_as(b, at(b, target, 512 + 64 * part), b.mul(acc, constant(-ACTIVATION_BIAS, I32X16)))
-            for i, place in enumerate(scales[part]):
+            for i, place in enumerate(layout.scale_places[part]):
                 if place is not None:
-                    value = scales_at(b, [at(b, p, place) for p in rows], layout)
+                    value = scales_of_rows(b, rows, layout, place)
                     store_as(b, at(b, target, 512 + 64 * ((1 + i) * parts + part)), value)
 
     return pack_block

@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 
 GROUP = 16  # blocks whose sums share a register
 QUAD = 4  # blocks decoded together
-FEW_TOKENS = 5  # that meet the rows without packing these
-FEW_AT_ONCE = 4  # of them
 
 # A group of the vector, quantized: byte offsets of its parts. A part of 256 bytes is 4 quads x 4 blocks x 16 codes.
 FIRST, SECOND, EVEN, ODD = 0, 256, 512, 768  # int8 codes: elements 0…15, 16…31, 0 2 4…, 1 3 5… of each block
 SCALE = 1024  # f32 [16] da
-SUM, SUM_FIRST, SUM_SECOND = 1088, 1152, 1216  # i32 [16] Σ a of the block, of its first and its second half
+START, START_FIRST, START_SECOND = 1088, 1152, 1216  # i32 [16] -LEAST_ZERO · Σ a of the block, of each half
 OFFSET, OFFSET_FIRST, OFFSET_SECOND = 1280, 1344, 1408  # f32 [16] da · Σ a of the same
 GROUP_BYTES = 1472
+LEAST_ZERO = 8  # the smallest code that means 0; larger ones are multiples by a power of two
 
 # The vector for k-quants: a record for each 256 values, byte offsets of its parts.
 A_CODES = 0  # int8 [256], in order
@@ -93,6 +92,17 @@ class Layout:
         return 2 if self.halves else 1
 
     @property
+    def scale_places(self) -> list[tuple[int, int | None]]:
+        """The offsets of d and m of each part."""
+        second = [] if self.d_second is None else [(self.d_second, self.m_second)]
+        return [(self.d, self.m), *second]
+
+    @property
+    def number_places(self) -> list[tuple[int, int]]:
+        """Where a group of the vector has START and OFFSET of each part."""
+        return [(START_FIRST, OFFSET_FIRST), (START_SECOND, OFFSET_SECOND)] if self.halves else [(START, OFFSET)]
+
+    @property
     def small(self) -> bool:
         """Whether two products of codes fit 16 bits."""
         return self.bits == 4 and not self.levels
@@ -150,6 +160,7 @@ class Tile:
 
 TILE = {"amx": Tile(1, 16), "vnni": Tile(2, 8)}.get(MACHINE.simd, Tile(1, 4))
 K_TILE = Tile(2, 8) if MACHINE.wide else Tile(1, 4)  # of k-quants
+FEW_TOKENS = 8 if MACHINE.simd == "amx" else 32  # that meet the rows without packing these
 PANELS = 4  # x 16 rows, in a unit of work of the product with many vectors
 CHAINS_OF_PEAK = 12  # that multiply side by side, to measure how fast that can be
 LEVELS = 5  # of a tree of sixteen sums
@@ -252,7 +263,7 @@ def work_sizes(
         "records_at": max(n_padded * blocks * TOKEN_BYTES, FEW_TOKENS * groups * GROUP_BYTES) if layouts else 0,
         "superblocks_at": n_padded * superblocks * A_BYTES if k_quants else 0,
     }
-    sums = max(LEVELS * PANELS * TILE.tokens, 2 * K_TILE.panels * K_TILE.tokens) * 64
+    sums = max(LEVELS * PANELS * TILE.tokens, 2 * K_TILE.panels * K_TILE.tokens, GROUP * (FEW_TOKENS + 1)) * 64
     packed = [blocks * panel_bytes(layout) for layout in layouts]
     packed += [superblocks * superblock_panel_parts(record)["end"] for record in k_quants]
     parts = {

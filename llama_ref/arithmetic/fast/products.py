@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ggmlpy.machine.vectors import load, load_bf16x16, load_f16x16
 
+from .few_products import make_few
 from .float_products import make_float_product
 from .layouts import FLOATS, LAYOUTS, SUPERBLOCKS
 from .matrix_functions import Product
 from .panel_products import make_panel
-from .row_products import make_few, make_rows
+from .row_products import make_rows
 from .superblock_products import make_superblock_product
 
 __all__ = ["make_product"]

@@ -1,37 +1,23 @@
-"""Quantized rows times one vector or a few, straight from their blocks."""
+"""Quantized rows times one vector, straight from their blocks."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
-from ggmlpy.machine.jit import cgutils
 from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import (
-    F32X16,
-    I64,
-    address,
-    at,
-    constant,
     copy_bytes,
-    fetch_ahead,
-    integer,
     keep_apart,
-    load,
-    nothing,
-    op,
-    store_as,
     total,
     zero_bytes,
     zeros,
 )
 
-from .blocks import add_group, make_group_dot
-from .layouts import FEW_AT_ONCE, GROUP, GROUP_BYTES, Layout
+from .blocks import make_group_dot
+from .layouts import GROUP, GROUP_BYTES, Layout
 from .matrix_functions import put, put_four
 
-__all__ = ["make_few", "make_rows"]
+__all__ = ["make_row_dots", "make_rows"]
 
 
 def make_add_rest(layout: Layout) -> Any:
@@ -109,65 +95,3 @@ def make_rows(layout: Layout) -> Any:
         return 0
 
     return rows
-
-
-# A few vectors: each row meets four of them, which stay in the first-level cache for all rows of a unit.
-
-
-def make_add_groups(layout: Layout) -> Any:
-    """The operation (p, vectors, distance of the next, groups of a row, sums).
-
-    sums, f32 [FEW_AT_ONCE][16], becomes what the row at p times FEW_AT_ONCE vectors gives.
-    """
-
-    @op(nothing, address, address, integer, integer, address)
-    def add_groups(b: ir.IRBuilder, p: Any, records: Any, stride: Any, n: Any, sums: Any) -> None:
-        slots = [cgutils.alloca_once(b, F32X16) for _ in range(FEW_AT_ONCE)]
-        for slot in slots:
-            b.store(constant(0.0, F32X16), slot)
-        with cgutils.for_range(b, n) as loop:
-            weights = b.add(p, b.mul(loop.index, I64(GROUP * layout.size)))
-            fetch_ahead(b, weights, GROUP * layout.size)
-            first = b.add(records, b.mul(loop.index, I64(GROUP_BYTES)))
-            vectors = [b.add(first, b.mul(stride, I64(t))) for t in range(FEW_AT_ONCE)]
-            accs = [add_group(b, layout, b.load(slot), weights, v) for slot, v in zip(slots, vectors, strict=True)]
-            for slot, acc in zip(slots, accs, strict=True):
-                b.store(acc, slot)
-        for t, slot in enumerate(slots):
-            store_as(b, at(b, sums, 64 * t), b.load(slot))
-
-    return add_groups
-
-
-def make_few(layout: Layout) -> Any:
-    """The function `Product.few` of a layout."""
-    add_groups, add_rest, (row_dot, _) = make_add_groups(layout), make_add_rest(layout), make_row_dots(layout)
-    size, group_size = layout.size, GROUP * layout.size
-
-    @compiled
-    def four_tokens(p, n_blocks, records, stride, sums, scratch, y, y_stride, accumulate):
-        """One row times FEW_AT_ONCE vectors."""
-        n_groups, left = n_blocks // GROUP, n_blocks % GROUP
-        add_groups(p, records, stride, n_groups, sums)
-        for t in range(FEW_AT_ONCE):
-            rest, record = p + n_groups * group_size, records + t * stride + n_groups * GROUP_BYTES
-            put(y + t * y_stride, total(add_rest(load(sums + 64 * t), rest, record, left, scratch)), accumulate)
-
-    @compiled
-    def few(base, cols, first, last, n, records, panel, sums, y, y_stride, accumulate):
-        keep_apart()
-        n_blocks, scratch, whole = cols // 32, sums + 64 * FEW_AT_ONCE, n // FEW_AT_ONCE * FEW_AT_ONCE
-        row_bytes, stride = n_blocks * size, (n_blocks + GROUP - 1) // GROUP * GROUP_BYTES
-        if n_blocks % 4:
-            zero_bytes(scratch, group_size)
-        for t in range(0, whole, FEW_AT_ONCE):
-            for row in range(first, last):
-                p, place = base + row * row_bytes, y + t * y_stride + 4 * row
-                four_tokens(p, n_blocks, records + t * stride, stride, sums, scratch, place, y_stride, accumulate)
-        for row in range(first, last):
-            for t in range(whole, n):
-                value = row_dot(base + row * row_bytes, records + t * stride, n_blocks, scratch)
-                put(y + t * y_stride + 4 * row, value, accumulate)
-        return 0
-
-    return few

@@ -49,22 +49,24 @@ from ggmlpy.machine.vectors import (
     zeros,
 )
 
-from .blocks import columns_of_quarters
-from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, K_TILE
+from .blocks import times_zero
+from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, K_TILE, START_ZERO
 from .layouts import superblock_panel_parts as parts_of
 from .matrix_functions import Product, put, put_four
 from .panel_products import put_rows
-from .superblocks import Superblock, times_zero, totals, totals_of_quarters
+from .side_by_side import columns_of_quarters
+from .superblocks import Superblock, totals, totals_of_quarters
 
 __all__ = ["make_superblock_product"]
 
-F32X8 = vector(F32, 8)
+ONE_BY_ONE = 5  # vectors
 
 
 def make_superblock_product(record: TensorType) -> Product:
     """The functions for a k-quant."""
     block = Superblock(record)
-    return Product(make_rows(block), make_panel(block), make_few(block))
+    panel = make_panel(block)
+    return Product(make_rows(block), panel, make_few(block, panel))
 
 
 # One vector: four rows at a time.
@@ -133,12 +135,15 @@ def make_rows(block: Superblock) -> Any:
 # A few vectors, one after another: the second finds the rows in the second-level cache.
 
 
-def make_few(block: Superblock) -> Any:
+def make_few(block: Superblock, panel_product: Any) -> Any:
     """The function `Product.few`."""
     rows, values = make_rows(block), block.record.blck_size
 
     @compiled
     def few(base, cols, first, last, n, x, panel, sums, y, y_stride, accumulate):
+        if n > ONE_BY_ONE:
+            panel_product(base, cols, first, last, n, x, panel, sums, y, y_stride, accumulate)
+            return 0
         quarter = (last - first) // 4
         for t in range(n):
             vector, place = x + t * (cols // values) * A_BYTES, y + t * y_stride
@@ -231,7 +236,7 @@ class SuperblockTile:
     def _start(self, b: ir.IRBuilder, starts: Any) -> Any:
         """What the sum of a run begins with: minus the zero times its codes of the vector."""
         sums = [load_as(b, at(b, starts, 4 * i), I32) for i in range(self.block.record.run // 16)]
-        return times_zero(b, functools.reduce(b.add, sums), self.block.zero)
+        return times_zero(b, functools.reduce(b.add, sums), self.block.zero, START_ZERO)
 
     def min_sums(self, b: ir.IRBuilder, panels: Sequence[Any], tokens: Sequence[Any]) -> list[Any]:
         """M i32 [16 rows] for each panel and token."""

@@ -48,6 +48,7 @@ from ggmlpy.machine.vectors import (
     widen_f16,
 )
 
+from .blocks import times_zero
 from .layouts import A_CODES, A_STARTS, A_SUMS16, A_SUMS32, START_ZERO, zero_of
 
 __all__ = ["Register", "Superblock", "registers_of"]
@@ -211,7 +212,7 @@ class Superblock:
         """What the sums of four products begin with: minus the zero times four codes of the vector."""
         if not self.zero:
             return constant(0, I32X16)
-        return times_zero(b, in_order(b, register, at(b, vector_at, A_STARTS)), self.zero)
+        return times_zero(b, in_order(b, register, at(b, vector_at, A_STARTS)), self.zero, START_ZERO)
 
     def min_sums(self, b: ir.IRBuilder, mins: Any, begin: int, vector_at: Any) -> Any:
         """M of four rows: four lanes each, i32 [16], that add up to it."""
@@ -255,18 +256,6 @@ def six_bits_of_q3(b: ir.IRBuilder, x: Any) -> Any:
 
     high = picked((2, 2, 2, 2), (0, 2, 4, 6), 0x03)
     return b.or_(picked((0, 1, 0, 1), (0, 0, 4, 4), 0x0F), b.shl(high, constant(4, I32X16)))
-
-
-def times_zero(b: ir.IRBuilder, starts: Any, zero: int) -> Any:
-    """From minus START_ZERO times some sums, minus `zero` times these; both are powers of two."""
-    kind = starts.type
-    if zero > START_ZERO:
-        return b.shl(starts, in_every_lane((zero // START_ZERO).bit_length() - 1, kind))
-    return b.ashr(starts, in_every_lane((START_ZERO // zero).bit_length() - 1, kind))
-
-
-def in_every_lane(value: int, kind: Any) -> Any:
-    return constant(value, kind) if isinstance(kind, ir.VectorType) else kind(value)
 
 
 def as_integers(b: ir.IRBuilder, x: Any, places: Sequence[int]) -> Any:
