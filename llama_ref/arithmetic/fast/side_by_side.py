@@ -32,7 +32,15 @@ from ggmlpy.machine.vectors import (
 
 from .layouts import GROUP, Layout
 
-__all__ = ["columns_of_quarters", "scales_at", "scales_of_rows", "signed_codes", "unsigned_codes"]
+__all__ = [
+    "columns_of_block",
+    "columns_of_quarters",
+    "halves_of_rows",
+    "scales_at",
+    "scales_of_rows",
+    "signed_codes",
+    "unsigned_codes",
+]
 
 # Scales.
 
@@ -50,11 +58,17 @@ def scales_at(b: ir.IRBuilder, addresses: Sequence[Any], layout: Layout) -> Any:
 
 def scales_of_rows(b: ir.IRBuilder, rows: Sequence[Any], layout: Layout, place: int) -> Any:
     """The scales at `place` of the blocks of sixteen rows, as f32."""
-    if layout.scale_bytes == 4 or place + 4 > layout.size:
+    if layout.scale_bytes == 4:
         return scales_at(b, [at(b, p, place) for p in rows], layout)
-    # Loading four bytes takes no shuffle, inserting two into a register does.
+    return halves_of_rows(b, rows, place, layout.size)
+
+
+def halves_of_rows(b: ir.IRBuilder, rows: Sequence[Any], place: int, size: int) -> Any:
+    """The float16 at `place` of blocks of `size` bytes of sixteen rows, as f32."""
+    early = max(place + 4 - size, 0)  # four bytes are loaded: that takes no shuffle, as inserting two would
     nothing = constant(0, vector(I32, 4))
-    x = [b.insert_element(nothing, load_as(b, at(b, p, place), I32), I32(0)) for p in rows]
+    words = [b.lshr(load_as(b, at(b, p, place - early), I32), I32(8 * early)) for p in rows]
+    x = [b.insert_element(nothing, word, I32(0)) for word in words]
     for element in (I16, I32, I64):  # one value in each, then two, then four
         n = 128 // element.width
         first_of_each = [k // 2 + n * (k % 2) for k in range(n)]

@@ -12,10 +12,8 @@ from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.machine.jit import cgutils
 from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import (
-    F16,
     F32,
     F32X16,
-    I16,
     I16X32,
     I32,
     I32X16,
@@ -27,7 +25,6 @@ from ggmlpy.machine.vectors import (
     dot_words,
     f32x16,
     fetch_ahead,
-    gather,
     integer,
     join,
     keep_apart,
@@ -42,31 +39,28 @@ from ggmlpy.machine.vectors import (
     store_as,
     store_i64,
     sub,
-    transpose,
     vector,
-    widen_f16,
     zero_bytes,
     zeros,
 )
 
 from .blocks import times_zero
+from .few_superblocks import make_few
 from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, K_TILE, START_ZERO
 from .layouts import superblock_panel_parts as parts_of
 from .matrix_functions import Product, put, put_four
 from .panel_products import put_rows
-from .side_by_side import columns_of_quarters
+from .side_by_side import halves_of_rows
 from .superblocks import Superblock, totals, totals_of_quarters
 
 __all__ = ["make_superblock_product"]
-
-ONE_BY_ONE = 5  # vectors
 
 
 def make_superblock_product(record: TensorType) -> Product:
     """The functions for a k-quant."""
     block = Superblock(record)
-    panel = make_panel(block)
-    return Product(make_rows(block), panel, make_few(block, panel))
+    rows = make_rows(block)
+    return Product(rows, make_panel(block), make_few(block, rows))
 
 
 # One vector: four rows at a time.
@@ -132,27 +126,6 @@ def make_rows(block: Superblock) -> Any:
     return rows
 
 
-# A few vectors, one after another: the second finds the rows in the second-level cache.
-
-
-def make_few(block: Superblock, panel_product: Any) -> Any:
-    """The function `Product.few`."""
-    rows, values = make_rows(block), block.record.blck_size
-
-    @compiled
-    def few(base, cols, first, last, n, x, panel, sums, y, y_stride, accumulate):
-        if n > ONE_BY_ONE:
-            panel_product(base, cols, first, last, n, x, panel, sums, y, y_stride, accumulate)
-            return 0
-        quarter = (last - first) // 4
-        for t in range(n):
-            vector, place = x + t * (cols // values) * A_BYTES, y + t * y_stride
-            rows(base, cols, vector, sums, first, quarter, quarter, last, place, accumulate)
-        return 0
-
-    return few
-
-
 # Many vectors: sixteen rows side by side.
 
 
@@ -161,40 +134,24 @@ def make_pack_block(block: Superblock) -> Any:
 
     The target's parts are those of `layouts.superblock_panel_parts`.
     """
-    record, runs, parts = block.record, block.runs, parts_of(block.record)
+    record, parts = block.record, parts_of(block.record)
 
     @op(nothing, address, integer, address)
     def pack_block(b: ir.IRBuilder, table: Any, offset: Any, target: Any) -> None:
         rows = [b.add(load_as(b, at(b, table, 8 * row), I64), offset) for row in range(GROUP)]
-        for register in block.registers:
-            columns = transpose(b, [block.codes(b, row, register) for row in rows])
-            for word, column in zip(register.values[::4], columns, strict=True):
-                store_as(b, at(b, target, parts["codes"] + 16 * word), column)
-        scales, mins = packed_scales(b, block, rows)
-        for run in range(runs):
-            store_as(b, at(b, target, parts["scales"] + 64 * run), scales[run])
-        for pair in range(runs // 2 if block.has_mins else 0):
-            words = b.or_(mins[2 * pair], b.shl(mins[2 * pair + 1], constant(16, I32X16)))
-            store_as(b, at(b, target, parts["mins"] + 64 * pair), words)
+        for words in block.words_of_rows(b, rows):
+            for value, word in words.items():
+                store_as(b, at(b, target, parts["codes"] + 16 * value), word)
+        scales, mins = block.scales_of_rows(b, rows)
+        for run, x in enumerate(scales):
+            store_as(b, at(b, target, parts["scales"] + 64 * run), x)
+        for pair, x in enumerate(mins):
+            store_as(b, at(b, target, parts["mins"] + 64 * pair), x)
         for name in block.factor_names:
-            halves = gather(b, [load_as(b, at(b, row, record.offset(name)), I16) for row in rows])
-            store_as(b, at(b, target, parts[name]), widen_f16(b, b.bitcast(halves, vector(F16, GROUP))))
+            x = halves_of_rows(b, rows, record.offset(name), record.type_size)
+            store_as(b, at(b, target, parts[name]), x)
 
     return pack_block
-
-
-def packed_scales(b: ir.IRBuilder, block: Superblock, rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Scales, and mins if any, of each run of sixteen rows: i32 [16] each."""
-    quarters = [block.scales(b, block.headers(b, rows[i::4])) for i in range(4)]  # rows i, i+4, i+8, i+12
-
-    def of_runs(which: int, begin: int) -> list[Any]:
-        columns = columns_of_quarters(b, [b.bitcast(quarter[which], I32X16) for quarter in quarters])
-        places = range(begin, begin + block.runs)
-        low = constant(0xFF, I32X16)
-        return [b.and_(b.lshr(columns[i // 4], constant(8 * (i % 4), I32X16)), low) for i in places]
-
-    zero = constant(block.scale_zero, I32X16)
-    return [b.sub(x, zero) for x in of_runs(0, 0)], of_runs(1, quarters[0][2]) if block.has_mins else []
 
 
 class SuperblockTile:

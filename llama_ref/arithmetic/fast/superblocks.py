@@ -17,7 +17,7 @@ packed to words, and `dot_words` multiplies these with the scales of their runs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -50,6 +50,7 @@ from ggmlpy.machine.vectors import (
 
 from .blocks import times_zero
 from .layouts import A_CODES, A_STARTS, A_SUMS16, A_SUMS32, START_ZERO, zero_of
+from .side_by_side import columns_of_block, columns_of_quarters
 
 __all__ = ["Register", "Superblock", "registers_of"]
 
@@ -129,10 +130,7 @@ class Superblock:
     def _high_bits(self, b: ir.IRBuilder, block: Any, register: Register) -> Any:
         """The bits of the same codes that lie in a field of their own, in place."""
         low, high = self.record.codes
-        span = high.apart * 8 // high.width  # values that share bytes
-        words = register.values[::4]
-        byte = [v // span * high.apart + v % high.apart for v in words]
-        left = [low.width - v % span // high.apart * high.width for v in words]  # a rotation, to the right if negative
+        byte, left = zip(*map(self._place_of_high, register.values[::4]), strict=True)
         x = load_as(b, at(b, block, self.record.offset(high.field) + min(byte)), vector(I32, 8))
         x = shuffle(b, x, x, [(place - min(byte)) // 4 for place in byte])
         x = call(b, "llvm.fshl.v16i32", I32X16, [x, x, constant([n % 32 for n in left], I32X16)])
@@ -224,6 +222,65 @@ class Superblock:
         x, y = (dot_words(b, zero, as_words(b, mins, part), sums) for part in (places[:32], places[32:]))
         low = [8 * (lane // 4) + lane % 4 for lane in range(16)]
         return b.add(shuffle(b, x, y, low), shuffle(b, x, y, [lane + 4 for lane in low]))
+
+    # Sixteen rows side by side.
+
+    def words_of_rows(self, b: ir.IRBuilder, rows: Sequence[Any]) -> Iterator[dict[int, Any]]:
+        """The codes of a block without sign: first value of four -> those of sixteen rows; sixteen words at a time."""
+        low, size = self.record.codes[0], self.record.block[self.record.codes[0].field].itemsize
+        parts = 8 // low.width
+        high = self._high_columns(b, rows)
+        for start in range(0, size, 64 // parts):
+            words = {}
+            for byte in range(start, start + 64 // parts, 16):
+                columns = columns_of_block(b, rows, self.record.offset(low.field) + byte)
+                for part in range(parts):
+                    first = byte // low.apart * low.apart * parts + part * low.apart + byte % low.apart
+                    for i, column in enumerate(columns):
+                        words[first + 4 * i] = self._word(b, column, part * low.width, high, first + 4 * i)
+            yield words
+
+    def _word(self, b: ir.IRBuilder, column: Any, shift: int, high: dict[int, Any], value: int) -> Any:
+        low = self.record.codes[0]
+        x = b.and_(b.lshr(column, constant(shift, I32X16)), in_every_byte((1 << low.width) - 1))
+        if self.record.levels:
+            return look_up(b, x, [level + self.zero for level in self.record.levels])
+        if not high:
+            return x
+        byte, left = self._place_of_high(value)
+        bits, count = high[byte], constant(abs(left), I32X16)
+        bits = b.shl(bits, count) if left >= 0 else b.lshr(bits, count)
+        return b.or_(x, b.and_(bits, in_every_byte(((1 << self.record.codes[1].width) - 1) << low.width)))
+
+    def _place_of_high(self, value: int) -> tuple[int, int]:
+        """Which byte of its field holds the high bits of a code, and how far they are shifted to the left."""
+        low, high = self.record.codes
+        span = high.apart * 8 // high.width  # values that share bytes
+        return value // span * high.apart + value % high.apart, low.width - value % span // high.apart * high.width
+
+    def _high_columns(self, b: ir.IRBuilder, rows: Sequence[Any]) -> dict[int, Any]:
+        """The bits that lie in a field of their own: number of the first byte of four -> [16 rows][4]."""
+        if len(self.record.codes) == 1:
+            return {}
+        field = self.record.codes[1].field
+        starts = range(0, self.record.block[field].itemsize, 16)
+        columns = [columns_of_block(b, rows, self.record.offset(field) + start) for start in starts]
+        return {start + 4 * i: x for start, four in zip(starts, columns, strict=True) for i, x in enumerate(four)}
+
+    def scales_of_rows(self, b: ir.IRBuilder, rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Scales i32 [16] of each run of sixteen rows; mins, if any, of each two runs: i32 [16] of two words."""
+        quarters = [self.scales(b, self.headers(b, rows[i::4])) for i in range(4)]  # rows i, i+4, i+8, i+12
+
+        def of_runs(which: int, begin: int) -> list[Any]:
+            columns = columns_of_quarters(b, [b.bitcast(quarter[which], I32X16) for quarter in quarters])
+            places = range(begin, begin + self.runs)
+            low = constant(0xFF, I32X16)
+            return [b.and_(b.lshr(columns[i // 4], constant(8 * (i % 4), I32X16)), low) for i in places]
+
+        zero, sixteen = constant(self.scale_zero, I32X16), constant(16, I32X16)
+        scales = [b.sub(x, zero) for x in of_runs(0, 0)]
+        mins = of_runs(1, quarters[0][2]) if self.has_mins else []
+        return scales, [b.or_(x, b.shl(y, sixteen)) for x, y in zip(mins[::2], mins[1::2], strict=True)]
 
 
 def in_every_byte(byte: int) -> Any:
