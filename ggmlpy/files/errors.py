@@ -14,6 +14,7 @@ import os
 from typing import Any
 
 from .foreign import visible
+from .unpacked import archive_for, shown
 
 __all__ = [
     "BadMagicError",
@@ -64,7 +65,7 @@ class FormatError(Exception):
         self.expected = expected
         self.found = found
         self.cause = cause
-        self.next_step = next_step
+        self.next_step = None if next_step is None else archive_for(next_step)
         if path is not None:
             self.name_file(path)
 
@@ -77,8 +78,8 @@ class FormatError(Exception):
         m.gguf: no piece for byte 0x41. Next: `doctor .`
         """
         if self.path is None:
-            self.path = os.fspath(path)
-            usual = self.usual_next_step.format(path=self.path, directory=os.path.dirname(self.path) or ".")
+            self.path, given = shown(path), archive_for(os.fspath(path))
+            usual = self.usual_next_step.format(path=given, directory=os.path.dirname(given) or ".")
             self.next_step = usual if self.next_step is None else self.next_step
 
     def __str__(self) -> str:

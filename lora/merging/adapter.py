@@ -17,6 +17,7 @@ from types import TracebackType
 import numpy as np
 
 from ggmlpy.files.errors import UsageError
+from ggmlpy.files.unpacked import shown
 from ggmlpy.formats.tensor_names import rename
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.weights import WeightFile, open_weights
@@ -157,16 +158,16 @@ def is_same_adapter(a: Adapter, b: Adapter) -> bool:
 def _doubts(adapter: Adapter) -> Iterator[str]:
     """What is not an error, but rarely intended."""
     if not adapter.pairs:
-        yield f"{adapter.weights} holds whole tensors only, no LoRA pairs: {', '.join(adapter.replaced)}"
+        yield f"{shown(adapter.weights)} holds whole tensors only, no LoRA pairs: {', '.join(adapter.replaced)}"
     whole = {rename(name, "huggingface").split(".")[-2] for name in adapter.replaced}
     lost = [name for name in adapter.config.modules_to_save if name.split(".")[-1] not in whole]
     if lost:
-        yield f"{adapter.config.path} promises {', '.join(lost)} whole (modules_to_save), which the weights lack"
+        yield f"{shown(adapter.config.path)} promises {', '.join(lost)} whole (modules_to_save), which the weights lack"
 
 
 def _on_fan_in_fan_out(config: AdapterConfig, way: str) -> Iterator[str]:
     if config.fan_in_fan_out:
-        yield f"{config.path} says fan_in_fan_out: true. " + (
+        yield f"{shown(config.path)} says fan_in_fan_out: true. " + (
             "The changes are added transposed, as the v1.1 merge script does; PEFT ignores it"
             if way == "v1.1"
             else "LLaMA's layers are linear, so it is ignored, as PEFT does; the v1.1 merge script transposes the "

@@ -26,6 +26,7 @@ from typing import Any
 
 from ggmlpy.files.errors import FormatError, UnsupportedError
 from ggmlpy.files.json_files import read_json
+from ggmlpy.files.unpacked import shown
 
 from .adapter_features import active_features
 from .module_patterns import ModulePatterns
@@ -123,7 +124,7 @@ def read_adapter_config(path: str | os.PathLike[str]) -> AdapterConfig:
         alpha_pattern=_patterns(path, record, "alpha_pattern"),
         modules_to_save=_names(path, record, "modules_to_save"),
         base_model=str(record.get("base_model_name_or_path") or ""),
-        notes=tuple(f"{path}: {key} = {record[key]!r}"[:160] + f": {row.reason}" for key, row in active.items()),
+        notes=tuple(f"{shown(path)}: {key} = {record[key]!r}"[:160] + f": {row.reason}" for key, row in active.items()),
     )
     config.scale_of("")  # a bad pattern is found here
     return config

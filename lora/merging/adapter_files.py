@@ -17,6 +17,7 @@ from ggmlpy.files.atomic import require_space
 from ggmlpy.files.errors import IntegrityError, MissingFileError, OutputError, UsageError
 from ggmlpy.files.kinds import FIRST_BYTES, lookalike
 from ggmlpy.files.npy import ZIP_TROUBLE
+from ggmlpy.files.unpacked import shown_as
 
 from .adapter_config import CONFIG
 
@@ -55,7 +56,7 @@ def files_of_adapter(path: Path, stack: contextlib.ExitStack) -> dict[str, Path]
         return files_of_adapter(path.parent, stack)
     if path.is_file() and _is_zip(path):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapter-")))
-        return _unpack(path, folder)
+        return _unpack(path, folder, stack)
     cause, next_step = _other_kind(path) if path.is_file() else (None, "check the path")
     raise MissingFileError(
         "no adapter here",
@@ -86,7 +87,7 @@ def _the_one(path: Path, homes: list[Any], default: Any) -> Any:
     return homes[0] if homes else default
 
 
-def _unpack(path: Path, folder: Path) -> dict[str, Path]:
+def _unpack(path: Path, folder: Path, stack: contextlib.ExitStack) -> dict[str, Path]:
     """Unpack the wanted files of a ZIP into ``folder``, streamed; nothing else in it is touched."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -95,6 +96,7 @@ def _unpack(path: Path, folder: Path) -> dict[str, Path]:
             for name, entry in entries.items():
                 with archive.open(entry) as source, open(folder / name, "xb") as target:
                     _copy_bounded(path, source, target, entry)
+            stack.enter_context(shown_as(folder, path, {name: entry.filename for name, entry in entries.items()}))
             return {name: folder / name for name in entries}
     except UsageError:
         raise  # a ValueError, too

@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from ggmlpy.files.errors import ShapeError
+from ggmlpy.files.unpacked import shown
 from ggmlpy.formats.tensor_names import is_derived, is_known, rename, unwrapped
 from llama_ref.checkpoint import LazyTensor
 
@@ -142,7 +143,11 @@ def _differing_copies(path: Path, name: str, copies: Mapping[str, LazyTensor]) -
         for i in range(0, trained.shape[0], max(1, trained.shape[0] // ROWS_COMPARED))
     )
     module = rename(name, "huggingface").removesuffix(".weight")
-    return [] if same else [f"{path}: {module}.weight differs from {module}.modules_to_save.weight, which was taken"]
+    return (
+        []
+        if same
+        else [f"{shown(path)}: {module}.weight differs from {module}.modules_to_save.weight, which was taken"]
+    )
 
 
 def _meta_name(module: str) -> str | None:
@@ -164,7 +169,7 @@ def _pair(path: Path, config: AdapterConfig, name: str, transposed: bool, sides:
             f"lora_A of {module} has another rank than {CONFIG} says",
             path=path,
             field=module,
-            expected=f"r = {config.rank_of(module)} ({config.path})",
+            expected=f"r = {config.rank_of(module)} ({shown(config.path)})",
             found=f"r = {a.shape[0]}",
             cause=f"{CONFIG} belongs to another adapter",
             next_step="copy both files again from the same place",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ggmlpy.files.errors import FormatError, MissingFileError, ShapeError, VocabularyError
 from ggmlpy.files.paths import refuse_directory, refuse_overwriting
+from ggmlpy.files.unpacked import shown
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from llama_ref.checkpoint.layout import Checkpoint
 from llama_ref.conversion.exported_tokenizer import JSON_TOKENIZER_FILES
@@ -180,7 +181,7 @@ def _wrong_tokenizer(link: Link, adapter: Adapter) -> VocabularyError:
     return VocabularyError(
         f"the tokenizer is {vocabulary_name(link.tokenizer or 0)}; {link.who} needs {vocabulary_name(link.n_vocab)}",
         path=adapter.tokenizer.path if adapter.tokenizer else adapter.path,
-        expected=f"{link.n_vocab} pieces, as {adapter.weights} has rows",
+        expected=f"{link.n_vocab} pieces, as {shown(adapter.weights)} has rows",
         found=link.tokenizer,
         cause="the tokenizers of Chinese-LLaMA (49953) and Chinese-Alpaca (49954) were mixed up",
         next_step=f"copy the tokenizer.model that was published with this adapter into {adapter.path}",

@@ -25,6 +25,7 @@ from typing import Any
 from ggmlpy.files.errors import UsageError
 from ggmlpy.files.foreign import visible
 from ggmlpy.files.ordered import Workers
+from ggmlpy.files.unpacked import shown_as
 from ggmlpy.formats.containers import refuse_name
 from ggmlpy.formats.eras import DEFAULT_ERA
 from llama_ref.checkpoint import Checkpoint, LazyTensor
@@ -331,6 +332,7 @@ def _open_any(path: str | os.PathLike[str], base: Checkpoint, stack: contextlib.
     home = Path(path)
     if is_lora_file(path):
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="adapter-")))
+        stack.enter_context(shown_as(home, path, {}))
         write_peft(open_lora_file(path), base.params, home)
     adapter = stack.enter_context(open_adapter(home, fan_in_fan_out=way))
     adapter.path = Path(path)
