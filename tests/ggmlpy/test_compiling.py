@@ -70,7 +70,7 @@ def test_a_terminal_is_told_where_the_code_is_kept_and_how_far_it_is(tmp_path: P
     assert "compiling" not in second
 
 
-def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
+def on_a_terminal(command: list[str], environment: dict[str, str], width: int = 80, code: int = 0) -> str:
     """What the command writes on stderr where that is a terminal."""
     import fcntl
     import pty
@@ -78,7 +78,7 @@ def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
     import termios
 
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # rows and columns
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, width, 0, 0))  # rows and columns
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=theirs) as process:
         os.close(theirs)
         said = b""
@@ -86,7 +86,7 @@ def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
             while part := os.read(ours, 4096):
                 said += part
     os.close(ours)
-    assert process.returncode == 0, said
+    assert process.returncode == code, said
     return said.decode()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.foreign import one_line
 from toolchain.terminal.program import spoken
-from toolchain.terminal.talk import print_json, put, say, warn_of_values
+from toolchain.terminal.talk import in_terminal, print_json, put, say, warn_of_values
 
 from .options import Commands, command, era_option, json_option, threads_option, tokenizer_option, writes
 
@@ -181,7 +182,7 @@ def run_quantize(args: argparse.Namespace) -> int:
 
         def finished(report: Any, index: int) -> None:
             if not (args.json or args.quiet):
-                bar.write(one_line(report.tensor_line(index)))
+                bar.write(in_terminal(one_line(report.tensor_line(index)), sys.stdout))
 
         report = quantize_file(
             args.input,

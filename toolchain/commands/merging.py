@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolchain.terminal.bars import bytes_of, progress_bar, searching
 from toolchain.terminal.program import spoken, spoken_within
-from toolchain.terminal.talk import print_json, put_text, say_text
+from toolchain.terminal.talk import print_json, put, say_text
 
 from .options import (
     Arguments,
@@ -118,4 +118,4 @@ def _put_plan(args: argparse.Namespace, plan: str) -> None:
     if args.json:
         print_json({"plan": plan.splitlines()})
     else:
-        put_text(plan)
+        put(*plan.splitlines())

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from toolchain.terminal.bars import progress_bar
-from toolchain.terminal.talk import print_json, put, put_text, say, warn_of_encoding
+from toolchain.terminal.talk import print_json, put, say, warn_of_encoding
 
 from .adapters import add_lora, lora_options
 from .options import (
@@ -205,6 +205,5 @@ def run_bench(args: argparse.Namespace) -> int:
     if args.json:
         print_json([result.as_dict() for result in results])
     else:
-        put_text(table(results))
-        put_text("\n" + table_of_types(results))
+        put(*table(results).splitlines(), "", *table_of_types(results).splitlines())
     return 0

@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 from toolchain.terminal import program
-from toolchain.terminal.foreign import one_line
-from toolchain.terminal.talk import say
+from toolchain.terminal.talk import complain, remark, say
+from toolchain.terminal.widths import continued, fitted
 
 from .mistakes import OF_OTHERS, hint_for_argument, hint_for_missing, meant, missing_dash
 
@@ -23,17 +23,25 @@ Arguments = Any  # a parser or a group of its options
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Examples stay lines, for they are pasted; everything else is filled."""
+    """Examples stay commands, for they are pasted; everything else is filled."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if text.startswith("example:") else super()._fill_text(text, width, indent)
+        if not text.startswith("example:"):
+            return super()._fill_text(text, width, indent)
+        broken = (continued(line, width) if line.startswith(" ") else fitted(line, width) for line in text.splitlines())
+        return "\n".join(part for lines in broken for part in lines)
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(heading and "\n".join(fitted(heading, self._width)))
 
 
 class Parser(argparse.ArgumentParser):
     """One line says what is wrong, with the name that was probably meant; the next one where help is."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message + hint_for_missing(message, self))}\nsee: {self.prog} --help\n")
+        complain(message + hint_for_missing(message, self))
+        remark(f"see: {self.prog} --help")
+        self.exit(2)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)

@@ -9,11 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TextIO
 
+from . import program
 from .foreign import escape, one_line, safe_json, visible_json
+from .widths import fitted, terminal_width
 
 __all__ = [
     "complain",
+    "in_terminal",
     "memory_used",
     "print_json",
     "put",
@@ -38,7 +42,7 @@ def put(*lines: object, end: str = "\n", flush: bool = False) -> None:
     b\\nc
     """
     for line in lines:
-        print(one_line(line), end=end, flush=flush)
+        print(in_terminal(one_line(line), sys.stdout) if end == "\n" else one_line(line), end=end, flush=flush)
 
 
 def put_text(text: object, end: str = "\n") -> None:
@@ -48,7 +52,12 @@ def put_text(text: object, end: str = "\n") -> None:
 
 def put_painted(line: str, flush: bool = False) -> None:
     """Print what :mod:`toolchain.terminal.colors` painted, which made each part of it safe."""
-    print(line, flush=flush)
+    print(in_terminal(line, sys.stdout), flush=flush)
+
+
+def in_terminal(line: str, stream: TextIO) -> str:
+    """A line as it fits a stream: broken between words where that is a terminal; elsewhere it is what programs read."""
+    return "\n".join(fitted(line, terminal_width(stream), program.name())) if stream.isatty() else line
 
 
 def complain(problem: object) -> None:
@@ -58,12 +67,13 @@ def complain(problem: object) -> None:
 
 def remark(text: object) -> None:
     """Print a line on stderr."""
-    print(one_line(text), file=sys.stderr)
+    print(in_terminal(one_line(text), sys.stderr), file=sys.stderr)
 
 
 def remark_text(text: object) -> None:
     """Print a text of several lines on stderr."""
-    print(escape(text), file=sys.stderr)
+    for line in escape(text).split("\n"):
+        print(in_terminal(line, sys.stderr), file=sys.stderr)
 
 
 def say(args: argparse.Namespace, *words: object) -> None:
