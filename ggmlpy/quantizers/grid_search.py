@@ -38,18 +38,36 @@ from ggmlpy.formats.grids import GRIDS
 from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
-from ggmlpy.machine.vectors import store
+from ggmlpy.machine.vectors import (
+    LANES,
+    add,
+    div,
+    fill,
+    lane_numbers,
+    load,
+    load_f32,
+    load_i32,
+    load_u8,
+    mul,
+    nearest_codes,
+    store,
+    store_f32,
+    sub,
+    zeros,
+)
 
 from .grid_packing import PACKERS
 from .k_quants import store_half
+from .neighbors import ADDRESSES, neighbor_finder, numbers_of_levels
 from .search import clipped
-from .weighted_search import fit_positive
+from .weighted_search import ROW, fit_positive
 
 __all__ = ["WAYS", "grid_quantizer"]
 
-F0, F1, HALF = np.float32(0), np.float32(1), np.float32(0.5)
-FLT_MAX = np.float32(np.finfo(np.float32).max)
+F0, F1, F2, HALF = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
 NOTHING = np.float32(-1)  # instead of a scale
+SUMS, INVERSE = 16 * ROW, 18 * ROW  # where they are in the memory of lanes
+FITTED = ("iq2_xxs",)  # scales are tried around that of a fit
 
 
 class Way(NamedTuple):
@@ -94,7 +112,12 @@ WAYS = {
 # ── values of one run ─────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # x: float32 [run]. xv: their magnitudes, negative where a sign was given up. w: weights, wa: their roots. signs: a byte
-# for each eight values. levels: uint8 [run]. missed: of each group of ``width`` values whether it is not on the grid.
+# for each eight values. levels: uint8 [run].
+#
+# Sixteen scales are tried side by side, one per lane: numbers: float32 [run, 16], what the level of each value stands
+# for; lanes: float32 [groups, 16], the levels of a group as one number, and then whether they are a point; behind them
+# two sums and the scale of each lane. All are addresses: arrays that are handed from function to function are counted,
+# which took most of the time.
 
 
 @inlined
@@ -126,104 +149,138 @@ def take_signs(x, w, even, xv, signs):
 
 
 @inlined
-def best_neighbor(xv, wa, first, width, scale, tables, start, levels):
-    """Give ``width`` values the levels of the best point of a list; whether there was one."""
-    _, lists, points = tables
-    best, least = np.int32(-1), FLT_MAX
-    for k in range(start + 1, start + 1 + lists[start]):
-        point, error = lists[k], F0
+def fits_of(xv, w, run, numbers, sums):
+    """sum w x q and sum w q q over the numbers q, of each lane."""
+    sum_qx, sum_q2 = zeros(), zeros()
+    for i in range(run):
+        q, weight = load(numbers + ROW * i), fill(load_f32(w + 4 * i))
+        sum_qx = add(sum_qx, mul(mul(weight, fill(load_f32(xv + 4 * i))), q))
+        sum_q2 = add(sum_q2, mul(mul(weight, q), q))
+    store(sums, sum_qx)
+    store(sums + ROW, sum_q2)
+
+
+def placers(width: int, bits: int, top: int) -> tuple[Callable, Callable]:
+    """Functions about the ``width`` values at an address that become one point, with levels 0 … ``top``."""
+    best_neighbor = neighbor_finder(width)
+
+    def levels_at(xv, inverse, numbers, place_at):
+        """Give values their nearest levels with each of sixteen scales."""
+        place, one = zeros(), fill(F1)
         for i in range(width):
-            left = scale * np.float32(2 * np.int32(points[point, i]) + 1) - xv[first + i]
-            error += wa[first + i] * left * left
-        if error < least:
-            best, least = point, error
-    for i in range(width):
-        levels[first + i] = points[max(best, 0), i]
-    return best >= 0
+            scaled = mul(fill(HALF), sub(mul(inverse, fill(load_f32(xv + 4 * i))), one))
+            level = nearest_codes(scaled, np.int32(0), np.int32(top))
+            store(numbers + ROW * i, add(mul(fill(F2), level), one))
+            place = add(place, mul(fill(np.float32(1 << bits * i)), level))
+        store(place_at, place)
+
+    def put_on_grid(xv, wa, scale, tables, place, numbers):
+        """Give values of a lane the levels of the best point near theirs; return -1 if theirs are a point, 1 if others
+        had to be found, and 0 if there are none."""
+        places, starts, near, near_levels, points = tables
+        where = np.int64(load_i32(places + 4 * np.int64(place)))
+        if where >= 0:
+            return np.float32(-1)
+        best = best_neighbor(xv, wa, scale, numbers_of_levels(F1, F2), starts, near, near_levels, -1 - where)
+        for i in range(width):
+            level = load_u8(points + width * np.int64(max(best, np.int32(0))) + i)
+            store_f32(numbers + ROW * i, np.float32(np.int32(2) * level + np.int32(1)))
+        return F1 if best >= 0 else F0
+
+    return inlined(levels_at), inlined(put_on_grid)
 
 
-@inlined
-def place(xv, wa, first, width, top, bits, inverse, scale, tables, levels):
-    """Give ``width`` values levels that are a point; return -1 if their own are, 1 if others had to be found, and 0 if
-    there are none."""
-    number = 0
-    for i in range(width):
-        level = clipped(HALF * (inverse * xv[first + i] - F1), 0, top)
-        levels[first + i] = np.uint8(level)
-        number |= level << (bits * i)
-    where = tables[0][number]
-    if where >= 0:
-        return -1
-    return np.int64(best_neighbor(xv, wa, first, width, scale, tables, -1 - where, levels))
+def trier(name: str) -> Callable:
+    """The function (xv, w, wa, greatest, start, live, tables, numbers, lanes) -> failures that tries ``live`` scales
+    from step ``start`` on."""
+    way, grid = WAYS[name], GRIDS[TENSOR_TYPES[name].grid]
+    width, top, run, step = grid.width, len(grid.numbers) - 1, way.run, np.float32(way.step)
+    groups, outermost = run // width, np.float32(2 * top + 1)
+    levels_at, put_on_grid = placers(width, grid.bits, top)
+
+    def try_scales(xv, w, wa, greatest, start, live, tables, numbers, lanes):
+        failures, steps = 0, mul(add(fill(np.float32(start)), lane_numbers()), fill(step))
+        inverse = div(add(fill(outermost), steps), fill(greatest))
+        store(lanes + INVERSE, inverse)
+        for group in range(groups):
+            first = group * width
+            levels_at(xv + 4 * first, inverse, numbers + ROW * first, lanes + ROW * group)
+        for lane in range(0, 4 * live, 4):
+            here = F1 / load_f32(lanes + INVERSE + lane)
+            for group in range(groups):
+                x, weights, at = xv + 4 * width * group, wa + 4 * width * group, lanes + ROW * group + lane
+                place = np.int32(load_f32(at))
+                got = put_on_grid(x, weights, here, tables, place, numbers + ROW * width * group + lane)
+                store_f32(at, got)
+                failures += got == F0
+        fits_of(xv, w, run, numbers, lanes + SUMS)
+        return failures
+
+    return inlined(try_scales)
 
 
-@inlined
-def fit_of(xv, w, levels):
-    """sum w x q and sum w q q over the numbers q that levels stand for."""
-    sum_qx, sum_q2 = F0, F0
-    for i in range(len(xv)):
-        q = np.float32(2 * np.int32(levels[i]) + 1)
-        sum_qx += w[i] * xv[i] * q
-        sum_q2 += w[i] * q * q
-    return sum_qx, sum_q2
+def renewer(name: str) -> Callable:
+    """The function (xv, w, wa, scale, missed, tables, levels, numbers, lanes) -> (scale, failures) that places those
+    groups anew whose bits ``missed`` has."""
+    way, grid = WAYS[name], GRIDS[TENSOR_TYPES[name].grid]
+    width, top, run = grid.width, len(grid.numbers) - 1, way.run
+    levels_at, put_on_grid = placers(width, grid.bits, top)
 
+    def place_anew(xv, w, wa, scale, missed, tables, levels, numbers, lanes):
+        failures = 0
+        for i in range(run):
+            store_f32(numbers + ROW * i, np.float32(2 * np.int32(levels[i]) + 1))
+        for group in range(run // width):
+            if missed >> group & 1:
+                x, weights, at = xv + 4 * width * group, wa + 4 * width * group, numbers + ROW * width * group
+                levels_at(x, fill(F1 / scale), at, lanes)
+                failures += put_on_grid(x, weights, scale, tables, np.int32(load_f32(lanes)), at) == F0
+        take_lane(numbers, levels)
+        fits_of(xv, w, run, numbers, lanes + SUMS)
+        sum_qx, sum_q2 = load_f32(lanes + SUMS), load_f32(lanes + SUMS + ROW)
+        return sum_qx / sum_q2 if sum_q2 > F0 else scale, failures
 
-@inlined
-def scale_of_codes(xv, w, limit, lanes):
-    """The scale that fits best by codes 0 … ``limit``. ``lanes``: float32 [4, run, 16], of which it takes one."""
-    for i in range(len(xv)):
-        lanes[0, i, 0], lanes[1, i, 0] = xv[i], w[i]
-    x_at, w_at, codes_at, scale_at = [np.int64(lanes[k].ctypes.data) for k in range(4)]
-    store(scale_at, fit_positive(x_at, w_at, codes_at, len(xv), limit))
-    return lanes[3, 0, 0]
+    return inlined(place_anew)
 
 
 def searcher(name: str) -> Callable:
-    """The function (xv, w, wa, signs, tables, levels, tried, missed, missed_now, lanes) -> (scale, failures) of a type.
+    """The function (xv, w, wa, fitted, signs, tables, levels, numbers, lanes) -> (scale, failures) of a type.
 
-    A run of nothing has no scale; one whose sums underflow has the scale 0.
+    ``fitted`` is the scale of a fit by codes, for those types that try scales around it. A run of nothing has no scale;
+    one whose sums underflow has the scale 0.
     """
     way, grid = WAYS[name], GRIDS[TENSOR_TYPES[name].grid]
-    width, bits, top = grid.width, grid.bits, len(grid.numbers) - 1
-    groups, outermost, fits = way.run // width, np.float32(2 * top + 1), name == "iq2_xxs"
-    tries, step, negligible = way.tries, np.float32(way.step), np.float32(way.negligible)
+    top, run, tries, negligible = len(grid.numbers) - 1, way.run, way.tries, np.float32(way.negligible)
+    groups, fits, every = run // grid.width, name in FITTED, (1 << run // grid.width) - 1
     anew_all, anew_any = way.anew == "all", way.anew == "any"
+    try_scales, place_anew = trier(name), renewer(name)
 
-    def search(xv, w, wa, signs, tables, levels, tried, missed, missed_now, lanes):
-        greatest = xv[0]
-        for v in xv[1:]:
-            greatest = greatest if greatest > v else v
-        failures = 0
+    def search(xv, w, wa, fitted, signs, tables, levels, numbers, lanes):
+        greatest = greatest_of(xv, run)
+        failures, missed = 0, every if anew_any else 0
         levels[:] = 0
         if greatest < negligible or greatest == F0:
             return NOTHING, failures
-        scale, best = greatest / outermost, F0
+        scale, best = greatest / np.float32(2 * top + 1), F0
         if fits:
-            scale = scale_of_codes(xv, w, top + 2, lanes)
-            greatest = scale * np.float32(top + 1)
+            scale, greatest = fitted, fitted * np.float32(top + 1)
             if greatest <= F0:
                 return NOTHING, failures
-        missed[:] = anew_any
-        for k in range(-tries, tries + 1):
-            inverse = (outermost + np.float32(k) * step) / greatest
-            here = F1 / inverse
-            for group in range(groups):
-                found = place(xv, wa, group * width, width, top, bits, inverse, here, tables, tried)
-                missed_now[group] = found >= 0
-                failures += found == 0
-            sum_qx, sum_q2 = fit_of(xv, w, tried)
-            if sum_q2 > F0 and sum_qx * sum_qx > best * sum_q2:
-                scale = sum_qx / sum_q2
-                best = scale * sum_qx
-                levels[:], missed[:] = tried, missed_now
-        if scale > F0 and (anew_all or missed.any()):
-            inverse = F1 / scale
-            for group in range(groups):
-                if anew_all or anew_any or missed[group]:
-                    found = place(xv, wa, group * width, width, top, bits, inverse, scale, tables, levels)
-                    failures += found == 0
-            sum_qx, sum_q2 = fit_of(xv, w, levels)
-            scale = sum_qx / sum_q2 if sum_q2 > F0 else scale
+        for start in range(-tries, tries + 1, LANES):
+            live, kept = min(LANES, tries + 1 - start), -1
+            failures += try_scales(xv, w, wa, greatest, start, live, tables, numbers, lanes)
+            for lane in range(0, 4 * live, 4):
+                sum_qx, sum_q2 = load_f32(lanes + SUMS + lane), load_f32(lanes + SUMS + ROW + lane)
+                if sum_q2 > F0 and sum_qx * sum_qx > best * sum_q2:
+                    scale = sum_qx / sum_q2
+                    best, kept = scale * sum_qx, lane
+            if kept >= 0:
+                take_lane(numbers + kept, levels)
+                missed = missed_groups(lanes + kept, groups)
+        if scale > F0 and (anew_all or missed):
+            anew = every if anew_all or anew_any else missed
+            scale, failed = place_anew(xv, w, wa, scale, anew, tables, levels, numbers, lanes)
+            failures += failed
         if scale < F0:
             scale = -scale
             for k in range(len(signs)):
@@ -234,13 +291,49 @@ def searcher(name: str) -> Callable:
 
 
 @inlined
+def greatest_of(x, n):
+    greatest = load_f32(x)
+    for i in range(1, n):
+        v = load_f32(x + 4 * i)
+        greatest = greatest if greatest > v else v
+    return greatest
+
+
+@inlined
+def missed_groups(found, groups):
+    """A bit for each group that was not on the grid."""
+    missed = 0
+    for group in range(groups):
+        missed |= np.int64(load_f32(found + ROW * group) >= F0) << group
+    return missed
+
+
+@inlined
+def take_lane(numbers, levels):
+    """The levels of one lane."""
+    for i in range(len(levels)):
+        levels[i] = np.uint8(np.int32(load_f32(numbers + ROW * i)) >> np.int32(1))
+
+
+@inlined
 def indices_of(levels, width, bits, places, indices):
     """Of each group of values the point that their levels are."""
     for group in range(len(indices)):
         number = 0
         for i in range(width):
-            number |= np.int32(levels[group * width + i]) << (bits * i)
-        indices[group] = max(places[number], 0)
+            number |= np.int64(levels[group * width + i]) << (bits * i)
+        indices[group] = max(load_i32(places + 4 * number), np.int32(0))
+
+
+@inlined
+def fit_codes(xv, w, limit, lanes):
+    """The scales that fit the runs of a block best by codes 0 … ``limit``: row 3 of ``lanes``, float32 [4, run, 16]."""
+    run = lanes.shape[1]
+    for k in range(len(xv) // run):
+        for i in range(run):
+            lanes[0, i, k], lanes[1, i, k] = xv[run * k + i], w[run * k + i]
+    x_at, w_at, codes_at, scale_at = [np.int64(lanes[k].ctypes.data) for k in range(4)]
+    store(scale_at, fit_positive(x_at, w_at, codes_at, run, limit))
 
 
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -250,12 +343,13 @@ def rows_kernel(name: str) -> Callable:
     """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size]; it returns how often no point was
     found.
 
-    ``importance``: float32 [blocks per row, 256], the weights of one row's values, if they are ``weighted``. The others
-    are the tables of :mod:`ggmlpy.quantizers.neighbors`.
+    ``importance``: float32 [blocks per row, 256], the weights of one row's values, if they are ``weighted``.
+    ``tables``: see :mod:`ggmlpy.quantizers.neighbors`.
     """
     way, record, grid = WAYS[name], TENSOR_TYPES[name], GRIDS[TENSOR_TYPES[name].grid]
     search, pack, width, bits = searcher(name), PACKERS[name], grid.width, grid.bits
     run, even, base, fudge = way.run, way.even, np.float32(way.base), np.float32(way.fudge)
+    fits, top = name in FITTED, len(grid.numbers) - 1
     keeps, d_at, factor, runs, groups = (
         way.keeps,
         record.offset("d"),
@@ -264,27 +358,32 @@ def rows_kernel(name: str) -> Callable:
         way.run // grid.width,
     )
 
-    def quantize_blocks(rows, importance, weighted, places, lists, points, out):
-        tables, failures = (places, lists, points), 0
-        xv, w, wa = np.empty(run, np.float32), np.empty(run, np.float32), np.empty(run, np.float32)
-        levels, tried = np.empty(run, np.uint8), np.empty(run, np.uint8)
-        missed, missed_now = np.empty(groups, np.bool_), np.empty(groups, np.bool_)
+    def quantize_blocks(rows, importance, weighted, points, tables, out):
+        failures, memory = 0, np.zeros((3, QK_K), np.float32)
+        xv, w, wa = memory
+        xv_at, w_at, wa_at = [np.int64(memory[k].ctypes.data) for k in range(3)]
+        work, levels = np.zeros((run + 19, LANES), np.float32), np.empty(run, np.uint8)
+        numbers = np.int64(work.ctypes.data)
         scales, signs, indices = np.empty(runs, np.float32), np.empty(32, np.uint8), np.empty(64, np.int32)
-        codes, live, lanes = np.empty(runs, np.int32), np.empty(runs, np.bool_), np.zeros((4, run, 16), np.float32)
+        codes, live, fit = np.empty(runs, np.int32), np.empty(runs, np.bool_), np.zeros((4, run, LANES), np.float32)
         for block in range(rows.shape[0]):
             x, weights = rows[block], importance[block % importance.shape[0]]
             total = F0
             for v in x:
                 total += v * v
             mean, most = factor * total / np.float32(QK_K), F0
+            weigh(x, weights, mean, weighted, base, w, wa)
+            take_signs(x, w, even, xv, signs)
+            if fits:
+                fit_codes(xv, w, top + 2, fit)
             for k in range(runs):
-                part, some = x[run * k : run * k + run], signs[run // 8 * k : run // 8 * k + run // 8]
-                weigh(part, weights[run * k : run * k + run], mean, weighted, base, w, wa)
-                take_signs(part, w, even, xv, some)
-                scales[k], failed = search(xv, w, wa, some, tables, levels, tried, missed, missed_now, lanes)
+                some, at = signs[run // 8 * k : run // 8 * k + run // 8], 4 * run * k
+                scales[k], failed = search(
+                    xv_at + at, w_at + at, wa_at + at, fit[3, 0, k], some, tables, levels, numbers, numbers + ROW * run
+                )
                 failures += failed
                 found = indices[groups * k : groups * k + groups]
-                indices_of(levels, width, bits, places, found)
+                indices_of(levels, width, bits, tables[0], found)
                 live[k] = scales[k] != NOTHING
                 if not live[k]:
                     scales[k], some[:], found[:] = F0, 0, 0
@@ -305,6 +404,6 @@ def rows_kernel(name: str) -> Callable:
 @cache
 def grid_quantizer(name: str) -> Callable:
     """The compiled loop for one of :data:`WAYS`."""
-    floats, numbers = types.Array(types.float32, 2, "C", readonly=True), types.int32[::1]
-    signature = types.int64(floats, floats, types.boolean, numbers, numbers, types.uint8[:, ::1], types.uint8[:, ::1])
+    floats = types.Array(types.float32, 2, "C", readonly=True)
+    signature = types.int64(floats, floats, types.boolean, types.uint8[:, ::1], ADDRESSES, types.uint8[:, ::1])
     return kernel(rows_kernel(name), signature)

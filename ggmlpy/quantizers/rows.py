@@ -168,7 +168,7 @@ def _on_grid(name: str, weighted: bool) -> Callable[..., None]:
     tables = neighbor_tables(TENSOR_TYPES[name].grid)
 
     def quantize(blocks: NDArray[Any], weights: NDArray[Any], out: NDArray[np.uint8]) -> None:
-        if quantizer(blocks, weights, weighted, *tables, out):
+        if quantizer(blocks, weights, weighted, tables.points, tables.addresses, out):
             raise UsageError(
                 f"values are too large for {name}: their squares overflow, and no point of the grid is near"
             )

@@ -24,9 +24,11 @@ from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES
 from ggmlpy.machine.c_arithmetic import narrow
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
+from ggmlpy.machine.vectors import load_i32
 
 from .grid_packing import store_bytes
 from .k_quants import store_half
+from .neighbors import ADDRESSES, neighbor_finder, numbers_of_levels
 from .search import clipped, magnitude_of
 
 __all__ = ["ternary_quantizer"]
@@ -38,6 +40,7 @@ NEGLIGIBLE_S, NEGLIGIBLE_M = np.float32(1e-12), np.float32(1e-7)
 FUDGE_S, FUDGE_M = np.float32(1.125), np.float32(1.1125)
 S_D, S_QS, S_QH = (TENSOR_TYPES["iq1_s"].offset(field) for field in ("d", "qs", "qh"))
 M_QS, M_QH, M_SCALES = (TENSOR_TYPES["iq1_m"].offset(field) for field in ("qs", "qh", "scales"))
+best_neighbor = neighbor_finder(8)
 
 
 # ── values of one run ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -86,26 +89,22 @@ def number_of(level, move):
 
 
 @inlined
-def place(x, w, first, scale, move, tables, levels):
+def place(x, w, first, scale, move, points, tables, levels):
     """The point of eight values, which may get other levels; whether they did."""
-    places, lists, points = tables
     number = 0
     for i in range(8):
         number |= np.int32(levels[first + i]) << (2 * i)
-    where = places[number]
+    places, starts, near, near_levels, _ = tables
+    where = np.int64(load_i32(places + 4 * np.int64(number)))
     if where >= 0:
         return where, False
-    start, best, least = -1 - where, np.int32(0), FLT_MAX
-    for k in range(start + 1, start + 1 + lists[start]):
-        error = F0
-        for i in range(8):
-            left = scale * number_of(points[lists[k], i], move) - x[first + i]
-            error += w[first + i] * left * left
-        if error < least:
-            best, least = lists[k], error
+    x_at, w_at = np.int64(x.ctypes.data) + 4 * first, np.int64(w.ctypes.data) + 4 * first
+    numbers = numbers_of_levels(np.float32(move) * MOVE - F1, F1)
+    best = best_neighbor(x_at, w_at, scale, numbers, starts, near, near_levels, -1 - where)
+    best = max(best, np.int32(0))
     for i in range(8):
         levels[first + i] = points[best, i]
-    return best, True
+    return np.int64(best), True
 
 
 @inlined
@@ -142,7 +141,7 @@ def fit_again(x, w, levels, run, first_move, second_move, factor, sums):
 
 
 @inlined
-def search_s(x, w, tables, order, sums, levels, indices):
+def search_s(x, w, points, tables, order, sums, levels, indices):
     """iq1_s: the scale of a run, and how it is moved; fills ``indices`` [4]."""
     sort(x, order)
     scale, first, second, move = split_alike(x, w, order, sums)
@@ -155,7 +154,7 @@ def search_s(x, w, tables, order, sums, levels, indices):
             levels[i] = np.uint8(2) - levels[i]
     missed, fit = False, np.zeros(2, np.float32)
     for k in range(4):
-        indices[k], found = place(x, w, 8 * k, scale, move, tables, levels)
+        indices[k], found = place(x, w, 8 * k, scale, move, points, tables, levels)
         missed |= found
     if missed:
         fit_again(x, w, levels, 32, move, move, F1, fit)
@@ -165,7 +164,7 @@ def search_s(x, w, tables, order, sums, levels, indices):
 
 
 @inlined
-def iq1_s(x, importance, weighted, mean, tables, work, out):
+def iq1_s(x, importance, weighted, mean, points, tables, work, out):
     order, sums, levels, w, scales, moves, indices = work
     most = F0
     for k in range(8):
@@ -173,7 +172,7 @@ def iq1_s(x, importance, weighted, mean, tables, work, out):
         weigh(part, importance[32 * k : 32 * k + 32], mean, weighted, w)
         scales[k], moves[k], found[:] = F0, 1, 0
         if greatest_magnitude(part) >= NEGLIGIBLE_S:
-            scales[k], moves[k] = search_s(part, w, tables, order, sums, levels, found)
+            scales[k], moves[k] = search_s(part, w, points, tables, order, sums, levels, found)
         most = most if most > scales[k] else scales[k]
     if most == F0:
         return
@@ -232,7 +231,7 @@ def split_halves(x, w, order, sums):
 
 
 @inlined
-def search_m(x, w, tables, order, sums, levels, indices):
+def search_m(x, w, points, tables, order, sums, levels, indices):
     """iq1_m: the scale of a run, and how its halves are moved; fills ``indices`` [2]."""
     sort(x, order)
     scale, first, second, way = split_halves(x, w, order, sums)
@@ -245,7 +244,7 @@ def search_m(x, w, tables, order, sums, levels, indices):
             levels[i] = np.uint8(2) - levels[i]
     missed, fit = False, np.zeros(2, np.float32)
     for k in range(2):
-        indices[k], found = place(x, w, 8 * k, scale, MOVES[way][k], tables, levels)
+        indices[k], found = place(x, w, 8 * k, scale, MOVES[way][k], points, tables, levels)
         missed |= found
     if missed:
         fit_again(x, w, levels, 16, MOVES[way][0], MOVES[way][1], F1, fit)
@@ -255,7 +254,7 @@ def search_m(x, w, tables, order, sums, levels, indices):
 
 
 @inlined
-def iq1_m(x, importance, weighted, mean, tables, work, out):
+def iq1_m(x, importance, weighted, mean, points, tables, work, out):
     order, sums, levels, w, scales, ways, indices = work
     most = F0
     for k in range(16):
@@ -263,7 +262,7 @@ def iq1_m(x, importance, weighted, mean, tables, work, out):
         weigh(part, importance[16 * k : 16 * k + 16], mean, weighted, here)
         scales[k], ways[k], found[:] = F0, 0, 0
         if greatest_magnitude(part) >= NEGLIGIBLE_M:
-            scales[k], ways[k] = search_m(part, here, tables, order, sums, levels, found)
+            scales[k], ways[k] = search_m(part, here, points, tables, order, sums, levels, found)
         most = most if most > scales[k] else scales[k]
     if most == F0:
         return
@@ -276,7 +275,7 @@ def iq1_m(x, importance, weighted, mean, tables, work, out):
             index, move = indices[2 * k + half], MOVES[ways[k]][half]
             out[M_QS + 2 * k + half] = np.uint8(index)
             out[M_QH + k] |= np.uint8((index >> 8 | (8 if move < 0 else 0)) << 4 * half)
-            levels[8 * half : 8 * half + 8] = tables[2][index]
+            levels[8 * half : 8 * half + 8] = points[index]
         part, here = x[16 * k : 16 * k + 16], w[16 * k : 16 * k + 16]
         fit_again(part, here, levels, 16, first, second, np.float32(2 * code + 1), fit)
     d = fit[0] / fit[1] if fit[1] > F0 else d
@@ -292,13 +291,12 @@ def iq1_m(x, importance, weighted, mean, tables, work, out):
 def rows_kernel(name: str) -> Callable:
     """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size].
 
-    ``importance``: float32 [blocks per row, 256], the weights of one row's values, if they are ``weighted``. The others
-    are the tables of :mod:`ggmlpy.quantizers.neighbors`.
+    ``importance``: float32 [blocks per row, 256], the weights of one row's values, if they are ``weighted``.
+    ``tables``: see :mod:`ggmlpy.quantizers.neighbors`.
     """
     run, block_of = (32, iq1_s) if name == "iq1_s" else (16, iq1_m)
 
-    def quantize_blocks(rows, importance, weighted, places, lists, points, out):
-        tables = places, lists, points
+    def quantize_blocks(rows, importance, weighted, points, tables, out):
         order, sums, levels = np.empty(run, np.int64), np.empty((4, run + 1), np.float32), np.empty(run, np.uint8)
         w, scales, moves = np.empty(QK_K, np.float32), np.empty(16, np.float32), np.ones(16, np.int64)
         work = order, sums, levels, w, scales, moves, np.empty(32, np.int32)
@@ -308,7 +306,7 @@ def rows_kernel(name: str) -> Callable:
                 total += v * v
             out[block, :] = 0
             mean = np.float32(2) * total / np.float32(QK_K)
-            block_of(x, importance[block % importance.shape[0]], weighted, mean, tables, work, out[block])
+            block_of(x, importance[block % importance.shape[0]], weighted, mean, points, tables, work, out[block])
         return 0
 
     return quantize_blocks
@@ -317,6 +315,6 @@ def rows_kernel(name: str) -> Callable:
 @cache
 def ternary_quantizer(name: str) -> Callable:
     """The compiled loop for "iq1_s" or "iq1_m"."""
-    floats, numbers = types.Array(types.float32, 2, "C", readonly=True), types.int32[::1]
-    signature = types.int64(floats, floats, types.boolean, numbers, numbers, types.uint8[:, ::1], types.uint8[:, ::1])
+    floats = types.Array(types.float32, 2, "C", readonly=True)
+    signature = types.int64(floats, floats, types.boolean, types.uint8[:, ::1], ADDRESSES, types.uint8[:, ::1])
     return kernel(rows_kernel(name), signature)

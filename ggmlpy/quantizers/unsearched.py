@@ -30,10 +30,11 @@ from ggmlpy.formats.tensor_types import E2M1, TENSOR_TYPES
 from ggmlpy.machine.c_arithmetic import round_half_away, truncate
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
-from ggmlpy.machine.vectors import bits, float_of
+from ggmlpy.machine.vectors import absolute, bits, fill, float_of, load, load_f32, store, sub, where_greater, zeros
 
 from .k_quants import store_half
 from .search import magnitude_of
+from .weighted_search import ROW
 
 __all__ = ["UNSEARCHED", "unsearched_quantizer"]
 
@@ -139,21 +140,25 @@ def tq1_0(x, out, codes):
 
 
 @inlined
-def nearest_level(v, d):
-    """The first of the levels that, times ``d``, are nearest."""
-    best, least = 0, magnitude_of(LEVELS[0] * d - v)
+def nearest_levels(x, d):
+    """Of the sixteen values at an address the first of the levels that, times ``d``, are nearest."""
+    v, best = load(x), zeros()
+    least = absolute(sub(fill(LEVELS[0] * d), v))
     for k in range(1, 16):
-        error = magnitude_of(LEVELS[k] * d - v)
-        if error < least:
-            best, least = k, error
-    return np.uint8(best)
+        error = absolute(sub(fill(LEVELS[k] * d), v))
+        best = where_greater(least, error, fill(np.float32(k)), best)
+        least = where_greater(least, error, error, least)
+    return best
 
 
 @inlined
-def levels_in_halves(x, d, out, at):
-    half = len(x) // 2
+def levels_in_halves(x, d, out, at, codes):
+    work, half = np.int64(codes.ctypes.data), len(x) // 2
+    for part in range(0, 4 * len(x), ROW):
+        store(work + part, nearest_levels(np.int64(x.ctypes.data) + part, d))
     for j in range(half):
-        out[at + j] = nearest_level(x[j], d) | nearest_level(x[half + j], d) << np.uint8(4)
+        low, high = load_f32(work + 4 * j), load_f32(work + 4 * (half + j))
+        out[at + j] = np.uint8(low + np.float32(16) * high)
 
 
 @inlined
@@ -171,7 +176,7 @@ def mxfp4(x, out, codes):
         logarithm = np.float32(np.log2(np.float64(greatest)))
         exponent = truncate(np.float32(math.floor(logarithm)) - np.float32(2) + np.float32(127)) & np.int32(255)
     out[MX_E] = np.uint8(exponent)
-    levels_in_halves(x, power_of_two(exponent), out, MX_QS)
+    levels_in_halves(x, power_of_two(exponent), out, MX_QS, codes)
 
 
 @inlined
@@ -204,7 +209,7 @@ def nvfp4(x, out, codes):
         part = x[16 * run : 16 * run + 16]
         code = unsigned_e4m3(greatest_magnitude(part) / np.float32(6))
         out[NV_D + run] = np.uint8(code)
-        levels_in_halves(part, value_of_e4m3(code), out, NV_QS + 8 * run)
+        levels_in_halves(part, value_of_e4m3(code), out, NV_QS + 8 * run, codes)
 
 
 UNSEARCHED = {"q1_0": q1_0, "q2_0": q2_0, "tq1_0": tq1_0, "tq2_0": tq2_0, "mxfp4": mxfp4, "nvfp4": nvfp4}

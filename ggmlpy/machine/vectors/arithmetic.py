@@ -49,6 +49,7 @@ __all__ = [
     "float_of",
     "fma",
     "halves_of",
+    "lane_numbers",
     "low_bytes",
     "mad",
     "maximum",
@@ -96,6 +97,12 @@ def zeros_i32x8(b: ir.IRBuilder) -> Any:
 def fill(b: ir.IRBuilder, x: Any) -> Any:
     """One number in every lane."""
     return spread(b, x, F32X16)
+
+
+@op(f32x16)
+def lane_numbers(b: ir.IRBuilder) -> Any:
+    """0, 1, 2, … 15."""
+    return constant([float(lane) for lane in range(16)], F32X16)
 
 
 @op(f32x8, number)

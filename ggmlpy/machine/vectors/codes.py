@@ -11,6 +11,7 @@ from ggmlpy.machine.features import MACHINE
 from ggmlpy.machine.jit import types
 
 from .language import (
+    F32X16,
     I1,
     I8,
     I8X64,
@@ -21,6 +22,8 @@ from .language import (
     at,
     call,
     constant,
+    f32x8,
+    f32x16,
     i8x16,
     i8x32,
     int32,
@@ -47,6 +50,7 @@ __all__ = [
     "nibbles_in_pairs",
     "nibbles_of_two",
     "or_codes",
+    "picked",
     "transpose_nibbles",
 ]
 
@@ -68,6 +72,22 @@ def look_up(b: ir.IRBuilder, codes: Any, table: Sequence[int]) -> Any:
     for code, level in enumerate(levels):
         result = b.select(b.icmp_unsigned("==", codes, constant(code, I8X64)), constant(level, I8X64), result)
     return b.bitcast(result, I32X16)
+
+
+@op(f32x16, f32x16, address)
+def picked(b: ir.IRBuilder, table: Any, a: Any) -> Any:
+    """table[code], a float, for the sixteen codes 0 … 7 at an address."""
+    codes = b.zext(load_as(b, a, i8x16.llvm), I32X16)
+    if MACHINE.has("avx512f"):
+        return call(b, "llvm.x86.avx512.permvar.sf.512", F32X16, [table, codes])
+    if MACHINE.has("avx2"):
+        name, row = "llvm.x86.avx2.permps", split(b, table, 2)[0]
+        return join(b, [call(b, name, f32x8.llvm, [row, half]) for half in split(b, codes, 2)])
+    result = constant(0.0, F32X16)
+    for code in range(8):
+        entry = spread(b, b.extract_element(table, I32(code)), F32X16)
+        result = b.select(b.icmp_unsigned("==", codes, constant(code, I32X16)), entry, result)
+    return result
 
 
 PAIRS = [k // 2 + 16 * (k % 2) for k in range(32)]  # of 16 low and 16 high nibbles

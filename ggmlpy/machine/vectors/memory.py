@@ -50,6 +50,7 @@ __all__ = [
     "load_i8",
     "load_i8x16",
     "load_i8x32",
+    "load_i32",
     "load_i32x8",
     "load_i64",
     "load_u8",
@@ -96,6 +97,11 @@ store_f32, store_i32, store_i64 = map(store_operation, (number, int32, integer))
 @op(number, address)
 def load_f32(b: ir.IRBuilder, a: Any) -> Any:
     return load_as(b, a, F32)
+
+
+@op(int32, address)
+def load_i32(b: ir.IRBuilder, a: Any) -> Any:
+    return load_as(b, a, I32)
 
 
 @op(integer, address)

@@ -7,13 +7,32 @@ from typing import Any
 
 from llvmlite import ir
 
-from .arithmetic import maximum
-from .language import I32, LANES, call, f32x8, f32x16, i32x8, int32, lanewise, number, op, shuffle
+from .arithmetic import maximum, minimum
+from .language import (
+    I1,
+    I16,
+    I32,
+    I64,
+    LANES,
+    call,
+    f32x8,
+    f32x16,
+    i32x8,
+    int32,
+    integer,
+    lanewise,
+    number,
+    op,
+    shuffle,
+    spread,
+)
 
 __all__ = [
     "add_in_order",
+    "first_lane",
     "gather_sums",
     "largest",
+    "least",
     "total",
     "total_crosswise",
     "total_int",
@@ -40,6 +59,19 @@ def total(b: ir.IRBuilder, x: Any) -> Any:
 def largest(b: ir.IRBuilder, x: Any) -> Any:
     """The maximum of all lanes."""
     return _fold(b, x, maximum.emit)
+
+
+@op(number, f32x16)
+def least(b: ir.IRBuilder, x: Any) -> Any:
+    """The minimum of all lanes, none of which is NaN."""
+    return _fold(b, x, minimum.emit)
+
+
+@op(integer, f32x16, number)
+def first_lane(b: ir.IRBuilder, x: Any, value: Any) -> Any:
+    """The number of the first lane that equals ``value``; 16 if none does."""
+    equal = b.bitcast(b.fcmp_ordered("==", x, spread(b, value, x.type)), I16)
+    return b.zext(call(b, "llvm.cttz.i16", I16, [equal, I1(0)]), I64)
 
 
 @op(number, f32x8)
