@@ -141,6 +141,13 @@ class GgufFile:
     data_offset: int
     end: int
 
+    def little_endian(self, tensor: GgufTensor) -> NDArray[np.uint8]:
+        """The bytes of a tensor as all other files have them: of a big-endian file a copy, for these are rare."""
+        if self.order == "<":
+            return tensor.data
+        swapped: NDArray[np.uint8] = tensor.data.view(tensor.type.block).byteswap().view(np.uint8)
+        return swapped
+
     def number(self, key: str, default: float | None = None) -> Any:
         """A finite number.
 

@@ -255,13 +255,10 @@ def _said(file: GgufFile, key: str, kind: type[N]) -> N | None:
 
 
 def _piece(file: GgufFile, index: int, tensor: GgufTensor) -> Piece:
-    data = tensor.data
-    if file.order == ">":
-        data = data.view(tensor.type.block).byteswap().view(np.uint8)  # a copy: big-endian files are rare
     shape = tensor.shape
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
-    return Piece(index, tensor.header, tensor.offset, shape, data)
+    return Piece(index, tensor.header, tensor.offset, shape, file.little_endian(tensor))
 
 
 def _array(metadata: Mapping[str, Value], key: str, item: str, path: Path | None = None) -> Any:

@@ -118,8 +118,9 @@ def _place(path: str | os.PathLike[str], line: Line, offset: int) -> Place | Non
 def _tensors(path: str | os.PathLike[str]) -> Iterator[tuple[str, TensorType, tuple[int, ...], int, Any]]:
     """Name, type, shape, offset and bytes of each tensor of this very file."""
     if is_gguf(Path(path)):
-        for tensor in open_gguf(path).tensors.values():
-            yield tensor.name, tensor.type, tensor.shape, tensor.offset, tensor.data
+        file = open_gguf(path)
+        for tensor in file.tensors.values():
+            yield tensor.name, tensor.type, tensor.shape, tensor.offset, file.little_endian(tensor)
     elif is_ggla(path):
         for half in open_ggla(path).tensors.values():
             yield half.name, half.type, half.values.shape, half.offset, half.values.reshape(-1).view(np.uint8)

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,40 @@ WRONG: list[tuple[int, str, str, str]] = [  # project, what the solution says, w
     (12, '(("f32", x), ("f16", halves))', '(("f32", x),)', "half precision"),
     (12, "== data]", "[:20] == data[:20]]", "one byte that differs is enough"),
     (12, '("signed", "cut", "halves", "<f4")', '("signed", "cut", "pairs", "<f4")', "is not right"),
+    (1, "name = names[magic]", 'name = "ggjt"', "all were taken for ggjt"),
+    (2, '"{index} ', '"{index + 1} ', "is not right"),
+    (3, "codes[:, 0::2] | codes[:, 1::2] << 4", "codes[:, :16] | codes[:, 16:] << 4", "came in May 2023"),
+    (3, "codes[:, 0::2] | codes[:, 1::2] << 4", "codes[:, 1::2] | codes[:, 0::2] << 4", "in its lower half"),
+    (5, "places(shape, strides, offset))", "places(shape, strides, 0))", "begins at its storage offset"),
+    (5, "places(shape, strides, offset))", "places(shape, strides, offset // size))", "in values, not in bytes"),
+    (5, "content[p * size : p * size + size]", "content[p * size : p * size + size][::-1]", "little-endian"),
+    (6, "np.float32(scale) * (b @ a)", "0", "nothing was added"),
+    (7, "angle = position", "angle = (position - 1)", "one too many was taken away"),
+    (7, "size = x.shape[1] // n_head", "size, n_head = x.shape[1], 1", "each head is turned by itself"),
+    (8, "shares = np.exp(scores - scores.max())", "shares = scores", "are not right"),
+    (9, 'h = norm(x, given["ffn_norm"])', "h = x", "feed-forward gets normed rows"),
+    (9, 'h = norm(x, given["attention_norm"])', "h = x", "attention gets normed rows"),
+    (9, "(h @ given[name].T", "(h @ given[name]", "times its transpose"),
+    (9, '@ given["wo"].T', '@ given["wo"]', "times its transpose"),
+    (9, 'silu(h @ given["w1"].T)', '(h @ given["w1"].T)', "the gate goes through silu"),
+    (9, 'given["attention_norm"]', 'given["ffn_norm"]', "are not right"),
+    (10, "        second = output()\n        draw, sum_so_far = (first + second * 2**32) / 2**64",
+     "        draw, sum_so_far = first / 2**32", "a draw takes two numbers"),
+    (10, "(first + second * 2**32) / 2**64", "((first >> 5) * 2**26 + (second >> 6)) / 2**53", "counts least"),
+    (10, "def output():\n    global at\n",
+     "import random\nrng = random.Random(seed)\ndef output():\n    return rng.getrandbits(32)\n    global at\n",
+     "stir the seed"),
+    (10, "        kept.append(chance / total)\n        reached += chance / total\n        if top_p < 1 and reached",
+     "        reached += chance / total\n        if not kept or reached < top_p:\n            kept.append(chance / total)"
+     "\n        if top_p < 1 and reached", "the candidate that reaches top_p is kept"),
+    (10, "    if len(kept) > 1:\n", "    if True:\n", "where one candidate is left nothing is drawn"),
+    (10, "-scores[token])[:top_k]", "-scores[token])[:top_k]; order.sort()", "in the order of their chances"),
+    (11, "write(padded(head) + data)", "write(head + data)", "the last tensor is padded, too"),
+    (11, "data += padded(", "data += (", "a multiple of the alignment"),
+    (11, '"<IQQ", 3,', '"<IQQ", 2,', "this is version 2"),
+    (11, 'len(document["tensors"]), len(document["metadata"])', 'len(document["metadata"]), len(document["tensors"])',
+     "a reader refuses the file"),
+    (12, '(("f32", x), ("f16", halves))', '(("f16", halves),)', "try both"),
 ]
 # fmt: on
 
@@ -247,6 +282,59 @@ def test_a_program_that_writes_without_end_is_ended(tmp_path: Path) -> None:
     assert "too much: 'more than 16,777,216 bytes of output'" in said(graded(6, mine))
 
 
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_program_that_takes_its_input_for_its_output(number: int, tmp_path: Path) -> None:
+    mine = program(tmp_path, "import os, sys\npath = sys.argv[1]\n"
+                   "path = os.path.join(path, os.listdir(path)[0]) if os.path.isdir(path) else path\n"
+                   "open(path, 'w').write('x')\nopen(sys.argv[2], 'w').write('x')\n")  # fmt: skip
+    words = said(graded(number, mine))
+    assert "wrong   " in words
+    assert words.count("the program changed its input\n") == len(PROJECTS[number].kinds)
+    assert "hint: {in} is only read; what it makes goes to {out}" in words
+
+
+def test_a_program_that_removes_its_input(tmp_path: Path) -> None:
+    mine = program(tmp_path, "import os, sys\nos.rename(sys.argv[1], sys.argv[2])\n")
+    assert "the program changed its input" in said(graded(1, mine))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a directory is no file that can be linked there")
+@pytest.mark.parametrize(
+    "made", ["os.mkdir(out)", "os.mkfifo(out)", "os.symlink('/dev/zero', out)", "os.symlink(out, out)"]
+)
+def test_an_output_that_is_no_file(made: str, tmp_path: Path) -> None:
+    mine = program(tmp_path, f"import os, sys\nout = sys.argv[2]\n{made}\n")
+    assert "no output: the program wrote no file" in said(graded(1, mine))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are ended one by one there")
+def test_what_a_program_has_started_ends_with_it(tmp_path: Path) -> None:
+    """Children that hold its stdout, and go on writing, neither hold up the check nor outlive it."""
+    late = tmp_path / "late"
+    child = f"import time; time.sleep(3); open({str(late)!r}, 'w')"
+    mine = program(tmp_path, f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {child!r}])\n")
+    began = time.monotonic()
+    grade = graded(8, mine, timeout=2)
+    assert time.monotonic() - began < 60
+    assert {result.words.partition(":")[0] for result in grade.results} == {"no output"}
+    time.sleep(3)
+    assert not late.exists()
+
+
+def test_a_program_that_reads_from_the_keyboard_finds_nothing_there(tmp_path: Path) -> None:
+    grade = graded(1, program(tmp_path, "import sys\nassert sys.stdin.read() == ''\n"), timeout=20)
+    assert {result.words.partition(":")[0] for result in grade.results} == {"no output"}
+
+
+def test_paths_with_spaces_and_chinese_names(tmp_path: Path) -> None:
+    folder = tmp_path / "我的 作业 'eins'"
+    folder.mkdir()
+    for name in ("header.py", "lora.py", "arrays_of_text.py"):
+        shutil.copy(SOLUTIONS / name, folder / name)
+    assert graded(1, folder / "header.py", keep=folder / "试 一").exit_code == 0
+    assert graded(6, folder / "lora.py", keep=folder / "试 二").exit_code == 0
+
+
 def test_what_a_program_says_when_it_fails_is_shown_in_a_line(tmp_path: Path) -> None:
     mine = program(tmp_path, "import sys\nsys.exit('no \\x1b[31m idea')\n")
     words = said(graded(1, mine))
@@ -288,7 +376,7 @@ def test_the_answer_is_never_shown(tmp_path: Path) -> None:
     for folder in sorted(kept.iterdir()):
         for line in PROJECTS[1].answer(folder / "model.bin").decode().splitlines():
             assert line not in words
-    assert sorted(path.name for path in kept.rglob("*.txt")) == ["header.txt"] * 5
+    assert sorted(path.name for path in kept.rglob("*.txt")) == ["header.txt"] * 6
     assert not [path for path in kept.rglob("*") if "answer" in path.name]
 
 
@@ -312,12 +400,12 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(["course", "start", "1", "one"])[0] == 2
     solution = shlex.join([sys.executable, str(SOLUTIONS / "header.py"), "{in}", "{out}"])
     code, checked = run(["course", "check", "1", "--command", solution, "--json", "-q"])
-    assert (code, json.loads(checked)["sentence"]) == (0, "project 1: 5 of 5 inputs right; solved")
+    assert (code, json.loads(checked)["sentence"]) == (0, "project 1: 6 of 6 inputs right; solved")
     wrong = shlex.join([sys.executable, str(tmp_path / "one" / "mine.py"), "{in}", "{out}"])
     code, checked = run(["course", "check", "1", "--command", wrong, "--seed", "5"])
     assert code == 1
     assert re.search(r"wrong   ggml: line 1 is not right.*\n", checked)
-    assert checked.splitlines()[-1] == "project 1: 0 of 5 inputs right; the same inputs again: --seed 5"
+    assert checked.splitlines()[-1] == "project 1: 0 of 6 inputs right; the same inputs again: --seed 5"
 
 
 def test_the_checks_arithmetic_is_the_toolchains(tmp_path: Path) -> None:

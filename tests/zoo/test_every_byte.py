@@ -161,6 +161,14 @@ def test_the_words(zoo, capsys, name, field, at, words):
     assert re.search(words, said(capsys, zoo / name, field, at))
 
 
+def test_numbers_of_a_big_endian_file_are_those_of_the_other(zoo, capsys):
+    values = set()
+    for name in ("2026-10-f16", "big-endian-f16"):
+        words = said(capsys, zoo / "models" / "gguf3" / f"{name}.gguf", "tensor[token_embd.weight].data", 8)
+        values.add(re.search(r"^\[4\] +(.+)$", words, re.MULTILINE)[1])
+    assert len(values) == 1
+
+
 def test_a_part_of_a_model_is_not_said_to_be_used_as_the_whole_is(zoo, capsys):
     """Its rows or columns are only some of the tensor's."""
     field = "tensor[layers.0.attention.wo.weight].data"

@@ -93,8 +93,6 @@ def differing_bytes(expected: bytes, found: bytes, size: int, what: str, parts: 
     first = int(wrong[0])
     bad = [name for name, part in parts.items() if (a[first, part] != b[first, part]).any()]
     good = [name for name in parts if name not in bad]
-    words = (
-        f"{len(wrong):,} of {len(a):,} {what}s are not right; the first is {what} {first} (bytes {first * size:,} to "
-    )
+    words = f"{len(wrong):,} of {len(a):,} {what}s are not right; the first is {what} {first} "
     words += f"(bytes {first * size:,} to {first * size + size - 1:,}): {' and '.join(bad)} differ"
     return Difference(words + (f", {' and '.join(good)} are right" if good else ""))

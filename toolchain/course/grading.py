@@ -127,9 +127,12 @@ def _new(keep: str | os.PathLike[str]) -> str:
 
 
 def _graded(project: Project, kind: str, source: Path, out: Path, command: str, timeout: float) -> Graded:
+    before = _contents(source)
     ended = run_program(words_of(command, {"in": str(source), "out": str(out)}), timeout, out, LARGEST)
     if seen := project.watch(source):
         return Graded(kind, seen)
+    if _contents(source) != before:
+        return Graded(kind, "the program changed its input", "{in} is only read; what it makes goes to {out}")
     if kind in project.refused:
         refused = ended.status == "failed"
         return Graded(kind) if refused else Graded(kind, "the program took an input that it has to refuse, exit code 0")
@@ -139,9 +142,18 @@ def _graded(project: Project, kind: str, source: Path, out: Path, command: str, 
         out.write_bytes(ended.stdout)
     if not out.is_file():
         return Graded(kind, "no output: the program wrote no file at the path that it got for {out}")
-    found = out.read_bytes()
+    try:
+        found = out.read_bytes()
+    except OSError as error:
+        return Graded(kind, f"the output cannot be read: {error.strerror}")
     difference = project.differ(source, project.answer(source), found)
     return _told(project, kind, source, found, difference) if difference else Graded(kind)
+
+
+def _contents(source: Path) -> dict[str, bytes]:
+    """The bytes of an input, or of the files in it."""
+    files = source.rglob("*") if source.is_dir() else [source]
+    return {path.relative_to(source).as_posix(): path.read_bytes() for path in files if path.is_file()}
 
 
 def _told(project: Project, kind: str, source: Path, found: bytes, difference: Difference) -> Graded:

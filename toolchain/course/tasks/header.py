@@ -14,12 +14,17 @@ from ggmlpy.formats.writer import write_model
 
 from ..differences import differing_lines
 from ..project import Difference, Mistake, Project
+from ..specimens import FROM_THE_ZOO, draw_specimen
 
-KINDS = ("ggjt1", "ggml", "ggmf1", "ggjt3", "ggjt2")
+KINDS = ("ggjt1", "ggml", "ggmf1", "ggjt3", "ggjt2", FROM_THE_ZOO)
+MODELS = ("models/*-f16.bin", "models/*-f32.bin")  # of all containers before GGUF
 
 
 def make(rng: np.random.RandomState, kind: str, folder: Path) -> Path:
-    """A file of one container, with numbers of its own and a few tokens."""
+    """A file of one container, with numbers of its own and a few tokens; or one of the zoo."""
+    path = folder / "model.bin"
+    if kind == FROM_THE_ZOO:
+        return draw_specimen(rng, path, *MODELS)
     container, version = container_named(kind)
     head = int(rng.randint(4, 17)) * 4
     params = ModelParams(
@@ -31,7 +36,6 @@ def make(rng: np.random.RandomState, kind: str, folder: Path) -> Path:
         ftype=int(rng.randint(0, 4)),
     )
     pieces = [(bytes(rng.randint(97, 123, size=3).tolist()), -float(i)) for i in range(params.n_vocab)]
-    path = folder / "model.bin"
     write_model(path, container.name, version, params, pieces, [])
     return path
 

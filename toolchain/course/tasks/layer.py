@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,22 @@ class _WithoutNorm(ArrayBackend):
         return x
 
 
+class _WithoutOneNorm(ArrayBackend):
+    skipped = 0
+
+    def rms_norm(self, x: F32, weight: F32) -> F32:
+        self.norms = getattr(self, "norms", 0) + 1
+        return x if self.norms == self.skipped else super().rms_norm(x, weight)
+
+
+class _WithoutFirstNorm(_WithoutOneNorm):
+    skipped = 1
+
+
+class _WithoutSecondNorm(_WithoutOneNorm):
+    skipped = 2
+
+
 class _Relu(ArrayBackend):
     def silu_mul(self, gate: F32, up: F32) -> F32:
         return np.maximum(gate, 0) * up
@@ -89,6 +106,8 @@ def _by(backend: type[ArrayBackend]) -> Mistake:
         _WithoutSilu: "the gate goes through silu(x) = x / (1 + exp(-x))",
         _Centered: "this norm takes no mean away: x / sqrt(mean(x * x) + 1e-6) * weight",
         _WithoutNorm: "attention and feed-forward each get normed rows, with a norm of their own",
+        _WithoutFirstNorm: "attention gets normed rows",
+        _WithoutSecondNorm: "feed-forward gets normed rows: x with what attention gave, through ffn_norm",
         _Relu: "the gate goes through silu, and not through relu",
     }
     return Mistake(hints[backend], lambda path: arrays.text_of({"x": _through(arrays.read(path), backend)}))
@@ -101,18 +120,20 @@ def _exchanged(path: Path, one: str, other: str) -> bytes:
     return arrays.text_of({"x": _through(arrays.read(path), changed={one: given[other], other: given[one]})})
 
 
-def _transposed(path: Path) -> bytes:
+def _transposed(path: Path, names: tuple[str, ...]) -> bytes:
     given = arrays.read(path)
-    turned = {name: given[name].T.astype(np.float32) for name in ("wq", "wk", "wv", "wo")}
+    turned = {name: given[name].T.astype(np.float32) for name in names}
     return arrays.text_of({"x": _through(given, changed=turned)})
 
 
 MISTAKES = (
-    *map(_by, (_WithoutResidual, _WithoutRope, _WithoutSilu, _Centered, _WithoutNorm, _Relu)),
+    *map(_by, (_WithoutResidual, _WithoutRope, _WithoutSilu, _Centered, _WithoutNorm, _WithoutFirstNorm,
+               _WithoutSecondNorm, _Relu)),
     Mistake("the gate is w1, and w3 is what it lets through", lambda path: _exchanged(path, "w1", "w3")),
     Mistake("attention has the norm attention_norm, the feed-forward ffn_norm",
             lambda path: _exchanged(path, "attention_norm", "ffn_norm")),
-    Mistake("a matrix has a row for each output: y = x times its transpose", _transposed),
+    *(Mistake("a matrix has a row for each output: y = x times its transpose", partial(_transposed, names=names))
+      for names in (("wq", "wk", "wv", "wo"), ("wq", "wk", "wv"), ("wo",))),
 )  # fmt: skip
 
 

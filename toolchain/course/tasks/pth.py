@@ -15,9 +15,10 @@ from toolchain.zoo.spoiling import zipped
 
 from ..differences import differing_lines
 from ..project import Difference, Mistake, Project
+from ..specimens import FROM_THE_ZOO, draw_specimen
 
-KINDS = ("torch 1.13", "torch 2.13", "views of one storage", "many tensors", "a pickle that runs something")
-ATTACK = KINDS[4]
+ATTACK = "a pickle that runs something"
+KINDS = ("torch 1.13", "torch 2.13", "views of one storage", "many tensors", FROM_THE_ZOO, ATTACK)
 DTYPES = ("float16", "float32", "int32")
 STORAGES = {"float16": "HalfStorage", "float32": "FloatStorage", "int32": "IntStorage"}
 ORDER = ("layers.0.attention.wq.weight", "norm.weight", "tok_embeddings.weight", "output.weight", "rope.freqs")
@@ -29,6 +30,8 @@ def make(rng: np.random.RandomState, kind: str, folder: Path) -> Path:
     if kind == ATTACK:
         harm = call(name("os", "mkdir"), text(str(folder / "executed")))
         zipped({"x/data.pkl": PROTO + dictionary([("w", harm)]) + STOP, "x/version": b"3\n"})(path)
+    elif kind == FROM_THE_ZOO:
+        draw_specimen(rng, path, "torch/1.13.pth", "torch/2.*.pth")
     elif kind == "views of one storage":
         _write_views(rng, path)
     else:
@@ -83,6 +86,22 @@ def _from_the_beginning(path: Path) -> bytes:
     return _lines(path, lambda t: whole[: t.numpy().size] if "x/data/7" in _members(path) else t.numpy())
 
 
+def _at(path: Path, place: Callable[[int, int], int]) -> bytes:
+    """Every tensor with its strides, but beginning elsewhere; ``place`` gets an offset and the size of a value."""
+
+    def values(t: LazyTensor) -> NDArray[np.generic]:
+        view = file.views[t.name]
+        whole = next(other for other in file.values() if file.views[other.name].storage == view.storage).numpy()
+        whole = np.ascontiguousarray(whole).reshape(-1)
+        strides = tuple(step * whole.itemsize for step in view.strides)
+        return np.ndarray(
+            t.shape, whole.dtype, whole.tobytes(), place(view.offset, whole.itemsize) * whole.itemsize, strides
+        )
+
+    with open_pth(path) as file:
+        return _lines(path, values)
+
+
 def _without_strides(path: Path) -> bytes:
     if "x/data/7" not in _members(path):
         raise ValueError("no view")
@@ -104,10 +123,13 @@ def _backwards(path: Path) -> bytes:
 
 MISTAKES = (
     Mistake("a tensor begins at its storage offset, counted in values, and has strides", _from_the_beginning),
+    Mistake("a tensor begins at its storage offset", lambda path: _at(path, lambda offset, size: 0)),
+    Mistake("the storage offset is counted in values, not in bytes",
+            lambda path: _at(path, lambda offset, size: offset // size)),
     Mistake("strides tell how many values lie between two rows and between two columns", _without_strides),
     Mistake("keep the order of the dictionary", _in_order),
     Mistake("write the bytes as they stand, little-endian", _backwards),
-)
+)  # fmt: skip
 
 
 def differ(path: Path, expected: bytes, found: bytes) -> Difference | None:

@@ -68,8 +68,15 @@ def _unpacked(path: Path, zero: int = 8, order: str = "pairs") -> bytes:
     return ((codes.astype(np.float32) - zero) * blocks["d"][:, None]).astype("<f4").tobytes()
 
 
-def _packed(path: Path, rounded: Callable[[NDArray[np.float32]], NDArray[np.float32]], divides: bool = False) -> bytes:
-    """Blocks as a program writes them that rounds otherwise."""
+Rounding = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def half_away(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.trunc(x + np.copysign(np.float32(0.5), x))
+
+
+def _packed(path: Path, rounded: Rounding = half_away, divides: bool = False, order: str = "pairs") -> bytes:
+    """Blocks as a program writes them that rounds otherwise, or puts codes elsewhere."""
     if _unpacks(path):
         raise ValueError("something to unpack")
     x = _values(path)
@@ -78,8 +85,18 @@ def _packed(path: Path, rounded: Callable[[NDArray[np.float32]], NDArray[np.floa
         scaled = np.where(d > 0, x / d if divides else x * (np.float32(1) / d), np.float32(0))
     codes = (rounded(scaled) + 8).astype(np.uint8)
     blocks = np.empty(len(x), Q4_0.block)
-    blocks["d"], blocks["qs"] = d[:, 0], codes[:, 0::2] | codes[:, 1::2] << 4
+    low, high = {
+        "pairs": (codes[:, 0::2], codes[:, 1::2]),
+        "high first": (codes[:, 1::2], codes[:, 0::2]),
+        "halves": (codes[:, :16], codes[:, 16:]),
+    }[order]
+    blocks["d"], blocks["qs"] = d[:, 0], low | high << 4
     return blocks.tobytes()
+
+
+def _in_order(path: Path, order: str) -> bytes:
+    """Codes in another order, on the way in or out."""
+    return _unpacked(path, order=order) if _unpacks(path) else _packed(path, order=order)
 
 
 def _of(era: Era) -> Callable[[Path], bytes]:
@@ -91,21 +108,17 @@ def _of(era: Era) -> Callable[[Path], bytes]:
     return packed
 
 
-def half_away(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.trunc(x + np.copysign(np.float32(0.5), x))
-
-
 MISTAKES = (
-    Mistake("two neighbors share a byte: the first is in its lower half", lambda p: _unpacked(p, order="high first")),
+    Mistake("two neighbors share a byte: the first is in its lower half", lambda p: _in_order(p, "high first")),
     Mistake(
-        "values 0 and 1 share a byte; that 0 and 16 do came in May 2023", lambda path: _unpacked(path, order="halves")
+        "values 0 and 1 share a byte; that 0 and 16 do came in May 2023", lambda path: _in_order(path, "halves")
     ),
     Mistake("a code is the number plus 8", lambda path: _unpacked(path, zero=0)),
     Mistake("halves are rounded away from zero, and not to the even number", lambda path: _packed(path, np.round)),
     Mistake("codes are rounded, and not cut off", lambda path: _packed(path, np.trunc)),
     Mistake("codes are rounded, and not rounded down", lambda path: _packed(path, np.floor)),
     Mistake("multiply by 1 / d, which is rounded once, instead of dividing by d",
-            lambda path: _packed(path, half_away, divides=True)),
+            lambda path: _packed(path, divides=True)),
     Mistake("this is the scale of April 2023, max / -8; March has the greatest magnitude / 7", _of(APRIL_30)),
     Mistake("this is the layout of May 2023; in March two neighbors share a byte", _of(MAY_19)),
     Mistake("this is a block of August 2023, 18 bytes; in March the scale is a float32", _of(AUGUST_21)),

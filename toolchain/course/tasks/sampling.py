@@ -106,6 +106,7 @@ def _chosen(
     forgets: bool = False,
     narrow: bool = False,
     sorts: bool = True,
+    always: bool = False,
 ) -> bytes:
     """Sampling with what people get wrong."""
     given = arrays.read(path)
@@ -117,7 +118,8 @@ def _chosen(
             scores[token] *= o.repeat_penalty if logits[token] < 0 and not divides else 1 / o.repeat_penalty
         order = np.argsort(-scores, kind="stable")[: o.top_k]
         bounds = _bounds(scores, order if sorts else np.sort(order), o.top_p, narrow)
-        tokens.append(int((order if sorts else np.sort(order))[np.searchsorted(bounds, uniform(bits))]))
+        place = np.searchsorted(bounds, uniform(bits)) if always or len(bounds) > 1 else 0
+        tokens.append(int((order if sorts else np.sort(order))[place]))
         recent.append(tokens[-1])
     return _lines(tokens)
 
@@ -144,6 +146,7 @@ MISTAKES = (
             lambda p: _chosen(p, divides=True)),
     Mistake("what was drawn is penalized in the draws that follow", lambda path: _chosen(path, forgets=True)),
     Mistake("the candidate that reaches top_p is kept", lambda path: _chosen(path, narrow=True)),
+    Mistake("where one candidate is left nothing is drawn", lambda path: _chosen(path, always=True)),
     Mistake("candidates stand in the order of their chances, the best first", lambda path: _chosen(path, sorts=False)),
 )  # fmt: skip
 

@@ -14,8 +14,10 @@ from ggmlpy.formats.writer import write_model
 
 from ..differences import differing_lines
 from ..project import Difference, Mistake, Project
+from ..specimens import FROM_THE_ZOO, draw_specimen
 
-KINDS = ("ggjt1", "ggml", "ggmf1", "long pieces")
+KINDS = ("ggjt1", "ggml", "ggmf1", "long pieces", FROM_THE_ZOO)
+MODELS = ("models/*-f16.bin", "models/*-f32.bin")  # of all containers before GGUF
 CHINESE = "你好世界介绍北京怎么做披萨如何保持健康讲一个故事"
 
 
@@ -32,12 +34,14 @@ def random_piece(rng: np.random.RandomState, longest: int = 9) -> bytes:
 
 
 def make(rng: np.random.RandomState, kind: str, folder: Path) -> Path:
-    """A file with a vocabulary and a tensor behind it."""
+    """A file with a vocabulary, or one of the zoo, which has tensors behind it."""
+    path = folder / "model.bin"
+    if kind == FROM_THE_ZOO:
+        return draw_specimen(rng, path, *MODELS)
     container, version = container_named("ggjt1" if kind == "long pieces" else kind)
     n_vocab, longest = int(rng.randint(20, 60)), 700 if kind == "long pieces" else 9
     pieces = [(random_piece(rng, longest), float(np.float32(rng.randn()))) for _ in range(n_vocab)]
     params = ModelParams(n_embd=32, n_layer=1, n_head=1, n_vocab=n_vocab, ftype=1)
-    path = folder / "model.bin"
     write_model(path, container.name, version, params, pieces, [])
     return path
 
