@@ -109,7 +109,7 @@ def chosen(name: str, path: Path) -> tuple[int, str]:
     if name.startswith("models/") and embeddings:
         record = TENSOR_TYPES[embeddings.value.rpartition(" ")[2]]
         row_bytes = embeddings.size // len(PIECES)
-        codes = max((record.offset(field) for field in record.field_names if "q" in field), default=0)
+        codes = next((record.offset(field) for field in ("qs", "ql") if field in record.field_names), 0)
         return embeddings.offset + TOKEN * row_bytes + codes, f"`{record.layout}`"
     end, after = next((value for key, value in BYTES.items() if name.startswith(key)), ("].data", 0))
     line = next(line for line in lines if line.path.endswith(end))

@@ -151,9 +151,9 @@ WRONG: list[tuple[int, str, str, str]] = [  # project, what the solution says, w
     (10, "def output():\n    global at\n",
      "import random\nrng = random.Random(seed)\ndef output():\n    return rng.getrandbits(32)\n    global at\n",
      "stir the seed"),
-    (10, "        kept.append(chance / total)\n        reached += chance / total\n        if top_p < 1 and reached",
-     "        reached += chance / total\n        if not kept or reached < top_p:\n            kept.append(chance / total)"
-     "\n        if top_p < 1 and reached", "the candidate that reaches top_p is kept"),
+    (10, "        kept.append(chance / total)\n",
+     "        kept += [chance / total] * (not kept or "
+     "reached + chance / total < top_p)\n", "the candidate that reaches top_p is kept"),
     (10, "    if len(kept) > 1:\n", "    if True:\n", "where one candidate is left nothing is drawn"),
     (10, "-scores[token])[:top_k]", "-scores[token])[:top_k]; order.sort()", "in the order of their chances"),
     (11, "write(padded(head) + data)", "write(head + data)", "the last tensor is padded, too"),

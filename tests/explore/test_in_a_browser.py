@@ -47,7 +47,7 @@ def test_the_page_comes_up_whole(question, lang, done, page, tmp_path):
     assert f'<html lang="{lang}" data-scheme="{question.rpartition("=")[2]}">' in dom
     assert done in re.search(r'id="status"[^>]*>([^<]*)', dom)[1]
     for stage in STAGES:
-        section = re.search(rf'<section id="{stage}">(.*?)</section>', dom, re.DOTALL)[1]
+        section = re.search(rf'<section id="{stage}"[^>]*>(.*?)</section>', dom, re.DOTALL)[1]
         assert len(section) > 1000, f"{stage} is empty"
     for sign in ("[object", "undefined", "NaN"):
         assert sign not in dom

@@ -205,6 +205,7 @@ function shorten(length) {
 // ── what people do ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 let waiting = 0;
+let cameFrom = null; // the number that the keyboard was at when the panel opened: {section, key}
 
 const actions = {
   textOfPrompt, openBeside, next, run,
@@ -224,13 +225,20 @@ const actions = {
     draw("bytes", "block");
     reveal("bytes");
   },
+  // Shows where a number comes from. Chosen with the keyboard, the panel gets the focus, and gives it back at the end.
   pick(number) {
+    const [at, panel] = [document.activeElement, find("origin")];
+    const [byKeyboard, inside] = [at?.matches(":focus-visible"), panel.contains(at)];
+    if (!inside) cameFrom = byKeyboard ? { section: at.closest("section")?.id, key: at.dataset.key } : null;
     Object.assign(state, { number, position: number.position, layer: number.layer ?? state.layer });
     draw("embedding", "layers", "logits", "tokens", "choice");
+    if (byKeyboard) panel.focus();
   },
   letGo() {
     state.number = null;
     draw("embedding", "layers", "logits");
+    if (cameFrom?.section) find(cameFrom.section).querySelector(`[data-key="${CSS.escape(cameFrom.key)}"]`)?.focus();
+    cameFrom = null;
   },
   pickToken(position) {
     state.position = position;
@@ -287,6 +295,12 @@ function reveal(name) {
   find(name).scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start", inline: "start" });
 }
 
+// Goes to a stage: the next Tab is at its first control.
+function goTo(name) {
+  reveal(name);
+  find(name).focus({ preventScroll: true });
+}
+
 // ── the frame ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function drawFrame() {
@@ -297,7 +311,7 @@ function drawFrame() {
   find("open").querySelector("span").textContent = word("open");
   find("hint").textContent = `${word("click")} ${word("hint")}`;
   const names = word("stages");
-  redraw(find("stages"), names.map((name, i) => element("button", { "data-key": `stage ${i}`, onclick: () => reveal(STAGES[i][0]) }, `${i + 1} ${name}`)));
+  redraw(find("stages"), names.map((name, i) => element("button", { "data-key": `stage ${i}`, onclick: () => goTo(STAGES[i][0]) }, `${i + 1} ${name}`)));
   STAGES.forEach(([id], i) => (find(id).querySelector("h2").textContent = names[i]));
 }
 
@@ -318,7 +332,7 @@ const isTyping = ({ target }) => target.matches("textarea, input:not([type=range
 function onKey(event) {
   if (event.key === "Escape" && state.number) return actions.letGo();
   if (isTyping(event) || event.ctrlKey || event.metaKey || event.altKey || !state.model) return undefined;
-  if (STAGES[Number(event.key) - 1]) return reveal(STAGES[Number(event.key) - 1][0]);
+  if (STAGES[Number(event.key) - 1]) return goTo(STAGES[Number(event.key) - 1][0]);
   return { n: next, r: run }[event.key.toLowerCase()]?.();
 }
 
