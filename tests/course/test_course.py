@@ -152,7 +152,7 @@ WRONG: list[tuple[int, str, str, str]] = [  # project, what the solution says, w
      "import random\nrng = random.Random(seed)\ndef output():\n    return rng.getrandbits(32)\n    global at\n",
      "stir the seed"),
     (10, "        kept.append(chance / total)\n",
-     "        kept += [chance / total] * (not kept or "
+     "        kept += [chance / total] * bool(not kept or "
      "reached + chance / total < top_p)\n", "the candidate that reaches top_p is kept"),
     (10, "    if len(kept) > 1:\n", "    if True:\n", "where one candidate is left nothing is drawn"),
     (10, "-scores[token])[:top_k]", "-scores[token])[:top_k]; order.sort()", "in the order of their chances"),
