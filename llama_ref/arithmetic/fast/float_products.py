@@ -1,6 +1,6 @@
 """Rows of f32, f16 and bf16, times one vector and times many, which stay f32.
 
-Four sums, of columns 0…15, 16…31, 32…47, 48…63 of every 64, are added at the end; the same in both products.
+A lane adds every sixteenth column, and the lanes are added at the end; the same in both products.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from typing import Any
 
 from llvmlite import ir
 
+from ggmlpy.machine.jit import cgutils
 from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import (
-    add,
+    F32X16,
+    I64,
     address,
     at,
-    f32x16,
     fetch_ahead,
+    integer,
     keep_apart,
     load,
+    load_as,
     mad,
     nothing,
     op,
@@ -27,76 +30,50 @@ from ggmlpy.machine.vectors import (
     zeros,
 )
 
+from .layouts import FLOAT_COLUMNS, FLOAT_ROWS, FLOAT_TILES, FLOAT_TOKENS
 from .matrix_functions import Product, put, put_four
 
 __all__ = ["make_float_product"]
-
-FLOAT_COLUMNS, FLOAT_TOKENS = 1024, 32  # what stays in the first and in the second-level cache
 
 
 def make_float_product(load_values: Any, size: int) -> Product:
     """The functions for values of `size` bytes, which `load_values` reads sixteen at a time."""
     row_dot, four_dots = make_row_dots(load_values, size)
-    panel = make_panel(row_dot, load_values, size)
+    panel = make_panel(load_values, size)
     return Product(make_rows(row_dot, four_dots, size), panel, few=panel)
 
 
 # One vector.
 
 
-def make_sums(load_values: Any, size: int) -> Any:
-    """The functions that add 64 columns to the four sums, and that end them."""
+def make_row_dots(load_values: Any, size: int) -> Any:
+    """The functions that multiply one row, or four, with a vector."""
 
     @op(nothing, address)
     def fetch_values(b: ir.IRBuilder, a: Any) -> None:
-        fetch_ahead(b, a, 64 * size)
-
-    @compiled
-    def add_64(sums, p, x):
-        """sums, f32 [4][16], += 64 columns at p times those of x, f32 [4][16]."""
-        fetch_values(p)
-        s0, s1 = mad(load_values(p), x[0], sums[0]), mad(load_values(p + 16 * size), x[1], sums[1])
-        s2, s3 = mad(load_values(p + 32 * size), x[2], sums[2]), mad(load_values(p + 48 * size), x[3], sums[3])
-        return s0, s1, s2, s3
-
-    @compiled
-    def sum_up(sums, p, x, left):
-        """The sum of all, after the last columns: 0, 16, 32 or 48."""
-        s0, s1, s2, s3 = sums
-        if left >= 16:
-            s0 = mad(load_values(p), load(x), s0)
-        if left >= 32:
-            s1 = mad(load_values(p + 16 * size), load(x + 64), s1)
-        if left >= 48:
-            s2 = mad(load_values(p + 32 * size), load(x + 128), s2)
-        return total(add(add(s0, s1), add(s2, s3)))
-
-    return add_64, sum_up
-
-
-def make_row_dots(load_values: Any, size: int) -> Any:
-    """The functions that multiply one row, or four, with a vector."""
-    add_64, sum_up = make_sums(load_values, size)
+        fetch_ahead(b, a, 64)
 
     @compiled
     def row_dot(p, x, cols):
-        sums, left = (zeros(), zeros(), zeros(), zeros()), cols % 64
-        for _ in range(cols // 64):
-            sums = add_64(sums, p, (load(x), load(x + 64), load(x + 128), load(x + 192)))
-            p, x = p + 64 * size, x + 256
-        return sum_up(sums, p, x, left)
+        acc = zeros()
+        for _ in range(cols // 16):
+            acc = mad(load_values(p), load(x), acc)
+            p, x = p + 16 * size, x + 64
+        return total(acc)
 
     @compiled
     def four_dots(p0, apart, x, cols):
         """The same for four rows, `apart` bytes from one to the next."""
         p1, p2, p3 = p0 + apart, p0 + 2 * apart, p0 + 3 * apart
-        sums, left = (zeros(), zeros(), zeros(), zeros()), cols % 64
-        s0, s1, s2, s3 = sums, sums, sums, sums
-        for _ in range(cols // 64):
-            v = load(x), load(x + 64), load(x + 128), load(x + 192)
-            s0, s1, s2, s3 = add_64(s0, p0, v), add_64(s1, p1, v), add_64(s2, p2, v), add_64(s3, p3, v)
-            p0, p1, p2, p3, x = p0 + 64 * size, p1 + 64 * size, p2 + 64 * size, p3 + 64 * size, x + 256
-        return sum_up(s0, p0, x, left), sum_up(s1, p1, x, left), sum_up(s2, p2, x, left), sum_up(s3, p3, x, left)
+        a0, a1, a2, a3 = zeros(), zeros(), zeros(), zeros()
+        for start in range(0, cols, 64 // size):
+            fetch_values(p0), fetch_values(p1), fetch_values(p2), fetch_values(p3)
+            for _ in range(min(cols - start, 64 // size) // 16):
+                v = load(x)
+                a0, a1 = mad(load_values(p0), v, a0), mad(load_values(p1), v, a1)
+                a2, a3 = mad(load_values(p2), v, a2), mad(load_values(p3), v, a3)
+                p0, p1, p2, p3, x = p0 + 16 * size, p1 + 16 * size, p2 + 16 * size, p3 + 16 * size, x + 64
+        return total(a0), total(a1), total(a2), total(a3)
 
     return row_dot, four_dots
 
@@ -118,83 +95,86 @@ def make_rows(row_dot: Any, four_dots: Any, size: int) -> Any:
     return rows
 
 
-# Many vectors.
+# Many vectors: the sums of a few rows times a few tokens stay in registers.
 
 
-@op(nothing, address, *[f32x16] * 16)
-def store_sixteen(b: ir.IRBuilder, a: Any, *values: Any) -> None:
-    for i, value in enumerate(values):
-        store_as(b, at(b, a, 64 * i), value)
+def make_tile(load_values: Any, size: int, tokens: int) -> Any:
+    """The operation that adds columns of FLOAT_ROWS rows times as many of `tokens` tokens.
+
+    Args of the operation:
+        w, w_stride, rows: address of the first row; the next is `w_stride` on; how many there are, the last of which
+            stands for those that are missing.
+        x, x_stride, n: the same of the vectors.
+        columns: how many, a multiple of sixteen.
+        sums: address of f32 [FLOAT_ROWS][tokens][16].
+    """
+
+    @op(nothing, address, integer, integer, address, integer, integer, integer, address)
+    def add_tile(
+        b: ir.IRBuilder, w: Any, w_stride: Any, rows: Any, x: Any, x_stride: Any, n: Any, columns: Any, sums: Any
+    ) -> None:
+        def places(first: Any, stride: Any, count: Any, most: int) -> list[Any]:
+            last = b.sub(count, I64(1))
+            numbers = [b.select(b.icmp_signed("<", I64(i), count), I64(i), last) for i in range(most)]
+            return [b.add(first, b.mul(stride, number)) for number in numbers]
+
+        at_rows, at_vectors = places(w, w_stride, rows, FLOAT_ROWS), places(x, x_stride, n, tokens)
+        slots = [cgutils.alloca_once(b, F32X16) for _ in range(FLOAT_ROWS * tokens)]
+        for i, slot in enumerate(slots):
+            b.store(load_as(b, at(b, sums, 64 * i), F32X16), slot)
+        with cgutils.for_range(b, b.udiv(columns, I64(16))) as loop:
+            vectors = [load_as(b, b.add(a, b.mul(loop.index, I64(64))), F32X16) for a in at_vectors]
+            for row, a in enumerate(at_rows):
+                values = load_values.emit(b, b.add(a, b.mul(loop.index, I64(16 * size))))
+                for slot, vector in zip(slots[tokens * row :], vectors):
+                    b.store(mad.emit(b, values, vector, b.load(slot)), slot)
+        for i, slot in enumerate(slots):
+            store_as(b, at(b, sums, 64 * i), b.load(slot))
+
+    return add_tile
 
 
-def make_four_by_four(load_values: Any, size: int) -> Any:
-    """The innermost loop: four rows times four tokens."""
+def make_tokens(load_values: Any, size: int, tokens: int) -> Any:
+    """The functions for all rows of a unit: add some columns, and write (or add) what they give."""
+    add_tile = make_tile(load_values, size, tokens)
 
     @compiled
-    def four_by_four(w, w_stride, x, x_stride, start, stop, sums):
-        """sums f32 [4 rows][4 tokens][16] += the columns from `start` to `stop`, sixteen of every 64."""
-        a00, a01, a02, a03 = load(sums), load(sums + 64), load(sums + 128), load(sums + 192)
-        a10, a11, a12, a13 = load(sums + 256), load(sums + 320), load(sums + 384), load(sums + 448)
-        a20, a21, a22, a23 = load(sums + 512), load(sums + 576), load(sums + 640), load(sums + 704)
-        a30, a31, a32, a33 = load(sums + 768), load(sums + 832), load(sums + 896), load(sums + 960)
-        w1, w2, w3 = w + w_stride, w + 2 * w_stride, w + 3 * w_stride
-        x1, x2, x3 = x + x_stride, x + 2 * x_stride, x + 3 * x_stride
-        for c in range(start, stop, 64):
-            v0, v1, v2, v3 = load(x + 4 * c), load(x1 + 4 * c), load(x2 + 4 * c), load(x3 + 4 * c)
-            u = load_values(w + size * c)
-            a00, a01, a02, a03 = mad(u, v0, a00), mad(u, v1, a01), mad(u, v2, a02), mad(u, v3, a03)
-            u = load_values(w1 + size * c)
-            a10, a11, a12, a13 = mad(u, v0, a10), mad(u, v1, a11), mad(u, v2, a12), mad(u, v3, a13)
-            u = load_values(w2 + size * c)
-            a20, a21, a22, a23 = mad(u, v0, a20), mad(u, v1, a21), mad(u, v2, a22), mad(u, v3, a23)
-            u = load_values(w3 + size * c)
-            a30, a31, a32, a33 = mad(u, v0, a30), mad(u, v1, a31), mad(u, v2, a32), mad(u, v3, a33)
-        store_sixteen(sums, a00, a01, a02, a03, a10, a11, a12, a13, a20, a21, a22, a23, a30, a31, a32, a33)
-
-    return four_by_four
-
-
-def make_four_rows(load_values: Any, size: int) -> Any:
-    """Four rows times many tokens."""
-    four_by_four = make_four_by_four(load_values, size)
+    def add_columns(w, w_stride, n_rows, x, x_stride, n, columns, sums):
+        for row in range(0, n_rows, FLOAT_ROWS):
+            rows, place = min(FLOAT_ROWS, n_rows - row), sums + 64 * tokens * row
+            add_tile(w + row * w_stride, w_stride, rows, x, x_stride, n, columns, place)
 
     @compiled
-    def four_rows(w, w_stride, cols, tokens, x, sums, y, y_stride, accumulate):
-        """Four rows times all tokens (a multiple of four), FLOAT_COLUMNS at a time, which fit the first-level cache."""
-        x_stride = 4 * cols
-        zero_bytes(sums, 1024 * tokens)
-        for start in range(0, cols, FLOAT_COLUMNS):
-            stop = min(start + FLOAT_COLUMNS, cols)
-            for t in range(0, tokens, 4):
-                for i in range(4):
-                    place = sums + 1024 * (t + i)
-                    four_by_four(w, w_stride, x + t * x_stride, x_stride, start + 16 * i, stop, place)
-        for t in range(tokens):
-            for row in range(4):
-                s = sums + 1024 * (t - t % 4) + 64 * (4 * row + t % 4)
-                low, high = add(load(s), load(s + 1024)), add(load(s + 2048), load(s + 3072))
-                put(y + t * y_stride + 4 * row, total(add(low, high)), accumulate)
+    def put_tokens(sums, n_rows, n, y, y_stride, accumulate):
+        for row in range(n_rows):
+            for t in range(n):
+                value = total(load(sums + 64 * (tokens * row + t)))
+                put(y + t * y_stride + 4 * row, value, accumulate)
 
-    return four_rows
+    return add_columns, put_tokens
 
 
-def make_panel(row_dot: Any, load_values: Any, size: int) -> Any:
+def make_panel(load_values: Any, size: int) -> Any:
     """The function `Product.panel`."""
-    four_rows = make_four_rows(load_values, size)
+    add_columns, put_tokens = make_tokens(load_values, size, FLOAT_TOKENS)
 
     @compiled
     def panel(base, cols, first, last, n, vectors, panel, sums, y, y_stride, accumulate):
-        w_stride, x_stride = cols * size, 4 * cols
-        whole_rows, whole_tokens = first + (last - first) // 4 * 4, n // 4 * 4
-        for t in range(0, whole_tokens, FLOAT_TOKENS):
-            tokens, x = min(FLOAT_TOKENS, whole_tokens - t), vectors + t * x_stride
-            for row in range(first, whole_rows, 4):
-                place = y + t * y_stride + 4 * row
-                four_rows(base + row * w_stride, w_stride, cols, tokens, x, sums, place, y_stride, accumulate)
-        for row in range(first, last):
-            for t in range(whole_tokens if row < whole_rows else 0, n):
-                value = row_dot(base + row * w_stride, vectors + t * x_stride, cols)
-                put(y + t * y_stride + 4 * row, value, accumulate)
+        keep_apart()
+        w_stride, x_stride, n_rows = cols * size, 4 * cols, last - first
+        tile_bytes = 64 * FLOAT_TOKENS * (n_rows + FLOAT_ROWS)
+        for begin in range(0, n, FLOAT_TOKENS * FLOAT_TILES):
+            tokens = min(FLOAT_TOKENS * FLOAT_TILES, n - begin)
+            zero_bytes(sums, FLOAT_TILES * tile_bytes)
+            for start in range(0, cols, FLOAT_COLUMNS):
+                w, columns = base + first * w_stride + start * size, min(FLOAT_COLUMNS, cols - start)
+                for t in range(0, tokens, FLOAT_TOKENS):
+                    x, place = vectors + (begin + t) * x_stride + 4 * start, sums + t // FLOAT_TOKENS * tile_bytes
+                    count = min(FLOAT_TOKENS, tokens - t)
+                    add_columns(w, w_stride, n_rows, x, x_stride, count, columns, place)
+            for t in range(0, tokens, FLOAT_TOKENS):
+                place, target = sums + t // FLOAT_TOKENS * tile_bytes, y + (begin + t) * y_stride + 4 * first
+                put_tokens(place, n_rows, min(FLOAT_TOKENS, tokens - t), target, y_stride, accumulate)
         return 0
 
     return panel

@@ -161,6 +161,9 @@ class Tile:
 TILE = {"amx": Tile(1, 16), "vnni": Tile(2, 8)}.get(MACHINE.simd, Tile(1, 4))
 K_TILE = Tile(2, 8) if MACHINE.wide else Tile(1, 4)  # of k-quants
 FEW_TOKENS = 8 if MACHINE.simd == "amx" else 32  # that meet the rows without packing these
+# Of floats: rows and tokens whose sums fit the registers; how many columns and such tiles the caches keep meanwhile.
+FLOAT_ROWS, FLOAT_TOKENS = (4, 6) if MACHINE.wide else (2, 2)
+FLOAT_COLUMNS, FLOAT_TILES = 512, 5
 PANELS = 4  # x 16 rows, in a unit of work of the product with many vectors
 CHAINS_OF_PEAK = 12  # that multiply side by side, to measure how fast that can be
 LEVELS = 5  # of a tree of sixteen sums
@@ -264,6 +267,7 @@ def work_sizes(
         "superblocks_at": n_padded * superblocks * A_BYTES if k_quants else 0,
     }
     sums = max(LEVELS * PANELS * TILE.tokens, 2 * K_TILE.panels * K_TILE.tokens, GROUP * (FEW_TOKENS + 1)) * 64
+    float_sums = 64 * FLOAT_TILES * FLOAT_TOKENS * (GROUP * PANELS + FLOAT_ROWS)
     packed = [blocks * panel_bytes(layout) for layout in layouts]
     packed += [superblocks * superblock_panel_parts(record)["end"] for record in k_quants]
     parts = {
@@ -271,7 +275,7 @@ def work_sizes(
         "scratch_record": groups * GROUP_BYTES,
         "scratch_superblocks": superblocks * A_BYTES,
         "scratch_panel": PANELS * max(packed, default=0),
-        "scratch_sums": max(sums, 1024 * rounded(n_tokens, 4) if floats else 0),
+        "scratch_sums": max(sums, float_sums if floats else 0),
         "scratch_scores": 4 * score_bytes(n_ctx),
     }
     offsets, end = {}, 0
