@@ -26,7 +26,7 @@ import numpy as np
 
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.kinds import first_bytes, kind_of
-from llama_ref.checkpoint.safetensors_file import open_safetensors
+from llama_ref.checkpoint.safetensors_file import SafetensorsFile, open_safetensors
 from llama_ref.checkpoint.weights import is_safetensors
 
 from .data import Batch, Document, stack
@@ -48,6 +48,9 @@ IGNORED = -100  # the label of a token that is no target
 class PreparedData:
     """An open file of prepared data; rows are read when they are asked for.
 
+    Args:
+        file: the same file, where it is open already; it is closed with this.
+
     Attributes:
         metadata: what was prepared.
         train, validation: numbers of rows.
@@ -56,8 +59,8 @@ class PreparedData:
         FormatError: another kind of file, or a damaged one.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path, self._file = path, open_safetensors(path)
+    def __init__(self, path: str | os.PathLike[str], file: SafetensorsFile | None = None) -> None:
+        self.path, self._file = path, open_safetensors(path) if file is None else file
         try:
             self.metadata = self._file.metadata
             self._check_kind()

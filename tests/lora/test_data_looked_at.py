@@ -10,6 +10,7 @@ import pytest
 
 import cli
 import toolchain.demo.files as demo
+from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 from toolchain.look.doctor import examine
 from toolchain.look.identify import identify_any
 
@@ -82,6 +83,14 @@ def test_prepared_data_is_identified(prepared: Path) -> None:
     assert "train stage2" in texts.next_step
     assert "train instruct" in records.next_step
     assert [found.kind for found in examine(prepared).found] == ["data"] * 3
+
+
+def test_its_header_is_read_once(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header may be 100 MB long."""
+    opened, read = [], SafetensorsFile.__init__
+    monkeypatch.setattr(SafetensorsFile, "__init__", lambda file, path: opened.append(path) or read(file, path))
+    identify_any(prepared / "texts.safetensors")
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from lora.exchange.reading import open_lora_file
 
 from .foreign import foreign, foreign_gguf, identification
 from .kinds import names_in_zip, other_kind
-from .training_data import training_data
+from .training_data import prepared_rows, training_data
 from .values import not_finite_weights
 
 __all__ = ["identify_any", "identify_other"]
@@ -115,7 +115,7 @@ def identify_other(path: str | os.PathLike[str], progress: Progress | None = Non
         case "safetensors":
             with SafetensorsFile(path) as file:
                 writer = "any version of safetensors"
-                return training_data(path) or _tensors(path, file, "safetensors", writer, progress)
+                return prepared_rows(path, file) or _tensors(path, file, "safetensors", writer, progress)
         case "tokenizer":
             return _tokenizer(path)
         case "ggla":

@@ -9,11 +9,11 @@ from ggmlpy.files.kinds import first_bytes
 from ggmlpy.look.identify import Identification
 from llama_ref.checkpoint.safetensors_file import SafetensorsFile
 from lora.training.instructions import peek_layouts
-from lora.training.prepared import KIND, is_prepared, open_prepared
+from lora.training.prepared import KIND, PreparedData, is_prepared
 
 from .foreign import identification
 
-__all__ = ["training_data"]
+__all__ = ["prepared_rows", "training_data"]
 
 
 def training_data(path: Path) -> Identification | None:
@@ -25,8 +25,7 @@ def training_data(path: Path) -> Identification | None:
     if not is_prepared(path):
         return _records(path)
     with SafetensorsFile(path) as file:
-        prepared = file.metadata.get("kind") == KIND
-    return _prepared(path) if prepared else None
+        return prepared_rows(path, file)
 
 
 def _records(path: Path) -> Identification | None:
@@ -48,8 +47,11 @@ def _is_plain(path: Path, layouts: Counter[str]) -> bool:
     return set(layouts) == {"Alpaca"} and first_bytes(path).lstrip().startswith(b"[")
 
 
-def _prepared(path: Path) -> Identification:
-    with open_prepared(path) as data:
+def prepared_rows(path: Path, file: SafetensorsFile) -> Identification | None:
+    """An open file of prepared rows; None if its tensors are others."""
+    if file.metadata.get("kind") != KIND:
+        return None
+    with PreparedData(path, file) as data:
         made, n_rows = data.metadata, len(data.train) + len(data.validation)
         words = (
             f"{made.get('what', 'rows')} of the recipe {made.get('recipe', 'unknown')}: {n_rows:,} rows of up to"
