@@ -263,6 +263,12 @@ def test_its_own_page_may_ask(client):
         assert client.get("/v1/models", headers={"origin": name}).status_code == 200
 
 
+def test_the_name_behind_a_proxy_may_be_told(served):
+    behind = TestClient(Guard(create_app([served]), hosts=["chat.example.org"]), base_url="https://chat.example.org")
+    assert behind.get("/v1/models", headers={"origin": "https://chat.example.org"}).status_code == 200
+    assert behind.get("/v1/models", headers={"origin": "https://example.org"}).status_code == 403
+
+
 def test_a_key(served):
     guarded = TestClient(Guard(create_app([served]), key="s3cret", any_address=True), base_url="http://192.168.0.7")
     assert guarded.get("/v1/models").status_code == 401
