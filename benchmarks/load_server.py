@@ -196,11 +196,13 @@ class Load:
     async def slow_reader(self) -> None:
         """Takes a few bytes a second of a long answer."""
         client = self.client()
-        with suppress(OSError, EOFError):
-            await client.post("/v1/completions", Question(2, max_tokens=200, stream=True).body(self.model))
-            while await client.reader.read(64):
-                await asyncio.sleep(0.5)
-        client.leave()
+        try:
+            with suppress(OSError, EOFError):
+                await client.post("/v1/completions", Question(2, max_tokens=200, stream=True).body(self.model))
+                while await client.reader.read(64):
+                    await asyncio.sleep(0.5)
+        finally:
+            client.leave()
 
     async def leaver(self) -> None:
         """Leaves at the first token, again and again."""
@@ -341,7 +343,9 @@ async def drained(server: Running, load: Load, clients: int = 16) -> dict[str, A
     code = await asyncio.to_thread(server.process.wait, 60)
     whole = sum(isinstance(reply, Reply) and reply.status == 200 for reply in replies)
     right = sum(isinstance(reply, Reply) and reply.text == load.expected[n] for n, reply in enumerate(replies))
-    return {"asked": clients, "whole": whole, "right": right, "code": code, "sound": right == clients and code == 0}
+    errors = Counter(repr(reply) for reply in replies if not (isinstance(reply, Reply) and reply.status == 200))
+    figures = {"asked": clients, "whole": whole, "right": right, "errors": dict(errors), "code": code}
+    return {**figures, "sound": right == clients and code == 0}
 
 
 async def killed(server: Running, load: Load) -> dict[str, Any]:

@@ -7,10 +7,14 @@ import signal
 
 import pytest
 
-httpx = pytest.importorskip("httpx", reason="comes with pip install '.[test]'")
+pytest.importorskip("httpx", reason="comes with pip install '.[test]'")
 pytest.importorskip("psutil", reason="comes with pip install '.[test]'")
 
+import httpx
+
 from benchmarks import load_server
+
+__all__ = ["ROOT", "Running", "httpx"]
 
 ROOT = load_server.ROOT
 PROMPTS = ["介绍北京", "怎么做披萨？", "讲一个故事", "如何保持健康？"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import uvicorn
+from sse_starlette.sse import AppStatus
 
 from ggmlpy.files.errors import OutputError, UsageError
 
@@ -82,6 +83,7 @@ def serve(models: Sequence[Served], settings: Settings, started: Callable[[str],
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, lambda *_: None)  # the server stops in order, and then sends itself the signal again
+    AppStatus.disable_automatic_graceful_drain()  # or it would cut off streams that uvicorn waits for
     started(f"http://{host}:{listener.getsockname()[1]}")
     try:
         uvicorn.Server(config).run(sockets=[listener])
