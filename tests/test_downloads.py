@@ -1,7 +1,9 @@
-"""What is not on this disk: names on Hugging Face and addresses are answered with the download to run first."""
+"""What is not on this disk, and words of other programs: the answer is the download, or the command, to run."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import cli
 
 HUB = "looks like a name on Hugging Face"
 ADDRESS = "this is an address"
+MODEL = Path(__file__).parent / "data" / "ggml" / "T1_quant_p2" / "T1.q4_0.bin"
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +85,42 @@ def test_a_folder_of_that_name_is_taken(capsys: pytest.CaptureFixture[str]) -> N
     Path("hfl/some-model").mkdir(parents=True)
     assert cli.main(["doctor", "hfl/some-model"]) != 2
     assert "Hugging Face" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["identify", "-"], "a pipe cannot be. Next: write it to a file first"),
+        (["generate", "-m", r"models\7B\m.bin", "-p", "a"], "write it with slashes: models/7B/m.bin"),
+        (["generate", "-m", str(MODEL), "--lora", "hfl/chinese-alpaca-lora-7b", "-p", "a"], HUB),
+        (["generate", "-m", str(MODEL), "--lora", "missing.gguf", "-p", "a"], "missing.gguf: no such file."),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="there backslashes separate folders")
+def test_what_is_no_file(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 3
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["llama-quantize", "a.bin", "b.bin", "q4_0"], "it is quantize here"),
+        (["convert_hf_to_gguf.py", "base"], "it is convert here"),
+        (["run", "llama2"], "it is chat here"),
+        (["pull", "llama2"], "nothing is downloaded here: hf download NAME --local-dir DIR"),
+        (["perplexity", "-m", "m.bin", "text.txt"], "did you mean -f text.txt?"),
+        (["bench", "m.bin"], "did you mean -m m.bin?"),
+        (["merge", "base", "lora", "--output", "out"], "did you mean --base base?"),
+    ],
+)
+def test_commands_and_orders_of_others(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert words in capsys.readouterr().err
+
+
+def test_without_a_prompt_a_person_is_told(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", open(os.devnull, encoding="utf-8"))  # noqa: SIM115
+    assert cli.main(["generate", "-m", str(MODEL), "-n", "1", "--numerics", "reference"]) == 0
+    assert "no prompt was given" in capsys.readouterr().err

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError
-from ggmlpy.files.kinds import first_bytes, kind_of
+from ggmlpy.files.kinds import FIRST_BYTES, first_bytes, kind_of
+from ggmlpy.files.mapping import map_file
 from ggmlpy.formats.dequantize import dequantize
 from ggmlpy.formats.ggla import SIDES
 from ggmlpy.formats.gguf import GgufFile, GgufTensor, open_gguf
@@ -73,6 +74,7 @@ def open_lora_file(path: str | os.PathLike[str]) -> LoraFile:
     """Read an adapter file of llama.cpp.
 
     Raises:
+        MissingFileError: it is not here, or cannot be read.
         UnsupportedError: a GGUF that is a model, or another kind of adapter.
         ShapeError: halves without partners, or that don't fit together.
         FormatError: it is damaged, or has values that are NaN or infinite.
@@ -85,7 +87,7 @@ def open_lora_file(path: str | os.PathLike[str]) -> LoraFile:
             found="a directory",
             next_step=f"`convert {path} --base MODEL_DIR --outfile lora.gguf`",
         )
-    kind = kind_of(first_bytes(path))
+    kind = kind_of(bytes(map_file(path)[:FIRST_BYTES]))
     if kind is not None and kind.name == "ggla":
         found = read_ggla(path)
         halves = {name: np.asarray(values, np.float32) for name, values in found.halves.items()}

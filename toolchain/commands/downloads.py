@@ -1,4 +1,5 @@
 """Inputs that are not on this disk: a model's name on Hugging Face, or an address. The answer is the download to run.
+A pipe, and a path of Windows, are no files either.
 
 Nothing here opens a connection: what a command reads is a file that the person has, and can check.
 """
@@ -49,7 +50,7 @@ def check_inputs(args: argparse.Namespace) -> None:
         MissingFileError: an input is an address, or is not here and looks like a name on Hugging Face.
     """
     for name in _named(args):
-        step = None if os.path.exists(name) else _download(name)
+        step = None if os.path.exists(name) else _no_file(name) or _download(name)
         if step:
             from ggmlpy.files.errors import MissingFileError
 
@@ -73,9 +74,24 @@ def _named(args: argparse.Namespace) -> Iterator[str]:
         if (args.command, key) in NO_INPUTS:
             continue
         value = getattr(args, key, None)
-        for text in value if isinstance(value, list) else [value]:
+        for given in value if isinstance(value, list) else [value]:
+            text = given[0] if isinstance(given, tuple) else given  # an adapter and its factor
             if isinstance(text, str):
                 yield from [text] if "://" in text else text.split(",") if key == "lora" else [text]
+
+
+def _no_file(name: str) -> tuple[str, str] | None:
+    """Why a name is not that of a file here, whatever is on the disk, and what to do; None where it may be.
+
+    >>> _no_file("models/7B/model.bin")
+    >>> _no_file("models\\\\7B\\\\model.bin")[1]
+    'write it with slashes: models/7B/model.bin'
+    """
+    if name == "-":
+        return "files are mapped into memory, which a pipe cannot be", "write it to a file first, and name that"
+    if os.sep == "/" and "\\" in name:
+        return "backslashes separate folders on Windows only", f"write it with slashes: {name.replace(chr(92), '/')}"
+    return None
 
 
 def _download(name: str) -> tuple[str, str] | None:

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 
 from .downloads import looks_like_file
 
-__all__ = ["OF_OTHERS", "hint_for_argument", "hint_for_missing", "meant", "missing_dash", "translated"]
+__all__ = [
+    "OF_OTHERS",
+    "command_of_others",
+    "hint_for_argument",
+    "hint_for_missing",
+    "meant",
+    "missing_dash",
+    "translated",
+]
 
 # What other programs call an option, and what it is here. The names are looked up as they are typed, with dashes.
 # fmt: off
@@ -30,7 +38,20 @@ OF_OTHERS: dict[str, str] = {
     "--load-in-8bit": "quantize the model first",
     "--load-in-4bit": "quantize the model first",
 }
+# What other programs call a command (llama.cpp's with their prefix and ending), and what it is here.
+COMMANDS_OF_OTHERS: dict[str, str] = {
+    **dict.fromkeys(("main", "cli", "simple"), "generate"),
+    **dict.fromkeys(("run", "talk", "interactive"), "chat"),
+    **dict.fromkeys(("server", "api", "web"), "serve"),
+    **dict.fromkeys(("convert-hf-to-gguf", "convert-lora-to-gguf", "convert-lora-to-ggml", "convert-pth-to-ggml"),
+                    "convert"),
+    **dict.fromkeys(("export-lora", "merge-lora", "merge-llama-with-chinese-lora"), "merge"),
+    **dict.fromkeys(("gguf-dump", "show", "info", "dump"), "inspect"),
+    **dict.fromkeys(("list", "ls", "check"), "doctor"),
+    "finetune": "train",
+}
 # fmt: on
+DOWNLOADS = ("pull", "download", "get", "fetch", "install")
 _TYPED = str.maketrans("“”„‘’—–−", '"""\'\'---')  # what word processors and Chinese keyboards write for " ' and -
 
 
@@ -41,6 +62,25 @@ def translated(arguments: Sequence[str]) -> list[str]:
     if arguments[0] == "help":
         return [*arguments[1:], "--help"]
     return list(arguments)
+
+
+def command_of_others(name: str, known: Iterable[str]) -> str:
+    """What a command of llama.cpp, ollama or the scripts of 2023 is called here; nothing for other words.
+
+    >>> command_of_others("llama-quantize", ["quantize"]), command_of_others("pull", [])
+    ('; it is quantize here', '; nothing is downloaded here: hf download NAME --local-dir DIR')
+    """
+    plain = _stem(name)
+    if plain in DOWNLOADS:
+        return "; nothing is downloaded here: hf download NAME --local-dir DIR"
+    ours = COMMANDS_OF_OTHERS.get(plain, plain)
+    return f"; it is {ours} here" if ours in known else ""
+
+
+def _stem(name: str) -> str:
+    """``convert_hf_to_gguf.py`` and ``llama-quantize.exe`` without what says whose they are."""
+    stem = re.sub(r"\.(py|exe|sh)$", "", name.rpartition("/")[2].lower())
+    return stem.replace("_", "-").removeprefix("llama-")
 
 
 def meant(name: str, known: Iterable[str]) -> str:
@@ -96,9 +136,17 @@ def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     return {action.dest: action for action in parser._actions if action.option_strings and action.nargs is None}
 
 
-def hint_for_missing(message: str, parser: argparse.ArgumentParser) -> str:
-    """Behind "the following arguments are required": all that the command takes, in its order."""
+def hint_for_missing(message: str, parser: argparse.ArgumentParser, given: Sequence[str] = ()) -> str:
+    """Behind "the following arguments are required": all that the command takes, in its order.
+
+    Where it takes options only, what was given alone was meant for the first that is missing.
+    """
     if not message.startswith("the following arguments are required"):
         return ""
     places = [str(action.metavar or action.dest) for action in parser._actions if not action.option_strings]
-    return f"; the order is {' '.join(places)}" if len(places) > 1 else ""
+    if places:
+        return f"; the order is {' '.join(places)}" if len(places) > 1 else ""
+    taking = {option for action in _options(parser).values() for option in action.option_strings}
+    alone = [word for before, word in zip(["", *given], given) if not word.startswith("-") and before not in taking]
+    missing = [action for action in _options(parser).values() if "/".join(action.option_strings) in message]
+    return f"; did you mean {min(missing[0].option_strings, key=len)} {alone[0]}?" if alone and missing else ""

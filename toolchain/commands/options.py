@@ -13,7 +13,7 @@ from toolchain.terminal import program
 from toolchain.terminal.talk import complain, remark, say
 from toolchain.terminal.widths import continued, fitted
 
-from .mistakes import OF_OTHERS, hint_for_argument, hint_for_missing, meant, missing_dash
+from .mistakes import OF_OTHERS, command_of_others, hint_for_argument, hint_for_missing, meant, missing_dash
 
 USUAL_MODEL = "GGMLPY_MODEL"  # the environment's name of the model that is meant where none is named
 LONGEST_PATH = 4096  # a prompt is longer, or names no file
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
     """One line says what is wrong, with the name that was probably meant; the next one where help is."""
 
     def error(self, message: str) -> NoReturn:
-        complain(message + hint_for_missing(message, self))
+        complain(message + hint_for_missing(message, self, getattr(self, "_given", ())))
         remark(f"see: {self.prog} --help")
         self.exit(2)
 
@@ -58,13 +58,13 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"no option {argument!r} here; {OF_OTHERS[argument]}")
         if option := missing_dash(args or (), options):
             self.error(f"a dash is missing: {option}")
+        self._given = tuple(args or ())  # for the hint of an error
         return super().parse_known_args(args, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
-            self.error(
-                f"no command {value!r}" + (meant(value, action.choices) or f"; there are {', '.join(action.choices)}")
-            )
+            hint = command_of_others(value, action.choices) or meant(value, action.choices)
+            self.error(f"no command {value!r}{hint or '; there are ' + ', '.join(action.choices)}")
         super()._check_value(action, value)
 
 

@@ -88,6 +88,8 @@ def _run_main(args: argparse.Namespace, loading: Loading, read_line: Any) -> int
         raise UsageError("--json and interaction exclude each other")
     args = settled(args, loading.file)
     options = main_options(args)
+    if not (args.prompt_parts or args.random_prompt or options.prompt or is_interactive(args) or args.mtest):
+        say(args, "note: no prompt was given, so the model invents a text: -p TEXT gives one; chat answers questions")
     model = loading.model(args)
     code = 0
     with model, trace_sampling(args.trace_sampling, model.vocab) as on_sample:
