@@ -41,11 +41,10 @@ from ggmlpy.formats.model_params import ModelParams, model_named  # noqa: E402
 from ggmlpy.formats.tensor_names import expected_shapes  # noqa: E402
 from llama_ref.checkpoint import LazyTensor, open_checkpoint  # noqa: E402
 from lora.training.loop import Progress  # noqa: E402
-from lora.training.memory import count_parameters  # noqa: E402
+from lora.training.memory import GIB, count_parameters, torch_bytes  # noqa: E402
 from lora.training.model import fresh_pairs  # noqa: E402
 from lora.training.plan import CARDS  # noqa: E402
 from lora.training.recipe import WHOLE, StageNumbers, load_recipe  # noqa: E402
-from lora.training.run_torch import GIB, card_bytes  # noqa: E402
 from lora.training.torch_engine import Processes, TorchRun, processes  # noqa: E402
 from lora.training.torch_model import build  # noqa: E402
 from tests.lora.golden_recipe import ReplayedRows, golden_numbers, golden_start  # noqa: E402
@@ -158,7 +157,7 @@ def summary(size: Size, log: list[Progress], who: Processes) -> dict[str, Any]:
     if who.device.type == "cuda":
         peak = peak_tflops(torch.cuda.get_device_name(who.device))
         found["GiB at the peak"] = torch.cuda.max_memory_allocated(who.device) / GIB
-        found["GiB planned"] = card_bytes(shape, stage, who.n) / GIB
+        found["GiB planned"] = torch_bytes(shape, stage, who.n) / GIB
         if peak:
             found["MFU"] = speed * operations / (peak * 1e12)
             found["HFU"] = speed * (operations + again) / (peak * 1e12)

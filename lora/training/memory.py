@@ -1,12 +1,14 @@
-"""What a run needs in memory: parameters, and bytes of the numpy engine.
+"""What a run needs in memory: parameters, and bytes of either engine.
 
 The numpy engine computes in float32 and keeps everything: weights 4P, gradients and their sum 8T, AdamW's two means 8T
-bytes (P parameters, T of them trained), and of each row what the backward pass needs of the forward pass.
+bytes (P parameters, T of them trained), and of each row what the backward pass needs of the forward pass. The torch
+engine shares weights 4P, gradients 4T and means 8T out over the cards, and gathers a layer at a time in bfloat16.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ggmlpy.files.errors import UsageError
@@ -16,7 +18,20 @@ from ggmlpy.formats.tensor_names import TABLE
 
 from .recipe import WHOLE, StageNumbers
 
-__all__ = ["Counts", "count_parameters", "numpy_bytes", "require_memory", "require_plain"]
+__all__ = [
+    "GIB",
+    "MOST_CARDS",
+    "Counts",
+    "count_parameters",
+    "fewest_cards",
+    "numpy_bytes",
+    "require_memory",
+    "require_plain",
+    "torch_bytes",
+]
+
+GIB = 1 << 30
+MOST_CARDS = 1024
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,25 @@ def numpy_bytes(shape: ModelParams, stage: StageNumbers) -> int:
     n = stage.rows * stage.length
     layer = 18 * shape.n_embd + 6 * shape.n_ff + shape.n_head * stage.length
     return 4 * (counts.everything + 4 * counts.trained + n * (shape.n_layer * layer + 3 * shape.n_vocab))
+
+
+def torch_bytes(shape: ModelParams, stage: StageNumbers, n: int) -> float:
+    """About what the torch engine takes of each of ``n`` cards: float32 weights, gradients and moments, shared out."""
+    counts = count_parameters(shape, stage)
+    shared = 4 * counts.everything + 12 * counts.trained
+    tokens = stage.rows * stage.length
+    gathered = 2 * 2 * shape.n_vocab * shape.n_embd + 2 * counts.everything / shape.n_layer
+    inner = tokens * (10 * shape.n_vocab + 2 * shape.n_layer * shape.n_embd + 40 * shape.n_embd + 12 * shape.n_ff)
+    return shared / n + gathered + inner + GIB
+
+
+def fewest_cards(needed: Callable[[int], float], there: float) -> int | None:
+    """The fewest cards, a power of two, of which each needs at most what is there; None: no number does.
+
+    >>> fewest_cards(lambda n: 100 / n, 30), fewest_cards(lambda n: 40, 30)
+    (4, None)
+    """
+    return next((n for n in (1 << i for i in range(MOST_CARDS.bit_length())) if needed(n) <= there), None)
 
 
 def require_plain(shape: ModelParams, what: str) -> None:

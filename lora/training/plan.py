@@ -18,22 +18,22 @@ Source: measured on users' reports (7B fails on 24 GB, 13B on 32 GB) and on 16 A
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.model_params import ModelParams, model_named
 
-from .memory import Counts, count_parameters
+from .memory import GIB, MOST_CARDS, Counts, count_parameters, fewest_cards, torch_bytes
 from .recipe import StageNumbers
 
 __all__ = ["CARDS", "MODES", "Card", "Plan", "find_card", "plan_stage"]
 
-GIB = 1 << 30
 DAY = 86400
+TIGHT = 0.8  # of a card: above it people ran out of memory (7B on 24 GB), for allocators leave gaps
 EFFICIENCY = (0.2, 0.4)  # parts of a card's speed that training reaches
-MOST_CARDS = 1024
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,11 @@ class Plan:
 
     def smallest(self, mode: str) -> int | None:
         """The fewest cards of this kind that do; None: no number does, since each card holds all weights."""
-        sizes = (1 << i for i in range(MOST_CARDS.bit_length()))
-        return next((n for n in sizes if self.card_bytes(mode, n) <= self.card.gib * GIB), None)
+        return fewest_cards(partial(self.card_bytes, mode), self.card.gib * GIB)
+
+    def engine_bytes(self, n_cards: int) -> float:
+        """What each card needs for ``train --engine torch``, whose weights are float32."""
+        return torch_bytes(self.shape, self.stage, n_cards)
 
     def days(self) -> tuple[float, float]:
         """At the higher and at the lower efficiency."""
@@ -161,21 +164,25 @@ class Plan:
         )
         yield f"GiB of each {self.card.name} (weights and optimizer alone), which has {self.card.gib}:"
         for mode in MODES:
-            yield self._line_of(mode)
+            alone = f" ({self.weight_bytes(mode) / GIB:.1f})"
+            yield f"  {mode:<7} " + self._memory(partial(self.card_bytes, mode), alone)
+        yield "  --engine torch (FSDP, with weights in float32):" + self._memory(self.engine_bytes)
         fast, slow = self.days()
         yield f"{fast:.1f} to {slow:.1f} days on {self.n_cards} cards, at 40 to 20 % of their {self.card.tflops} TFLOPS"
 
-    def _line_of(self, mode: str) -> str:
-        smallest, fits = self.smallest(mode), self.card_bytes(mode) <= self.card.gib * GIB
-        verdict = "fits" if fits else "does not fit"
+    def _memory(self, needed: Callable[[int], float], alone: str = "") -> str:
+        """What each card needs, and how many of them do."""
+        smallest, there = fewest_cards(needed, self.card.gib * GIB), self.card.gib * GIB
+        verdict = "fits" if needed(self.n_cards) <= there else "does not fit"
+        if TIGHT * there < needed(self.n_cards) <= there:
+            verdict = "fits, with little room"
         if smallest is None:
             verdict += "; no number of these cards does"
-            larger = [card for card in CARDS if self.card_bytes(mode, MOST_CARDS) <= card.gib * GIB]
+            larger = [card for card in CARDS if needed(MOST_CARDS) <= card.gib * GIB]
             verdict += f", {larger[0].name} does" if larger else ""
         else:
             verdict += f"; smallest machine: {smallest} card{'s' * (smallest > 1)}"
-        size, alone = self.card_bytes(mode) / GIB, self.weight_bytes(mode) / GIB
-        return f"  {mode:<7} {size:6.1f} ({alone:.1f})  {verdict}"
+        return f"{needed(self.n_cards) / GIB:6.1f}{alone}  {verdict}"
 
     def as_dict(self) -> dict[str, Any]:
         """The same for programs."""
@@ -196,6 +203,8 @@ class Plan:
             "bytes": {mode: round(self.card_bytes(mode)) for mode in MODES},
             "weight_bytes": {mode: round(self.weight_bytes(mode)) for mode in MODES},
             "smallest": {mode: self.smallest(mode) for mode in MODES},
+            "engine_bytes": round(self.engine_bytes(self.n_cards)),
+            "engine_smallest": fewest_cards(self.engine_bytes, self.card.gib * GIB),
             "days": [fast, slow],
         }
 

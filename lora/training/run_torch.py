@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from llama_ref.vocabulary.sentencepiece_model import read_sentencepiece
 from lora.merging.resize import grow
 
 from .loop import Progress
-from .memory import count_parameters
+from .memory import GIB, fewest_cards, torch_bytes
 from .model import Weights, fresh_pairs
 from .recipe import WHOLE, StageNumbers
 from .run_stage import StageInput, prepare_input, prepared_blocks, publish, whole_tensors
@@ -28,8 +29,6 @@ from .torch_engine import Processes, TorchRun, processes
 from .torch_model import build
 
 __all__ = ["train_torch"]
-
-GIB = 1 << 30
 
 
 def train_torch(
@@ -95,16 +94,6 @@ def _model(
     return build(tensors, start, shape, n_vocab, stage.lora, device=who.device, dtype=dtype, checkpointing=cuda)
 
 
-def card_bytes(shape: ModelParams, stage: StageNumbers, n: int) -> float:
-    """About what this engine takes of each of ``n`` cards: float32 weights, gradients and moments, shared out."""
-    counts = count_parameters(shape, stage)
-    shared = 4 * counts.everything + 12 * counts.trained
-    tokens = stage.rows * stage.length
-    gathered = 2 * 2 * shape.n_vocab * shape.n_embd + 2 * counts.everything / shape.n_layer
-    inner = tokens * (10 * shape.n_vocab + 2 * shape.n_layer * shape.n_embd + 40 * shape.n_embd + 12 * shape.n_ff)
-    return shared / n + gathered + inner + GIB
-
-
 def require_card(shape: ModelParams, stage: StageNumbers, who: Processes) -> None:
     """Refuse, before anything is read, what the cards cannot hold.
 
@@ -113,9 +102,9 @@ def require_card(shape: ModelParams, stage: StageNumbers, who: Processes) -> Non
     """
     if who.device.type != "cuda":
         return
-    there, needed = torch.cuda.get_device_properties(who.device).total_memory, card_bytes(shape, stage, who.n)
+    there, needed = torch.cuda.get_device_properties(who.device).total_memory, torch_bytes(shape, stage, who.n)
     if needed > there:
-        fewest = next((n for n in (1 << i for i in range(11)) if card_bytes(shape, stage, n) <= there), None)
+        fewest = fewest_cards(partial(torch_bytes, shape, stage), there)
         more = f"{fewest} such cards do" if fewest else "no number of such cards does; choose fewer --rows"
         raise UsageError(
             f"each of {who.n} cards needs about {needed / GIB:.1f} GiB of memory, and this one has"

@@ -58,6 +58,16 @@ def test_what_does_not_fit_names_what_does(capsys: pytest.CaptureFixture[str]) -
     assert "fits; smallest machine: 4 cards" in out
 
 
+def test_the_torch_engine_keeps_its_weights_in_float32(capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan("stage2 --plan 7B --cards 1 --card RTX-4090", capsys)
+    assert found["bytes"]["FSDP"] < 24 * GIB < found["engine_bytes"] < 40 * GIB
+    assert found["smallest"]["FSDP"] == 1 < found["engine_smallest"] == 2
+    assert plan("stage2 --plan 7B --cards 2 --card RTX-4090", capsys)["engine_bytes"] < 24 * GIB
+    assert cli.main(["train", "stage2", "--plan", "7B", "--card", "RTX-4090", "--cards", "1"]) == 0
+    assert "(18.3)  fits, with little room; smallest machine: 1 card" in (out := capsys.readouterr().out)
+    assert "--engine torch (FSDP, with weights in float32):" in out
+
+
 def test_days_of_the_authors() -> None:
     of = plan_stage("7B", load_recipe("original").stage("stage2"), 16, "A100-80")
     slow = of.days()[1]
