@@ -40,6 +40,7 @@ __all__ = [
     "names_of",
     "optional_shapes",
     "original_names",
+    "plain_name",
     "rename",
     "shard_axis",
     "spelling_of",
@@ -209,6 +210,16 @@ def unwrapped(name: str) -> str:
     'model.layers.0.mlp.up_proj.weight'
     """
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without wrappers, and with the prefix that a model without a head (``LlamaModel``) leaves out.
+
+    >>> plain_name("layers.0.mlp.up_proj.weight"), plain_name("layers.0.attention.wq.weight")
+    ('model.layers.0.mlp.up_proj.weight', 'layers.0.attention.wq.weight')
+    """
+    bare = unwrapped(name)
+    return f"model.{bare}" if not is_known(bare) and is_known(f"model.{bare}") else bare
 
 
 def is_derived(name: str) -> bool:

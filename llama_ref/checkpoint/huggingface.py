@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ggmlpy.files.errors import MissingFileError, ShapeError
 from ggmlpy.formats.tensor_names import rename
 
@@ -53,8 +55,8 @@ def open_huggingface(folder: Folder) -> Checkpoint:
         except ShapeError as error:
             error.path, error.next_step = os.fspath(directory), f"`doctor {directory}`"
             raise
-        _tie(config, tensors)
-        check_model(directory, params, path, tensors, _unfinished(folder))
+        notes = [*_special_ids(config, path), *_tie(config, tensors, path)]
+        check_model(directory, params, path, tensors, _unfinished(folder, tensors))
         names = {rename(name, "meta"): in_file for name, in_file in names_in_files.items()}
         return Checkpoint(
             directory,
@@ -64,7 +66,7 @@ def open_huggingface(folder: Folder) -> Checkpoint:
             tensors,
             files,
             names,
-            notes=list(_special_ids(config, path)),
+            notes=notes,
             _open=stack.pop_all(),
             _opened=opened,
         )
@@ -85,11 +87,31 @@ def _tensors(opened: Sequence[WeightFile]) -> tuple[dict[str, LazyTensor], dict[
     return found, names
 
 
-def _tie(config: Mapping[str, Any], tensors: dict[str, LazyTensor]) -> None:
-    """A model may say that its output matrix is the embedding; then the file holds only one of them."""
-    embedding = tensors.get("tok_embeddings.weight")
-    if embedding and "output.weight" not in tensors and config.get("tie_word_embeddings") is True:
+def _tie(config: Mapping[str, Any], tensors: dict[str, LazyTensor], path: Path) -> Iterator[str]:
+    """A model may say that its output matrix is the embedding, or have none; then the file holds only one of them."""
+    embedding, output = tensors.get("tok_embeddings.weight"), tensors.get("output.weight")
+    tied, headless = config.get("tie_word_embeddings") is True, _is_headless(config)
+    if embedding and output is None and (tied or headless):
         tensors["output.weight"] = embedding.with_(name="output.weight", source=f"{embedding.source}, tied")
+        if not tied:
+            yield f"{path}: {config['architectures'][0]} has no lm_head: the embedding is taken for it, as in llama.cpp"
+    elif embedding and output and tied and not _are_equal(embedding, output):
+        yield (
+            f"{path} says tie_word_embeddings, but lm_head.weight is not the embedding: transformers takes the "
+            "embedding, llama.cpp and this program take lm_head.weight"
+        )
+
+
+def _is_headless(config: Mapping[str, Any]) -> bool:
+    """Whether the class is that of a model without a head: LlamaModel rather than LlamaForCausalLM."""
+    names = config.get("architectures")
+    return isinstance(names, list) and bool(names) and str(names[0]) in ("LlamaModel", "MistralModel")
+
+
+def _are_equal(one: LazyTensor, other: LazyTensor) -> bool:
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    return all(np.array_equal(a, b) for a, b in zip(one.chunks(), other.chunks(), strict=True))
 
 
 def _special_ids(config: Mapping[str, Any], path: Path) -> Iterator[str]:
@@ -102,7 +124,9 @@ def _special_ids(config: Mapping[str, Any], path: Path) -> Iterator[str]:
             )
 
 
-def _unfinished(folder: Folder) -> str | None:
+def _unfinished(folder: Folder, tensors: Mapping[str, LazyTensor]) -> str | None:
     if folder.matching("adapter_model.*"):
         return "the directory holds a LoRA adapter beside or instead of a model"
+    if "output.weight" not in tensors:
+        return "lm_head.weight was not saved; where it is the embedding, config.json says tie_word_embeddings: true"
     return f"{len(folder.parts)} weight files do not hold a whole model" if len(folder.parts) > 1 else None

@@ -22,7 +22,16 @@ from ggmlpy.files.errors import ShapeError, UnsupportedError, UsageError
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import Vocabulary
 from ggmlpy.formats.model_params import ModelParams
-from ggmlpy.formats.tensor_names import expected_shapes, find, is_derived, is_known, names_of, shard_axis, unwrapped
+from ggmlpy.formats.tensor_names import (
+    expected_shapes,
+    find,
+    is_derived,
+    is_known,
+    names_of,
+    plain_name,
+    shard_axis,
+    unwrapped,
+)
 
 from .folder import Layout
 from .tensor import LazyTensor
@@ -271,7 +280,7 @@ def known_tensors(path: Path, names: Iterable[str]) -> dict[str, str]:
     kept: dict[str, str] = {}
     unknown = []
     for name in names:
-        bare = unwrapped(name)
+        bare = plain_name(name)
         if is_known(bare) and bare not in kept:
             kept[bare] = name
         elif not is_derived(bare):

@@ -32,6 +32,7 @@ __all__ = [
 
 UNKNOWN = " \u2047 ".encode()
 ADDED_SCORE = -1000.0
+LARGEST_VOCABULARY = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,12 @@ def find_tokenizer(directory: str | os.PathLike[str], explicit: str | os.PathLik
 
 
 def load_vocabulary(
-    tokenizer: str | os.PathLike[str], added_tokens: str | os.PathLike[str] | None = None
+    tokenizer: str | os.PathLike[str], added_tokens: str | os.PathLike[str] | None = None, *, fill: bool = False
 ) -> GgmlVocabulary:
     """Read a tokenizer, and the tokens that a file beside it adds: the first of :data:`ADDED_TOKENS` that is there.
+
+    Args:
+        fill: whether ids may be left out; ``[PAD7]`` stands there then, as llama.cpp's converter puts it.
 
     Raises:
         MissingFileError: no such file.
@@ -107,7 +111,7 @@ def load_vocabulary(
     base = tuple(pieces_of(read_tokenizer(tokenizer), tokenizer))
     beside = (tokenizer.parent / name for name in ADDED_TOKENS)
     for path in [Path(added_tokens)] if added_tokens is not None else filter(Path.is_file, beside):
-        added = _added_tokens(path, base)
+        added = _added_tokens(path, base, fill)
         if added or path.name == ADDED_TOKENS[0] or added_tokens is not None:
             return GgmlVocabulary(tokenizer, base, added, path)
     return GgmlVocabulary(tokenizer, base)
@@ -207,15 +211,18 @@ def _ids_of_tokens(path: Path) -> dict[str, Any]:
     }
 
 
-def _added_tokens(path: Path, base: Sequence[object]) -> tuple[str, ...]:
+def _added_tokens(path: Path, base: Sequence[object], fill: bool) -> tuple[str, ...]:
     """Texts of added tokens by id; tokens that repeat ids of the tokenizer itself are its own and left out."""
     record = _ids_of_tokens(path)
     if not all(type(number) is int and number >= 0 for number in record.values()):
         raise VocabularyError("ids must be numbers", path=path, found=str(record)[:80])
     _check_encodable(path, record)
     added = {number: text for text, number in record.items() if number >= len(base)}
+    is_twice = len(added) != sum(number >= len(base) for number in record.values())
+    if fill and max(added, default=0) < LARGEST_VOCABULARY:
+        added = {i: f"[PAD{i}]" for i in range(len(base), max(added, default=-1) + 1)} | added
     missing = sorted(set(range(len(base), len(base) + len(added))) - set(added))
-    if missing or len(added) != sum(number >= len(base) for number in record.values()):
+    if missing or is_twice:
         raise VocabularyError(
             "the ids of the added tokens do not follow the tokenizer's",
             path=path,

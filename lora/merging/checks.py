@@ -83,10 +83,12 @@ def check_chain(
     links = [_first_link(base, base_tokenizer)]
     for number, adapter in enumerate(adapters, 1):
         _check_tensors(base, adapter, links[-1].n_vocab)
-        links.append(_next_link(links, number, adapter, init))
+        links.append(_next_link(base, links, number, adapter, init))
         _check_same_pieces(links, base_tokenizer, adapter)
     explicit = None if tokenizer is None else _explicit(base, tokenizer)
     home = explicit or _home_of_tokenizer(links, adapters, base_tokenizer) or _json_home(links)
+    if home is not None and _has_its_padding(base, links, len(home)):
+        home = home.padded(links[-1].n_vocab)
     if home is None or len(home) != links[-1].n_vocab:
         raise _no_tokenizer(links, home)
     files = _tokenizer_files(home, links)
@@ -94,6 +96,14 @@ def check_chain(
 
 
 # ── the links ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _has_its_padding(base: Checkpoint, links: Sequence[Link], n_pieces: int) -> bool:
+    """Whether the embedding has more rows than the tokenizer has tokens because the base has them, as transformers pads
+    it; no adapter changes that."""
+    own, n_vocab = links[0].tokenizer, links[0].n_vocab
+    kept = all(link.n_vocab == n_vocab and link.embedding is link.output is None for link in links[1:])
+    return base.layout == "huggingface" and kept and own is not None and n_pieces == own < n_vocab
 
 
 def _first_link(base: Checkpoint, tokenizer: GgmlVocabulary | None) -> Link:
@@ -111,7 +121,7 @@ def _first_link(base: Checkpoint, tokenizer: GgmlVocabulary | None) -> Link:
     return Link("base", base.path, embedding, output, pieces, embedding)
 
 
-def _next_link(links: Sequence[Link], number: int, adapter: Adapter, init: str | None) -> Link:
+def _next_link(base: Checkpoint, links: Sequence[Link], number: int, adapter: Adapter, init: str | None) -> Link:
     before = links[-1].n_vocab
     rows = {name: adapter.replaced[name].shape[0] for name in (EMBEDDING, OUTPUT) if name in adapter.replaced}
     pieces = len(adapter.tokenizer) if adapter.tokenizer else None
@@ -119,7 +129,8 @@ def _next_link(links: Sequence[Link], number: int, adapter: Adapter, init: str |
     if init is not None and not rows and pieces is not None and pieces > before:
         after = pieces
     link = Link(f"adapter {number}", adapter.path, rows.get(EMBEDDING), rows.get(OUTPUT), pieces, after)
-    _check_rows(links, link, adapter, init)
+    if not _has_its_padding(base, [*links, link], pieces or 0):
+        _check_rows(links, link, adapter, init)
     return link
 
 
@@ -242,7 +253,7 @@ def _wrong_base(base: Checkpoint, adapter: Adapter, name: str, shape: Sequence[i
 
 def _base_tokenizer(base: Checkpoint) -> GgmlVocabulary | None:
     try:
-        return load_vocabulary(find_tokenizer(base.path))
+        return load_vocabulary(find_tokenizer(base.path), fill=base.layout == "huggingface")
     except MissingFileError:
         return None  # needed only if no adapter brings one
 

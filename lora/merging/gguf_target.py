@@ -31,11 +31,18 @@ def target_of(plan: CheckedMerge) -> Target:
     Raises:
         UsageError: there is no such type, or the era has none.
     """
-    if plan.options.output_type == "pth":
-        return PthTarget(plan)
-    if plan.options.output_type == "huggingface":
+    kind = plan.options.output_type
+    if kind == "huggingface":
         return HuggingFaceTarget(plan)
-    return GgufTarget(plan) if is_of_today(plan.options.output_type, plan.base, plan.chain) else GgmlTarget(plan)
+    if is_of_today(kind, plan.base, plan.chain):
+        return GgufTarget(plan)
+    padding = plan.chain.tokenizer.padding
+    if padding and not plan.chain.has_json_tokenizer:
+        raise UsageError(
+            f"the embedding has {padding} rows more than {plan.chain.tokenizer.path} has tokens; {kind} has no place "
+            "for them: --output-type huggingface or gguf-f16"
+        )
+    return PthTarget(plan) if kind == "pth" else GgmlTarget(plan)
 
 
 def is_of_today(output_type: str, base: Checkpoint, chain: Chain) -> bool:

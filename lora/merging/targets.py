@@ -30,7 +30,7 @@ from ggmlpy.formats.eras import GGUF_ERA, era_of
 from ggmlpy.formats.file_types import TypeChooser, file_type_of
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
-from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, rename, shard_axis, unwrapped
+from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, plain_name, rename, shard_axis, unwrapped
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.writer import write_model, written_size
 from ggmlpy.quantizers.rows import quantize_rows
@@ -202,9 +202,9 @@ class HuggingFaceTarget(DirectoryTarget):
 
     def _merged_or_derived(self, name: str, tensor: LazyTensor) -> LazyTensor:
         """The merged tensor of that name; the rotary frequencies, which no adapter changes, as they are."""
-        if not is_known(unwrapped(name)):
+        if not is_known(plain_name(name)):
             return LazyTensor.of_array(name, tensor.numpy().copy(), source=tensor.source)
-        merged = self.plan.model.tensor(rename(unwrapped(name), "meta"))
+        merged = self.plan.model.tensor(rename(plain_name(name), "meta"))
         return in_layout(merged, "huggingface", self.plan.base.params).with_(name=unwrapped(name))
 
     def _changed_json(self, name: str, changes: dict[str, Any]) -> str:

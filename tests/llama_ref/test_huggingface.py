@@ -24,10 +24,12 @@ from ggmlpy.verify.fingerprint import fingerprint
 from llama_ref.checkpoint import LazyTensor, open_checkpoint, open_pth, write_pth
 from llama_ref.checkpoint.folder import Folder
 from llama_ref.checkpoint.params import read_params_json
-from llama_ref.checkpoint.safetensors_file import SafetensorsFile, write_safetensors
+from llama_ref.checkpoint.safetensors_file import SafetensorsFile, open_safetensors, write_safetensors
+from llama_ref.checkpoint.weights import write_weights
 from llama_ref.conversion.checkpoints import parse_size, plan_from_hf, plan_to_hf
 from llama_ref.conversion.converting import plan_conversion
 from llama_ref.conversion.tokenizer_json import tokenizer_json
+from tests.today import huggingface_directory
 from toolchain.verify.fingerprint import fingerprint_checkpoint
 
 
@@ -326,3 +328,44 @@ def test_sizes_that_are_none(text):
 def test_unknown_kinds(golden, tmp_path):
     with pytest.raises(UsageError, match="choose safetensors or bin"):
         plan_to_hf(golden / "base" / "7B", tmp_path / "x", weights="pickle")
+
+
+def weights_in(folder):
+    opened = open_safetensors(folder / "model.safetensors")
+    return {name: LazyTensor.of_array(name, tensor.numpy().copy()) for name, tensor in opened.items()}
+
+
+def test_a_model_without_a_head_has_no_prefix_and_the_embedding_as_output(tmp_path, vectors):
+    model, _ = huggingface_directory(vectors, "tied", tmp_path / "tied")
+    config = json.loads((model / "config.json").read_text())
+    changed = {"architectures": ["LlamaModel"], "tie_word_embeddings": False}
+    (model / "config.json").write_text(json.dumps(config | changed))
+    with open_checkpoint(model) as whole:
+        wanted = {name: tensor.numpy().copy() for name, tensor in whole.tensors.items()}
+    bare = [tensor.with_(name=name.removeprefix("model.")) for name, tensor in weights_in(model).items()]
+    write_weights(model / "model.safetensors", bare)
+    with open_checkpoint(model) as found:
+        assert found.tensors.keys() == wanted.keys()
+        assert all(np.array_equal(found.tensors[name].numpy(), values) for name, values in wanted.items())
+        assert "LlamaModel has no lm_head: the embedding is taken for it" in found.notes[0]
+
+
+def test_an_output_that_is_not_the_embedding_it_is_said_to_be_is_told(tmp_path, vectors):
+    model, _ = huggingface_directory(vectors, "f32-safe", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    with open_checkpoint(model) as found:
+        assert "lm_head.weight is not the embedding" in found.notes[0]
+    tensors = weights_in(model)
+    same = tensors["model.embed_tokens.weight"].with_(name="lm_head.weight")
+    write_weights(model / "model.safetensors", (tensors | {"lm_head.weight": same}).values())
+    with open_checkpoint(model) as found:
+        assert found.notes == []
+
+
+def test_a_missing_head_is_named(tmp_path, vectors):
+    model, _ = huggingface_directory(vectors, "tied", tmp_path / "tied")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(ShapeError, match=r"lm_head\.weight was not saved"):
+        open_checkpoint(model)

@@ -7,6 +7,7 @@ the instructions; models for 16K scale positions linearly, those for 64K as YaRN
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,12 @@ from llama_ref.conversion.quantizing import quantized_plan
 from llama_ref.vocabulary.rebuilding import tokenizer_of_pieces
 from llama_ref.vocabulary.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN
 from lora.merging.merge import merge
+from tests.lora import test_merge_as_peft
 from tests.lora.test_merge_as_peft import ALPHA, CONFIG, RANK, SHAPES, digest, written
 from tests.today import huggingface_directory
 from toolchain.verify.outputs import verify_output
 
+VOCABULARY = ("model.embed_tokens", "lm_head")
 GROWN = 296  # tokens of the chain's second link, of 259
 SCALINGS = {
     "4K": {},
@@ -171,3 +174,23 @@ def test_types_that_need_an_importance_matrix_are_refused(tmp_path):
     plan = Plan({tmp_path / "m.gguf": 0}, GGUF, 3, None, [], [[tensor]], keys=[{}])
     with pytest.raises(FormatError, match="can't be made iq2_xxs without an importance matrix"):
         quantized_plan(plan, file_type_of("iq2_xxs", TODAY))
+
+
+@pytest.mark.parametrize("added", [{}, {"<|x|>": 260, "[PAD]": 259}, {"<|x|>": 270}], ids=["none", "some", "gap"])
+def test_a_base_whose_embedding_is_padded_keeps_its_padding(added, tmp_path, monkeypatch):
+    padded = {name: (288, *size[1:]) if name.startswith(VOCABULARY) else size for name, size in SHAPES.items()}
+    monkeypatch.setattr(test_merge_as_peft, "SHAPES", padded)
+    monkeypatch.setattr(test_merge_as_peft, "CONFIG", CONFIG | {"vocab_size": 288})
+    base, adapter = test_merge_as_peft.make(tmp_path, "float16", "float16")
+    if added:
+        (base / "added_tokens.json").write_text(json.dumps(added))
+    for name in ("tokenizer.model", *["added_tokens.json"] * bool(added)) if 270 not in added.values() else ():
+        shutil.copy(base / name, adapter / name)
+    for kind, output in (("huggingface", tmp_path / "hf"), ("gguf-f16", tmp_path / "m.gguf")):
+        merge(base, [adapter], output, output_type=kind, dtype="auto" if kind == "huggingface" else "f16")
+        report = verify_output(output, base, [adapter])
+        assert (report.verdict, report.exit_code) == ("identical bytes", 0)
+    with open_model(tmp_path / "m.gguf") as model:
+        assert len(model.vocab) == 288
+    with pytest.raises(UsageError, match="has no place for them: --output-type huggingface or gguf-f16"):
+        merge(base, [adapter], tmp_path / "m.bin", output_type="ggml-f16")

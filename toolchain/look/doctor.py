@@ -291,7 +291,8 @@ class _Examination(contextlib.ExitStack):
         try:
             checked = check_chain(model, adapters)
             plan = next((plan for converted, plan in self.conversions if converted is model), None)
-            only_gguf = checked.has_json_tokenizer or (plan is not None and plan.container.name == "gguf")
+            is_gguf = plan is not None and plan.container.name == "gguf"
+            only_gguf = is_gguf or checked.has_json_tokenizer or checked.tokenizer.padding > 0
             self.chains.append(Chain(model, adapters, checked.n_vocab, only_gguf))
             return True
         except FormatError as error:

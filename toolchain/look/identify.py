@@ -16,7 +16,7 @@ from ggmlpy.files.errors import BadMagicError, FormatError
 from ggmlpy.formats.importance import open_importance
 from ggmlpy.formats.model_sizes import describe_shape
 from ggmlpy.formats.opening import is_gguf, open_model
-from ggmlpy.formats.tensor_names import is_derived, is_known, rename, spelling_of, unwrapped
+from ggmlpy.formats.tensor_names import is_derived, is_known, plain_name, rename, spelling_of
 from ggmlpy.formats.vocabulary_names import vocabulary_name
 from ggmlpy.look.finite import not_finite_problem
 from ggmlpy.look.identify import Identification, identify, without_a_circle
@@ -173,10 +173,10 @@ def _pth(path: Path, progress: Progress | None) -> Identification:
 def _tensors(
     path: Path, tensors: Mapping[str, LazyTensor], container: str, writer: str, progress: Progress | None
 ) -> Identification:
-    ours = [tensor for name, tensor in tensors.items() if is_known(name) or "lora_" in name]
+    ours = [tensor for name, tensor in tensors.items() if is_known(plain_name(name)) or "lora_" in name]
     unsound = list(not_finite_weights(ours, progress))
     bad = not_finite_problem(unsound, path) if unsound else None
-    tensors = {unwrapped(name): tensor for name, tensor in tensors.items()}
+    tensors = {plain_name(name): tensor for name, tensor in tensors.items()}
     known = {rename(name, "meta"): tensor for name, tensor in tensors.items() if is_known(name)}
     readers = "PyTorch, transformers, `convert` and merge"
     cause = origin_of(name for name in tensors if not is_known(name) and not is_derived(name))

@@ -60,7 +60,7 @@ def vocabulary_beside(directory: Path, layout: str) -> list[tuple[bytes, float]]
     except MissingFileError:
         return None
     inside = path.resolve().parent == directory.resolve()
-    return list(load_vocabulary(path)) if inside or layout == "meta" else None
+    return list(load_vocabulary(path, fill=layout == "huggingface")) if inside or layout == "meta" else None
 
 
 def _tokenizer(theirs: Checkpoint, vocab: Pieces) -> Iterator[Difference]:

@@ -119,7 +119,7 @@ class _Case:
         known = [*merge_mistakes(plan, theirs.layout), *mistakes(merged, theirs.layout)] if explained else []
         params = replace(plan.base.params, n_vocab=plan.chain.n_vocab)
         beside = folder_differences(
-            theirs, params, plan.base.layout, list(plan.chain.tokenizer), target.small_content()
+            theirs, params, plan.base.layout, [*replace(plan.chain.tokenizer, padding=0)], target.small_content()
         )
         report = verify_weights(
             step,
