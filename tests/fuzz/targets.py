@@ -70,6 +70,7 @@ from tests.fuzz.targets_of_words import (
 from tests.llama_ref.attacks import forge, test_pth_pickle_attacks
 from toolchain.look.doctor import examine
 from toolchain.look.identify import identify_other
+from toolchain.look.json_files import json_file  # now, not in the middle of an input
 from toolchain.makers.vectors import read_manifest
 from toolchain.verify.fingerprint import content_fingerprint
 from toolchain.verify.logits import read_logits
@@ -453,6 +454,11 @@ TEXT_PIECES += (
 )
 
 
+def read_json_file(folder: Path, name: str) -> None:
+    """What identify says of it."""
+    json_file(folder / name)
+
+
 def read_saved(folder: Path, name: str) -> None:
     if name == "talk.npz":
         talk = Conversation.resume(folder / name, scenes.Answerer())  # type: ignore[arg-type]
@@ -707,12 +713,20 @@ def with_base(scene: Scene) -> Scene:
     return fill
 
 
+def only_json(scene: Scene) -> Scene:
+    """Of a folder, the files of JSON are damaged."""
+    return lambda at: [name for name in scene(at) if name.endswith(".json")]
+
+
 COMMAND_SCENES = {name: GGML_SCENES[name] for name in ("ggml f16", "ggjt1", "parts")}
 COMMAND_SCENES |= {"wide": scenes.ggml("ggjt", 1, "f16"), "speaks": scenes.ggml("ggjt", 1, "f32", scenes.SPEAKING)}
 COMMAND_SCENES |= {name: GGUF_SCENES[name] for name in ("v3", "split", "all types")} | CHECKPOINT_SCENES
 COMMAND_SCENES |= {f"adapter {name}": with_base(scene) for name, scene in ADAPTER_SCENES.items()}
 LOOK_SCENES = {**COMMAND_SCENES, "zip": scenes.adapter_zip(8), "tokenizer": scenes.tokenizer_small}
 LOOK_SCENES |= {"instructions": scenes.instructions}
+JSON_SCENES: dict[str, Scene] = {
+    name: only_json(scene) for name, scene in {**CHECKPOINT_SCENES, **ADAPTER_SCENES, **TOKENIZERS}.items()
+}
 TEMPORARY = frozenset({"tempfile.mkdtemp", "shutil.rmtree"})
 THREADS = frozenset({"_thread.start_new_thread", "os.posix_fallocate", "os.putenv"})
 
@@ -785,9 +799,13 @@ TARGETS: dict[str, Target] = {
             ("lora/exchange/reading.py", "lora/exchange/ggla.py", "lora/exchange/applying.py",
              "lora/exchange/to_peft.py"), model_spans,
         ),
+        Target(
+            "json", 20, JSON_SCENES, read_json_file, by_kind, ("toolchain/look/json_files.py",),
+            limits=Limits(seconds=2.0),
+        ),
         Target("prepared", 25, PREPARED, read_prepared, by_kind, ("lora/training/prepared.py",)),
         Target(
-            "instructions", 55, {"texts": scenes.instructions}, read_text, text_damage,
+            "instructions", 45, {"texts": scenes.instructions}, read_text, text_damage,
             ("lora/training/instructions.py", "lora/training/crawl.py"), limits=Limits(seconds=3.0),
         ),
         Target(
@@ -796,7 +814,7 @@ TARGETS: dict[str, Target] = {
             events=frozenset({"compile", "os.posix_fallocate"}),
         ),
         Target(
-            "lists", 50, {"lists": scenes.digest_lists}, read_listed, by_kind,
+            "lists", 40, {"lists": scenes.digest_lists}, read_listed, by_kind,
             ("ggmlpy/files/checksums.py", "toolchain/makers/vectors.py", "toolchain/verify/published.py"),
                 limits=Limits(seconds=4.0),
         ),
