@@ -6,7 +6,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from toolchain.demo.files import FOLDER, default_model
+from toolchain.demo.default import default_model
+from toolchain.demo.files import FOLDER
 from toolchain.explore.assemble import page_of
 
 

@@ -19,6 +19,7 @@ from ggmlpy import write_model
 from llama_ref.checkpoint import LazyTensor, open_pth, write_pth
 from llama_ref.conversion.checkpoints import plan_to_hf
 from llama_ref.conversion.converting import plan_conversion
+from toolchain.demo.default import default_model
 from toolchain.demo.story import lay_out_today, lay_out_tutorial
 from toolchain.verify.as_written import stored
 from toolchain.verify.mistakes import mistakes
@@ -69,6 +70,11 @@ def quantized(at: Path) -> None:
     shutil.copy(GGML / "T1_convert_f16" / "T1.p2.f16.bin", at / "ggml-model-f16.bin")
     shutil.copy(GGML / "T1_quant_p2" / "T1.q4_0.bin", at / "ggml-model-q4_0.bin")
     shutil.copy(GGML / "T1_input" / "tokenizer.model", at)
+
+
+def demo_model(at: Path) -> None:
+    """The model that a command takes without ``-m``."""
+    shutil.copy(default_model(), at / "ggml-model-q4_0.bin")
 
 
 def old_files(at: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import html
+import importlib
 import json
 import re
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+OURS = ("ggmlpy", "llama_ref", "lora", "toolchain")
 
 
 def test_the_site_builds_and_is_self_contained(tmp_path: Path) -> None:
@@ -41,6 +44,20 @@ def test_the_site_builds_and_is_self_contained(tmp_path: Path) -> None:
     chinese = "量化 对话 合并 下载 校验 词表 适配器 训练 采样 转换"
     english = "quantize merge lora tokenizer rotary ggjt imatrix serve verify temperature"
     assert searched.issuperset(f"{chinese} {english}".split())
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "docs").glob("*.py")), ids=lambda path: path.name)
+def test_what_makes_the_site_imports_names_that_are_there(script: Path) -> None:
+    """Without mkdocs the scripts are not run, so that nobody would notice a name that has moved."""
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in (
+            "ggmlpy",
+            "llama_ref",
+            "lora",
+            "toolchain",
+        ):
+            there = vars(importlib.import_module(node.module))
+            assert {alias.name for alias in node.names} <= there.keys(), node.module
 
 
 def words_of(index: Path) -> set[str]:

@@ -23,7 +23,9 @@ function numbersAt(steps, position) {
 
 const plain = ({ tensor, row, column, offset, bytes }) => ({ name: tensor.name, row, column, offset, bytes: bytes ?? null });
 
-// Follows a number until it is at the file, and counts the places there.
+const FEW = 3; // of the numbers of a vector
+
+// Follows a number, and a few of those that it was computed from, until they are at the file; counts the places there.
 function followed(model, steps, number) {
   const seen = new Set();
   const rest = [number];
@@ -37,7 +39,7 @@ function followed(model, steps, number) {
     const { places, numbers } = originOf(model, steps, each);
     if (!places.length && !numbers.length) throw new Error(`${name} comes from nowhere`);
     found += places.length;
-    rest.push(...numbers);
+    rest.push(...numbers.slice(0, FEW), ...numbers.slice(-1));
   }
   return found;
 }

@@ -10,7 +10,7 @@ there is {}), and ``place`` how a number's index leads to these:
 ``place``   number ``i`` of the operation comes from
 ==========  =======================================================================================
 ``token``   column ``i`` of the row of the token
-``row``     row ``i`` of the matrix
+``row``     row ``i`` of the matrix, and all numbers of the operation that ``from`` names
 ``column``  column ``i`` of the vector
 ``pair``    the two numbers of the pair that ``i`` belongs to, in the operation that ``from`` names
 ``scores``  the query of the head, and the key of the position that it meets

@@ -34,8 +34,12 @@ export function originOf(model, steps, { key, layer, index, position }) {
   switch (operation.place) {
     case "token":
       return { places: [valuePlace(model, name, steps[position].token, index)], numbers: [] };
-    case "row":
-      return { places: [rowPlace(model, name, index), ...biasOf(model, name, index)], numbers: [] };
+    case "row": {
+      const from = operation.origin[0];
+      const vector = (layer === null ? steps[position] : steps[position].layers[layer])[from];
+      const numbers = Array.from(vector, (_, column) => number(from, column));
+      return { places: [rowPlace(model, name, index), ...biasOf(model, name, index)], numbers };
+    }
     case "column":
       return { places: [valuePlace(model, name, 0, index)], numbers: streamOf(model, same(index)) };
     case "pair": {
