@@ -23,9 +23,11 @@ function numbersAt(steps, position) {
 
 const plain = ({ tensor, row, column, offset, bytes }) => ({ name: tensor.name, row, column, offset, bytes: bytes ?? null });
 
-const FEW = 3; // of the numbers of a vector
+function valueAt(steps, number) {
+  if (!Number.isFinite(valueOf(steps, number))) throw new Error(`no number ${JSON.stringify(number)}`);
+}
 
-// Follows a number, and a few of those that it was computed from, until they are at the file; counts the places there.
+// Follows a number until it is at the file, and counts the places there. Of a vector that meets a row the ends are looked at.
 function followed(model, steps, number) {
   const seen = new Set();
   const rest = [number];
@@ -35,11 +37,13 @@ function followed(model, steps, number) {
     const name = JSON.stringify(each);
     if (seen.has(name)) continue;
     seen.add(name);
-    if (!Number.isFinite(valueOf(steps, each))) throw new Error(`no number ${name}`);
+    valueAt(steps, each);
     const { places, numbers } = originOf(model, steps, each);
     if (!places.length && !numbers.length) throw new Error(`${name} comes from nowhere`);
     found += places.length;
-    rest.push(...numbers.slice(0, FEW), ...numbers.slice(-1));
+    const isRow = places.some(({ column }) => column === null);
+    for (const end of isRow ? [numbers[0], numbers.at(-1)] : []) valueAt(steps, end);
+    rest.push(...(isRow ? [] : numbers));
   }
   return found;
 }
