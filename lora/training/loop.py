@@ -65,6 +65,15 @@ class Settings:
     warmup_rounding: str = "round"
     epoch_end: str = "carried over"
 
+    def __post_init__(self) -> None:
+        wrong = {
+            "the learning rate must be above 0": self.learning_rate <= 0,
+            "the warm-up must be a part of the steps, from 0 to 1": not 0 <= self.warmup <= 1,
+            "the weight decay must be at least 0": self.weight_decay < 0,
+        }
+        if found := [words for words, is_so in wrong.items() if is_so]:
+            raise UsageError(found[0])
+
     def rate(self, step: int) -> float:
         """The learning rate of update ``step`` (from 0).
 

@@ -83,6 +83,8 @@ class StageNumbers:
             raise UsageError(f"{small[0]} must be at least 1, not {getattr(self, small[0])}")
         if self.lora and not (self.lora.r > 0 and 0 <= self.lora.dropout < 1):
             raise UsageError("the rank must be at least 1, and the dropout at least 0 and less than 1")
+        if self.lora and self.lora.alpha <= 0:
+            raise UsageError("alpha must be above 0, or the pairs count for nothing")
 
     @property
     def everything(self) -> bool:

@@ -78,6 +78,8 @@ def test_batches_of_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     found = plan("stage2 --plan 7B --batch 64 --cards 8 --rows 2", capsys)
     assert (found["batch"], found["rows"], found["accumulation"], found["tokens"]) == (64, 2, 4, 64 * 512 * 6000)
     assert plan("instruct --plan 7B --recipe alpaca-2", capsys)["length"] == 1024
+    assert plan("stage2 --plan 7B --accumulation 32", capsys)["batch"] == 32
+    assert plan("stage2 --plan 7B --accumulation 32 --rows 4 --batch 128", capsys)["batch"] == 128
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,12 @@ def test_batches_of_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
         ("stage1 --plan 7B --recipe alpaca-2", "has no stage stage1"),
         ("stage2 --plan 7B --targets query", "no matrix of a layer is called 'query'"),
         ("stage2 --plan 7B --modules-to-save norm", "no tensor 'norm'"),
+        ("stage2 --plan 7B --batch 64 --accumulation 3", "64 rows does not consist of 3 batches of 1"),
+        ("stage2 --plan 7B --targets none --modules-to-save none", "nothing is left to train"),
+        ("stage2 --plan 7B --learning-rate -1", "learning rate must be above 0"),
+        ("stage2 --plan 7B --warmup 2", "from 0 to 1"),
+        ("stage2 --plan 7B --weight-decay -1", "at least 0"),
+        ("stage2 --plan 7B --alpha 0", "alpha must be above 0"),
         ("stage2 --plan 7B --r 0", "rank must be at least 1"),
         ("stage2 --plan 7B --rows 0", "rows must be at least 1"),
     ],

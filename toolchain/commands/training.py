@@ -177,7 +177,7 @@ def _add_optimizer_options(stage: Arguments) -> None:
     stage.add_argument("--weight-decay", type=number, metavar="X", help="default: the recipe's")
     batch = "rows per update; sets --accumulation (default of a plan: the recipe's, 1024 or 512)"
     stage.add_argument("--batch", type=whole(1), metavar="N", help=batch)
-    batches = "batches per update (default 1; a plan: whatever makes the recipe's update)"
+    batches = "batches per update, over all cards (default 1; on GPUs and in plans: the recipe's update)"
     stage.add_argument("--accumulation", type=whole(1), metavar="N", help=batches)
     stage.add_argument("--rows", type=whole(), metavar="N", help="rows per batch (default 8; a plan: the recipe's, 1)")
     stage.add_argument("--length", type=whole(), metavar="N", help="tokens per row (default: the recipe's, 512)")
@@ -223,6 +223,7 @@ def _numbers(args: argparse.Namespace, usual: Any) -> Any:
     """The stage's numbers, with those replaced that were given."""
     from dataclasses import replace
 
+    from ggmlpy.files.errors import UsageError
     from lora.training.recipe import changed_lora
 
     settings = {
@@ -236,12 +237,28 @@ def _numbers(args: argparse.Namespace, usual: Any) -> Any:
     sizes = {"rows": args.rows, "length": args.length, "modules_to_save": getattr(args, "modules_to_save", None)}
     if args.batch or (args.accumulation and args.rows):
         sizes["batch"] = args.batch or args.accumulation * args.rows
-    return replace(
+    changed = replace(
         usual,
         settings=replace(usual.settings, **_given(settings)),
         lora=changed_lora(usual.lora, _given(lora)),
         **_given(sizes),
     )
+    if changed.everything and not usual.everything:
+        raise UsageError("nothing is left to train: name matrices with --targets, or tensors with --modules-to-save")
+    return changed
+
+
+def _with_accumulation(args: argparse.Namespace, numbers: Any) -> Any:
+    """The same where batches have the recipe's size: an update of so many of them as ``--accumulation`` says."""
+    from dataclasses import replace
+
+    from ggmlpy.files.errors import UsageError
+
+    batch = numbers.rows * (args.accumulation or 0)
+    if args.batch and batch not in (0, args.batch):
+        words = f"an update of {args.batch} rows does not consist of {args.accumulation} batches of {numbers.rows}"
+        raise UsageError(words)
+    return replace(numbers, batch=batch) if batch else numbers
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -254,7 +271,7 @@ def run_train_stage(args: argparse.Namespace) -> int:
     name = "demo" if args.action == "pretrain" else args.recipe
     usual = load_recipe(name).stage(args.action)
     if getattr(args, "plan", None):
-        return _print_plan(args, name, _numbers(args, usual))
+        return _print_plan(args, name, _with_accumulation(args, _numbers(args, usual)))
     missing = [word for word in ("data", "tokenizer", "output") if not getattr(args, word)]
     if missing:
         option = "FILE" if missing[0] == "data" else f"--{missing[0]}"
@@ -282,7 +299,7 @@ def _train(args: argparse.Namespace, recipe: str, numbers: Any) -> int:
         shape = ModelParams(n_embd=args.n_embd, n_mult=args.n_mult, n_head=args.n_head, n_layer=args.n_layer)
     given = StageInput(args.data, args.tokenizer, getattr(args, "base", None), getattr(args, "adapter", None), shape)
     if getattr(args, "engine", "numpy") == "torch":
-        return _train_on_torch(args, given, recipe, numbers)
+        return _train_on_torch(args, given, recipe, _with_accumulation(args, numbers))
     small = small_batches(numbers, args.rows, args.batch, args.accumulation)
     if small.batch != numbers.batch:
         say(args, f"an update has {small.batch} rows; the recipe's has {numbers.batch} (--batch {numbers.batch})")
@@ -337,7 +354,7 @@ def run_train_export(args: argparse.Namespace) -> int:
     from lora.training.export import export_stage
     from lora.training.recipe import load_recipe
 
-    numbers = _numbers(args, load_recipe(args.recipe).stage(args.stage))
+    numbers = _with_accumulation(args, _numbers(args, load_recipe(args.recipe).stage(args.stage)))
     with progress_bar(args, None, "exporting", "row") as bar:
         told = export_stage(args.data, args.output, numbers, args.cards, args.base, bar.update)
     for line in told:
