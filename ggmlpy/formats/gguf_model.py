@@ -37,6 +37,7 @@ from .tensor_types import TensorType
 
 __all__ = [
     "ARCHITECTURES",
+    "EXPERTS",
     "architecture_of",
     "described",
     "from_gguf_token",
@@ -57,6 +58,7 @@ QUANTIZATION_VERSION = 2
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 N = TypeVar("N", int, float)
 
+EXPERTS = "_exps."  # in the name of a tensor of all experts
 LARGEST_F32 = float(np.finfo(np.float32).max)
 
 
@@ -71,7 +73,7 @@ def open_gguf_model(path: Path, *, any_architecture: bool = False) -> ModelFile:
         FormatError: metadata that a LLaMA model needs is missing or contradicts itself.
     """
     files = open_splits(path)
-    as_stored = any_architecture and not _is_read(files[0])
+    as_stored = any_architecture and not _is_read(files)
     hparams, vocab = _as_stored(files[0]) if as_stored else _described(files)
     spelled: Callable[[str], str] = str if as_stored else meta_name
     tensors: dict[str, Tensor] = {}
@@ -105,9 +107,12 @@ def _by_name(
     return own
 
 
-def _is_read(file: GgufFile) -> bool:
-    """Whether a file is a model of one of :data:`ARCHITECTURES`, and not an adapter for one."""
-    return architecture_of(file.metadata) in ARCHITECTURES and other_kind(file.metadata, file.path) is None
+def _is_read(files: Sequence[GgufFile]) -> bool:
+    """Whether files are a model of one of :data:`ARCHITECTURES`, and neither an adapter for one nor a mixture of
+    experts, which has its tensors in three dimensions."""
+    first = files[0]
+    is_model = architecture_of(first.metadata) in ARCHITECTURES and other_kind(first.metadata, first.path) is None
+    return is_model and not any(EXPERTS in name for file in files for name in file.tensors)
 
 
 def architecture_of(metadata: Mapping[str, Value]) -> str:

@@ -13,7 +13,7 @@ from ggmlpy.formats.containers import HISTORY
 from ggmlpy.formats.era_of_file import era_of_file, quantizing_eras
 from ggmlpy.formats.eras import GGUF_ERAS, MARCH_31
 from ggmlpy.formats.file_types import FTYPES
-from ggmlpy.formats.gguf_model import ARCHITECTURES, architecture_of
+from ggmlpy.formats.gguf_model import ARCHITECTURES, EXPERTS, architecture_of
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_file import ModelFile
 from ggmlpy.formats.opening import open_model
@@ -114,7 +114,10 @@ def without_a_circle(error: FormatError) -> FormatError:
 
 
 def _title(model: ModelFile) -> str:
-    return model.format_name + (f", {architecture_of(model.metadata)} model" if model.as_stored else "")
+    if not model.as_stored:
+        return model.format_name
+    kind = " with experts" if any(EXPERTS in name for name in model.tensors) else ""
+    return f"{model.format_name}, {architecture_of(model.metadata)} model{kind}"
 
 
 def keys_in_words(metadata: Mapping[str, Value]) -> str:
@@ -199,7 +202,7 @@ def _next_step(model: ModelFile, problems: list[FormatError]) -> str:
     if problems:
         return advice or "convert the checkpoint again"
     if model.as_stored:
-        return f"run it with llama.cpp; this program computes {', '.join(ARCHITECTURES)}"
+        return f"run it with llama.cpp; this program computes {', '.join(ARCHITECTURES)} without experts"
     if all(not tensor.type.quantized for tensor in model.tensors.values()):
         return f"`quantize {model.path} OUT q4_0`"
     if model.container not in ("ggjt", "gguf"):

@@ -310,6 +310,8 @@ _TRACES = {
     "modules_to_save": "the model was saved from within PEFT without merging",
     "base_layer": "the model was saved from within PEFT without merging",
     "base_model.model.": "the model was saved from within PEFT without merging",
+    "_exps.": "the model is a mixture of experts, which is looked at here and not computed",
+    "block_sparse_moe": "the model is a mixture of experts, which is looked at here and not computed",
     "exp_avg": "the file holds an optimizer's state; name the weights of the model",
 }
 

@@ -39,7 +39,7 @@ def write_other(path, architecture=b"gemma", kind=None, **more):
     return path
 
 
-@pytest.fixture(params=[(b"gemma", None), (b"llama", b"adapter"), (b"clip", b"mmproj")])
+@pytest.fixture(params=[(b"gemma", None), (b"llama", b"adapter"), (b"clip", b"mmproj"), (b"llama", None)])
 def other(request, tmp_path):
     return write_other(tmp_path / "m.gguf", *request.param)
 
@@ -119,3 +119,12 @@ def test_what_computes_refuses_it_by_name(tmp_path, capsys):
     for words in (["generate", "-m", path, "-p", "a"], ["logits", "-m", path, "--tokens", "1", "--out", "x.npy"]):
         assert cli.main([words[0], "-q", *words[1:]]) == 3
         assert "'gemma' is not supported" in capsys.readouterr().err
+
+
+def test_a_mixture_of_experts_is_called_so(tmp_path, capsys):
+    path = write_other(tmp_path / "m.gguf", b"llama")
+    assert cli.main(["identify", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "gguf v3, llama model with experts" in printed
+    assert "problem" not in printed
+    assert cli.main(["to-hf", str(path), str(tmp_path / "out")]) == 3
