@@ -321,6 +321,15 @@ def test_what_a_program_has_started_ends_with_it(tmp_path: Path) -> None:
     assert not late.exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="nothing tells how much memory a process holds")
+def test_a_program_that_takes_memory_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolchain.course.grading.MEMORY", 200 << 20)
+    mine = program(tmp_path, "import time\nheld = []\nwhile True:\n    held.append(bytearray(b'x' * 5_000_000))\n"
+                   "    time.sleep(0.005)\n")  # fmt: skip
+    grade = graded(2, mine)
+    assert {result.words for result in grade.results} == {"too much: 'more than 209,715,200 bytes of memory'"}
+
+
 def test_a_program_that_reads_from_the_keyboard_finds_nothing_there(tmp_path: Path) -> None:
     grade = graded(1, program(tmp_path, "import sys\nassert sys.stdin.read() == ''\n"), timeout=20)
     assert {result.words.partition(":")[0] for result in grade.results} == {"no output"}

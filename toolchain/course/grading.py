@@ -23,6 +23,7 @@ __all__ = ["Grade", "Graded", "check_project"]
 
 TIMEOUT = 30.0
 LARGEST = 16 << 20
+MEMORY = 4 << 30  # a hundred times what a project needs, and less than a machine has
 Progress = Callable[[int, int], object]
 
 
@@ -128,7 +129,7 @@ def _new(keep: str | os.PathLike[str]) -> str:
 
 def _graded(project: Project, kind: str, source: Path, out: Path, command: str, timeout: float) -> Graded:
     before = _contents(source)
-    ended = run_program(words_of(command, {"in": str(source), "out": str(out)}), timeout, out, LARGEST)
+    ended = run_program(words_of(command, {"in": str(source), "out": str(out)}), timeout, out, LARGEST, MEMORY)
     if seen := project.watch(source):
         return Graded(kind, seen)
     if _contents(source) != before:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -63,7 +63,11 @@ def words_of(command: str, values: Mapping[str, str], shell: bool = False) -> li
 
 
 def run_program(
-    words: list[str] | str, timeout: float, out: Path | None = None, largest: int = LARGEST_OUTPUT
+    words: list[str] | str,
+    timeout: float,
+    out: Path | None = None,
+    largest: int = LARGEST_OUTPUT,
+    memory: int | None = None,
 ) -> Ended:
     """Run a program to its end, or to where it has had enough time or written enough.
 
@@ -71,6 +75,7 @@ def run_program(
         words: what :func:`words_of` made; a text goes to the shell.
         out: the file that it is to write, whose size is watched.
         largest: bytes that it may write into that file, and print.
+        memory: bytes that it may hold; looked at where the system has ``/proc``.
     """
     if not words:
         return Ended("failed", "the command is empty")
@@ -86,7 +91,7 @@ def run_program(
             )
         except OSError as error:
             return Ended("failed", str(error))
-        status, problem = _watched(process, timeout, out, largest, (stdout, stderr))
+        status, problem = _watched(process, timeout, memory, lambda: _largest(out, (stdout, stderr)), largest)
         if status:
             return Ended(status, problem)
         if process.returncode:
@@ -98,15 +103,17 @@ def run_program(
 
 
 def _watched(
-    process: subprocess.Popen[bytes], timeout: float, out: Path | None, largest: int, streams: tuple[BinaryIO, BinaryIO]
+    process: subprocess.Popen[bytes], timeout: float, memory: int | None, written: Callable[[], int], largest: int
 ) -> tuple[str, str]:
-    """Wait for the end; kill it when it takes too long or writes too much. Status and words, both "" if it ended."""
+    """Wait for the end; kill it when it takes or writes too much. Status and words, both "" if it ended."""
     deadline = time.monotonic() + timeout
     try:
         while True:
             ended = process.poll() is not None
-            if _largest(out, streams) > largest:
+            if written() > largest:
                 return "too much", f"more than {largest:,} bytes of output"
+            if memory is not None and _resident(process.pid) > memory:
+                return "too much", f"more than {memory:,} bytes of memory"
             if ended:
                 return "", ""
             if time.monotonic() > deadline:
@@ -121,6 +128,14 @@ def _largest(out: Path | None, streams: tuple[BinaryIO, BinaryIO]) -> int:
     if out is not None and out.is_file():
         sizes.append(out.stat().st_size)
     return max(sizes)
+
+
+def _resident(pid: int) -> int:
+    """The bytes of memory that a process holds; 0 where nothing tells, or it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError, AttributeError):
+        return 0
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
