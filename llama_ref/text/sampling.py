@@ -42,10 +42,11 @@ from ggmlpy.formats.eras import (
 )
 from llama_ref.arithmetic.exact.expf import expf
 
-__all__ = ["Mt19937", "Sample", "Sampler", "SamplingOptions", "log_softmax_of"]
+__all__ = ["Mt19937", "Sample", "Sampler", "SamplingOptions", "largest", "log_softmax_of"]
 
 TWO_64 = 2.0**64
 MT_WORDS = 624
+STRIPS = 16  # for each of the largest scores that are looked for; few of them then share a strip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,10 +362,31 @@ def _order_without_ties(scores: np.ndarray, k: int) -> np.ndarray | None:
     """The answer where it is the same for every sorting algorithm; None if equal scores or NaN are involved."""
     if np.isnan(scores).any():
         return None
-    smallest = np.partition(scores, len(scores) - k)[len(scores) - k]
-    candidates = np.flatnonzero(scores >= smallest)
+    candidates = largest(scores, k)
     if len(candidates) != k:
         return None
     candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
     top = scores[candidates]
     return None if (top[1:] == top[:-1]).any() else candidates
+
+
+def largest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Where the ``k`` largest scores are, and those that equal the smallest of them; in the order of their places.
+
+    A large vocabulary is looked through in strips first: the k-th largest of their maxima is no more than the k-th
+    largest score, so what lies below it needs no sorting.
+
+    >>> largest(np.array([1, 5, 2, 5, 3], np.float32), 3).tolist()
+    [1, 3, 4]
+    """
+    width = STRIPS * k
+    if len(scores) >= 4 * width:
+        maxima = scores[: len(scores) // width * width].reshape(-1, width).max(axis=0)  # [width]
+        places = np.flatnonzero(scores >= _kth(maxima, k))
+        return places[scores[places] >= _kth(scores[places], k)]
+    return np.flatnonzero(scores >= _kth(scores, k))
+
+
+def _kth(scores: np.ndarray, k: int) -> Any:
+    """The k-th largest."""
+    return np.partition(scores, len(scores) - k)[len(scores) - k]

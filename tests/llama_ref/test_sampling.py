@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ggmlpy.files.errors import FormatError, UsageError
 from llama_ref.arithmetic.exact.expf import _fused, expf
 from llama_ref.text.model import Model
-from llama_ref.text.sampling import Mt19937, Sampler, SamplingOptions, _top_k, log_softmax_of
+from llama_ref.text.sampling import Mt19937, Sampler, SamplingOptions, _top_k, largest, log_softmax_of
 from llama_ref.text.std_sort import partial_sort, sort
 
 ROWS = json.loads((Path(__file__).parents[1] / "data" / "ggml" / "sample_eras.json").read_text())["rows"]
@@ -169,3 +169,11 @@ def test_the_fused_fallback_of_expf_is_right_everywhere() -> None:
 def test_logprob_is_that_of_the_whole_vocabulary(logits, token: int) -> None:
     expected = np.exp(logits.astype(np.float64) - logits.max())
     assert math.isclose(log_softmax_of(logits, token), math.log(expected[token] / expected.sum()), abs_tol=1e-6)
+
+
+@given(st.integers(1, 5), st.integers(1, 700), st.integers(0, 2**32 - 1), st.sampled_from([3, 50, 100_000]))
+def test_the_largest_scores_are_those_of_a_sort(k, n, seed, values):
+    """With strips and without, with ties and without."""
+    scores = np.random.default_rng(seed).integers(0, values, max(n, k)).astype(np.float32)
+    kth = np.sort(scores)[-k]
+    assert largest(scores, k).tolist() == np.flatnonzero(scores >= kth).tolist()

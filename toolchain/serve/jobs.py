@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llama_ref.text.sampling import SamplingOptions
+from llama_ref.text.sampling import SamplingOptions, largest
 
 __all__ = [
     "Event",
@@ -144,7 +144,7 @@ def best_tokens(logits: np.ndarray, token: int, n: int) -> Scored:
         total = top + math.log(float(np.exp(wide - top).sum())) if math.isfinite(top) else math.nan
     best: tuple[tuple[int, float], ...] = ()
     if n:
-        few = np.argpartition(-wide, min(n, len(wide) - 1))[:n] if n < len(wide) else np.arange(len(wide))
-        order = sorted(few.tolist(), key=lambda each: (-wide[each], each))
+        few = largest(wide, min(n, len(wide))).tolist()
+        order = sorted(few, key=lambda each: (-wide[each], each))[:n]
         best = tuple((each, float(wide[each]) - total) for each in order)
     return Scored(token, float(wide[token]) - total, best)
