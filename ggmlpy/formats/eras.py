@@ -20,14 +20,17 @@ later one adds it adds to those before:
 era         commit     what is particular
 ==========  =========  ===============================================================================================
 2023-08-22  bac66994c  the search for the scales of k-quants has weights. All k-quants have other bytes, and keep them
+2023-09-06  178b1850e  a q6_K block of zeros only is written as zeros (2023-09-05: and those behind it, too)
 2023-10-28  bd6d9e205  rows that blocks of 256 don't divide: q2_K, q3_K become q4_1 and so on. GGUF v3
 2024-01-11  469e75d0a  Q2_K_S; Q2_K has fewer q3_K; Q3_K_M and Q4_K_S count eighths of the layers
-2024-01-17  2b3a665d3  importance matrices; grouped heads give attn_v more bits
+2024-01-14  467a882fd  importance matrices, which k-quants heed
+2024-01-16  334a835a1  q4_0, q4_1, q5_0 and q5_1 heed them, too
+2024-01-17  2b3a665d3  grouped heads give attn_v more bits
 2024-02-06  f57fadc00  other scales of q4_K and q5_K with an importance matrix
 2024-02-21  a14679cc3  rows that blocks don't divide: iq4_nl
 2024-03-08  515f7d0d4  an embedding that is the output too has the type of an output
 2024-04-26  0c4d489e2  quantize.imatrix.* keys
-2024-05-18  05834841d  groups of nearly nothing (below 1e-15) count as nothing
+2024-05-18  05834841d  groups of nearly nothing (below 1e-15) count as nothing; before, below 1e-30, or zeros only
 2024-10-31  ab3d71f97  tensors in the order of their names, which is the order that counts layers
 2025-01-07  53ff6b9b9  changed keys move to the end
 2026-10     0.3.36     rows that blocks don't divide: q4_0; f16 where blocks of 32 don't either. **Default of GGUF**
@@ -62,6 +65,8 @@ __all__ = [
     "GGUF_ERAS",
     "JANUARY_7_25",
     "JANUARY_11_24",
+    "JANUARY_14_24",
+    "JANUARY_16_24",
     "JANUARY_17_24",
     "MARCH_8_24",
     "MARCH_19",
@@ -71,6 +76,7 @@ __all__ = [
     "MAY_19",
     "OCTOBER_28",
     "OCTOBER_31_24",
+    "SEPTEMBER_6",
     "TODAY",
     "Era",
     "era_of",
@@ -172,8 +178,11 @@ _TODAY = (*_OCTOBER_24, "iq1_m", "mxfp4", "nvfp4", "q1_0", "q2_0")
 
 # fmt: off
 AUGUST_22      = Era("2023-08-22", "", "bac66994c", "gguf", 2, _GGUF_K)
+SEPTEMBER_6    = Era("2023-09-06", "", "178b1850e", "gguf", 2, _GGUF_K)
 OCTOBER_28     = Era("2023-10-28", "", "bd6d9e205", "gguf", 3, _GGUF_K)
 JANUARY_11_24  = Era("2024-01-11", "", "469e75d0a", "gguf", 3, _GGUF_K)
+JANUARY_14_24  = Era("2024-01-14", "", "467a882fd", "gguf", 3, _GGUF_K)
+JANUARY_16_24  = Era("2024-01-16", "", "334a835a1", "gguf", 3, _GGUF_K)
 JANUARY_17_24  = Era("2024-01-17", "", "2b3a665d3", "gguf", 3, _JANUARY)
 FEBRUARY_6_24  = Era("2024-02-06", "", "f57fadc00", "gguf", 3, _FEBRUARY)
 FEBRUARY_21_24 = Era("2024-02-21", "", "a14679cc3", "gguf", 3, (*_FEBRUARY, "iq4_nl"))
@@ -188,7 +197,8 @@ TODAY          = Era("2026-10",  "p7", "0.3.36",    "gguf", 3, _TODAY)
 GGUF_ERAS: dict[str, Era] = {
     era.date: era
     for era in (
-        *(AUGUST_22, OCTOBER_28, JANUARY_11_24, JANUARY_17_24, FEBRUARY_6_24, FEBRUARY_21_24),
+        *(AUGUST_22, SEPTEMBER_6, OCTOBER_28, JANUARY_11_24, JANUARY_14_24, JANUARY_16_24),
+        *(JANUARY_17_24, FEBRUARY_6_24, FEBRUARY_21_24),
         *(MARCH_8_24, APRIL_26_24, MAY_18_24, OCTOBER_31_24, JANUARY_7_25, TODAY),
     )
 }

@@ -20,6 +20,7 @@ from .eras import (
     FEBRUARY_21_24,
     JANUARY_7_25,
     JANUARY_11_24,
+    JANUARY_16_24,
     JANUARY_17_24,
     MARCH_8_24,
     OCTOBER_28,
@@ -299,7 +300,7 @@ class MixChooser:
         if kind.startswith("ffn") and self.model.n_expert > 1 and layer:
             index = int(layer[1])
         count = self.model.n_attn_v if kind == "attn_v" else self.model.n_layer
-        return Place(index, count, self.model, self.weighted, self.era)
+        return Place(index, count, self.model, self.weighted and self.era >= JANUARY_16_24, self.era)
 
     def _fitting(self, name: str, shape: tuple[int, ...], chosen: str) -> str:
         """The type itself, or what takes its place where its blocks don't divide a row."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.formats.era_of_file import file_order
-from ggmlpy.formats.eras import APRIL_26_24, JANUARY_7_25, JANUARY_17_24, OCTOBER_31_24, TODAY, Era
+from ggmlpy.formats.eras import APRIL_26_24, JANUARY_7_25, JANUARY_14_24, OCTOBER_31_24, TODAY, Era
 from ggmlpy.formats.file_types import FileType, file_type_of
 from ggmlpy.formats.gguf import GgufFile, GgufTensor, open_splits
 from ggmlpy.formats.gguf_mixes import MixChooser, MixOptions, ModelShape, checked_types, needs_importance
@@ -116,7 +116,7 @@ def request_of(
         raise UsageError("--include-weights and --exclude-weights can't be used together")
     matrix = None
     if options.importance is not None:
-        if era < JANUARY_17_24:
+        if era < JANUARY_14_24:
             raise UsageError(f"era {era} has no importance matrices; they came in January 2024")
         matrix = open_importance(options.importance).only(options.include, options.exclude)
     known = {name.lower(): name for name in era.types}

@@ -60,7 +60,7 @@ from .grid_packing import PACKERS
 from .k_quants import store_half
 from .neighbors import ADDRESSES, neighbor_finder, numbers_of_levels
 from .search import clipped
-from .weighted_search import ROW, fit_positive
+from .weighted_search import NEGLIGIBLE, ROW, fit_positive
 
 __all__ = ["WAYS", "grid_quantizer"]
 
@@ -333,7 +333,7 @@ def fit_codes(xv, w, limit, lanes):
         for i in range(run):
             lanes[0, i, k], lanes[1, i, k] = xv[run * k + i], w[run * k + i]
     x_at, w_at, codes_at, scale_at = [np.int64(lanes[k].ctypes.data) for k in range(4)]
-    store(scale_at, fit_positive(x_at, w_at, codes_at, run, limit))
+    store(scale_at, fit_positive(x_at, w_at, codes_at, run, limit, NEGLIGIBLE))
 
 
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

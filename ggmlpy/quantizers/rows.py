@@ -4,7 +4,7 @@
 types                                   eras                                 module
 ======================================  ===================================  =========================================
 q4_0, q4_1, q4_2, q5_0, q5_1, q8_0      all; without importance              :mod:`ggmlpy.quantizers.classic`
-q4_0, q4_1, q5_0, q5_1                  since 2024-01-17, with importance    :mod:`ggmlpy.quantizers.weighted_classic`
+q4_0, q4_1, q5_0, q5_1                  since 2024-01-16, with importance    :mod:`ggmlpy.quantizers.weighted_classic`
 q2_K … q6_K                             2023-08-21                           :mod:`ggmlpy.quantizers.k_quants`
 q2_K … q6_K                             since 2023-08-22                     :mod:`ggmlpy.quantizers.weighted_k_quants`
 iq4_nl, iq4_xs                          today                                :mod:`ggmlpy.quantizers.non_linear`
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import UsageError
-from ggmlpy.formats.eras import AUGUST_22, DEFAULT_ERA, FEBRUARY_6_24, JANUARY_17_24, Era, quantizing_era
+from ggmlpy.formats.eras import AUGUST_22, DEFAULT_ERA, JANUARY_14_24, JANUARY_16_24, Era, quantizing_era
 from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
 
 __all__ = ["quantizable", "quantize_rows"]
@@ -96,7 +96,7 @@ def _checked_importance(
 ) -> NDArray[np.float32] | None:
     if importance is None:
         return None
-    if moment < JANUARY_17_24:
+    if moment < JANUARY_14_24:
         raise UsageError(f"importance came in January 2024; the quantizers of {moment} have none")
     if importance.shape != (columns,):
         raise UsageError(f"rows of {columns} values need as many weights, not an array {list(importance.shape)}")
@@ -111,10 +111,11 @@ def _quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32] 
         return _later_quantizer(record, importance)
     from .classic import classic_quantizer
     from .weighted_classic import WEIGHTED, weighted_quantizer
+    from .weighted_k_quants import nothing_in
 
-    if importance is not None and record.name in WEIGHTED:
+    if importance is not None and record.name in WEIGHTED and moment >= JANUARY_16_24:
         with _COMPILING:
-            kernel = weighted_quantizer(record)
+            kernel = weighted_quantizer(record, nothing_in(moment).symmetric)
         return lambda rows, out: kernel(rows.astype(np.float32, copy=False), importance, out)
 
     def classic(rows: NDArray[Any], out: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -136,7 +137,7 @@ def _k_quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32
     from .weighted_k_quants import weighted_k_quantizer
 
     with _COMPILING:
-        kernel = weighted_k_quantizer(record.name, importance is not None, moment < FEBRUARY_6_24)
+        kernel = weighted_k_quantizer(record.name, importance is not None, moment)
     weights = np.ones((1, QK_K), np.float32) if importance is None else importance.reshape(-1, QK_K)
     return lambda rows, out: kernel(_blocks(rows), weights, out.reshape(-1, record.type_size))
 

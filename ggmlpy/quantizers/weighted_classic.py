@@ -30,14 +30,14 @@ LANES, SIZE = 16, 32  # blocks side by side, values in each
 
 
 @inlined
-def search(x, w, codes, ranged, zero, limit):
+def search(x, w, codes, ranged, zero, limit, negligible):
     """Scales and minimums of sixteen blocks."""
     if ranged:
         return fit_affine(x, w, codes, SIZE, limit, FIRST, STEP, TRIES, True)
-    return fit_symmetric(x, w, codes, SIZE, zero), zeros()
+    return fit_symmetric(x, w, codes, SIZE, zero, negligible), zeros()
 
 
-def rows_kernel(record: TensorType) -> Callable:
+def rows_kernel(record: TensorType, negligible: np.float32) -> Callable:
     """The loop over ``rows`` (float32 [n, columns], columns of ``importance``) into ``out`` [n, row_bytes]."""
     ranged, zero, limit = "m" in record.field_names, record.zero, (1 << record.code_width) - 1
     d_at, m_at = record.offset("d"), record.offset("m") if ranged else -1
@@ -61,7 +61,7 @@ def rows_kernel(record: TensorType) -> Callable:
                 side_by_side(values, SIZE, x)
                 side_by_side(weights, SIZE, w)
                 raise_weights(x, SIZE, variance, w)
-                scale, minimum = search(x, w, codes, ranged, zero, limit)
+                scale, minimum = search(x, w, codes, ranged, zero, limit, negligible)
                 store(np.int64(fields[0].ctypes.data), scale)
                 store(np.int64(fields[1].ctypes.data), minimum)
                 for part in range(SIZE // 16):
@@ -80,7 +80,7 @@ def rows_kernel(record: TensorType) -> Callable:
 
 
 @cache
-def weighted_quantizer(record: TensorType) -> Callable:
-    """The compiled loop for one of :data:`WEIGHTED`."""
+def weighted_quantizer(record: TensorType, negligible: np.float32) -> Callable:
+    """The compiled loop for one of :data:`WEIGHTED`; blocks of less than ``negligible`` are nothing."""
     rows, vector = (types.Array(types.float32, n, "C", readonly=True) for n in (2, 1))
-    return kernel(rows_kernel(record), types.void(rows, vector, types.uint8[:, ::1]))
+    return kernel(rows_kernel(record, negligible), types.void(rows, vector, types.uint8[:, ::1]))

@@ -34,6 +34,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ggmlpy.formats.eras import AUGUST_22, FEBRUARY_6_24, MAY_18_24, SEPTEMBER_6, TODAY, Era
 from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
@@ -61,6 +62,7 @@ from ggmlpy.machine.vectors import (
 from .k_quants import pack, packing_of, places_of, store_half
 from .weighted_search import (
     NEGLIGIBLE,
+    ONLY_ZERO,
     ROW,
     extreme_of,
     fit_affine,
@@ -72,7 +74,7 @@ from .weighted_search import (
     total_of,
 )
 
-__all__ = ["weighted_k_quantizer"]
+__all__ = ["nothing_in", "weighted_k_quantizer"]
 
 BLOCKS = 16  # that are made at a time, one per lane where their scales are searched
 BLOCK = 4 * QK_K  # bytes of a block's floats
@@ -168,7 +170,8 @@ def codes_of_extreme(scales, codes, n, most, limit):
             code = where_greater(fill(np.float32(-32)), code, fill(np.float32(-32)), code)
             code = where_equal(most, zeros(), zeros(), add(code, fill(np.float32(32))))
         store(codes + ROW * k, code)
-    return where_equal(most, zeros(), zeros(), div(fill(np.float32(1)), inverse))
+    d = div(fill(np.float32(1)), inverse)
+    return d if limit == 128 else where_equal(most, zeros(), zeros(), d)
 
 
 # ── one block ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,6 +234,34 @@ def recode(x, codes, way, d, m):
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class Nothing(NamedTuple):
+    """Below which greatest magnitude a search without minimums takes values for nothing.
+
+    Attributes:
+        symmetric, improved, positive: in the searches of these names, see :mod:`ggmlpy.quantizers.weighted_search`.
+        block: the greatest scale of a q6_K block below which all of it is zero; 0 if none is.
+    """
+
+    symmetric: np.float32
+    improved: np.float32
+    positive: np.float32
+    block: np.float32
+
+
+#: since an era
+NOTHING: dict[Era, Nothing] = {
+    AUGUST_22: Nothing(np.float32(1e-30), ONLY_ZERO, ONLY_ZERO, np.float32(0)),
+    SEPTEMBER_6: Nothing(np.float32(1e-30), ONLY_ZERO, ONLY_ZERO, ONLY_ZERO),
+    MAY_18_24: Nothing(NEGLIGIBLE, NEGLIGIBLE, ONLY_ZERO, NEGLIGIBLE),
+    TODAY: Nothing(NEGLIGIBLE, NEGLIGIBLE, NEGLIGIBLE, NEGLIGIBLE),
+}
+
+
+def nothing_in(era: Era) -> Nothing:
+    """What counted as nothing then."""
+    return next(nothing for since, nothing in reversed(NOTHING.items()) if since <= era)
+
+
 class Way(NamedTuple):
     """How the blocks of one type are made: constants of a kernel.
 
@@ -243,6 +274,7 @@ class Way(NamedTuple):
         fits_scales: whether the codes of scales are searched.
         scale_limit: the greatest code of a scale (or half their number where they are signed).
         search: what :func:`fit_affine` takes.
+        nothing: below which greatest magnitude values, or scales, are nothing.
     """
 
     width: int
@@ -256,16 +288,20 @@ class Way(NamedTuple):
     fits_scales: bool
     scale_limit: int
     search: Search
+    nothing: Nothing
 
 
-def way_of(record: TensorType, weighted: bool, first_weeks: bool) -> Way:
+def way_of(record: TensorType, weighted: bool, era: Era) -> Way:
     width, scale_limit = record.code_width, {2: 15, 3: 32, 4: 63, 5: 63, 6: 128}[record.code_width]
     search = WITH_IMPORTANCE if weighted else SEARCHES.get(width, WITH_IMPORTANCE)
     shape = (width, record.zero, (1 << width) - 1, record.run, QK_K // record.run, width in SEARCHES)
-    first_weeks &= width in (4, 5)
+    first_weeks = weighted and width in (4, 5) and era < FEBRUARY_6_24
     doubled = np.float32(1 if width == 2 or first_weeks else 2)
     fits_scales = weighted and width != 6 and not first_weeks
-    return Way(*shape, weighted, doubled, fits_scales, scale_limit, search)
+    searches = {3: ("symmetric" if weighted else "improved",), 6: ("symmetric", "block")}.get(width, ("positive",))
+    then, now = nothing_in(era)._asdict(), nothing_in(TODAY)._asdict()
+    nothing = Nothing(**now | {name: then[name] for name in searches if fits_scales or width not in SEARCHES})
+    return Way(*shape, weighted, doubled, fits_scales, scale_limit, search, nothing)
 
 
 @inlined
@@ -275,19 +311,19 @@ def search(x, w, codes, way):
         to = way.search
         return fit_affine(x, w, codes, way.run, way.limit, to.first, to.step, to.tries, to.squared)
     if way.width == 3 and not way.weighted:
-        return fit_and_improve(x, w, codes, way.run, way.zero), zeros()
-    return fit_symmetric(x, w, codes, way.run, way.zero), zeros()
+        return fit_and_improve(x, w, codes, way.run, way.zero, way.nothing.improved), zeros()
+    return fit_symmetric(x, w, codes, way.run, way.zero, way.nothing.symmetric), zeros()
 
 
 @inlined
 def codes_of_scales(scales, totals, codes, way):
     """The codes of the scales of sixteen blocks, and what they are multiplied by."""
     if way.affine and way.fits_scales:
-        return fit_positive(scales, totals, codes, way.subs, way.scale_limit)
+        return fit_positive(scales, totals, codes, way.subs, way.scale_limit, way.nothing.positive)
     if way.affine:
         return codes_of_greatest(scales, codes, way.subs, way.scale_limit)
     if way.fits_scales:
-        return fit_symmetric(scales, totals, codes, way.subs, way.scale_limit)
+        return fit_symmetric(scales, totals, codes, way.subs, way.scale_limit, way.nothing.symmetric)
     return codes_of_extreme(scales, codes, way.subs, extreme_of(scales, way.subs)[0], way.scale_limit)
 
 
@@ -377,16 +413,20 @@ def rows_kernel(record: TensorType, way: Way) -> Callable:
                 for i in range(QK_K):
                     flat[i] = np.uint8(memory[6, QK_K * block + i])
                 pack(flat, out[start + block], packing)
-                if width == 6 and small[9, 32 + block] < NEGLIGIBLE:
+                if width == 6 and small[9, 32 + block] < way.nothing.block:
                     out[start + block] = 0
 
     return quantize_blocks
 
 
-@cache
-def weighted_k_quantizer(name: str, weighted: bool, first_weeks: bool = False) -> Callable:
-    """The compiled loop for "q2_K" … "q6_K", with importance or without; as it was in the first weeks of importance."""
+def weighted_k_quantizer(name: str, weighted: bool, era: Era) -> Callable:
+    """The compiled loop of an era for "q2_K" … "q6_K", with importance or without."""
     record = TENSOR_TYPES[name]
+    return compiled_rows(record, way_of(record, weighted, era))
+
+
+@cache
+def compiled_rows(record: TensorType, way: Way) -> Callable:
+    """The same; eras that do the same share it."""
     rows = types.Array(types.float32, 2, "C", readonly=True)
-    signature = types.void(rows, rows, types.uint8[:, ::1])
-    return kernel(rows_kernel(record, way_of(record, weighted, first_weeks)), signature)
+    return kernel(rows_kernel(record, way), types.void(rows, rows, types.uint8[:, ::1]))

@@ -44,6 +44,7 @@ from ggmlpy.machine.vectors import (
 
 __all__ = [
     "NEGLIGIBLE",
+    "ONLY_ZERO",
     "ROW",
     "extreme_of",
     "fit_affine",
@@ -56,7 +57,8 @@ __all__ = [
 ]
 
 ROW = 64  # bytes from a value of each lane to the next ones
-NEGLIGIBLE = np.float32(1e-15)  # a group whose greatest magnitude is below it is all zero
+#: a group whose greatest magnitude is below it is all zero; the least float there is where only zeros counted as such
+NEGLIGIBLE, ONLY_ZERO = np.float32(1e-15), np.float32(1e-45)
 INT_MIN = -(1 << 31)
 ROUNDS = 5
 TENTH = np.float32(0.1)
@@ -212,16 +214,16 @@ def ratio(sum_lx, sum_l2):
 
 
 @inlined
-def shifted_codes(x, codes, n, zero, inverse, greatest):
+def shifted_codes(x, codes, n, zero, inverse, greatest, negligible):
     """Codes 0 … 2 * zero - 1; 0 in a lane of nothing."""
     for i in range(n):
         code = nearest_codes(mul(inverse, load(x + ROW * i)), np.int32(-zero), np.int32(zero - 1))
         code = add(code, fill(np.float32(zero)))
-        store(codes + ROW * i, where_greater(fill(NEGLIGIBLE), greatest, zeros(), code))
+        store(codes + ROW * i, where_greater(fill(negligible), greatest, zeros(), code))
 
 
 @inlined
-def fit_symmetric(x, w, codes, n, zero):
+def fit_symmetric(x, w, codes, n, zero, negligible):
     """Fit x = scale * (code - zero), trying 19 scales; return the scale."""
     most, greatest = extreme_of(x, n)
     inverse = div(fill(np.float32(-zero)), most)
@@ -237,8 +239,8 @@ def fit_symmetric(x, w, codes, n, zero):
             kept = where_greater(new, old, inverse, kept)
             scale = where_greater(new, old, div(sum_lx, sum_l2), scale)
             best = where_greater(new, old, mul(scale, sum_lx), best)
-    shifted_codes(x, codes, n, zero, kept, greatest)
-    return where_greater(fill(NEGLIGIBLE), greatest, zeros(), scale)
+    shifted_codes(x, codes, n, zero, kept, greatest, negligible)
+    return where_greater(fill(negligible), greatest, zeros(), scale)
 
 
 # ── codes improved one at a time ──────────────────────────────────────────────────────────────────────────────────────
@@ -271,7 +273,7 @@ def improve(x, w, codes, n, low, high, sum_lx, sum_l2, positive):
 
 
 @inlined
-def fit_and_improve(x, w, codes, n, zero):
+def fit_and_improve(x, w, codes, n, zero, negligible):
     """Fit x = scale * (code - zero) with one scale, improve single codes; return the scale. A lane of nothing has the
     codes 0."""
     most, greatest = extreme_of(x, n)
@@ -283,9 +285,9 @@ def fit_and_improve(x, w, codes, n, zero):
     sum_lx, sum_l2 = improve(x, w, codes, n, -zero, zero - 1, sum_lx, sum_l2, False)
     for i in range(n):
         code = add(load(codes + ROW * i), fill(np.float32(zero)))
-        store(codes + ROW * i, where_greater(fill(NEGLIGIBLE), greatest, zeros(), code))
+        store(codes + ROW * i, where_greater(fill(negligible), greatest, zeros(), code))
     scale = where_greater(sum_l2, zeros(), div(sum_lx, sum_l2), zeros())
-    return where_greater(fill(NEGLIGIBLE), greatest, zeros(), scale)
+    return where_greater(fill(negligible), greatest, zeros(), scale)
 
 
 @inlined
@@ -306,7 +308,7 @@ def code_below(x, codes, n, limit, inverse):
 
 
 @inlined
-def fit_positive(x, w, codes, n, limit):
+def fit_positive(x, w, codes, n, limit, negligible):
     """Fit x = scale * code, x >= 0: nine scales, then single codes improved; return the scale."""
     greatest = zeros()
     for i in range(n):
@@ -332,6 +334,6 @@ def fit_positive(x, w, codes, n, limit):
         store(codes + ROW * i, low_bytes(code))
     sum_lx, sum_l2 = improve(x, w, codes, n, INT_MIN, limit, sum_lx, sum_l2, True)
     for i in range(n):
-        store(codes + ROW * i, where_greater(fill(NEGLIGIBLE), greatest, zeros(), load(codes + ROW * i)))
+        store(codes + ROW * i, where_greater(fill(negligible), greatest, zeros(), load(codes + ROW * i)))
     scale = where_greater(sum_l2, zeros(), div(sum_lx, sum_l2), zeros())
-    return where_greater(fill(NEGLIGIBLE), greatest, zeros(), scale)
+    return where_greater(fill(negligible), greatest, zeros(), scale)

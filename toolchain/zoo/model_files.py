@@ -71,7 +71,8 @@ def _shown(era: Era) -> list[str]:
     """All types of an era before GGUF, of the first two containers of GGUF, and of today; else those that were new."""
     names = [name for name in era.type_names if name in era.types]
     moments = list(GGUF_ERAS.values())
-    if not era.is_of_gguf or era in (*moments[:2], TODAY):
+    first_of_version = {moment.version: moment for moment in reversed(moments)}
+    if not era.is_of_gguf or era in (*first_of_version.values(), TODAY):
         return names
     return [name for name in names if name not in moments[moments.index(era) - 1].type_names]
 
