@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import cli
 from tests.docs.blocks import commands_of
 from toolchain.commands.main import build_parser
-from toolchain.demo.story import demo_files
+from toolchain.demo.files import demo_files
 from toolchain.terminal.widths import continued, fitted, shown_width
 from toolchain.zoo.make import make_zoo
 
