@@ -105,6 +105,22 @@ def test_a_changed_row_is_named(source, tmp_path):
     assert "off by more than a step of their scale, the first in row 7, which no quantizer does" in words
 
 
+@pytest.mark.parametrize(
+    ("type_name", "kind"), [("Q2_K", "q2_K"), ("Q4_K_S", "q4_K"), ("Q5_K_S", "q5_K"), ("Q6_K", "q6_K")]
+)
+def test_a_build_with_fused_multiply_add_follows_the_same_recipe(data, source, tmp_path, type_name, kind):
+    """One tensor as gcc with -march=haswell compiles its quantizer."""
+    quantize_file(source, tmp_path / "out.gguf", type_name)
+    tensor, fused = open_gguf(tmp_path / "out.gguf").tensors["blk.1.attn_k.weight"], data / "fused" / f"{kind}.bin"
+    assert tensor.type.name == kind
+    with (tmp_path / "out.gguf").open("r+b") as stream:
+        stream.seek(tensor.offset)
+        stream.write(fused.read_bytes())
+    report = verify_files(tmp_path / "out.gguf", source)
+    assert report.exit_code == 0
+    assert "built with fused multiply-add" in report.sentence()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_one_flipped_bit_is_no_quantizers(source, tmp_path, seed):
     quantize_file(source, tmp_path / "out.gguf", "Q5_K_M")
