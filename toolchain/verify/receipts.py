@@ -95,10 +95,18 @@ def arithmetic_record(
 
 def _machine() -> str:
     """What the products of the reference arithmetic depend on."""
-    blas: Any = np.show_config(mode="dicts")
-    found = blas["Build Dependencies"]["blas"] if blas else {}
-    words = " ".join(str(found[key]) for key in ("name", "version") if key in found)
-    return f"numpy {np.__version__}, {words}, {platform.machine()}"
+    return f"numpy {np.__version__}, {_blas()}, {platform.machine()}"
+
+
+def _blas() -> str:
+    """The library that multiplies matrices for numpy; before numpy 1.25 it has a name only."""
+    try:
+        built: Any = np.show_config(mode="dicts")
+    except TypeError:
+        infos = (getattr(np.__config__, f"{name}_info", {}) for name in ("blas_ilp64_opt", "blas_opt"))
+        return next((info["libraries"][0] for info in infos if info.get("libraries")), "")
+    found = built["Build Dependencies"]["blas"] if built else {}
+    return " ".join(str(found[key]) for key in ("name", "version") if key in found)
 
 
 # ── verifying ────────────────────────────────────────────────────────────────────────────────────────────────────────
