@@ -11,7 +11,9 @@ from llvmlite import ir
 from ggmlpy.machine.jit import cgutils
 from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import (
+    F32,
     F32X16,
+    I32,
     I32X16,
     I64,
     constant,
@@ -22,6 +24,7 @@ from ggmlpy.machine.vectors import (
     mad,
     maximum,
     op,
+    spread,
     zeros,
 )
 
@@ -46,17 +49,19 @@ def read_memory(start, size):
     return np.int64(largest(maximum(maximum(s0, s1), maximum(s2, s3))) > np.float32(0))
 
 
-def make_multiply(kind: Any, zero: Any, multiply: Callable[[ir.IRBuilder, Any, Any], Any]) -> Any:
+def make_multiply(kind: Any, multiply: Callable[[ir.IRBuilder, Any, Any], Any]) -> Any:
     """The compiled function (steps, 0): as many times, one multiplication of registers for each of some chains.
 
     Each takes what its neighbor gave before, so that nothing can be left out; there are enough to keep the units busy.
+    They begin with the number of steps, which the compiler doesn't know: what begins with zeros, it knows the end of.
     """
 
     @op(integer, integer)
     def run(b: ir.IRBuilder, steps: Any) -> Any:
         slots = [cgutils.alloca_once(b, kind) for _ in range(CHAINS_OF_PEAK)]
+        first = b.sitofp(steps, F32) if kind.element == F32 else b.trunc(steps, I32)
         for slot in slots:
-            b.store(constant(zero, kind), slot)
+            b.store(spread(b, first, kind), slot)
         with cgutils.for_range(b, steps):
             sums = [b.load(slot) for slot in slots]
             for i, slot in enumerate(slots):
@@ -73,5 +78,5 @@ def make_multiply(kind: Any, zero: Any, multiply: Callable[[ir.IRBuilder, Any, A
     return multiply_alone
 
 
-multiply_bytes = make_multiply(I32X16, 0, lambda b, acc, x: dot_bytes(b, acc, constant(0x01010101, I32X16), x, True))
-multiply_floats = make_multiply(F32X16, 0.0, lambda b, acc, x: mad.emit(b, x, constant(0.5, F32X16), acc))
+multiply_bytes = make_multiply(I32X16, lambda b, acc, x: dot_bytes(b, acc, constant(0x01010101, I32X16), x, True))
+multiply_floats = make_multiply(F32X16, lambda b, acc, x: mad.emit(b, x, constant(0.5, F32X16), acc))
