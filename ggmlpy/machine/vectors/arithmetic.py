@@ -18,6 +18,7 @@ from .language import (
     I64,
     Vector,
     call,
+    call_once_made,
     constant,
     double,
     f32x8,
@@ -156,7 +157,7 @@ def fma(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
     lanes = f"v{x.type.count}" if isinstance(x.type, ir.VectorType) else ""
     element = x.type.element if lanes else x.type
     if element == F32 and not MACHINE.has_fma:
-        return _fused_in_doubles(b, x, y, z)
+        return call_once_made(b, _fused_in_doubles, x.type, x, y, z)
     return call(b, f"llvm.fma.{lanes}{'f32' if element == F32 else 'f64'}", x.type, [x, y, z])
 
 

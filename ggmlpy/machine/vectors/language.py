@@ -28,6 +28,7 @@ __all__ = [
     "address",
     "at",
     "call",
+    "call_once_made",
     "constant",
     "double",
     "f32x8",
@@ -191,6 +192,23 @@ def call(b: ir.IRBuilder, name: str, returns: ir.Type, arguments: Sequence[Any])
     """Call an LLVM intrinsic or a C function by its name."""
     kind = ir.FunctionType(returns, [argument.type for argument in arguments])
     return b.call(cgutils.get_or_insert_function(b.module, kind, name), arguments)
+
+
+def call_once_made(b: ir.IRBuilder, emit: Callable[..., Any], returns: ir.Type, *arguments: Any) -> Any:
+    """What emit(b, *arguments) gives, from a function that each module has once.
+
+    For what is long and stands in kernels many times: else these take long to compile.
+    """
+    words = "_".join(f"{getattr(a.type, 'count', 1)}x{getattr(a.type, 'element', a.type)}" for a in arguments)
+    name = f"{emit.__name__}_{words}"
+    function = b.module.globals.get(name)
+    if function is None:
+        function = ir.Function(b.module, ir.FunctionType(returns, [a.type for a in arguments]), name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inside = ir.IRBuilder(function.append_basic_block())
+        inside.ret(emit(inside, *function.args))
+    return b.call(function, arguments)
 
 
 def join(b: ir.IRBuilder, parts: Sequence[Any]) -> Any:
