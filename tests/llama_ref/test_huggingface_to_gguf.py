@@ -61,6 +61,34 @@ def test_the_file_is_that_of_llama_cpp(case, vectors, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("changes", "sha256"),
+    [
+        ({"torch_dtype": "torch.bfloat16"}, "2f3e8f7f333df3d23c4ef0dd6ddf94a6dff68da18852d060a958af64bd9835dc"),
+        ({"rope_scaling": {"type": "linear"}}, "2f3e8f7f333df3d23c4ef0dd6ddf94a6dff68da18852d060a958af64bd9835dc"),
+        ({"initializer_range": 1}, "2f3e8f7f333df3d23c4ef0dd6ddf94a6dff68da18852d060a958af64bd9835dc"),
+        ({"tie_word_embeddings": None}, "2f3e8f7f333df3d23c4ef0dd6ddf94a6dff68da18852d060a958af64bd9835dc"),
+        (("model_type",), "2f3e8f7f333df3d23c4ef0dd6ddf94a6dff68da18852d060a958af64bd9835dc"),
+        (
+            ("model_type", "max_position_embeddings"),
+            "e67996fd069cd974b88154ce689576a6f84c1a040fcfb0cb679052891d7bf5df",
+        ),
+        ({"rope_theta": None}, "61929b31e8d7b567da96a2b316b599719df69ac5e258363d0f4fbb773cc123fc"),
+    ],
+)
+def test_what_transformers_refuses_is_taken_as_it_stands(changes, sha256, vectors, tmp_path):
+    """Digests of files that llama.cpp's converter (llama-cpp-python 0.3.36, transformers 5.24) made of the same."""
+    model, _ = huggingface_directory(vectors, "llama2-gqa", tmp_path / "llama2-gqa")
+    config = json.loads((model / "config.json").read_text())
+    for key in changes:
+        config.pop(key, None)
+    config |= changes if isinstance(changes, dict) else {}
+    (model / "config.json").write_text(json.dumps(config))
+    with plan_conversion(model, tmp_path / "m.gguf", outtype="f16") as plan:
+        (path,) = plan.write()
+    assert digest(path) == sha256
+
+
+@pytest.mark.parametrize(
     ("name", "how"),
     [
         ("t8", Splitting(max_tensors=8)),

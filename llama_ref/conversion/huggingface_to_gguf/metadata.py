@@ -24,6 +24,7 @@ from llama_ref.checkpoint.folder import Folder
 from .chat_templates import chat_metadata
 from .directory import json_object, one_or_several
 from .model_card import general_metadata
+from .raw_config import unsaid_keys
 from .special_tokens import special_metadata
 from .vocabulary import FoundVocabulary
 
@@ -168,9 +169,11 @@ def _as_stored(folder: Folder, key: str, value: Value) -> Value:
 
 
 def _unsaid(folder: Folder, params: ModelParams) -> tuple[str, ...]:
-    """The rows that follow from numbers which neither config.json nor transformers states: Qwen 2's width of a head."""
-    stated = params.architecture != "qwen2" or json_object(folder, "config.json").get("head_dim") is not None
-    return () if stated else _WIDTHS_OF_HEADS
+    """The rows that follow from numbers which neither config.json nor transformers states: Qwen 2's width of a head,
+    and whatever config.json leaves out where transformers refuses it."""
+    config = json_object(folder, "config.json")
+    widths = params.architecture != "qwen2" or config.get("head_dim") is not None
+    return (*unsaid_keys(config), *(() if widths else _WIDTHS_OF_HEADS))
 
 
 def _numbers(params: ModelParams, unsaid: Collection[str]) -> Iterator[tuple[str, Value]]:
