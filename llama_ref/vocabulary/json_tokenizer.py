@@ -134,7 +134,8 @@ class JsonTokenizer(PieceTokenizer):
         ids = [*self.vocab.values(), *(each.id for each in self.added)]
         if not all(type(each) is int and 0 <= each < LARGEST_VOCABULARY for each in ids):
             raise VocabularyError("an id is not a number of a token", expected=f"0 … {LARGEST_VOCABULARY - 1}")
-        unknown = [each for each in (*self.before, *self.after) if each not in ids]
+        around = (*self.before, *self.after)
+        unknown = [each for each in around if type(each) is not int or each not in ids]  # 1.0 and true equal 1
         if unknown:
             raise VocabularyError("the ids around a text are no tokens", field="post_processor", found=unknown[:4])
         for left, right in self.merges:

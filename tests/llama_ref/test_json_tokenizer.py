@@ -210,6 +210,7 @@ def test_the_syntax_of_oniguruma(source: str, text: str, expected: list[str]) ->
         {"added_tokens": [token(300, True), token(301, "</s>")]},
         {"post_processor": FRAME | {"special_tokens": {"<s>": {"ids": [{}]}, "</s>": {"ids": [301]}}}},
         {"post_processor": FRAME | {"special_tokens": {"<s>": {"ids": [999]}, "</s>": {"ids": [301]}}}},
+        {"post_processor": FRAME | {"special_tokens": {"<s>": {"ids": [300.0]}, "</s>": {"ids": [301]}}}},
     ],
 )
 def test_what_is_no_text_or_no_token_is_refused_when_it_is_read(made, change: dict[str, object]) -> None:
