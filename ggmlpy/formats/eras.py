@@ -27,7 +27,7 @@ era         commit     what is particular
 2024-01-16  334a835a1  q4_0, q4_1, q5_0 and q5_1 heed them, too
 2024-01-17  2b3a665d3  grouped heads give attn_v more bits
 2024-02-06  f57fadc00  other scales of q4_K and q5_K with an importance matrix
-2024-02-21  a14679cc3  rows that blocks don't divide: iq4_nl
+2024-02-27  0becb22ac  rows that blocks don't divide: iq4_nl (from 2024-02-21 on, with other bytes)
 2024-03-08  515f7d0d4  an embedding that is the output too has the type of an output
 2024-04-26  0c4d489e2  quantize.imatrix.* keys
 2024-05-18  05834841d  groups of nearly nothing (below 1e-15) count as nothing; before, below 1e-30, or zeros only
@@ -60,7 +60,7 @@ __all__ = [
     "DEFAULT_ERA",
     "ERAS",
     "FEBRUARY_6_24",
-    "FEBRUARY_21_24",
+    "FEBRUARY_27_24",
     "GGUF_ERA",
     "GGUF_ERAS",
     "JANUARY_7_25",
@@ -185,7 +185,7 @@ JANUARY_14_24  = Era("2024-01-14", "", "467a882fd", "gguf", 3, _GGUF_K)
 JANUARY_16_24  = Era("2024-01-16", "", "334a835a1", "gguf", 3, _GGUF_K)
 JANUARY_17_24  = Era("2024-01-17", "", "2b3a665d3", "gguf", 3, _JANUARY)
 FEBRUARY_6_24  = Era("2024-02-06", "", "f57fadc00", "gguf", 3, _FEBRUARY)
-FEBRUARY_21_24 = Era("2024-02-21", "", "a14679cc3", "gguf", 3, (*_FEBRUARY, "iq4_nl"))
+FEBRUARY_27_24 = Era("2024-02-27", "", "0becb22ac", "gguf", 3, (*_FEBRUARY, "iq4_nl"))
 MARCH_8_24     = Era("2024-03-08", "", "515f7d0d4", "gguf", 3, _MARCH_24)
 APRIL_26_24    = Era("2024-04-26", "", "0c4d489e2", "gguf", 3, _APRIL_24)
 MAY_18_24      = Era("2024-05-18", "", "05834841d", "gguf", 3, _APRIL_24)
@@ -198,11 +198,15 @@ GGUF_ERAS: dict[str, Era] = {
     era.date: era
     for era in (
         *(AUGUST_22, SEPTEMBER_6, OCTOBER_28, JANUARY_11_24, JANUARY_14_24, JANUARY_16_24),
-        *(JANUARY_17_24, FEBRUARY_6_24, FEBRUARY_21_24),
+        *(JANUARY_17_24, FEBRUARY_6_24, FEBRUARY_27_24),
         *(MARCH_8_24, APRIL_26_24, MAY_18_24, OCTOBER_31_24, JANUARY_7_25, TODAY),
     )
 }
 ERAS: dict[str, Era] = {era.date: era for era in (MARCH_19, MARCH_30, MARCH_31, APRIL_30, MAY_19, AUGUST_21)}
+_NOT_KEPT = (  # days of GGUF whose bytes are not reproduced
+    ("2023-09-05", "2023-09-06", "what follows a q6_K block of zeros was written as zeros, which is not reproduced"),
+    ("2024-02-21", "2024-02-27", "rows that blocks don't divide became an iq4_nl that is not reproduced"),
+)
 DEFAULT_ERA = MARCH_31.date
 GGUF_ERA = AUGUST_21.date  # GGUF came the same day, with the same bytes; today's llama.cpp still reads and writes them
 
@@ -232,7 +236,7 @@ def quantizing_era(era: str | Era) -> Era:
         era: "2023-05-19", "2024-06-10", "today".
 
     Raises:
-        UsageError: no such era.
+        UsageError: no such era, or days whose bytes are not reproduced.
 
     >>> quantizing_era("2024-06-10").date, quantizing_era("today").date
     ('2024-05-18', '2026-10')
@@ -241,6 +245,9 @@ def quantizing_era(era: str | Era) -> Era:
         return era_of(era)
     if era in ("today", TODAY.pin):
         return TODAY
+    for first, end, why in _NOT_KEPT:
+        if first <= era < end:
+            raise UsageError(f"from {first} to {end} {why}; name a date before or after")
     if re.fullmatch(r"20\d\d-\d\d(-\d\d)?", era) and AUGUST_22.date <= era:
         return max(record for record in GGUF_ERAS.values() if record.date <= era)
     dates = f"{', '.join(ERAS)}, and of GGUF any date from {AUGUST_22} on, or today"

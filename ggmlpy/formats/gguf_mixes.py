@@ -17,7 +17,7 @@ from ggmlpy.files.errors import ShapeError, UsageError
 
 from .eras import (
     APRIL_26_24,
-    FEBRUARY_21_24,
+    FEBRUARY_27_24,
     JANUARY_7_25,
     JANUARY_11_24,
     JANUARY_16_24,
@@ -204,7 +204,7 @@ _FINE = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s")
 #: what a type becomes whose blocks don't divide a row: from an era on
 FALLBACKS: dict[Era, dict[str, str]] = {
     OCTOBER_28: {"q2_K": "q4_1", "q3_K": "q4_1", "q4_K": "q5_0", "q5_K": "q5_1", "q6_K": "q8_0"},
-    FEBRUARY_21_24: dict.fromkeys((*_FINE, "q2_K", "q3_K", "iq4_xs"), "iq4_nl"),
+    FEBRUARY_27_24: dict.fromkeys((*_FINE, "q2_K", "q3_K", "iq4_xs"), "iq4_nl"),
     OCTOBER_31_24: dict.fromkeys(("tq1_0", "tq2_0"), "q4_0"),
     TODAY: dict.fromkeys(("q2_0", "q2_K", "q3_K"), "q4_0"),
 }
