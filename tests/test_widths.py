@@ -190,5 +190,5 @@ def test_in_a_pseudo_terminal_the_messages_fit_it(width: int, folder: Path) -> N
     command = [sys.executable, str(Path(cli.__file__)), "convert", str(folder / "f16.bin")]
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     text = run_in_a_terminal(command, environment, width=width, code=3)
-    assert "error: " in text
+    assert "error:" in text
     assert not too_wide(text, width)

@@ -360,10 +360,9 @@ def rows_kernel(name: str) -> Callable:
 
     def quantize_blocks(rows, importance, weighted, points, tables, out):
         failures, memory = 0, np.zeros((3, QK_K), np.float32)
-        xv, w, wa = memory
         xv_at, w_at, wa_at = [np.int64(memory[k].ctypes.data) for k in range(3)]
+        xv, w, wa = memory
         work, levels = np.zeros((run + 19, LANES), np.float32), np.empty(run, np.uint8)
-        numbers = np.int64(work.ctypes.data)
         scales, signs, indices = np.empty(runs, np.float32), np.empty(32, np.uint8), np.empty(64, np.int32)
         codes, live, fit = np.empty(runs, np.int32), np.empty(runs, np.bool_), np.zeros((4, run, LANES), np.float32)
         for block in range(rows.shape[0]):
@@ -376,6 +375,7 @@ def rows_kernel(name: str) -> Callable:
             take_signs(x, w, even, xv, signs)
             if fits:
                 fit_codes(xv, w, top + 2, fit)
+            numbers = np.int64(work.ctypes.data)  # asked for in every round, so that the array outlives it
             for k in range(runs):
                 some, at = signs[run // 8 * k : run // 8 * k + run // 8], 4 * run * k
                 scales[k], failed = search(

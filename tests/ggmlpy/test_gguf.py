@@ -366,13 +366,13 @@ def test_a_stated_alignment_and_unknown_tensors_are_kept(tmp_path):
         metadata = {"general.alignment": Value("u32", 64), **model.metadata}
         f32 = types_of("gguf", 3)[0]
         extra = OutTensor("rope_freqs.weight", f32, (8,), lambda: [np.ones(8, "<f4")])
-        experts = OutTensor("blk.0.x_exps.weight", f32, (2, 3, 32), lambda: [np.arange(192, dtype="<f4")])
-        tensors = [extra, experts, *map(out_tensor, model.tensors.values())]
+        stacked = OutTensor("blk.0.x_stack.weight", f32, (2, 3, 32), lambda: [np.arange(192, dtype="<f4")])
+        tensors = [extra, stacked, *map(out_tensor, model.tensors.values())]
         write_gguf(tmp_path / "b.gguf", metadata, [replace(t, name=gguf_name(t.name)) for t in tensors])
     to_gguf(tmp_path / "b.gguf", tmp_path / "c.gguf")
     assert (tmp_path / "c.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
     quantize_file(tmp_path / "b.gguf", tmp_path / "q.gguf", "q8_0", "2023-08-21")
-    kept = open_gguf(tmp_path / "q.gguf").tensors["blk.0.x_exps.weight"].data
+    kept = open_gguf(tmp_path / "q.gguf").tensors["blk.0.x_stack.weight"].data
     assert bytes(kept) == np.arange(192, dtype="<f4").tobytes()
     assert verify_files(tmp_path / "q.gguf", tmp_path / "b.gguf").verdict == "identical bytes"
     with pytest.raises(UnsupportedError, match=r"ggjt v3 has no place for tensor 'rope_freqs.weight'"):
