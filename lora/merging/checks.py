@@ -271,8 +271,12 @@ def _home_of_tokenizer(
 
 
 def _json_home(links: Sequence[Link]) -> GgmlVocabulary | None:
-    """A tokenizer.json, the last along the chain, as LLaMA 3 has; rows beyond its tokens are the model's own."""
-    folders = [link.path if link.path.is_dir() else link.path.parent for link in reversed(links)]
+    """A tokenizer.json, the last along the chain, as LLaMA 3 has; rows beyond its tokens are the model's own.
+
+    What lies beside an adapter's archive is not the adapter's.
+    """
+    base, *adapters = (link.path for link in links)
+    folders = [*(path for path in reversed(adapters) if path.is_dir()), base if base.is_dir() else base.parent]
     for path in (folder / "tokenizer.json" for folder in folders):
         if path.is_file():
             pieces = tuple((piece, 0.0) for piece in JsonTokenizer(path).pieces)
