@@ -26,7 +26,7 @@ from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import UsageError
 
 from .model import Lora
-from .prepared import PreparedData, open_prepared
+from .prepared import PreparedData, open_prepared, rows_without_target
 from .recipe import MODULES, StageNumbers, split_modules
 
 __all__ = ["differences", "export_stage"]
@@ -79,15 +79,16 @@ def export_stage(
         What will differ, in sentences.
 
     Raises:
-        UsageError: the batch cannot be shared out over the cards.
+        UsageError: the batch cannot be shared out over the cards, or no row has a token to learn.
         FormatError: not prepared data, or damaged.
     """
     accumulation, rest = divmod(stage.batch, stage.rows * n_cards)
     if rest or not accumulation:
         raise UsageError(f"an update of {stage.batch} rows cannot be shared out over {n_cards} cards of {stage.rows}")
     folder, told = Path(output), differences(stage)
-    folder.mkdir(parents=True, exist_ok=True)
     with open_prepared(data) as prepared:
+        rows_without_target(prepared)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, rows in ((ROWS, prepared.train), (HELD_OUT, prepared.validation)):
             if len(rows):
                 _write_rows(folder / name, prepared, rows.tolist(), progress)

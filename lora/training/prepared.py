@@ -32,7 +32,7 @@ from llama_ref.checkpoint.weights import is_safetensors
 from .data import Batch, Document, stack
 from .order import torch_order
 
-__all__ = ["KIND", "Blocks", "PreparedData", "is_prepared", "open_prepared"]
+__all__ = ["KIND", "Blocks", "PreparedData", "is_prepared", "open_prepared", "rows_without_target"]
 
 KIND = "ggmlpy prepared training data"
 TENSORS: dict[str, tuple[str, ...]] = {  # and the types they may have
@@ -183,6 +183,23 @@ def is_prepared(path: str | os.PathLike[str]) -> bool:
     return kind is not None and kind.name == "safetensors" and int.from_bytes(first[:8], "little") < size
 
 
+def rows_without_target(data: PreparedData) -> int:
+    """How many rows to train on have no token to learn.
+
+    Raises:
+        UsageError: there is no row, or none has one.
+    """
+    if not len(data.train):
+        raise UsageError(f"{data.path} has no row to train on")
+    without = int((data.targets[data.train] == 0).sum())
+    if without == len(data.train):
+        raise UsageError(
+            f"{data.path} has no token to learn: each row, of at most {data.longest} tokens, ends before its answer"
+            " begins; prepare longer rows (--length)"
+        )
+    return without
+
+
 class Blocks:
     """Batches of prepared rows, each row one document; padded on the right to the longest of the batch.
 
@@ -200,14 +217,7 @@ class Blocks:
     """
 
     def __init__(self, data: PreparedData, *, rows: int, seed: int = 0, epoch_end: str = "carried over") -> None:
-        if not len(data.train):
-            raise UsageError(f"{data.path} has no row to train on")
-        self.without_target = int((data.targets[data.train] == 0).sum())
-        if self.without_target == len(data.train):
-            raise UsageError(
-                f"{data.path} has no token to learn: each row, of at most {data.longest} tokens, ends before its answer"
-                " begins; prepare longer rows (--length)"
-            )
+        self.without_target = rows_without_target(data)
         self.data, self.rows, self.seed, self.epoch_end = data, rows, seed, epoch_end
         self.n_batches = -(-len(data.train) // rows)  # of an epoch
         self._epoch, self._order = -1, np.empty(0, np.int64)

@@ -102,13 +102,20 @@ def test_records_are_the_originals(golden: Golden, tmp_path: Path) -> None:
         assert [data.labels(number).tolist() for number in data.train] == wanted["labels"]
 
 
-def test_a_prompt_that_fills_the_row_leaves_no_target(golden: Golden, tmp_path: Path) -> None:
+def test_a_prompt_that_fills_the_row_leaves_no_target(
+    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     long, vocabulary = golden("recipe/data/long.json"), tokenizer(golden, "tokenizer-alpaca")
     prepare_data([long], vocabulary, tmp_path / "out.safetensors", Preparation("records", length=64))
     with open_prepared(tmp_path / "out.safetensors") as data:
         assert set(data.labels(0).tolist()) == {IGNORED}
         with pytest.raises(UsageError, match="has no token to learn: each row, of at most 64 tokens, ends before"):
             Blocks(data, rows=1)
+    data, output = str(tmp_path / "out.safetensors"), str(tmp_path / "export")
+    words = ["train", "export", data, "--stage", "instruct", "--cards", "4", "-o", output]
+    assert cli.main(words) == 2
+    assert "has no token to learn" in capsys.readouterr().err
+    assert not (tmp_path / "export").exists()
 
 
 def test_rows_that_teach_nothing_are_counted(
