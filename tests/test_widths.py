@@ -183,11 +183,12 @@ def test_elsewhere_an_error_is_one_line(folder: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
 @pytest.mark.parametrize("width", WIDTHS)
-def test_in_a_pseudo_terminal_the_messages_fit_it(width: int, folder: Path) -> None:
-    """stderr is the terminal; stdout is a file, which has no width."""
+def test_in_a_pseudo_terminal_the_messages_fit_it(width: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """stderr is the terminal; stdout is a file, which has no width. A path is not broken, so it is a short one."""
+    monkeypatch.chdir(folder)
     from tests.ggmlpy.test_compiling import on_a_terminal as run_in_a_terminal
 
-    command = [sys.executable, str(Path(cli.__file__)), "convert", str(folder / "f16.bin")]
+    command = [sys.executable, str(Path(cli.__file__)), "convert", "f16.bin"]
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     text = run_in_a_terminal(command, environment, width=width, code=3)
     assert "error:" in text
