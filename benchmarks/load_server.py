@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -281,6 +282,8 @@ class Running:
             if not line:
                 sys.exit("the server did not start")
         self.address = found[1]
+        stream = self.process.stderr
+        threading.Thread(target=lambda: list(stream or ()), daemon=True).start()  # a full pipe would hold it
 
     def __enter__(self) -> Running:
         return self

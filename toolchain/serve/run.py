@@ -70,7 +70,7 @@ def serve(models: Sequence[Served], settings: Settings, started: Callable[[str],
     config = uvicorn.Config(
         app,
         http=Impatient,
-        log_level="info" if settings.verbose else "warning",
+        log_level="info" if settings.verbose else "error",  # strangers' nonsense would fill the log
         access_log=settings.verbose,
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=30,
