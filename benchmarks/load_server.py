@@ -276,14 +276,15 @@ class Running:
     def __init__(self, *options: str) -> None:
         command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", *options]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        said = self.process.stderr
+        assert said is not None
         line = ""
         while not (found := re.search(r"at (http://\S+)", line)):
-            line = self.process.stderr.readline()  # type: ignore[union-attr]
+            line = said.readline()
             if not line:
                 sys.exit("the server did not start")
         self.address = found[1]
-        stream = self.process.stderr
-        threading.Thread(target=lambda: list(stream or ()), daemon=True).start()  # a full pipe would hold it
+        threading.Thread(target=lambda: list(said), daemon=True).start()  # a full pipe would hold it
 
     def __enter__(self) -> Running:
         return self

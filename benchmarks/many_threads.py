@@ -1,7 +1,7 @@
 """How evaluation, ``quantize`` and ``merge`` gain from threads, on the machine at hand.
 
-    python benchmarks/many_threads.py /tmp/models                        # 1, 4, 8 … threads, a few minutes
-    python benchmarks/many_threads.py /tmp/models --seconds 150 --types q4_0,f16
+    python benchmarks/many_threads.py models                        # 1, 4, 8 … threads, a few minutes
+    python benchmarks/many_threads.py models --seconds 150 --types q4_0,f16
 
 Models of random weights in LLaMA-7B's shape with eight layers, and a base with an adapter, are made in the folder once.
 A line is printed as soon as it is known. No row is begun after --seconds. `share` is the part of what the machine's

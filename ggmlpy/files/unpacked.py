@@ -24,9 +24,9 @@ def shown_as(
     Args:
         names: of a file in the folder -> inside the archive; a file without one is the archive itself.
 
-    >>> with shown_as("/tmp/x", "lora.zip", {"config.json": "a/config.json"}):
-    ...     shown("/tmp/x/config.json"), shown("/tmp/x/other"), shown("/tmp/y"), archive_for("see /tmp/x/config.json!")
-    ('lora.zip!a/config.json', 'lora.zip', '/tmp/y', 'see lora.zip!')
+    >>> with shown_as("there", "lora.zip", {"config.json": "a/config.json"}):
+    ...     shown("there/config.json"), shown("there/other"), shown("other"), archive_for("see there/config.json!")
+    ('lora.zip!a/config.json', 'lora.zip', 'other', 'see lora.zip!')
     """
     _SOURCES[os.fspath(folder)] = os.fspath(archive), names
     try:

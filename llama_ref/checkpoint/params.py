@@ -28,11 +28,13 @@ from ggmlpy.formats.model_params import META_LLAMA3, ModelParams, RopeScaling, f
 
 __all__ = [
     "config_json",
+    "kind_of_scaling",
     "params_json",
     "params_of_huggingface",
     "params_of_meta",
     "read_config_json",
     "read_params_json",
+    "rope_of",
 ]
 
 N = TypeVar("N", int, float)
@@ -252,8 +254,7 @@ _OF_ROPE = {key for key, _ in _ROPE_KEYS.values()} | {"type", "rope_type", "rope
 
 def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
     """What ``config.json`` says that no result here depends on yet: None where it is missing or of another type."""
-    rope = record.get("rope_scaling") or record.get("rope_parameters")
-    rope = rope if isinstance(rope, dict) else {}
+    rope = rope_of(record)
     theta = _number(rope, "rope_theta", float)
     eos = record.get("eos_token_id")
     dtype = record.get("dtype", record.get("torch_dtype"))
@@ -274,6 +275,13 @@ def _carried(record: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": dtype if isinstance(dtype, str) else None,
         "other": {**_others(record, _CONFIG_KEYS), **_beside_scaling(rope)},
     }
+
+
+def rope_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What ``config.json`` says of the rotary embedding: ``rope_scaling`` (to transformers 4) if it says anything, or
+    else ``rope_parameters`` (since 5)."""
+    rope = record.get("rope_scaling") or record.get("rope_parameters")
+    return rope if isinstance(rope, dict) else {}
 
 
 def _check_rope(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
@@ -297,12 +305,13 @@ def _beside_scaling(rope: Mapping[str, Any]) -> dict[str, Any]:
     """What ``rope_parameters`` says beside the base and the scaling: how much of a head is rotated, and what nothing
     here understands."""
     part = {_ROTATED: rope[_ROTATED]} if _ROTATED in rope else {}
-    if _kind_of_scaling(rope) is not None:
+    if kind_of_scaling(rope) is not None:
         return part  # what else it says is kept with the scaling
     return {**part, **{f"rope_parameters.{key}": value for key, value in _others(rope, _OF_ROPE).items()}}
 
 
-def _kind_of_scaling(rope: Mapping[str, Any]) -> str | None:
+def kind_of_scaling(rope: Mapping[str, Any]) -> str | None:
+    """How positions are scaled, in either spelling; None: not at all."""
     kind = rope.get("rope_type", rope.get("type", "default"))
     return kind if isinstance(kind, str) and kind != "default" else None
 
@@ -314,7 +323,7 @@ def _rope_scaling(rope: Mapping[str, Any], longest: int | None) -> RopeScaling |
         longest: the longest context, which counts as the original one where none is said in there; what stands
             outside is nothing that transformers looks at.
     """
-    kind = _kind_of_scaling(rope)
+    kind = kind_of_scaling(rope)
     if kind is None:
         return None
     said: dict[str, Any] = {name: _number(rope, key, number) for name, (key, number) in _ROPE_KEYS.items()}

@@ -29,7 +29,6 @@ from ggmlpy.machine.vectors import (
     mad,
     nothing,
     op,
-    prefetch,
     spread,
     store_as,
     zero_bytes,
@@ -40,7 +39,7 @@ from .layouts import EVEN, FIRST, GROUP, GROUP_BYTES, LEAST_ZERO, ODD, SCALE, SE
 from .matrix_functions import put
 from .panel_products import put_rows
 from .row_products import make_row_dots
-from .side_by_side import scales_of_rows, unsigned_codes
+from .side_by_side import make_fetch, scales_of_rows, unsigned_codes
 
 __all__ = ["make_few", "sum_chains"]
 
@@ -104,13 +103,7 @@ def sum_chains(b: ir.IRBuilder, a: Any, apart: Any) -> Any:
 def make_few(layout: Layout) -> Any:
     """The function `Product.few` of a layout."""
     add_block, (row_dot, _) = make_add_block(layout), make_row_dots(layout)
-    size, group_size = layout.size, GROUP * layout.size
-
-    @op(nothing, address)
-    def fetch_next(b: ir.IRBuilder, a: Any) -> None:
-        """Ask for a sixteenth of what follows, into the second-level cache, while there is enough to multiply."""
-        for offset in range(0, group_size, 64):
-            prefetch(b, at(b, a, offset), 2)
+    size, group_size, fetch_next = layout.size, GROUP * layout.size, make_fetch(GROUP * layout.size)
 
     @compiled
     def sixteen_rows(p, row_bytes, n_blocks, n, records, stride, sums):

@@ -33,7 +33,6 @@ from ggmlpy.machine.vectors import (
     mad,
     nothing,
     op,
-    prefetch,
     spread,
     store_as,
     sub,
@@ -43,7 +42,7 @@ from ggmlpy.machine.vectors import (
 from .blocks import times_zero
 from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, START_ZERO
 from .panel_products import put_rows
-from .side_by_side import halves_of_rows
+from .side_by_side import halves_of_rows, make_fetch
 from .superblocks import Superblock
 
 __all__ = ["make_few"]
@@ -125,17 +124,12 @@ class FewVectors:
 def make_few(block: Superblock, rows_product: Any) -> Any:
     """The function `Product.few`. rows_product: `Product.rows`."""
     size, values = block.record.type_size, block.record.blck_size
+    fetch_next = make_fetch(GROUP * size)
 
     @op(nothing, address, integer, address, integer, integer, address)
     def add_block(b: ir.IRBuilder, p: Any, apart: Any, vectors: Any, stride: Any, n: Any, sums: Any) -> None:
         rows = [b.add(p, b.mul(apart, I64(row))) for row in range(GROUP)]
         FewVectors(b, block, vectors, stride, n, sums).add(rows)
-
-    @op(nothing, address)
-    def fetch_next(b: ir.IRBuilder, a: Any) -> None:
-        """Ask for a part of what follows, into the second-level cache, while there is enough to multiply."""
-        for offset in range(0, GROUP * size, 64):
-            prefetch(b, at(b, a, offset), 2)
 
     @compiled
     def few(base, cols, first, last, n, x, panel, sums, y, y_stride, accumulate):

@@ -18,12 +18,16 @@ from ggmlpy.machine.vectors import (
     I32,
     I32X16,
     I64,
+    address,
     at,
     constant,
     gather,
     join,
     load_as,
     look_up,
+    nothing,
+    op,
+    prefetch,
     shuffle,
     signed_byte,
     vector,
@@ -36,11 +40,26 @@ __all__ = [
     "columns_of_block",
     "columns_of_quarters",
     "halves_of_rows",
+    "make_fetch",
     "scales_at",
     "scales_of_rows",
     "signed_codes",
     "unsigned_codes",
 ]
+
+# Sixteen rows that follow.
+
+
+def make_fetch(size: int) -> Any:
+    """The operation that asks for some bytes, into the second-level cache, while there is enough to multiply."""
+
+    @op(nothing, address)
+    def fetch_next(b: ir.IRBuilder, a: Any) -> None:
+        for offset in range(0, size, 64):
+            prefetch(b, at(b, a, offset), 2)
+
+    return fetch_next
+
 
 # Scales.
 

@@ -86,7 +86,6 @@ def _scaling(value: Callable[[Any], Any], *types: str) -> Callable[[ModelParams]
 
 
 _BOTH = ("linear", "yarn")
-_WIDTHS_OF_HEADS = ("{}.attention.key_length", "{}.attention.value_length")
 _MODEL: tuple[_Row, ...] = (
     _Row("{}.block_count",                          "u32",    lambda p: p.n_layer),
     _Row("{}.context_length",                       "u32",    lambda p: p.context_length),
@@ -133,7 +132,7 @@ def all_metadata(folder: Folder, params: ModelParams, vocabulary: FoundVocabular
         "general.type": Value("string", b"model"),
         **dict(_sampling(folder)),
         **general_metadata(folder, total),
-        **dict(_numbers(params, _unsaid(folder, params))),
+        **dict(_numbers(params, set(unsaid_keys(json_object(folder, "config.json"))))),
         **_prefix(folder, params),
         **vocabulary.metadata,
         **special_metadata(folder, vocabulary.n_tokens if vocabulary.is_sentencepiece else None),
@@ -166,14 +165,6 @@ def _as_stored(folder: Folder, key: str, value: Value) -> Value:
             "a number has no place in GGUF", path=folder.path, field=key, expected=value.type, found=value.value
         )
     return Value("f32", float(np.float32(value.value))) if value.type == "f32" else value
-
-
-def _unsaid(folder: Folder, params: ModelParams) -> tuple[str, ...]:
-    """The rows that follow from numbers which neither config.json nor transformers states: Qwen 2's width of a head,
-    and whatever config.json leaves out where transformers refuses it."""
-    config = json_object(folder, "config.json")
-    widths = params.architecture != "qwen2" or config.get("head_dim") is not None
-    return (*unsaid_keys(config), *(() if widths else _WIDTHS_OF_HEADS))
 
 
 def _numbers(params: ModelParams, unsaid: Collection[str]) -> Iterator[tuple[str, Value]]:

@@ -1,14 +1,17 @@
 """Which configurations transformers refuses to read, and what is then left unsaid in the file.
 
-The converter asks transformers for the configuration, whose defaults stand in for what ``config.json`` does not say. If
-transformers refuses the file, the converter takes ``config.json`` as it stands, and what it does not say is not written
-(``load_hparams``). Seen of transformers 5.24 on configurations of llama, mistral, qwen2 and qwen3.
+The converter asks transformers for the configuration, whose defaults stand in for what ``config.json`` does not say;
+only for the width of a head in Qwen 2 it has none. If transformers refuses the file, the converter takes
+``config.json`` as it stands (``load_hparams``). A number that nobody says is not written. Seen of transformers 5.24 on
+configurations of llama, mistral, qwen2 and qwen3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from llama_ref.checkpoint.params import kind_of_scaling, rope_of
 
 __all__ = ["unsaid_keys"]
 
@@ -42,18 +45,13 @@ def unsaid_keys(config: Mapping[str, Any]) -> Iterator[str]:
     >>> list(unsaid_keys({"num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 1e4, "head_dim": 8}))
     ['{}.context_length']
     """
-    rope = _rope(config)
+    rope = rope_of(config)
     raw = _is_refused(config, rope)
-    if raw:
-        yield from (key for key, name in _SAID_BY.items() if config.get(name) is None)
+    names = _SAID_BY.values() if raw else ["head_dim"] if config.get("model_type") == "qwen2" else []
+    yield from (key for key, name in _SAID_BY.items() if name in names and config.get(name) is None)
     theta = rope.get("rope_theta", config.get("rope_theta"))
     if theta is None and (raw or "rope_theta" in rope or "rope_theta" in config):
         yield "{}.rope.freq_base"
-
-
-def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    rope = config.get("rope_scaling") or config.get("rope_parameters")
-    return rope if isinstance(rope, dict) else {}
 
 
 def _is_refused(config: Mapping[str, Any], rope: Mapping[str, Any]) -> bool:
@@ -63,7 +61,6 @@ def _is_refused(config: Mapping[str, Any], rope: Mapping[str, Any]) -> bool:
     dtype = config.get("dtype", config.get("torch_dtype"))
     if isinstance(dtype, str) and dtype not in _DTYPES:
         return True
-    kind = rope.get("rope_type", rope.get("type"))
-    if isinstance(kind, str) and any(key not in rope for key in _REQUIRED.get(kind, ())):
+    if any(key not in rope for key in _REQUIRED.get(kind_of_scaling(rope) or "", ())):
         return True
     return any(type(config[name]) is not kind for kind, names in _STRICT.items() for name in names if name in config)
