@@ -4,8 +4,7 @@ A model with such values computes nothing: they spread to every logit. Most come
 numbers left the range of f16, from memory or a disk that fails, or from a file that was cut and filled up.
 
 Looking costs little more than reading. In a block of codes only the scales can be such values, or be so large that a
-value overflows; and of numbers or scales seen as integers, the largest tell: NaN and infinity have an exponent of all
-ones, so that as signed integers the positive ones, as unsigned ones the negative ones come after every finite number.
+value overflows; and of numbers and scales their bits tell, see :mod:`ggmlpy.formats.finite_bits`.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError
+from ggmlpy.formats.finite_bits import INFINITY, reaches
 from ggmlpy.formats.model_file import ModelFile, as_blocks
 from ggmlpy.formats.out_tensor import OutTensor, out_tensor, row_chunks
 from ggmlpy.formats.tensor_types import TensorType
@@ -25,12 +25,6 @@ from ggmlpy.verify.tensors import decoded
 
 __all__ = ["NotFinite", "not_finite", "not_finite_problem", "not_finite_tensors", "not_finite_words"]
 
-INFINITY = {  # the bits of the infinity of each type of plain numbers; whole numbers have none
-    "f64": 0x7FF0_0000_0000_0000,
-    "f32": 0x7F80_0000,
-    "f16": 0x7C00,
-    "bf16": 0x7F80,
-}
 SCALES = ("d", "m", "dmin")
 LARGEST_SCALE = {  # the bits from which on a value of a block may not be finite
     "<f4": 0x7B800000,  # 2^120: codes are below 2^7, and a minimum may be added
@@ -103,19 +97,10 @@ def not_finite(tensor: OutTensor, progress: Callable[[int], object] | None = Non
 def _suspicious(blocks: NDArray[Any], record: TensorType) -> bool:
     """Whether any value may be NaN or infinite. Scales that are codes of their own kind have to be decoded."""
     if not record.quantized:
-        return record.name in INFINITY and _reaches(blocks, INFINITY[record.name])
+        return record.name in INFINITY and reaches(blocks, INFINITY[record.name])
     scales = [blocks[name] for name in SCALES if name in record.field_names]
     limits = [LARGEST_SCALE.get(scale.dtype.str, 0) for scale in scales]
-    return not scales or any(map(_reaches, scales, limits))
-
-
-def _reaches(numbers: NDArray[Any], limit: int) -> bool:
-    """Whether any number's magnitude, as bits, reaches a limit: two searches for a maximum, and no copy."""
-    size = numbers.itemsize
-    sign = 1 << (8 * size - 1)
-    return bool(numbers.size) and bool(
-        numbers.view(f"<u{size}").max() >= sign | limit or numbers.view(f"<i{size}").max() >= limit
-    )
+    return not scales or any(map(reaches, scales, limits))
 
 
 def not_finite_words(found: list[NotFinite]) -> str:

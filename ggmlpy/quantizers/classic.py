@@ -221,7 +221,7 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
     It works on a group of blocks in four sweeps: scales, codes, bytes, counting; each is a simple loop that LLVM turns
     into vector instructions. The function made takes the blocks ``x`` [n, blck_size] (float32, or f16 as uint16), the
     bytes to fill ``out`` [n, type_size], and ``sums`` (int64 [16]), to which
-    :func:`~ggmlpy.quantizers.histogram.count_codes` adds.
+    :func:`~ggmlpy.quantizers.histogram.count_codes` adds if codes are to be ``counted``.
     """
     signed, ranged = rule.scale == "signed", rule.scale == "range"
     steps, start, forgets = rule.steps, rule.start, rule.forgets
@@ -234,7 +234,7 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
     size, half = record.blck_size, record.blck_size // 2
     low_bits = np.int32(15 if five_bits else 255)
 
-    def quantize_blocks(x, out, sums):
+    def quantize_blocks(x, out, counted, sums):
         d, m, inverse = np.empty(GROUP, np.float32), np.zeros(GROUP, np.float32), np.empty(GROUP, np.float32)
         codes, pairs = np.empty((GROUP, size), np.uint8), np.empty((GROUP, half), np.uint8)
         planes = np.empty((4, GROUP * half // 32), np.uint64)
@@ -284,9 +284,10 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
                 for i in range(n):
                     fifth = fifth_bits(codes, i, size)
                     store_word(out, group + i, fifth_at, fifth)
-                    for j in range(half):
+                    for j in range(half if counted else 0):
                         pairs[i, j] = halved_codes(pairs[i, j], fifth, j, halves)
-            count_codes(pairs.reshape(-1), n * half, planes, sums)
+            if counted:
+                count_codes(pairs.reshape(-1), n * half, planes, sums)
 
     return quantize_blocks
 
@@ -295,20 +296,23 @@ def block_kernel(rule: Rule, record: TensorType) -> Callable:
 def _compiled(era: Era, record: TensorType, half_precision: bool) -> Callable:
     """The machine code of one row of ``RULES`` for rows of one float type (from Numba's cache on disk if it can be)."""
     element = types.uint16 if half_precision else types.float32
-    signature = types.void(types.Array(element, 2, "C", readonly=True), types.uint8[:, ::1], types.int64[::1])
+    signature = types.void(
+        types.Array(element, 2, "C", readonly=True), types.uint8[:, ::1], types.boolean, types.int64[::1]
+    )
     return kernel(block_kernel(RULES[era, record.name], record), signature)
 
 
-def classic_quantizer(era: Era, record: TensorType, half_precision: bool) -> Callable[..., NDArray[np.int64]]:
-    """The function (blocks float32 or float16 [n, blck_size], uint8 [n, type_size] to fill) -> histogram, int64 [16].
+def classic_quantizer(era: Era, record: TensorType, half_precision: bool) -> Callable[..., NDArray[np.int64] | None]:
+    """The function (blocks float32 or float16 [n, blck_size], uint8 [n, type_size] to fill, whether to count codes) ->
+    their histogram, int64 [16], or None.
 
     GGUF's quantizers of these types are those of 2023-08-21.
     """
     kernel = _compiled(AUGUST_21 if era.is_of_gguf else era, record, half_precision)
 
-    def fill(blocks: NDArray[Any], out: NDArray[Any]) -> NDArray[np.int64]:
+    def fill(blocks: NDArray[Any], out: NDArray[Any], counted: bool) -> NDArray[np.int64] | None:
         sums = np.zeros(16, np.int64)
-        kernel(blocks.view(np.uint16) if half_precision else blocks, out, sums)
-        return histogram_of(sums)
+        kernel(blocks.view(np.uint16) if half_precision else blocks, out, counted, sums)
+        return histogram_of(sums) if counted else None
 
     return fill

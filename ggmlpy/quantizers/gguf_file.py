@@ -20,6 +20,7 @@ from ggmlpy.files.ordered import Workers
 from ggmlpy.files.paths import refuse_overwriting
 from ggmlpy.formats.bfloat16 import bfloat16_of_converter
 from ggmlpy.formats.eras import Era
+from ggmlpy.formats.finite_bits import all_finite
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
 from ggmlpy.formats.out_tensor import OutTensor
@@ -174,7 +175,7 @@ def _as_floats(x: NDArray[Any], target: TensorType) -> NDArray[Any]:
 
 
 def _check_finite(source: SourceTensor, numbers: NDArray[Any], what: str) -> None:
-    if not np.isfinite(numbers).all():
+    if not all_finite(numbers):
         raise FormatError(
             f"tensor {source.name!r} {what}",
             field=source.name, cause="a damaged model (llama-quantize refuses it too)",

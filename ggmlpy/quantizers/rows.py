@@ -85,7 +85,8 @@ def quantize_rows(
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     out = np.empty((len(rows), row_bytes), np.uint8)
     if out.size:
-        seen = _quantizer(record, moment, _checked_importance(importance, x.shape[-1], moment))(rows, out)
+        weights, counted = _checked_importance(importance, x.shape[-1], moment), histogram is not None
+        seen = _quantizer(record, moment, weights, counted)(rows, out)
         if histogram is not None and seen is not None:
             histogram += seen
     return out.reshape(*x.shape[:-1], row_bytes)
@@ -103,8 +104,8 @@ def _checked_importance(
     return np.ascontiguousarray(importance, np.float32)
 
 
-def _quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32] | None) -> Quantizer:
-    """The function that makes an era's blocks of a type."""
+def _quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32] | None, counted: bool) -> Quantizer:
+    """The function that makes an era's blocks of a type, and counts their codes if it is asked to and they are."""
     if record.is_k_quant:
         return _k_quantizer(record, moment, importance)
     if record.name in LATER:
@@ -118,11 +119,11 @@ def _quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32] 
             kernel = weighted_quantizer(record, nothing_in(moment).symmetric)
         return lambda rows, out: kernel(rows.astype(np.float32, copy=False), importance, out)
 
-    def classic(rows: NDArray[Any], out: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def classic(rows: NDArray[Any], out: NDArray[np.uint8]) -> NDArray[np.int64] | None:
         blocks = rows.reshape(-1, record.blck_size)
         with _COMPILING:
             fill = classic_quantizer(moment, record, blocks.dtype == np.float16)
-        return fill(blocks, out.reshape(len(blocks), record.type_size))
+        return fill(blocks, out.reshape(len(blocks), record.type_size), counted)
 
     return classic
 
