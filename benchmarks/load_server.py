@@ -2,8 +2,9 @@
 
     python benchmarks/load_server.py                          # the demo model, 64 clients, 60 seconds
     python benchmarks/load_server.py --clients 16 --seconds 5
-    python benchmarks/load_server.py --address http://127.0.0.1:8000 --seconds 5      # the rates of any other server
-    python benchmarks/load_server.py -m model.bin --parallel 8                        # other options are those of serve
+    python benchmarks/load_server.py -m model.bin --parallel 8      # other options are those of serve
+    python benchmarks/load_server.py --beside 'llama-server -m model.gguf -t 2 --parallel 8 --port {port}' \\
+        -m model.gguf -t 2 --parallel 8 --queue 128                 # the same model in both, in turns
 
 Every question has a seed, and what a single client is told is what each client must be told. Meanwhile others read
 slowly, leave in the middle, send nonsense and large bodies, and hold idle connections. The client is a few lines on
@@ -17,15 +18,17 @@ import asyncio
 import json
 import random
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -47,10 +50,11 @@ class Question:
     max_tokens: int = 32
     stream: bool = False
 
-    def body(self, model: str) -> bytes:
+    @property
+    def body(self) -> bytes:
         prompt = f"### Instruction:\n\n{TEXTS[self.n % len(TEXTS)]}\n\n### Response:\n\n"
         return json.dumps(
-            {"model": model, "prompt": prompt, "seed": self.n, "max_tokens": self.max_tokens, "stream": self.stream}
+            {"prompt": prompt, "seed": self.n, "max_tokens": self.max_tokens, "stream": self.stream}
         ).encode()
 
 
@@ -67,13 +71,15 @@ class Client:
 
     host: str
     port: int
-    model: str = ""
     reader: Any = None
     writer: Any = None
+    last: bool = False  # whether the server closes the connection after its answer
 
     async def ask(self, question: Question) -> Reply:
-        status, parts = await self.post("/v1/completions", question.body(self.model))
+        status, parts = await self.post("/v1/completions", question.body)
         body = b"".join([part async for part in parts]).decode()
+        if self.last:
+            self.leave()
         if status != 200:
             return Reply(status, body)
         if not question.stream:
@@ -103,7 +109,7 @@ class Client:
 
     async def _answer(self) -> tuple[int, AsyncIterator[bytes]]:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
-        status = int(head.split()[1])
+        status, self.last = int(head.split()[1]), "connection: close" in head
         length = re.search(r"content-length: (\d+)", head)
         return status, self._whole(int(length[1])) if length else self._chunked()
 
@@ -147,13 +153,13 @@ class Tally:
 class Load:
     """A server at an address, and what it must answer."""
 
-    def __init__(self, address: str, model: str = "") -> None:
+    def __init__(self, address: str) -> None:
         host, port = re.fullmatch(r"http://([^:/]+):(\d+)/?", address).groups()  # type: ignore[union-attr]
-        self.place, self.model = (host, int(port)), model
+        self.place = host, int(port)
         self.expected: dict[int, str] = {}
 
     def client(self) -> Client:
-        return Client(*self.place, self.model)
+        return Client(*self.place)
 
     async def in_engine(self) -> float:
         """Answers that a server of ours is writing, or that wait for a place."""
@@ -199,7 +205,7 @@ class Load:
         client = self.client()
         try:
             with suppress(OSError, EOFError):
-                await client.post("/v1/completions", Question(2, max_tokens=200, stream=True).body(self.model))
+                await client.post("/v1/completions", Question(2, max_tokens=200, stream=True).body)
                 while await client.reader.read(64):
                     await asyncio.sleep(0.5)
         finally:
@@ -210,9 +216,7 @@ class Load:
         while True:
             client = self.client()
             with suppress(OSError, EOFError):
-                _, parts = await client.post(
-                    "/v1/completions", Question(3, max_tokens=200, stream=True).body(self.model)
-                )
+                _, parts = await client.post("/v1/completions", Question(3, max_tokens=200, stream=True).body)
                 await parts.__anext__()
             client.leave()
             await asyncio.sleep(0.05)
@@ -270,23 +274,13 @@ class Load:
                 raise task.exception()  # type: ignore[misc]
 
 
-class Running:
-    """A server of ours, started for this."""
+class Server:
+    """A server that was started for this."""
 
-    def __init__(self, *options: str) -> None:
-        command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", *options]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        said = self.process.stderr
-        assert said is not None
-        line = ""
-        while not (found := re.search(r"at (http://\S+)", line)):
-            line = said.readline()
-            if not line:
-                sys.exit("the server did not start")
-        self.address = found[1]
-        threading.Thread(target=lambda: list(said), daemon=True).start()  # a full pipe would hold it
+    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+        self.process, self.address = process, address
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Server:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -303,29 +297,71 @@ class Running:
         return float(times.user + times.system)
 
 
+class Running(Server):
+    """A server of ours, on a port that is free."""
+
+    def __init__(self, *options: str) -> None:
+        command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", *options]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        said = process.stderr
+        assert said is not None
+        line = ""
+        while not (found := re.search(r"at (http://\S+)", line)):
+            line = said.readline()
+            if not line:
+                sys.exit("the server did not start")
+        super().__init__(process, found[1])
+        threading.Thread(target=lambda: list(said), daemon=True).start()  # a full pipe would hold it
+
+
+class Other(Server):
+    """A server of someone else's, started by a command that has ``{port}`` where the number of the port belongs."""
+
+    def __init__(self, command: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        words = [word.replace("{port}", str(port)) for word in shlex.split(command)]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+        super().__init__(process, f"http://127.0.0.1:{port}")
+        while not asyncio.run(self._answers()):
+            if process.poll() is not None:
+                sys.exit(f"it ended with code {process.returncode}: {command}")
+            time.sleep(0.1)
+
+    async def _answers(self) -> bool:
+        """Whether it listens, and its model is loaded."""
+        try:
+            return (await Load(self.address).client().ask(Question(0, max_tokens=1))).status == 200
+        except (OSError, EOFError):
+            return False
+
+
 # ── what is measured ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def rates(load: Load, seconds: float, server: Running | None = None) -> dict[str, Any]:
-    """One client and eight, in turns: the medians of tokens a second, and of a second of the server's processor."""
-    found: dict[tuple[int, str], list[float]] = defaultdict(list)
-    for _ in range(5):
-        for count in (1, 8):
-            before = server.processor_seconds if server else 0.0
-            tally = await load.clients(count, seconds, streams=False)
-            found[count, "second"].append(tally["tokens_per_second"])
-            if server:
-                tokens, spent = tally["tokens_per_second"] * tally["seconds"], server.processor_seconds - before
-                found[count, "processor second"].append(tokens / spent)
-    figures: dict[str, Any] = {}
-    for kind in dict.fromkeys(kind for _, kind in found):
-        one, eight = (median(found[count, kind]) for count in (1, 8))
-        ratio = median(b / a for a, b in zip(found[1, kind], found[8, kind], strict=True))
-        figures[f"tokens a {kind}"] = {"one client": round(one), "eight": round(eight), "ratio": round(ratio, 2)}
-    return figures
+async def in_turns(servers: Mapping[str, Server], counts: Sequence[int], seconds: float, rounds: int) -> dict[str, Any]:
+    """Some numbers of clients at each server, one after the other, several times over: the medians."""
+    found: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
+    for _ in range(rounds):
+        for count in counts:
+            for name, server in servers.items():
+                before = server.processor_seconds
+                tally = await Load(server.address).clients(count, seconds, streams=False)
+                if tally["lost"]:
+                    sys.exit(f"{name} with {count} clients: {tally['lost']}")
+                spent = server.processor_seconds - before
+                figures = {key: tally[key] for key in ("tokens_per_second", "median_seconds", "slowest_seconds")}
+                figures["tokens_per_processor_second"] = (
+                    tally["tokens_per_second"] * tally["seconds"] / max(spent, 0.01)
+                )
+                found[name, count].append(figures)
+    return {
+        f"{name}, {count} clients": {key: round(median(each[key] for each in several), 3) for key in several[0]}
+        for (name, count), several in found.items()
+    }
 
 
-async def under_load(server: Running, load: Load, clients: int, seconds: float, idle: int) -> dict[str, Any]:
+async def under_load(server: Server, load: Load, clients: int, seconds: float, idle: int) -> dict[str, Any]:
     """Clients that behave, among those who do not: none may be lost or get another's answer, memory stays bounded."""
     await load.learn()
     before = server.memory
@@ -337,7 +373,7 @@ async def under_load(server: Running, load: Load, clients: int, seconds: float, 
     return figures
 
 
-async def drained(server: Running, load: Load, clients: int = 16) -> dict[str, Any]:
+async def drained(server: Server, load: Load, clients: int = 16) -> dict[str, Any]:
     """Asked to stop in the middle of answers, the server ends them and goes with code 0; later ones are refused."""
     asked = [asyncio.ensure_future(load.client().ask(Question(n, stream=bool(n % 2)))) for n in range(clients)]
     while await load.in_engine() + sum(task.done() for task in asked) < clients:
@@ -352,7 +388,7 @@ async def drained(server: Running, load: Load, clients: int = 16) -> dict[str, A
     return {**figures, "sound": right == clients and code == 0}
 
 
-async def killed(server: Running, load: Load) -> dict[str, Any]:
+async def killed(server: Server, load: Load) -> dict[str, Any]:
     """kill -9 in the middle of answers: no process, no listener and no file of the server's is left."""
     process = psutil.Process(server.process.pid)
     files = {each.path for each in process.open_files()}
@@ -377,16 +413,19 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--idle", type=int, default=1000, help="connections that say nothing")
-    parser.add_argument("--address", help="of a running server, whose rates alone are measured")
-    parser.add_argument("--model", default="", help="its name there")
+    parser.add_argument("--beside", metavar="COMMAND", help="another server to measure in turns with ours, and no more")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each rate is measured")
     args, options = parser.parse_known_args()
-    if args.address:
-        report("rates", asyncio.run(rates(Load(args.address, args.model), args.seconds)))
-        return 0
     options = options or ["--parallel", "8", "--queue", str(2 * args.clients)]
+    counts, seconds = dict.fromkeys((1, 8, args.clients)), min(args.seconds, 5.0)
     with Running(*options) as server:
+        others = {"other": Other(args.beside)} if args.beside else {}
+        with ExitStack() as stack:
+            servers = {"ours": server, **{name: stack.enter_context(other) for name, other in others.items()}}
+            report("rates", asyncio.run(in_turns(servers, list(counts), seconds, args.rounds)))
+        if args.beside:
+            return 0
         load = Load(server.address)
-        report("rates", asyncio.run(rates(load, min(args.seconds, 5.0), server)))
         held = report("load", asyncio.run(under_load(server, load, args.clients, args.seconds, args.idle)))
         ended = report("SIGTERM", asyncio.run(drained(server, load)))
     with Running(*options) as server:

@@ -4,7 +4,7 @@
     python benchmarks/make_model.py small.bin --n-embd 512 --n-layer 4 --type q8_0 --version 3
 
 The same arguments give the same bytes. Codes are uniform; scales are such that each layer keeps the size of what flows
-through it, so the numbers stay ordinary. Pieces of the vocabulary are " 0", " 1" …
+through it, so the numbers stay ordinary.
 """
 
 from __future__ import annotations
@@ -91,8 +91,14 @@ def random_model(
     for i, (name, rows, cols) in enumerate(matrices(h)):
         make = lambda type=types[name], rows=rows, cols=cols, i=i: random_rows(type, rows, cols, [seed, i])  # noqa: E731
         tensors.append(OutTensor(name, types[name], (rows, cols), make))
-    vocab = ((f" {i}".encode(), -float(i)) for i in range(h.n_vocab))
-    return write_model(path, container, version, h, vocab, tensors)
+    return write_model(path, container, version, h, pieces(h.n_vocab), tensors)
+
+
+def pieces(n_vocab: int) -> Iterator[tuple[bytes, float]]:
+    """The special tokens, every byte, and " 0", " 1" …: any text can be cut into these, by others' programs too."""
+    first = [b" \xe2\x81\x87 ", b"", b"", *(bytes([value]) for value in range(256))]
+    for i in range(n_vocab):
+        yield (first[i], 0.0) if i < len(first) else (f" {i - len(first)}".encode(), -float(i))
 
 
 def main() -> None:
