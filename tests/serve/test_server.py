@@ -56,28 +56,51 @@ def test_a_client_that_leaves_makes_room(server):
     assert server.chat(1)
 
 
-def test_whoever_sends_no_whole_request_is_cut_off(app, monkeypatch):
-    """Silence from the start, a head that never ends, and silence after an answer; who asks again stays."""
-    monkeypatch.setattr(Impatient, "patience", 0.3)
+@contextlib.contextmanager
+def connections_to(app: object) -> Iterator[tuple[uvicorn.Server, tuple[str, int]]]:
+    """An application behind the server's own handling of connections, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, http=Impatient, log_level="error", lifespan="off", timeout_keep_alive=60)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        silent, dripping, talking = (socket.create_connection(listener.getsockname(), 10) for _ in range(3))
+        try:
+            yield server, listener.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+def healthy(connection: socket.socket) -> bool:
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b'"ok"}'):
+        answer += connection.recv(4096)
+    return answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_small_packets_are_sent_at_once(app):
+    """Else a part of a stream would wait, up to 40 ms, until the client has confirmed the one before it."""
+    with connections_to(app) as (server, address), socket.create_connection(address, 10) as connection:
+        assert healthy(connection)
+        [one] = server.server_state.connections
+        option = one.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert option == 1
+
+
+def test_whoever_sends_no_whole_request_is_cut_off(app, monkeypatch):
+    """Silence from the start, a head that never ends, and silence after an answer; who asks again stays."""
+    monkeypatch.setattr(Impatient, "patience", 0.3)
+    with connections_to(app) as (_, address):
+        silent, dripping, talking = (socket.create_connection(address, 10) for _ in range(3))
         began = time.monotonic()
         for letter in (b"G", b"E", b"", b"", b"", b""):
             dripping.sendall(letter)
-            talking.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            answer = b""
-            while not answer.endswith(b'"ok"}'):
-                answer += talking.recv(4096)
+            assert healthy(talking)
             time.sleep(0.1)
         assert silent.recv(1) == dripping.recv(1) == b""
         assert talking.recv(1) == b"", "after its last request"
         assert time.monotonic() - began > 0.8
-        server.should_exit = True
-        thread.join(10)
 
 
 def test_a_stranger_needs_a_key_and_a_taken_port_is_told(server):

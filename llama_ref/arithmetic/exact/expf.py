@@ -52,6 +52,8 @@ def expf(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     x = np.asarray(values, np.float32)
     inside = (x <= EXP_OVERFLOW) & (x >= EXP_UNDERFLOW)
+    if inside.all():
+        return _inside(x)
     result = np.where(x > EXP_OVERFLOW, np.float32(np.inf), np.where(x < EXP_UNDERFLOW, np.float32(0), x))
     result[inside] = _inside(x[inside])
     return result
@@ -68,8 +70,11 @@ def _inside(x: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(under="ignore"):
         result = wide.astype(np.float32)
         low, high = (wide * (1 - FUSING_MATTERS)).astype(np.float32), (wide * (1 + FUSING_MATTERS)).astype(np.float32)
-    for i in np.flatnonzero((low != high) | (np.abs(np.abs(r) - 0.5) < NEAR_A_HALF)):
-        result[i] = _fused(float(x[i]))
+    unsure = low != high
+    unsure |= abs(r) > 0.5 - NEAR_A_HALF
+    if unsure.any():
+        for i in np.flatnonzero(unsure):
+            result[i] = _fused(float(x[i]))
     return result
 
 
