@@ -119,44 +119,6 @@ def test_a_stranger_needs_a_key_and_a_taken_port_is_told(server):
     assert "Traceback" not in words
 
 
-NGINX = """
-daemon off; error_log stderr; pid {folder}/pid;
-events {{}}
-http {{
-    access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
-    uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-    server {{ listen 127.0.0.1:{port}; {location} }}
-}}
-"""
-
-
-def test_the_reverse_proxy_of_the_page_about_it(tmp_path):
-    """The block of docs/serve.md, in nginx: a stream comes through, under a name that the server was told."""
-    nginx = shutil.which("nginx") or pytest.skip("nginx is not installed")
-    page = (ROOT / "docs" / "serve.md").read_text("utf-8")
-    location = re.search(r"^```nginx\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with Running("--allow-host", "chat.example.org") as behind:
-        location = location.replace("http://127.0.0.1:8080", behind.address)
-        (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path, port=port, location=location), "utf-8")
-        proxy = subprocess.Popen([nginx, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")])
-        try:
-            deadline = time.monotonic() + 20
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            for host, status in (("chat.example.org", 200), ("other.example.org", 403)):
-                body = {"messages": [{"role": "user", "content": "介绍北京"}], "stream": True, "max_tokens": 3}
-                address = f"http://127.0.0.1:{port}/v1/chat/completions"
-                assert httpx.post(address, json=body, headers={"host": host}, timeout=60).status_code == status
-        finally:
-            proxy.terminate()
-            proxy.wait(20)
-
-
 def test_the_page_about_it_says_what_works(server, capsys):
     """The blocks of docs/serve.md, at the address of this server."""
     page = (ROOT / "docs" / "serve.md").read_text("utf-8").replace("http://127.0.0.1:8080", server.address)
