@@ -7,8 +7,8 @@ bounded, and so is the memory that finished pieces occupy.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TypeVar
 
@@ -43,11 +43,11 @@ class Workers:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def ordered(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def ordered(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
         """``map(function, items)``, computed at most ``ahead`` results in advance.
 
         What ``function`` raises is raised where its result would have come; what has not begun by then is canceled, as
-        it is when the consumer stops early.
+        it is when the consumer stops early, and what has begun is waited for.
         """
         running: deque[Future[Result]] = deque()
         try:
@@ -58,5 +58,4 @@ class Workers:
             while running:
                 yield running.popleft().result()
         finally:
-            for future in running:
-                future.cancel()
+            wait([future for future in running if not future.cancel()])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import UsageError
+from ggmlpy.files.ordered import Workers
+from ggmlpy.files.segments import Segment, write_segments
 
 from .fields import Align, write
 from .gguf import ALIGNMENT, GGUF_MAGIC, records_of
 from .gguf_values import TYPE_IDS, Value
-from .out_tensor import OutTensor, write_chunks
+from .out_tensor import OutTensor, segments_of
 
 __all__ = ["gguf_size", "prefix", "write_gguf"]
 
@@ -23,6 +25,7 @@ def write_gguf(
     progress: Callable[[int], object] | None = None,
     *,
     version: int = 3,
+    workers: Workers | None = None,
 ) -> int:
     """Write a GGUF file and return its size.
 
@@ -31,6 +34,7 @@ def write_gguf(
         tensors: in the order of the file, with GGUF names.
         progress: called with the number of bytes after each chunk.
         version: 2 or 3, which differ in this number only.
+        workers: who makes and writes the tensors; by default one thread per processor.
 
     Raises:
         UsageError: a tensor does not have the promised size.
@@ -38,13 +42,17 @@ def write_gguf(
     """
     tensors = list(tensors)
     beginning, _ = prefix(metadata, tensors, version)
-    alignment = _alignment(metadata)
     with atomic_write(path, size=gguf_size(metadata, tensors)) as stream:
-        stream.write(beginning)
-        for tensor in tensors:
-            write_chunks(stream, tensor, progress)
-            stream.write(b"\0" * (-stream.tell() % alignment))
-        return stream.tell()
+        return write_segments(stream, _segments(beginning, _alignment(metadata), tensors, progress), workers)
+
+
+def _segments(
+    beginning: bytes, alignment: int, tensors: Iterable[OutTensor], progress: Callable[[int], object] | None
+) -> Iterator[Segment]:
+    yield Segment.of_bytes(beginning)
+    for tensor in tensors:
+        yield from segments_of(tensor, progress)
+        yield Segment.of_bytes(bytes(-tensor.nbytes % alignment))
 
 
 def gguf_size(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> int:

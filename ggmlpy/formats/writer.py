@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.errors import UsageError
+from ggmlpy.files.ordered import Workers
+from ggmlpy.files.segments import Segment, write_segments
 
 from .containers import CONTAINERS, Container, refuse_name
 from .fields import Number, write
 from .model_params import ModelParams
-from .out_tensor import OutTensor, write_chunks
+from .out_tensor import OutTensor, segments_of
 from .tensor_names import gguf_name
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def write_model(
     tensors: Iterable[OutTensor],
     progress: Callable[[int], object] | None = None,
     metadata: Mapping[str, Value] | None = None,
+    workers: Workers | None = None,
 ) -> int:
     """Write one file and return its size in bytes.
 
@@ -41,6 +44,7 @@ def write_model(
         tensors: in the order of the file; each one's bytes are asked for once.
         progress: called with the number of bytes after each chunk.
         metadata: of GGUF, all keys, in place of those that say ``hparams`` and ``vocab``.
+        workers: who makes and writes the tensors; by default one thread per processor.
 
     Raises:
         UsageError: the vocabulary or a tensor does not have the promised size, or a type does not exist there.
@@ -49,17 +53,25 @@ def write_model(
     if container == "gguf":
         from .gguf_writer import write_gguf
 
-        return write_gguf(path, *_as_gguf(version, hparams, vocab, tensors, metadata), progress)
+        return write_gguf(path, *_as_gguf(version, hparams, vocab, tensors, metadata), progress, workers=workers)
     refuse_name(path, container)
     declared = CONTAINERS[container]
     tensors = list(tensors)
     prefix = header_bytes(declared, version, hparams, vocab)
     with atomic_write(path, size=file_size(declared, len(prefix), tensors)) as stream:
-        stream.write(prefix)
-        for tensor in tensors:
-            stream.write(_tensor_header(declared, tensor, stream.tell()))
-            write_chunks(stream, tensor, progress)
-        return stream.tell()
+        return write_segments(stream, _segments(declared, prefix, tensors, progress), workers)
+
+
+def _segments(
+    container: Container, prefix: bytes, tensors: Iterable[OutTensor], progress: Callable[[int], object] | None
+) -> Iterator[Segment]:
+    yield Segment.of_bytes(prefix)
+    offset = len(prefix)
+    for tensor in tensors:
+        header = _tensor_header(container, tensor, offset)
+        yield Segment.of_bytes(header)
+        yield from segments_of(tensor, progress)
+        offset += len(header) + tensor.nbytes
 
 
 def written_size(

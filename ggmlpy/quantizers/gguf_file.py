@@ -1,14 +1,15 @@
 """A GGUF file quantized, byte for byte as llama-quantize of an era does it.
 
-What is to be made :mod:`ggmlpy.quantizers.gguf_plan` says. Rows stream through a few threads: a chunk is read,
-quantized, written, forgotten.
+What is to be made :mod:`ggmlpy.quantizers.gguf_plan` says. Rows stream through a few threads: each reads some,
+quantizes them, writes them to their place and forgets them.
 
 Source: src/llama-quant.cpp in llama.cpp (2026).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ggmlpy.formats.eras import Era
 from ggmlpy.formats.finite_bits import all_finite
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
-from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor, made_by_rows, when_whole
 from ggmlpy.formats.tensor_types import TensorType
 
 from .gguf_plan import (
@@ -39,8 +40,6 @@ from .gguf_plan import (
 from .reports import QuantizeReport, TensorReport
 
 __all__ = ["made_tensor", "quantize_gguf"]
-
-CHUNK_VALUES = 1 << 18
 
 Progress = Callable[[int, int], object]
 OnTensor = Callable[[QuantizeReport, int], object]
@@ -81,9 +80,9 @@ def quantize_gguf(
         streams = []
         for tensor in tensors:
             done = None if on_tensor is None else _finished(on_tensor, report, index)
-            streams.append(made_tensor(tensor, request.era, workers, done))
+            streams.append(made_tensor(tensor, request.era, done=done))
             index += 1
-        write_gguf(path, own_keys, streams, advance, version=request.era.version)
+        write_gguf(path, own_keys, streams, advance, version=request.era.version, workers=workers)
     return report
 
 
@@ -117,33 +116,30 @@ def _report_of(tensor: PlannedTensor) -> TensorReport:
 
 
 def made_tensor(
-    planned_tensor: PlannedTensor, era: Era, workers: Workers, done: Callable[[], object] | None = None
+    planned_tensor: PlannedTensor, era: Era, workers: Workers | None = None, done: Callable[[], object] | None = None
 ) -> OutTensor:
-    """The tensor to write, its bytes made when they are asked for."""
-    source = planned_tensor.source
+    """The tensor to write, its rows made when they are asked for.
 
-    def chunks() -> Iterator[NDArray[Any]]:
-        tasks = ((planned_tensor, era, start, stop) for start, stop in _pieces(planned_tensor))
-        yield from workers.ordered(lambda task: _made_rows(*task), tasks)
-        if done:
-            done()
+    Args:
+        workers: who computes, if it is only read from first to last.
+        done: called when all of it is written.
+    """
+    source = planned_tensor.source
+    n_rows, per_expert = math.prod(source.shape[:-1]), source.shape[-2] if len(source.shape) > 1 else 1
+
+    def rows(start: int, stop: int) -> NDArray[Any]:
+        firsts = range(start - start % per_expert, stop, per_expert)  # weights of columns differ from expert to expert
+        made = [_made_rows(planned_tensor, era, max(start, first), min(stop, first + per_expert)) for first in firsts]
+        return made[0] if len(made) == 1 else np.concatenate(made)
 
     n_ones = next((i for i, n in enumerate(source.shape[:-1]) if n != 1), len(source.shape) - 1)  # they are not written
-    return OutTensor(source.name, planned_tensor.target, source.shape[n_ones:], chunks)
-
-
-def _pieces(planned_tensor: PlannedTensor) -> Iterator[tuple[int, int]]:
-    """Ranges of rows, none of which crosses from one expert to the next."""
-    *outer, columns = planned_tensor.source.shape
-    rows = outer[-1] if outer else 1
-    step = max(1, CHUNK_VALUES // columns)
-    for first in range(0, int(np.prod(outer)), rows):
-        for start in range(first, first + rows, step):
-            yield start, min(start + step, first + rows)
+    taken = when_whole(n_rows, done) if done else None
+    shape = source.shape[n_ones:]
+    return made_by_rows(source.name, planned_tensor.target, shape, rows, workers=workers, taken=taken)
 
 
 def _made_rows(planned_tensor: PlannedTensor, era: Era, start: int, stop: int) -> NDArray[Any]:
-    """One task: rows ``start`` to ``stop`` in their new type."""
+    """Rows ``start`` to ``stop``, of one expert, in their new type."""
     from .rows import quantize_rows
 
     source, target, weights = planned_tensor.source, planned_tensor.target, planned_tensor.importance

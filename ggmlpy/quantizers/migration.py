@@ -9,8 +9,9 @@ if another type is named, values are dequantized and quantized anew; what that c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.multipart import MOST_PARTS, part_path, split_sizes
-from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor, made_by_rows
 from ggmlpy.formats.tensor_names import is_known, split_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named, types_of
 from ggmlpy.formats.vocabulary_names import size_of_vocabulary
@@ -49,26 +50,41 @@ class Loss:
 
     Attributes:
         source, target: the layouts.
-        rmse, max_error: over its values; 0 where codes were only reordered.
+        errors: of the rows from a number on: how many values, the sum of their squared errors, and the largest error.
+        n_values, squares, max_error, rmse: of all values; errors are 0 where codes were only reordered.
     """
 
     name: str
     source: str
     target: str
-    n_values: int = 0
-    squares: float = 0.0
-    max_error: float = 0.0
+    errors: dict[int, tuple[int, float, float]] = field(default_factory=dict)
+
+    @property
+    def n_values(self) -> int:
+        return sum(count for count, _, _ in self.errors.values())
+
+    @property
+    def squares(self) -> float:
+        return sum((self.errors[row][1] for row in sorted(self.errors)), 0.0)  # the same sum for any threads
+
+    @property
+    def max_error(self) -> float:
+        return max((largest for _, _, largest in self.errors.values()), default=0.0)
 
     @property
     def rmse(self) -> float:
-        return float(np.sqrt(self.squares / self.n_values)) if self.n_values else 0.0
+        return float(np.sqrt(self.squares / self.n_values)) if self.errors else 0.0
 
-    def add(self, before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        names = ("name", "source", "target", "n_values", "squares", "max_error", "rmse")
+        return {name: getattr(self, name) for name in names}
+
+    def add(self, row: int, before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
+        """Keep what became of rows from ``row`` on; any thread may say it."""
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(before.astype(np.float64) - after)
-        self.n_values += error.size
-        self.squares += float(np.square(error).sum())
-        self.max_error = max(self.max_error, float(error.max(initial=0.0)))
+        self.errors[row] = error.size, float(np.square(error).sum()), float(error.max(initial=0.0))
 
 
 @dataclass(frozen=True)
@@ -273,11 +289,11 @@ def _check_width(model: ModelFile) -> None:
 
 def _out(tensor: Tensor, target: TensorType, loss: Loss | None, part: int, n_parts: int) -> OutTensor:
     """The share of ``tensor`` that part ``part`` holds, in its new type."""
-    n_rows, n_cols = tensor.n_rows, tensor.n_cols
+    n_cols = tensor.n_cols
     counted = loss if part == 0 else None  # what every part converts is counted once
     axis = split_axis(tensor.name, len(tensor.shape)) if n_parts > 1 else None
     if axis is None:
-        return OutTensor(tensor.name, target, tensor.shape, lambda: _carried(tensor, target, counted, 0, n_rows))
+        return made_by_rows(tensor.name, target, tensor.shape, partial(_carried, tensor, target, counted))
     sizes = split_sizes(tensor.shape[axis], n_parts)
     block = target.blck_size if axis == 1 else 1
     if min(sizes) == 0 or any(size % block for size in sizes):
@@ -289,29 +305,25 @@ def _out(tensor: Tensor, target: TensorType, loss: Loss | None, part: int, n_par
     start = sum(sizes[:part])
     stop = start + sizes[part]
     if axis == 0:
-        return OutTensor(
-            tensor.name, target, (stop - start, n_cols), lambda: _carried(tensor, target, loss, start, stop)
-        )
+
+        def rows_from_start(a: int, b: int) -> NDArray[np.uint8]:
+            return _carried(tensor, target, loss, start + a, start + b)
+
+        return made_by_rows(tensor.name, target, (stop - start, n_cols), rows_from_start)
     columns = slice(target.row_bytes(start), target.row_bytes(stop))
 
-    def chunks() -> Iterator[NDArray[np.uint8]]:
-        for rows in _carried(tensor, target, counted, 0, n_rows):
-            yield np.ascontiguousarray(rows[:, columns])
+    def some_columns(a: int, b: int) -> NDArray[np.uint8]:
+        return _carried(tensor, target, counted, a, b)[:, columns]
 
-    return OutTensor(tensor.name, target, (n_rows, stop - start), chunks)
-
-
-def _carried(
-    tensor: Tensor, target: TensorType, loss: Loss | None, start: int, stop: int
-) -> Iterator[NDArray[np.uint8]]:
-    """Rows ``start`` to ``stop`` in the new type, a few megabytes at a time: uint8 [rows, row_bytes]."""
-    step = max(1, (1 << 22) // tensor.row_bytes)
-    for row in range(start, stop, step):
-        raw = tensor.read_rows(row, min(row + step, stop))
-        yield raw if tensor.type.layout == target.layout else _convert(raw, tensor.type, target, loss)
+    return made_by_rows(tensor.name, target, (tensor.n_rows, stop - start), some_columns)
 
 
-def _convert(raw: NDArray[np.uint8], source: TensorType, target: TensorType, loss: Loss | None) -> NDArray[np.uint8]:
+def _carried(tensor: Tensor, target: TensorType, loss: Loss | None, start: int, stop: int) -> NDArray[np.uint8]:
+    """Rows ``start`` to ``stop`` in the new type: uint8 [rows, row_bytes]."""
+    raw = tensor.read_rows(start, stop)
+    if tensor.type.layout == target.layout:
+        return raw
+    source = tensor.type
     blocks = np.ascontiguousarray(raw).view(source.block)  # [rows, blocks per row]
     before = dequantize(blocks, source)
     if repackable(source, target):
@@ -324,5 +336,5 @@ def _convert(raw: NDArray[np.uint8], source: TensorType, target: TensorType, los
             raise UsageError(f"no era's quantizer writes {target.layout}")
         out = quantize_rows(before, target.name, eras[0])
     if loss is not None:
-        loss.add(before, dequantize(out.reshape(len(raw), -1).view(target.block), target))
+        loss.add(start, before, dequantize(out.reshape(len(raw), -1).view(target.block), target))
     return out.reshape(len(raw), -1)

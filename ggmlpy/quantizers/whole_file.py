@@ -1,8 +1,8 @@
 """A whole model file quantized, as the ``quantize`` program of an era did it: same bytes, same printed figures.
 
-Rows stream through a few threads: a chunk is read, quantized, written, forgotten. Memory holds a handful of chunks,
-whatever the model's size. Era 2023-03-19 and 2023-03-30 quantized each part of a multi-part model on its
-own (quantize.py ran the program once a file); later eras read all parts and write one file.
+Rows stream through a few threads: each reads some, quantizes them, writes them to their place and forgets them. Memory
+holds a handful of pieces, whatever the model's size. Era 2023-03-19 and 2023-03-30 quantized each part of a multi-part
+model on its own (quantize.py ran the program once a file); later eras read all parts and write one file.
 
 Sources: quantize.cpp at llama.cpp da5303c1e; llama_model_quantize_internal in llama.cpp at ed3c680bc … dadbed99e.
 """
@@ -13,11 +13,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, ShapeError, UnsupportedError, UsageError
 from ggmlpy.files.ordered import Workers
@@ -29,7 +27,7 @@ from ggmlpy.formats.gguf_model import kept_metadata
 from ggmlpy.formats.model_file import ModelFile, Tensor
 from ggmlpy.formats.multipart import part_path
 from ggmlpy.formats.opening import is_gguf, open_model
-from ggmlpy.formats.out_tensor import OutTensor, out_tensor
+from ggmlpy.formats.out_tensor import OutTensor, out_tensor, when_whole
 from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.formats.writer import write_model
@@ -38,11 +36,9 @@ from .gguf_file import quantize_gguf
 from .gguf_plan import GgufOptions, request_of
 from .migration import derived_scores
 from .reports import QuantizeReport, TensorReport
+from .streamed import quantized_from
 
-__all__ = ["quantize_file", "quantized_rows"]
-
-# Values per task: 1 MB of f16 stays in a core's cache, and starting a task costs nothing beside it.
-CHUNK_VALUES = 1 << 19
+__all__ = ["quantize_file"]
 
 
 def quantize_file(
@@ -115,8 +111,8 @@ def quantize_file(
         total = report.target_bytes
         advance = None if progress is None else lambda size: progress(size, total)
         for path, plan in planned:
-            streams = _streams(plan, job, report, workers, on_tensor)
-            write_model(path, *container, hparams, vocab, streams, advance, metadata)
+            streams = _streams(plan, job, report, on_tensor)
+            write_model(path, *container, hparams, vocab, streams, advance, metadata, workers)
     return report
 
 
@@ -220,56 +216,14 @@ def _check(model: ModelFile, tensor: Tensor, target: TensorType | None, job: _Jo
 
 
 def _streams(
-    plan: Plan,
-    job: _Job,
-    report: QuantizeReport,
-    workers: Workers,
-    on_tensor: Callable[[QuantizeReport, int], object] | None,
+    plan: Plan, job: _Job, report: QuantizeReport, on_tensor: Callable[[QuantizeReport, int], object] | None
 ) -> Iterator[OutTensor]:
-    """The tensors to write, each with a generator of its bytes."""
+    """The tensors to write, each made of its rows when it is written."""
     for tensor, index in plan:
         outcome = report.tensors[index]
-
-        def chunks(tensor: Tensor = tensor, index: int = index, outcome: TensorReport = outcome) -> Iterator[Any]:
-            if outcome.copied:
-                yield from out_tensor(tensor).chunks()
-            else:
-                rows = RowSource(tensor)
-                yield from quantized_rows(rows, outcome.target, job.era, workers, outcome.histogram)
-            if on_tensor:
-                on_tensor(report, index)
-
-        yield OutTensor(tensor.name, outcome.target, tensor.shape, chunks)
-
-
-def quantized_rows(
-    source: RowSource,
-    target: TensorType,
-    era: Era,
-    workers: Workers,
-    histogram: NDArray[np.int64] | None = None,
-) -> Iterator[NDArray[Any]]:
-    """A tensor in its new type, a few rows at a time and in order: uint8 [rows, row_bytes]; f16, f32: floats
-    [rows, columns]. Codes are counted in ``histogram``, int64 [16]."""
-    tensor = source.tensor
-    step = max(1, CHUNK_VALUES // tensor.n_cols)
-    starts, counted = range(0, tensor.n_rows, step), histogram is not None
-    tasks = ((source, start, min(start + step, tensor.n_rows), target, era, counted) for start in starts)
-    for rows, counts in workers.ordered(lambda task: _quantize_rows(*task), tasks):
-        if histogram is not None and counts is not None:
-            histogram += counts
-        yield rows
-
-
-def _quantize_rows(
-    source: RowSource, start: int, stop: int, target: TensorType, moment: Era, counted: bool
-) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
-    """One task: rows ``start`` to ``stop`` quantized, and their histogram."""
-    from .rows import quantize_rows
-
-    histogram = np.zeros(16, np.int64) if counted else None
-    first = max(0, start - 1) if target.is_k_quant else start  # a k-quant's search sees the block before
-    x = source.floats(first, stop)  # [rows, columns] f32 or f16
-    if not target.quantized:
-        return x.astype(target.block), histogram
-    return quantize_rows(x, target.name, moment, histogram=histogram)[start - first :], histogram
+        taken = when_whole(tensor.n_rows, partial(on_tensor, report, index)) if on_tensor else None
+        if outcome.copied:
+            yield replace(out_tensor(tensor), taken=taken)
+        else:
+            source = RowSource(tensor)
+            yield quantized_from(source, outcome.target, job.era, histogram=outcome.histogram, taken=taken)

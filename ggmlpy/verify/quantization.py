@@ -32,7 +32,7 @@ from ggmlpy.formats.tensor_names import meta_name
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 from ggmlpy.quantizers.gguf_file import made_tensor
 from ggmlpy.quantizers.migration import derived_scores
-from ggmlpy.quantizers.whole_file import quantized_rows
+from ggmlpy.quantizers.streamed import quantized_from
 
 from .aspects import container_differences
 from .block_codes import FUSED, AgainstSource
@@ -40,7 +40,7 @@ from .gguf_quantization import GgufWay, find_way
 from .judge import Deviation, Expected, Explainer, OutputReport, Progress, settle, verify_model
 from .tensors import Found, decoded
 
-__all__ = ["ANOTHER_MIX", "quantization_deviations", "quantized_tensor", "verify_files"]
+__all__ = ["ANOTHER_MIX", "quantization_deviations", "verify_files"]
 
 CHUNK_VALUES = 1 << 20
 AHEAD = 8  # pieces made before they are compared
@@ -338,17 +338,8 @@ def quantized_model(source: ModelFile, file_type: FileType, era: Era, workers: W
     out = []
     for tensor in source.stored:
         target, rows = choose(tensor.name, tensor.shape, tensor.type), RowSource(tensor)
-        out.append(quantized_tensor(rows, target, era, workers) if target else out_tensor(rows.tensor))
+        out.append(quantized_from(rows, target, era, workers) if target else out_tensor(rows.tensor))
     return out
-
-
-def quantized_tensor(source: RowSource, target: TensorType, era: Era, workers: Workers) -> OutTensor:
-    """What an era's quantizer makes of one tensor, lazily."""
-
-    def chunks() -> Iterator[NDArray[Any]]:
-        yield from quantized_rows(source, target, era, workers)
-
-    return OutTensor(source.tensor.name, target, source.tensor.shape, chunks)
 
 
 def quantization_deviations(source: ModelFile, output: ModelFile, era: Era, workers: Workers) -> list[Deviation]:
@@ -368,7 +359,7 @@ def quantization_deviations(source: ModelFile, output: ModelFile, era: Era, work
             known = record.quantized and record.name in moment.type_names
             if not known or not _same_block(moment.type(record.name), record):
                 return None
-            made = quantized_tensor(rows, moment.type(record.name), moment, workers)
+            made = quantized_from(rows, moment.type(record.name), moment, workers)
             return replace(made, type=record)
 
         return make

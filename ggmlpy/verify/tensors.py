@@ -6,14 +6,15 @@ other, rows are read where they are needed (:class:`Found`). Nothing is held who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.formats.codes import unpack_codes
-from ggmlpy.formats.out_tensor import OutTensor, row_chunks
+from ggmlpy.formats.out_tensor import OutTensor, made_by_rows, row_chunks
 from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_types import TensorType
 
@@ -31,7 +32,6 @@ __all__ = [
     "writes_exactly",
 ]
 
-CHUNK_VALUES = 1 << 20
 
 Bytes = NDArray[np.uint8]
 
@@ -97,11 +97,9 @@ class Found(OutTensor):
     """A tensor of a file, read anywhere.
 
     Attributes:
-        row_of: ``row_of(start, stop)`` gives the bytes of these rows: uint8 [rows, row_bytes].
         offset: of its data in its file, if it lies there in one piece.
     """
 
-    row_of: Callable[[int, int], Bytes] = field(repr=False)
     offset: int | None = None
     path: str = ""
 
@@ -115,15 +113,14 @@ class Found(OutTensor):
         offset: int | None = None,
         path: str = "",
     ) -> Found:
-        """A tensor from its reader of rows."""
+        """A tensor from its reader of rows, which gives uint8 [rows, row_bytes]."""
+        made = made_by_rows(name, record, shape, row_of)
+        return cls(name, record, shape, made.chunks, row_of, offset=offset, path=path)
 
-        def chunks() -> Iterator[Bytes]:
-            n_rows = shape[0] if len(shape) == 2 else 1
-            step = max(1, CHUNK_VALUES // max(1, shape[-1]))
-            for start in range(0, n_rows, step):
-                yield row_of(start, min(start + step, n_rows))
-
-        return cls(name, record, shape, chunks, row_of, offset, path)
+    @property
+    def row_of(self) -> Callable[[int, int], Bytes]:
+        """``row_of(start, stop)`` gives the bytes of these rows: uint8 [rows, row_bytes]."""
+        return cast("Callable[[int, int], Bytes]", self.rows)
 
     @classmethod
     def of(cls, source: RowSource, path: str) -> Found:

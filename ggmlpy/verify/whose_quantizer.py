@@ -49,7 +49,7 @@ def explain(
     Args:
         progress: called with 0 after each tensor, so that a progress bar can show activity.
     """
-    from .quantization import quantized_tensor  # imports Numba: only where there is a source
+    from ggmlpy.quantizers.streamed import quantized_from  # imports Numba: only where there is a source
 
     counts: dict[str, int] = {}
     with Workers(None) as pool:
@@ -62,7 +62,7 @@ def explain(
                     or not (tensor.type.quantized and era.writes(tensor.type))
                 ):
                     continue
-                made = quantized_tensor(_Widened(source), tensor.type, era, pool)
+                made = quantized_from(_Widened(source), tensor.type, era, pool)
                 counts[era.date] = counts.get(era.date, 0) + writes_exactly(made, Found.of(RowSource(tensor), ""))
                 progress(0)
     return counts

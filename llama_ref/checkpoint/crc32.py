@@ -17,16 +17,20 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
+from functools import cache, lru_cache, reduce
 from typing import Any
 
 import numpy as np
 
-__all__ = ["crc32"]
+from ggmlpy.files.segments import Segment
+
+__all__ = ["RunningCrc", "crc32", "joined_crc"]
 
 SMALL = 1 << 20  # buffers below this are zlib's
 PATIENCE = 256 << 20  # bytes that zlib sums before loading numba and the kernel (half a second) pays
 BLOCK = 64  # bytes folded at a time
+POLYNOMIAL = 0xEDB88320  # P, reflected: the highest bit is that of x^0
 K1, K2 = 0x154442BD4, 0x1C6E41596  # x^(4*128+64), x^(4*128) modulo P, reflected
 _patience = PATIENCE
 
@@ -57,6 +61,60 @@ def crc32(data: Any, crc: int = 0) -> int:
     fold(state, array, n_blocks)
     rest = zlib.crc32(state, 0xFFFFFFFF)  # zlib inverts on the way in: this starts from a remainder of 0
     return zlib.crc32(view[n_blocks * BLOCK :], rest)
+
+
+def joined_crc(crc: int, following: int, n_bytes: int) -> int:
+    """The CRC of bytes that end with ``n_bytes`` whose own CRC is ``following``; ``crc`` is that of those before.
+
+    >>> joined_crc(zlib.crc32(b"spam"), zlib.crc32(b"eggs!"), 5) == zlib.crc32(b"spameggs!")
+    True
+    """
+    return _times(_power(8 * n_bytes), crc) ^ following if crc else following
+
+
+@lru_cache(maxsize=64)
+def _power(n: int) -> int:
+    """x^n modulo P."""
+    power, square = 1 << 31, 1 << 30  # x^0, x^1
+    while n:
+        power = _times(power, square) if n & 1 else power
+        square, n = _times(square, square), n >> 1
+    return power
+
+
+def _times(a: int, b: int) -> int:
+    """The product of two polynomials modulo P."""
+    product = 0
+    while a:
+        if a & 1 << 31:
+            product ^= b
+        a = a << 1 & 0xFFFFFFFF
+        b = b >> 1 ^ (POLYNOMIAL if b & 1 else 0)
+    return product
+
+
+class RunningCrc:
+    """The CRC of segments that follow each other, each computed by the thread that makes the segment."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, tuple[int, int]] = {}  # the CRC and the length of each
+        self._n = 0
+
+    def over(self, segment: Segment) -> Segment:
+        """The next segment, summed when it is made."""
+        index, self._n = self._n, self._n + 1
+
+        def make() -> memoryview:
+            data = segment.made()
+            self._parts[index] = crc32(data), data.nbytes
+            return data
+
+        return replace(segment, make=make)
+
+    @property
+    def value(self) -> int:
+        """That of all of them, once they are made."""
+        return reduce(lambda crc, index: joined_crc(crc, *self._parts[index]), range(self._n), 0)
 
 
 @cache

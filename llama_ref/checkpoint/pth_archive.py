@@ -19,16 +19,18 @@ Sources: caffe2/serialize/inline_container.cc; third_party/miniz; files of torch
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from functools import partial
 
-from .crc32 import crc32
+from ggmlpy.files.segments import Segment
+
+from .crc32 import RunningCrc
 from .pth_pickle import Tensor
 from .serialization_id import serialization_id
 from .torch_formats import Layout
 
-__all__ = ["Place", "archive_size", "end_records", "plan_archive", "write_archive"]
+__all__ = ["Place", "archive_segments", "archive_size", "end_records", "plan_archive"]
 
 _LIMIT32 = 0xFFFFFFFF
 _ALIGNMENT = 64
@@ -104,27 +106,49 @@ def archive_size(places: Sequence[Place]) -> int:
     return places[-1].end + sum(len(place.directory_entry(0)) for place in places) + 56 + 20 + 22
 
 
-def write_archive(
-    stream: BinaryIO, layout: Layout, places: Sequence[Place], pickle: bytes, tensors: Sequence[Tensor]
-) -> None:
-    """All records, the directory and the three end records."""
+def archive_segments(
+    layout: Layout,
+    places: Sequence[Place],
+    pickle: bytes,
+    tensors: Sequence[Tensor],
+    progress: Callable[[int], object] | None = None,
+) -> Iterator[Segment]:
+    """All records, the directory and the three end records, as segments of a file.
+
+    Args:
+        progress: called with the number of bytes when a segment of a tensor is written.
+    """
     fixed = {"data.pkl": pickle, "version": b"3\n", **dict(layout.first)}
-    crcs: list[int] = []
-    for place in places:
-        if place.name == ".data/serialization_id":
-            filled = [crc for written, crc in zip(places, crcs) if written.size]
-            fixed[place.name] = serialization_id([written.name for written in places[: len(crcs)]], filled)
+    sums = [RunningCrc() for _ in places]
+    for i, place in enumerate(places):
         key = place.name.removeprefix("data/")
-        content = tensors[int(key)].bytes() if key != place.name else [fixed[place.name]]
-        stream.write(place.local_header())
-        crc = 0
-        for piece in content:
-            crc = crc32(piece, crc)
-            stream.write(piece)
-        stream.write(place.descriptor(crc))
-        crcs.append(crc)
-    directory = b"".join(place.directory_entry(crc) for place, crc in zip(places, crcs, strict=True))
-    stream.write(directory + end_records(len(places), len(directory), places[-1].end))
+        content: Iterable[Segment]
+        if place.name == ".data/serialization_id":
+            content = [Segment(place.size, partial(_identified, places[:i], sums), late=True)]
+        else:
+            content = tensors[int(key)].segments(progress) if key != place.name else [_fixed(fixed[place.name])]
+        yield _fixed(place.local_header())
+        yield from map(sums[i].over, content)
+        yield Segment(len(place.descriptor(0)), partial(_descriptor, place, sums[i]), late=True)
+    yield Segment(archive_size(places) - places[-1].end, partial(_end, places, sums), late=True)
+
+
+_fixed = Segment.of_bytes
+
+
+def _identified(places: Sequence[Place], sums: Sequence[RunningCrc]) -> bytes:
+    filled = [crc.value for place, crc in zip(places, sums) if place.size]
+    return serialization_id([place.name for place in places], filled)
+
+
+def _descriptor(place: Place, crc: RunningCrc) -> bytes:
+    return place.descriptor(crc.value)
+
+
+def _end(places: Sequence[Place], sums: Sequence[RunningCrc]) -> bytes:
+    """The directory and what follows it."""
+    directory = b"".join(place.directory_entry(crc.value) for place, crc in zip(places, sums, strict=True))
+    return directory + end_records(len(places), len(directory), places[-1].end)
 
 
 def end_records(n: int, size: int, offset: int) -> bytes:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UsageError
+from ggmlpy.files.segments import Segment
 
 from .tensor import DTYPES, LazyTensor
 from .torch_formats import Layout
@@ -76,15 +78,23 @@ class Tensor:
             strides.append(strides[-1] * max(n, 1))
         return tuple(reversed(strides)) if self.shape else ()
 
-    def bytes(self) -> Iterator[memoryview]:
-        """The stored bytes, checked to be as many as the shape says."""
+    def segments(self, progress: Callable[[int], object] | None = None) -> Iterator[Segment]:
+        """The stored bytes, checked to be as many as the shape says.
+
+        Args:
+            progress: called with the number of bytes when a segment is written.
+        """
+        if isinstance(self.chunks, LazyTensor):
+            yield from self.chunks.segments(progress)
+            return
         left = self.nbytes
-        for chunk in self.chunks.chunks() if isinstance(self.chunks, LazyTensor) else self.chunks:
+        for chunk in self.chunks:
             piece = _flat(chunk)
             left -= len(piece)
             if left < 0:
                 break
-            yield piece
+            told = partial(progress, len(piece)) if progress else None
+            yield Segment(len(piece), piece.toreadonly, written=told)
         if left:
             raise ShapeError(
                 f"tensor {self.name!r} was announced with shape {list(self.shape)}, its chunks hold other bytes",

@@ -8,12 +8,14 @@ it by :mod:`.pth_archive`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 from ggmlpy.files.atomic import atomic_write
+from ggmlpy.files.ordered import Workers
+from ggmlpy.files.segments import write_segments
 
-from .pth_archive import archive_size, plan_archive, write_archive
+from .pth_archive import archive_segments, archive_size, plan_archive
 from .pth_pickle import Plain, Tensor, TensorToWrite, pickle_of
 from .torch_formats import Layout, layout_of, prefix_of
 
@@ -27,6 +29,8 @@ def write_pth(
     *,
     ordered: bool = False,
     beside: Mapping[str, Plain] | None = None,
+    progress: Callable[[int], object] | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Write what ``torch.save({name: tensor, ...}, path)`` writes, atomically.
 
@@ -40,6 +44,8 @@ def write_pth(
             as ``"1.13.1"``.
         ordered: save an OrderedDict, as a module's ``state_dict()`` is, rather than a plain dict.
         beside: save ``{"state_dict": {name: tensor, ...}, **beside}``.
+        progress: called with the number of bytes when a piece of a tensor is written.
+        workers: who makes and writes lazy tensors; by default one thread per processor.
 
     Raises:
         UsageError: an unknown ``torch_format``, a name given twice, a dtype that this torch does not have.
@@ -59,7 +65,7 @@ def write_pth(
     pickle, wanted = _pickled(tensors, layout, ordered, beside)
     places = plan_archive(prefix_of(path, layout), layout, len(pickle), wanted)
     with atomic_write(path, size=archive_size(places)) as stream:
-        write_archive(stream, layout, places, pickle, wanted)
+        write_segments(stream, archive_segments(layout, places, pickle, wanted, progress), workers)
 
 
 def _pickled(
@@ -78,7 +84,8 @@ def stream_pth(
     """
     layout = layout_of(torch_format)
     pickle, wanted = _pickled(tensors, layout, ordered)
-    write_archive(stream, layout, plan_archive(prefix_of(name, layout), layout, len(pickle), wanted), pickle, wanted)
+    places = plan_archive(prefix_of(name, layout), layout, len(pickle), wanted)
+    write_segments(stream, archive_segments(layout, places, pickle, wanted))
 
 
 def pth_size(

@@ -16,6 +16,7 @@ Source: github.com/huggingface/safetensors, README and safetensors/src/tensor.rs
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -39,6 +40,8 @@ from ggmlpy.files.errors import (
     UsageError,
 )
 from ggmlpy.files.kinds import FIRST_BYTES, lookalike
+from ggmlpy.files.ordered import Workers
+from ggmlpy.files.segments import Segment, write_segments
 
 from .tensor import DTYPES, LazyTensor
 
@@ -312,6 +315,7 @@ def write_safetensors(
     tensors: Iterable[LazyTensor],
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int], object] | None = None,
+    workers: Workers | None = None,
 ) -> int:
     """Write tensors to one file, a few megabytes at a time, and return its size.
 
@@ -320,6 +324,7 @@ def write_safetensors(
         tensors: in any order; the file's is the reference implementation's.
         metadata: texts for ``__metadata__``; transformers insists on ``{"format": "pt"}``.
         progress: called with the number of bytes after each piece.
+        workers: who makes and writes the tensors; by default one thread per processor.
 
     Raises:
         UsageError: a type that safetensors lacks, or a name given twice.
@@ -328,15 +333,11 @@ def write_safetensors(
     ordered = _in_file_order(path, tensors)
     header = _header_bytes(ordered, metadata or {})
     with atomic_write(path, size=len(header) + sum(tensor.nbytes for tensor in ordered)) as stream:
-        stream.write(header)
-        for tensor in ordered:
-            for chunk in tensor.chunks():
-                stream.write(chunk.data)
-                if progress:
-                    progress(chunk.nbytes)
+        segments = itertools.chain.from_iterable(tensor.segments(progress) for tensor in ordered)
+        size = write_segments(stream, itertools.chain([Segment.of_bytes(header)], segments), workers)
         stream.flush()
         _check_with_library(stream.name, path, {tensor.name for tensor in ordered})
-        return stream.tell()
+        return size
 
 
 def _check_with_library(written: str, path: str | os.PathLike[str], names: set[str]) -> None:

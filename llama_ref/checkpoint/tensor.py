@@ -18,6 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ggmlpy.files.errors import ShapeError, UsageError
+from ggmlpy.files.segments import Segment
+
+PANEL = 2 << 20  # bytes made at a time: they stay in a core's cache while adapters or casts pass over them
 
 __all__ = ["DTYPES", "ElementType", "LazyTensor", "widen_bfloat16"]
 
@@ -135,6 +138,14 @@ class LazyTensor:
         """Rows ``start:stop`` of the first axis in the tensor's own dtype; bfloat16 comes as float32."""
         return self._values(self.stored(start, stop))
 
+    def lines(self, start: int, stop: int) -> np.ndarray:
+        """Rows ``start:stop`` as GGML counts them, to which a vector is one row."""
+        return self._values(self.stored_lines(start, stop))
+
+    def stored_lines(self, start: int, stop: int) -> np.ndarray:
+        """The same, as the file holds them."""
+        return self.stored(start, stop) if len(self.shape) > 1 else self.stored()
+
     def numpy(self) -> np.ndarray:
         """The whole tensor in its own dtype; bfloat16 comes as float32. May be a read-only view of the file."""
         return self._values(self.stored())
@@ -150,19 +161,43 @@ class LazyTensor:
 
     def chunks(self, limit: int = 16 << 20) -> Iterator[np.ndarray]:
         """The stored bytes in order, as contiguous uint8 arrays of at most ``limit`` bytes (at least one row)."""
-        if not self.size:
-            return
-        n_rows = self.shape[0] if self.shape else 1
-        step = max(1, limit * n_rows // self.nbytes)
-        for start in range(0, n_rows, step):
-            piece = np.ascontiguousarray(self.stored(start, min(start + step, n_rows)))
+        for start, stop in self.row_ranges(limit):
+            piece = np.ascontiguousarray(self.stored(start, stop))
             yield piece.reshape(-1).view(np.uint8)
 
-    def in_panels(self, transform: Callable[[np.ndarray], np.ndarray], limit: int = 8 << 20) -> Iterator[np.ndarray]:
-        """``transform`` of panels of rows from first to last, each of at most ``limit`` bytes (at least one row)."""
-        step = max(1, limit * self.shape[0] // max(self.nbytes, 1))
-        for start in range(0, self.shape[0], step):
-            yield transform(self.rows(start, min(start + step, self.shape[0])))
+    def row_ranges(self, limit: int = PANEL) -> list[tuple[int, int]]:
+        """The rows from first to last, in ranges of at most ``limit`` bytes (at least one row)."""
+        if not self.size:
+            return []
+        n_rows = self.shape[0] if self.shape else 1
+        step = max(1, limit * n_rows // self.nbytes)
+        return [(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+    def segments(self, progress: Callable[[int], object] | None = None) -> Iterator[Segment]:
+        """The stored bytes as segments of a file.
+
+        Args:
+            progress: called with the number of bytes when a segment is written.
+        """
+        for start, stop in self.row_ranges():
+            yield self._segment(start, stop, progress)
+
+    def _segment(self, start: int, stop: int, progress: Callable[[int], object] | None) -> Segment:
+        size = self.nbytes // (self.shape[0] if self.shape else 1) * (stop - start)
+
+        def written() -> None:
+            self.taken(size)
+            if progress:
+                progress(size)
+
+        return Segment(size, lambda: self.stored(start, stop), written=written, of=f"tensor {self.name!r}")
+
+    def taken(self, nbytes: int) -> None:
+        """Told when the next so many of its bytes are written somewhere, or were read; nobody here wants to know."""
+
+    def lines_taken(self, start: int, stop: int) -> None:
+        """The same, told of lines."""
+        self.taken(self.nbytes * (stop - start) // (self.shape[0] if len(self.shape) > 1 else 1))
 
     def with_(self, **changes: object) -> LazyTensor:
         """A copy with some fields changed, such as ``name`` or ``source``."""

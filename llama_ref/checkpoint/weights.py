@@ -7,10 +7,10 @@ file with the wrong name is instead, its reader says.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
+from ggmlpy.files.ordered import Workers
 
 from .pth import PthFile, open_pth
 from .pth_writer import pth_size, write_pth
@@ -60,6 +60,7 @@ def write_weights(
     tensors: Sequence[LazyTensor],
     torch_format: str = "1.13",
     progress: Callable[[int], object] | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Write a weight file of the kind that its name says, atomically and a few megabytes at a time.
 
@@ -68,20 +69,13 @@ def write_weights(
         tensors: in the order of the model.
         torch_format: whose ``torch.save`` to follow for a ``.pth`` or ``.bin``: a key of :data:`.TORCH_FORMATS`.
         progress: called with the number of bytes after each piece.
+        workers: who makes and writes the tensors; by default one thread per processor.
 
     Raises:
         UsageError: an unknown ``torch_format``, a name given twice, a type that the file cannot hold.
         DiskSpaceError, OutputError: the file could not be written.
     """
     if is_safetensors(path):
-        write_safetensors(path, tensors, METADATA, progress)
-    elif progress is None:
-        write_pth(path, tensors, torch_format)
+        write_safetensors(path, tensors, METADATA, progress, workers)
     else:
-        write_pth(path, [(t.name, t.dtype, t.shape, _reported(t, progress)) for t in tensors], torch_format)
-
-
-def _reported(tensor: LazyTensor, progress: Callable[[int], object]) -> Iterator[np.ndarray]:
-    for chunk in tensor.chunks():
-        yield chunk
-        progress(chunk.nbytes)
+        write_pth(path, tensors, torch_format, progress=progress, workers=workers)

@@ -23,7 +23,6 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from ggmlpy.formats.containers import Container, container_named, container_of_n
 from ggmlpy.formats.eras import APRIL_30, AUGUST_21, DEFAULT_ERA, Era, era_of
 from ggmlpy.formats.model_params import ModelParams, find_n_mult, model_named
 from ggmlpy.formats.model_sizes import PUBLISHED_SIZES
-from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor, made_by_rows, when_whole
 from ggmlpy.formats.tensor_names import ggml_names, original_names, shard_axis
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.vocabulary_names import known_vocabulary, vocabulary_name
@@ -395,19 +394,16 @@ def _out_tensor(
     rows, columns = (span, slice(None)) if axis == 0 else (slice(0, tensor.shape[0]), span)
     shape = tuple(s.indices(n)[1] - s.indices(n)[0] for s, n in zip((rows, columns), tensor.shape))
 
-    def chunks() -> Iterator[np.ndarray]:
-        step = max(1, CHUNK_BYTES // (math.prod(tensor.shape[1:]) * 4))
-        for start in range(rows.start, rows.stop, step):
-            values = tensor.rows(start, min(start + step, rows.stop))
-            if len(tensor.shape) == 2:
-                values = values[:, columns]
-            cast = _cast(values, target)
-            if target.name == "f16" and tensor.dtype != "float16":
-                _count_overflow(plan, tensor.name, values, cast)
-            yield cast
-        checkpoint.release()
+    def made(start: int, stop: int) -> np.ndarray:
+        values = tensor.lines(rows.start + start, rows.start + stop)
+        values = values[:, columns] if len(tensor.shape) == 2 else values[rows]
+        cast = _cast(values, target)
+        if target.name == "f16" and tensor.dtype != "float16":
+            _count_overflow(plan, tensor.name, values, cast)
+        return cast
 
-    return OutTensor(tensor.name, target, shape, chunks)
+    whole = when_whole(math.prod(shape[:-1]), checkpoint.release)
+    return made_by_rows(tensor.name, target, shape, made, taken=whole)
 
 
 def _cast(values: np.ndarray, target: TensorType) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggmlpy.files.atomic import require_space
+from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.containers import Container
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.model_params import ModelParams
@@ -70,11 +71,12 @@ class Plan:
         with self._counting:
             self.overflows[name] = self.overflows.get(name, 0) + count
 
-    def write(self, progress: Progress | None = None) -> list[Path]:
+    def write(self, progress: Progress | None = None, workers: Workers | None = None) -> list[Path]:
         """Write the files and return their paths. Each appears under its name when it is complete.
 
         Arguments:
             progress: called with the number of bytes after each piece.
+            workers: who converts and writes; by default one thread per processor.
 
         Raises:
             DiskSpaceError: they would not fit; nothing was written.
@@ -84,7 +86,7 @@ class Plan:
         keys: Iterable[Mapping[str, Value] | None] = self.keys or [None] * len(self.files)
         for path, part, metadata in zip(self.files, self.parts, keys, strict=True):
             name, version = self.container.name, self.version
-            write_model(path, name, version, self.hparams, self.vocab, part, progress, metadata)
+            write_model(path, name, version, self.hparams, self.vocab, part, progress, metadata, workers)
         self.notes += [
             f"{count} values of {name} exceed the range of f16 and became infinite: use --outtype f32"
             for name, count in self.overflows.items()

@@ -88,4 +88,4 @@ class GgufTarget(Target):
     def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
         if self.path.exists() and not force:
             raise UsageError(f"{self.path} is there already; use --force to replace it, or name another file")
-        return self._planned().write(), []
+        return self._planned().write(workers=self.plan.model.workers), []

@@ -26,13 +26,13 @@ from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.tensor_names import find
 from llama_ref.checkpoint import LazyTensor
 from llama_ref.checkpoint.layout import Checkpoint, in_layout
+from llama_ref.checkpoint.tensor import PANEL
 
 from .adapter import Adapter, LoraPair
 from .kernels import Delta, bfloat16_bits, rounded
 
 __all__ = ["Changes", "MergedModel", "MergedTensor"]
 
-PANEL = 2 << 20  # bytes of weights computed at a time: they stay in a core's cache while the adapters pass over them
 RELEASE_EVERY = 48 << 20  # bytes read before mapped pages are given back
 
 
@@ -58,24 +58,17 @@ class MergedTensor(LazyTensor):
     consumed: Callable[[int], object] | None = None  # called with the bytes of each piece that was read
 
     def chunks(self, limit: int = PANEL) -> Iterator[np.ndarray]:
-        """See :meth:`LazyTensor.chunks`; pieces have at most :data:`PANEL` bytes."""
-        for panel in self._in_order(self.stored, limit):
-            yield panel.reshape(-1).view(np.uint8)
-
-    def in_panels(self, transform: Callable[[np.ndarray], np.ndarray], limit: int = PANEL) -> Iterator[np.ndarray]:
-        """See :meth:`LazyTensor.in_panels`; the threads do the transforming, too."""
-        return self._in_order(lambda start, stop: transform(self.rows(start, stop)), limit)
-
-    def _in_order(self, make: Callable[[int, int], np.ndarray], limit: int) -> Iterator[np.ndarray]:
-        """What is made of each range of rows, from first to last."""
-        step = max(1, min(limit, PANEL) * self.shape[0] // max(self.nbytes, 1))
-        ranges = [(start, min(start + step, self.shape[0])) for start in range(0, self.shape[0], step)]
+        """See :meth:`LazyTensor.chunks`; the threads are ahead of the reader."""
+        ranges = self.row_ranges(limit)
         work = self.workers.ordered if self.workers else map
-        row_bytes = self.nbytes // max(self.shape[0], 1)
-        for i, panel in enumerate(work(lambda rows: make(*rows), ranges)):
-            yield panel
-            if self.consumed:
-                self.consumed((ranges[i][1] - ranges[i][0]) * row_bytes)
+        for panel in work(lambda rows: self.stored(*rows), ranges):
+            yield panel.reshape(-1).view(np.uint8)
+            self.taken(panel.nbytes)
+
+    def taken(self, nbytes: int) -> None:
+        """See :meth:`LazyTensor.taken`."""
+        if self.consumed:
+            self.consumed(nbytes)
 
 
 @dataclass

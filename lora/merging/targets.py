@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from ggmlpy.formats.containers import CONTAINERS, GGUF
 from ggmlpy.formats.eras import GGUF_ERA, era_of
 from ggmlpy.formats.file_types import TypeChooser, file_type_of
 from ggmlpy.formats.model_params import ModelParams
-from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor, made_by_rows
 from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, plain_name, rename, shard_axis, unwrapped
-from ggmlpy.formats.tensor_types import TensorType, type_named
+from ggmlpy.formats.tensor_types import type_named
 from ggmlpy.formats.writer import write_model, written_size
 from ggmlpy.quantizers.rows import quantize_rows
 from llama_ref.checkpoint import LazyTensor
@@ -114,7 +114,9 @@ class DirectoryTarget(Target):
             require_space(first, sum(size for name, size in sizes.items() if name not in resumed))
             for name, tensors in shards.items():
                 if name not in resumed:
-                    write_weights(stage / name, tensors, self.plan.options.torch_format)
+                    write_weights(
+                        stage / name, tensors, self.plan.options.torch_format, workers=self.plan.model.workers
+                    )
         except BaseException:
             _forget_if_empty(stage, shards)
             raise
@@ -274,7 +276,12 @@ class GgmlTarget(Target):
                 found=tensor.shape[-1],
                 next_step="--output-type ggml-f16",
             )
-        return OutTensor(tensor.name, kind, tensor.shape, lambda: _in_type(tensor, kind, self.era.date))
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            values = tensor.lines(start, stop)
+            return quantize_rows(values, kind.name, self.era) if kind.quantized else values.astype(kind.block)
+
+        return made_by_rows(tensor.name, kind, tensor.shape, rows, taken=tensor.lines_taken)
 
     def sizes(self) -> dict[Path, int]:
         return {self.path: written_size(*self._content())}
@@ -286,16 +293,8 @@ class GgmlTarget(Target):
     def write(self, *, force: bool, resume: bool) -> tuple[list[Path], list[str]]:
         if self.path.exists() and not force:
             raise UsageError(f"{self.path} is there already; use --force to replace it, or name another file")
-        write_model(self.path, *self._content())
+        write_model(self.path, *self._content(), workers=self.plan.model.workers)
         return [self.path], []
-
-
-def _in_type(tensor: MergedTensor, kind: TensorType, era: str) -> Iterator[np.ndarray]:
-    """The tensor's rows as a GGML file holds them."""
-    if not kind.quantized:
-        yield from (tensor.chunks() if kind.name == "f16" else [tensor.numpy().astype(kind.block)])
-        return
-    yield from tensor.in_panels(lambda rows: quantize_rows(rows, kind.name, era))
 
 
 # ── the stage ─────────────────────────────────────────────────────────────────────────────────────────────────────────

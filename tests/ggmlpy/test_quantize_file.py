@@ -30,7 +30,7 @@ def q4_0_bytes(golden):
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_the_number_of_threads_changes_nothing(f16_model, q4_0_bytes, tmp_path, threads, monkeypatch):
-    monkeypatch.setattr("ggmlpy.quantizers.whole_file.CHUNK_VALUES", 1000)  # many tasks a tensor
+    monkeypatch.setattr("ggmlpy.formats.out_tensor.SEGMENT_VALUES", 1000)  # many tasks a tensor
     report = quantize_file(f16_model, tmp_path / "out.bin", 2, threads=threads)
     assert (tmp_path / "out.bin").read_bytes() == q4_0_bytes
     assert report.histogram.sum() == sum(t.n_values for t in report.tensors if not t.copied)

@@ -48,7 +48,6 @@ def add_migrate(commands: Commands) -> None:
 
 
 def run_migrate(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
 
     from ggmlpy import open_model
     from ggmlpy.formats.containers import container_named, container_of_name
@@ -80,7 +79,7 @@ def run_migrate(args: argparse.Namespace) -> int:
     say(args, f"{source} -> {container.title(version)}: {', '.join(map(str, report.paths))}, {report.size:,} bytes")
     warn_of_values(args, report.paths[0])
     if args.json:
-        losses = [{**asdict(loss), "rmse": loss.rmse} for loss in report.losses]
+        losses = [loss.as_dict() for loss in report.losses]
         print_json({"files": report.paths, "size": report.size, "losses": losses, "notes": report.notes})
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.bfloat16 import rounded_to_bfloat16
-from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor, made_by_rows
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
 from llama_ref.checkpoint import LazyTensor
 
@@ -36,16 +35,13 @@ def type_of(tensor: LazyTensor) -> TensorType:
 def stored(tensor: LazyTensor, record: TensorType) -> OutTensor:
     """A tensor as a file of ``record`` holds it, rounded to nearest even where that is narrower."""
 
-    def chunks() -> Iterator[NDArray[Any]]:
-        step = max(1, CHUNK_BYTES // max(1, tensor.nbytes // max(1, tensor.shape[0])))
-        for start in range(0, tensor.shape[0], step):
-            stop = min(start + step, tensor.shape[0])
-            if record.name == "bf16" == TYPE_NAMES.get(tensor.dtype):
-                yield np.ascontiguousarray(tensor.stored(start, stop))
-            elif record.name == "bf16":
-                yield rounded_to_bfloat16(tensor.rows(start, stop).astype(np.float32))
-            else:
-                with np.errstate(over="ignore"):
-                    yield np.ascontiguousarray(tensor.rows(start, stop), record.block)
+    def made(start: int, stop: int) -> NDArray[Any]:
+        if record.name == "bf16" == TYPE_NAMES.get(tensor.dtype):
+            return tensor.stored_lines(start, stop)
+        values = tensor.lines(start, stop)
+        if record.name == "bf16":
+            return rounded_to_bfloat16(values.astype(np.float32))
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(values, record.block)
 
-    return OutTensor(tensor.name, record, tensor.shape, chunks)
+    return made_by_rows(tensor.name, record, tensor.shape, made)

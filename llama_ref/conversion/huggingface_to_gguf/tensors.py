@@ -10,14 +10,14 @@ Source: conversion/base.py and llama.py of llama.cpp (October 2026).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ggmlpy.formats.bfloat16 import bfloat16_of_converter
-from ggmlpy.formats.out_tensor import OutTensor
+from ggmlpy.formats.out_tensor import OutTensor, made_by_rows
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from llama_ref.checkpoint import Checkpoint, LazyTensor, in_layout
 from llama_ref.checkpoint.rope_freqs import rope_freqs_of
@@ -66,12 +66,14 @@ def _out_tensor(checkpoint: Checkpoint, name: str, outtype: str, overflow: Overf
         tensor = in_layout(tensor, "huggingface", checkpoint.params)
     target = _type_of(tensor, outtype)
 
-    def chunks() -> Iterator[npt.NDArray[Any]]:
-        for panel in tensor.in_panels(lambda values: _stored(tensor, values, target, overflow)):
-            yield panel
-            checkpoint.release()
+    def made(start: int, stop: int) -> npt.NDArray[Any]:
+        return _stored(tensor, tensor.lines(start, stop), target, overflow)
 
-    return OutTensor(name, target, tensor.shape, chunks)
+    def taken(start: int, stop: int) -> None:
+        tensor.lines_taken(start, stop)
+        checkpoint.release()
+
+    return made_by_rows(name, target, tensor.shape, made, taken=taken)
 
 
 def _type_of(tensor: LazyTensor, outtype: str) -> TensorType:
