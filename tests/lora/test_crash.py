@@ -31,11 +31,11 @@ def test_resume_takes_finished_shards(data: Path, tmp_path: Path, monkeypatch: p
     base, adapters = inputs(data, "two-shard-13b")
     write, written = targets.write_weights, []
 
-    def dies_at_the_second(path: Path, *args: object) -> None:
+    def dies_at_the_second(path: Path, *args: object, **how: object) -> None:
         written.append(path.name)
         if len(written) == 2:
             raise Killed
-        write(path, *args)
+        write(path, *args, **how)
 
     monkeypatch.setattr(targets, "write_weights", dies_at_the_second)
     with pytest.raises(Killed):
@@ -51,10 +51,10 @@ def test_resume_refuses_another_merge(data: Path, tmp_path: Path, monkeypatch: p
     base, adapters = inputs(data, "two-shard-13b")
     write = targets.write_weights
 
-    def dies_at_the_second(path: Path, *args: object) -> None:
+    def dies_at_the_second(path: Path, *args: object, **how: object) -> None:
         if path.name == "consolidated.01.pth":
             raise Killed
-        write(path, *args)
+        write(path, *args, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(targets, "write_weights", dies_at_the_second)
@@ -72,7 +72,7 @@ def test_resume_refuses_another_merge(data: Path, tmp_path: Path, monkeypatch: p
 def test_a_failure_at_the_first_file_leaves_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(*_: object) -> None:
+    def dies(*_: object, **__: object) -> None:
         raise Killed
 
     monkeypatch.setattr(targets, "write_weights", dies)
@@ -108,7 +108,7 @@ def test_resume_with_nothing_to_resume(data: Path, tmp_path: Path) -> None:
 def test_a_failed_merge_leaves_the_old_one(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     merge(*inputs(data, "v11-llama"), tmp_path / "out")
 
-    def disk_full(*_: object) -> None:
+    def disk_full(*_: object, **__: object) -> None:
         raise OutputError("cannot write: No space left on device")
 
     monkeypatch.setattr(targets, "write_weights", disk_full)
