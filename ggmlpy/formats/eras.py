@@ -47,6 +47,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from ggmlpy.files.errors import UsageError
 
@@ -105,7 +106,7 @@ class Era:
     version: int
     type_names: tuple[str, ...]
 
-    @property
+    @cached_property
     def types(self) -> dict[str, TensorType]:
         """The tensor types of this era by name, with the bytes they had then."""
         known = {record.name: record for record in types_of(self.container, self.version).values()}

@@ -25,7 +25,6 @@ __all__ = [
     "intrinsic",
     "models",
     "njit",
-    "overload",
     "register_model",
     "types",
 ]
@@ -55,6 +54,6 @@ with _config_file_ignored():
     from numba import njit, types
     from numba.core import cgutils, config, event
     from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
-    from numba.extending import intrinsic, models, overload, register_model
+    from numba.extending import intrinsic, models, register_model
 
 config._config_fname = os.devnull  # no file is read again

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +40,38 @@ from ggmlpy.formats.eras import (
     Era,
 )
 from ggmlpy.formats.tensor_types import TensorType
-from ggmlpy.machine.c_arithmetic import ABS, narrow, order_extremes, round_half_away, truncate, value_of, widen
+from ggmlpy.machine.c_arithmetic import narrow
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
-from ggmlpy.machine.vectors import bits, float_of
+from ggmlpy.machine.vectors import (
+    LANES,
+    absolute,
+    and_bits,
+    codes_cut_off,
+    codes_rounded,
+    copy_bytes,
+    div,
+    fill,
+    float_of,
+    load,
+    maximum,
+    minimum,
+    mul,
+    or_bits,
+    shift_left,
+    shift_right,
+    store,
+    store_i32x16,
+    sub,
+    transpose_f16,
+    transpose_f32,
+    where_equal,
+    where_greater,
+    zeros,
+)
 
 from .histogram import count_codes, histogram_of
+from .weighted_search import ROW, extreme_of, side_by_side
 
 __all__ = ["classic_quantizer"]
 
@@ -107,91 +133,104 @@ RULES: dict[tuple[Era, str], Rule] = {
 # fmt: on
 
 
-# ── the scale of a block ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── scales ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# The extremes of a block without NaN follow from integer comparisons of all its values at once. With a NaN, and where
-# equals or zeros of both signs compete, position matters; llama.cpp's loops are then followed value by value.
+# Sixteen blocks are made side by side, one per lane: x is the address of float32 [size, 16], and each loop over the
+# values of a block is llama.cpp's. Functions return d and m of each lane.
 
 
 @inlined
-def absolute(v):
-    return float_of(np.int32(bits(v) & ABS))
-
-
-@inlined
-def greatest_magnitude(x, i, low, high, forgets):
-    """max |x| of block ``i`` as C's loop finds it: a NaN is passed over, or (``forgets``) the search starts anew."""
-    if low == low and high == high:
-        return absolute(low) if absolute(low) > absolute(high) else absolute(high)
-    greatest = np.float32(0)
-    for j in range(x.shape[1]):
-        a = absolute(widen(x[i, j]))
+def magnitude(x, size, steps, start, forgets):
+    greatest = zeros()
+    for i in range(size):
+        a = absolute(load(x + ROW * i))
         if forgets:
-            greatest = greatest if greatest > a else a  # MAX(amax, |x|)
+            greatest = where_greater(greatest, a, greatest, a)  # MAX(amax, |x|)
         else:
-            greatest = a if greatest < a else greatest  # std::max(amax, |x|)
-    return greatest
+            greatest = where_greater(a, greatest, a, greatest)  # std::max(amax, |x|)
+    return div(greatest, fill(np.float32(steps))), zeros()
 
 
 @inlined
-def greatest_signed(x, i, low, high):
-    """The first value of block ``i`` that has the greatest magnitude, NaN passed over; +0.0 if all are zero."""
-    if low == low and high == high and -low != high:
-        return low if -low > high else high
-    greatest, found = np.float32(0), np.float32(0)
-    for j in range(x.shape[1]):
-        v = widen(x[i, j])
-        if greatest < absolute(v):
-            greatest, found = absolute(v), v
-    return found
+def signed(x, size, steps, start, forgets):
+    return div(extreme_of(x, size)[0], fill(np.float32(-steps))), zeros()
 
 
 @inlined
-def least_and_greatest(x, i, low, high, start):
-    """min x, starting from FLT_MAX, and max x, starting from ``start``, of block ``i``, NaN passed over; of several
-    zeros the first is the minimum."""
-    if low == low and high == high and low != np.float32(0):
-        return low if low < np.float32(FLT_MAX) else np.float32(FLT_MAX), high if high > start else start
-    low, high = np.float32(FLT_MAX), start
-    for j in range(x.shape[1]):
-        v = widen(x[i, j])
-        low = v if v < low else low
-        high = v if v > high else high
-    return low, high
+def ranged(x, size, steps, start, forgets):
+    low, high = fill(np.float32(FLT_MAX)), fill(np.float32(start))
+    for i in range(size):
+        v = load(x + ROW * i)
+        low, high = minimum(v, low), maximum(v, high)
+    extent = sub(high, low)
+    extent = where_equal(extent, extent, extent, fill(float_of(X86_NAN)))
+    return div(extent, fill(np.float32(steps))), low
+
+
+SCALES = {"magnitude": magnitude, "signed": signed, "range": ranged}
 
 
 # ── codes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@inlined
-def code_of(v, rounds, offset, limit):
-    """The code of a scaled value, in the low 8 bits; after inlining all but ``v`` are constants."""
-    code = round_half_away(v) + np.int32(offset) if rounds else truncate(v + np.float32(offset + 0.5))
-    return code if code < np.int32(limit) else np.int32(limit)
+class Places(NamedTuple):
+    """Where the parts of a block are, in numbers that a kernel takes as constants.
+
+    Attributes:
+        size: values in a block.
+        code_bytes, apart: how many bytes codes fill, and how far from each other the values of a byte are.
+        d, m, fifth, codes: the bytes where these fields begin; -1 where there is none.
+        scale_bytes: of d and m.
+    """
+
+    size: int
+    code_bytes: int
+    apart: int
+    d: int
+    m: int
+    fifth: int
+    codes: int
+    scale_bytes: int
+
+
+def places_of(record: TensorType, rule: Rule) -> Places:
+    """The same for a type of :mod:`ggmlpy.formats.tensor_types`."""
+    size, low = record.blck_size, record.codes[0]
+    fifth = record.offset(record.codes[1].field) if record.code_width == 5 else -1
+    code_bytes = size if record.code_width == 8 else size // 2
+    places = record.offset("d"), record.offset("m") if rule.scale == "range" else -1, fifth, record.offset(low.field)
+    return Places(size, code_bytes, low.apart, *places, record.block["d"].itemsize)
 
 
 @inlined
-def store_scale(out, i, k, v, f32):
-    """Store a scale at byte ``k`` of block ``i`` as f32 or f16."""
-    b = bits(v) if f32 else narrow(v)
-    for j in range(4 if f32 else 2):
-        out[i, k + j] = np.uint8(b >> np.int32(8 * j))
+def codes_at(x, i, inverse, low, to, rounds, offset, limit):
+    """The codes of value ``i`` of each block, in the low 8 bits."""
+    v = load(x + ROW * i)
+    scaled = mul(sub(v, low) if to.m >= 0 else v, inverse)
+    return codes_rounded(scaled, offset, limit) if rounds else codes_cut_off(scaled, offset, limit)
 
 
 @inlined
-def store_word(out, i, k, word):
-    """Store 32 bits at byte ``k`` of block ``i``."""
-    for j in range(4):
-        out[i, k + j] = np.uint8(word >> np.uint32(8 * j))
+def fifth_bit(codes, place):
+    """The fifth bit of codes, at bit ``place``."""
+    return shift_left(and_bits(shift_right(codes, np.int32(4)), np.int32(1)), np.int32(place))
 
 
 @inlined
-def fifth_bits(codes, i, size):
-    """The fifth bit of each code of block ``i``, value l in bit l."""
-    qh = np.uint32(0)
-    for l in range(size):  # noqa: E741 - as in the original
-        qh |= np.uint32((codes[i, l] >> np.uint8(4)) & np.uint8(1)) << np.uint32(l)
-    return qh
+def byte_of_codes(x, j, inverse, low, fifths, to, rounds, offset, limit):
+    """Byte ``j`` of the codes of each block, and what of ``fifths`` has the fifth bits in it, too."""
+    if to.code_bytes == to.size:
+        return and_bits(codes_at(x, j, inverse, low, to, rounds, offset, limit), np.int32(255)), fifths
+    first, second = (2 * j, 2 * j + 1) if to.apart == 1 else (j, j + to.apart)
+    c0 = codes_at(x, first, inverse, low, to, rounds, offset, limit)
+    c1 = codes_at(x, second, inverse, low, to, rounds, offset, limit)
+    if to.fifth >= 0:
+        fifths = or_bits(fifths, or_bits(fifth_bit(c0, first), fifth_bit(c1, second)))
+        c0 = and_bits(c0, np.int32(15))
+    return and_bits(or_bits(c0, shift_left(c1, np.int32(4))), np.int32(255)), fifths
+
+
+# ── counting ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @inlined
@@ -215,79 +254,109 @@ def sixteenth(code):
     return np.int32(((signed + ((signed >> np.int32(31)) & np.int32(15))) >> np.int32(4)) + np.int32(8))
 
 
-def block_kernel(rule: Rule, record: TensorType) -> Callable:
+@inlined
+def pairs_to_count(codes, fifths, pairs, to):
+    """Codes of 4 bits, two a byte, as the histogram counts those of a block. fifths: the word of fifth bits."""
+    for j in range(to.size // 2):
+        if to.code_bytes == to.size:
+            low, high = sixteenth(codes[j]), sixteenth(codes[j + to.size // 2])
+            pairs[j] = np.uint8(low | (high << np.int32(4)))
+        elif to.fifth >= 0:
+            pairs[j] = halved_codes(codes[j], fifths, j, to.apart > 1)
+        else:
+            pairs[j] = codes[j]
+
+
+# ── blocks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+D, M, FIFTH, CODES = range(4)  # rows of words: those of scales, minimums, fifth bits, and the first of the codes
+
+
+@inlined
+def store_parts(words, block, to):
+    """Put the words of a block, one after another, where its type has them."""
+    copy_bytes(block + to.d, words + 4 * D, to.scale_bytes)
+    if to.m >= 0:
+        copy_bytes(block + to.m, words + 4 * M, to.scale_bytes)
+    if to.fifth >= 0:
+        copy_bytes(block + to.fifth, words + 4 * FIFTH, 4)
+    copy_bytes(block + to.codes, words + 4 * CODES, to.code_bytes)
+
+
+def block_maker(rule: Rule, record: TensorType) -> Callable:
+    """The function (x, words) that makes sixteen blocks as ``rule`` says.
+
+    x: the address of float32 [size, 16]. words: that of int32 [16, 16] to fill, a row of words for each part of a
+    block.
+    """
+    scales, steps, start, forgets = SCALES[rule.scale], rule.steps, rule.start, rule.forgets
+    rounds, offset = rule.rounding == "round", np.int32(record.zero)
+    limit = np.int32((1 << record.code_width) - 1 if rule.clips else 2**31 - 1)
+    to, one = places_of(record, rule), np.float32(1)
+
+    def make_blocks(x, words):
+        d, low = scales(x, to.size, steps, start, forgets)
+        inverse = where_equal(d, zeros(), zeros(), div(fill(one), d))
+        store(words + ROW * D, d)
+        store(words + ROW * M, low)
+        fifths = codes_cut_off(zeros(), np.int32(0), np.int32(0))
+        for word in range(to.code_bytes // 4):
+            byte, fifths = byte_of_codes(x, 4 * word, inverse, low, fifths, to, rounds, offset, limit)
+            for k in range(1, 4):
+                next_byte, fifths = byte_of_codes(x, 4 * word + k, inverse, low, fifths, to, rounds, offset, limit)
+                byte = or_bits(byte, shift_left(next_byte, np.int32(8 * k)))
+            store_i32x16(words + ROW * (CODES + word), byte)
+        store_i32x16(words + ROW * FIFTH, fifths)
+
+    return inlined(make_blocks)
+
+
+@inlined
+def halves_side_by_side(values, run, lanes):
+    """Sixteen blocks of float16 as the lanes of float32 [run, 16]."""
+    for part in range(run // 16):
+        transpose_f16(values + 32 * part, 2 * run, lanes + 1024 * part)
+
+
+def rows_kernel(rule: Rule, record: TensorType, half_precision: bool) -> Callable:
     """The loop over blocks that follows ``rule`` and fills the fields of ``record``.
 
-    It works on a group of blocks in four sweeps: scales, codes, bytes, counting; each is a simple loop that LLVM turns
-    into vector instructions. The function made takes the blocks ``x`` [n, blck_size] (float32, or f16 as uint16), the
-    bytes to fill ``out`` [n, type_size], and ``sums`` (int64 [16]), to which
-    :func:`~ggmlpy.quantizers.histogram.count_codes` adds if codes are to be ``counted``.
+    The function made takes the blocks ``x`` [n, blck_size] (float32, or f16 as uint16), the bytes to fill ``out``
+    [n, type_size], and ``sums`` (int64 [16]), to which :func:`~ggmlpy.quantizers.histogram.count_codes` adds if codes
+    are to be ``counted``.
     """
-    signed, ranged = rule.scale == "signed", rule.scale == "range"
-    steps, start, forgets = rule.steps, rule.start, rule.forgets
-    rounds, whole_bytes = rule.rounding == "round", record.code_width == 8
-    five_bits, halves = record.code_width == 5, record.codes[0].apart > 1
-    offset, limit = record.zero, (1 << record.code_width) - 1 if rule.clips else 2**31 - 1
-    f32 = record.block["d"] == np.dtype("<f4")
-    d_at, codes_at = record.offset("d"), record.offset(record.codes[0].field)
-    m_at, fifth_at = record.offset("m") if ranged else -1, record.offset(record.codes[1].field) if five_bits else -1
-    size, half = record.blck_size, record.blck_size // 2
-    low_bits = np.int32(15 if five_bits else 255)
+    make_blocks, to = block_maker(rule, record), places_of(record, rule)
+    lay = halves_side_by_side if half_precision else side_by_side
+    size, half, type_size, value_bytes = to.size, to.size // 2, record.type_size, 2 if half_precision else 4
+    narrowed = 0 if to.scale_bytes == 4 else 2 if to.m >= 0 else 1  # rows of scales that become float16
 
     def quantize_blocks(x, out, counted, sums):
-        d, m, inverse = np.empty(GROUP, np.float32), np.zeros(GROUP, np.float32), np.empty(GROUP, np.float32)
-        codes, pairs = np.empty((GROUP, size), np.uint8), np.empty((GROUP, half), np.uint8)
-        planes = np.empty((4, GROUP * half // 32), np.uint64)
-        for group in range(0, x.shape[0], GROUP):
-            n = min(GROUP, x.shape[0] - group)
-            here = x[group : group + n]
-
-            for i in range(n):
-                orders = order_extremes(here, i, size)
-                low, high = value_of(orders[0]), value_of(orders[1])
-                if ranged:
-                    m[i], most = least_and_greatest(here, i, low, high, np.float32(start))
-                    extent = most - m[i]
-                    d[i] = (extent if extent == extent else float_of(X86_NAN)) / np.float32(steps)
-                elif signed:
-                    d[i] = greatest_signed(here, i, low, high) / np.float32(-steps)
-                else:
-                    d[i] = greatest_magnitude(here, i, low, high, forgets) / np.float32(steps)
-            for i in range(n):
-                inverse[i] = np.float32(1) / d[i] if d[i] != np.float32(0) else np.float32(0)
-
-            for i in range(n):
-                scale, shift = inverse[i], m[i]
-                for j in range(half):
-                    first, second = (j, j + half) if halves or whole_bytes else (2 * j, 2 * j + 1)
-                    x0, x1 = widen(here[i, first]), widen(here[i, second])
-                    if ranged:
-                        x0, x1 = x0 - shift, x1 - shift
-                    c0 = code_of(x0 * scale, rounds, offset, limit)
-                    c1 = code_of(x1 * scale, rounds, offset, limit)
-                    if whole_bytes:
-                        codes[i, first], codes[i, second] = np.uint8(c0), np.uint8(c1)
-                        pairs[i, j] = np.uint8(sixteenth(c0) | (sixteenth(c1) << np.int32(4)))
-                    else:
-                        pairs[i, j] = np.uint8((c0 & low_bits) | (c1 << np.int32(4)))
-                    if five_bits:
-                        codes[i, first], codes[i, second] = np.uint8(c0), np.uint8(c1)
-
-            for i in range(n):
-                store_scale(out, group + i, d_at, d[i], f32)
-                if ranged:
-                    store_scale(out, group + i, m_at, m[i], f32)
-                for j in range(size if whole_bytes else half):
-                    out[group + i, codes_at + j] = codes[i, j] if whole_bytes else pairs[i, j]
-
-            if five_bits:
-                for i in range(n):
-                    fifth = fifth_bits(codes, i, size)
-                    store_word(out, group + i, fifth_at, fifth)
-                    for j in range(half if counted else 0):
-                        pairs[i, j] = halved_codes(pairs[i, j], fifth, j, halves)
+        values, words = np.zeros((2, size, LANES), np.float32), np.zeros((2, 16, 16), np.int32)
+        pairs, planes, waiting = np.empty((GROUP, half), np.uint8), np.empty((4, GROUP * half // 32), np.uint64), 0
+        for start in range(0, x.shape[0], LANES):
+            n = min(LANES, x.shape[0] - start)
+            source, lanes = np.int64(x[start].ctypes.data), np.int64(values[0].ctypes.data)
+            if n < LANES:
+                copy_bytes(np.int64(values[1].ctypes.data), source, n * size * value_bytes)
+                source = np.int64(values[1].ctypes.data)
+            lay(source, size, lanes)
+            rows, turned = np.int64(words[0].ctypes.data), np.int64(words[1].ctypes.data)
+            make_blocks(lanes, rows)
+            for row in range(narrowed):
+                for k in range(LANES):
+                    words[0, row, k] = narrow(float_of(words[0, row, k]))
+            transpose_f32(rows, ROW, turned)
+            here = np.int64(out[start].ctypes.data)
+            for block in range(n):
+                store_parts(turned + ROW * block, here + type_size * block, to)
             if counted:
-                count_codes(pairs.reshape(-1), n * half, planes, sums)
+                for block in range(n):
+                    codes = words[1, block, CODES:].view(np.uint8)
+                    pairs_to_count(codes, np.uint32(words[1, block, FIFTH]), pairs[waiting + block], to)
+                waiting += n
+                if waiting == GROUP or start + LANES >= x.shape[0]:
+                    count_codes(pairs.reshape(-1), waiting * half, planes, sums)
+                    waiting = 0
 
     return quantize_blocks
 
@@ -299,7 +368,7 @@ def _compiled(era: Era, record: TensorType, half_precision: bool) -> Callable:
     signature = types.void(
         types.Array(element, 2, "C", readonly=True), types.uint8[:, ::1], types.boolean, types.int64[::1]
     )
-    return kernel(block_kernel(RULES[era, record.name], record), signature)
+    return kernel(rows_kernel(RULES[era, record.name], record, half_precision), signature)
 
 
 def classic_quantizer(era: Era, record: TensorType, half_precision: bool) -> Callable[..., NDArray[np.int64] | None]:

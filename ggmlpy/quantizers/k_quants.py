@@ -30,9 +30,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
-from ggmlpy.machine.c_arithmetic import narrow, widen
+from ggmlpy.machine.c_arithmetic import narrow
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
+from ggmlpy.machine.vectors import f16_of_bits
 
 from .search import clipped, magnitude_of, nearest_int, search_affine, search_symmetric
 
@@ -77,7 +78,7 @@ def store_half(out, k, v):
     """Store a scale as float16 at byte ``k`` and return it as a reader will see it."""
     half = narrow(v)
     out[k], out[k + 1] = np.uint8(half), np.uint8(half >> np.int32(8))
-    return widen(np.uint16(half))
+    return f16_of_bits(np.uint16(half))
 
 
 @inlined

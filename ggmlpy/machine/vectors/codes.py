@@ -11,6 +11,7 @@ from ggmlpy.machine.features import MACHINE
 from ggmlpy.machine.jit import types
 
 from .language import (
+    F32,
     F32X16,
     I1,
     I8,
@@ -26,9 +27,11 @@ from .language import (
     f32x16,
     i8x16,
     i8x32,
+    i32x16,
     int32,
     integer,
     join,
+    lanewise,
     load_as,
     nothing,
     op,
@@ -42,15 +45,21 @@ from .language import (
 from .memory import rows_at, transpose
 
 __all__ = [
+    "and_bits",
     "bit_plane",
+    "codes_cut_off",
+    "codes_rounded",
     "fifth_bits",
     "look_up",
     "minus",
     "nibbles_in_halves",
     "nibbles_in_pairs",
     "nibbles_of_two",
+    "or_bits",
     "or_codes",
     "picked",
+    "shift_left",
+    "shift_right",
     "transpose_nibbles",
 ]
 
@@ -151,3 +160,55 @@ def bit_plane(b: ir.IRBuilder, a: Any, mask: Any) -> Any:
     masks = spread(b, b.trunc(mask, I8), I8X64)
     present = b.icmp_unsigned("!=", b.and_(load_as(b, a, I8X64), masks), constant(0, I8X64))
     return b.bitcast(present, I64)
+
+
+# Codes as whole numbers, whose low 8 bits count.
+
+
+def _x86_integer(b: ir.IRBuilder, x: Any) -> Any:
+    """Toward zero; what is NaN or exceeds int32 gives 0 in the low 8 bits, as the least int32 has them."""
+    magnitude = b.and_(b.bitcast(x, I32X16), constant(0x7FFFFFFF, I32X16))
+    fits = b.icmp_signed("<", magnitude, constant(0x4F000000, I32X16))  # 2^31
+    return b.fptosi(b.select(fits, x, constant(0.0, F32X16)), I32X16)
+
+
+def _at_most(b: ir.IRBuilder, codes: Any, limit: Any) -> Any:
+    limits = spread(b, limit, I32X16)
+    return b.select(b.icmp_signed("<", codes, limits), codes, limits)
+
+
+@op(i32x16, f32x16, int32, int32)
+def codes_rounded(b: ir.IRBuilder, x: Any, offset: Any, limit: Any) -> Any:
+    """C's ``roundf(x) + offset``, at most ``limit``. Adding the largest float below 0.5 is exact where 0.5 is not."""
+    sign = b.and_(b.bitcast(x, I32X16), constant(-0x80000000, I32X16))
+    nearly_half = b.bitcast(b.or_(sign, constant(0x3EFFFFFF, I32X16)), F32X16)
+    whole = _x86_integer(b, b.fadd(x, nearly_half))
+    return _at_most(b, b.add(whole, spread(b, offset, I32X16)), limit)
+
+
+@op(i32x16, f32x16, int32, int32)
+def codes_cut_off(b: ir.IRBuilder, x: Any, offset: Any, limit: Any) -> Any:
+    """C's ``(int) (x + offset + 0.5)``, at most ``limit``."""
+    above = b.fadd(b.sitofp(offset, F32), F32(0.5))
+    return _at_most(b, _x86_integer(b, b.fadd(x, spread(b, above, F32X16))), limit)
+
+
+@lanewise(2)
+def or_bits(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    return b.or_(x, y)
+
+
+@op(i32x16, i32x16, int32)
+def and_bits(b: ir.IRBuilder, x: Any, mask: Any) -> Any:
+    return b.and_(x, spread(b, mask, I32X16))
+
+
+@op(i32x16, i32x16, int32)
+def shift_left(b: ir.IRBuilder, x: Any, n: Any) -> Any:
+    return b.shl(x, spread(b, n, I32X16))
+
+
+@op(i32x16, i32x16, int32)
+def shift_right(b: ir.IRBuilder, x: Any, n: Any) -> Any:
+    """Without a sign."""
+    return b.lshr(x, spread(b, n, I32X16))

@@ -27,6 +27,7 @@ from .language import (
     i8x16,
     i8x32,
     i32x8,
+    i32x16,
     int32,
     integer,
     load_as,
@@ -61,6 +62,7 @@ __all__ = [
     "store_f64x16",
     "store_i8x32",
     "store_i32",
+    "store_i32x16",
     "store_i64",
     "transpose",
     "transpose_f32",
@@ -91,6 +93,7 @@ def store_operation(kind: Any) -> Any:
 load, load_f32x8, load_f64x16 = map(load_operation, (f32x16, f32x8, f64x16))
 load_i8x16, load_i8x32, load_i32x8 = map(load_operation, (i8x16, i8x32, i32x8))
 store, store_f64x16, store_i8x32 = map(store_operation, (f32x16, f64x16, i8x32))
+store_i32x16 = store_operation(i32x16)
 store_f32, store_i32, store_i64 = map(store_operation, (number, int32, integer))
 
 
