@@ -22,7 +22,6 @@ LONGEST_FUNCTION = 40
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 KERNELS = {  # longer functions, each with the reason
-    "ggmlpy.quantizers.classic.quantize_blocks": "every step over sixteen blocks shares their arrays",
     "ggmlpy.quantizers.weighted_k_quants.quantize_blocks": "four steps over sixteen blocks share their arrays",
     "llama_ref.arithmetic.exact.k_quants.k_quants": "one product, in the order of additions of the original",
 }
