@@ -73,7 +73,7 @@ from ggmlpy.machine.vectors import (
 from .histogram import count_codes, histogram_of
 from .weighted_search import ROW, extreme_of, side_by_side
 
-__all__ = ["classic_quantizer"]
+__all__ = ["classic_quantizer", "greatest_forgetting"]
 
 FLT_MAX = float(np.finfo(np.float32).max)
 FLT_MIN = float(np.finfo(np.float32).tiny)
@@ -140,14 +140,18 @@ RULES: dict[tuple[Era, str], Rule] = {
 
 
 @inlined
-def magnitude(x, size, steps, start, forgets):
+def greatest_forgetting(x, size):
+    """max |x|, of those behind the last NaN."""
     greatest = zeros()
     for i in range(size):
         a = absolute(load(x + ROW * i))
-        if forgets:
-            greatest = where_greater(greatest, a, greatest, a)  # MAX(amax, |x|)
-        else:
-            greatest = where_greater(a, greatest, a, greatest)  # std::max(amax, |x|)
+        greatest = where_greater(greatest, a, greatest, a)  # MAX(amax, |x|)
+    return greatest
+
+
+@inlined
+def magnitude(x, size, steps, start, forgets):
+    greatest = greatest_forgetting(x, size) if forgets else extreme_of(x, size)[1]
     return div(greatest, fill(np.float32(steps))), zeros()
 
 

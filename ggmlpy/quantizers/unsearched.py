@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -30,17 +31,36 @@ from ggmlpy.formats.tensor_types import E2M1, TENSOR_TYPES
 from ggmlpy.machine.c_arithmetic import round_half_away, truncate
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
-from ggmlpy.machine.vectors import absolute, bits, fill, float_of, load, load_f32, store, sub, where_greater, zeros
+from ggmlpy.machine.vectors import (
+    absolute,
+    add,
+    bits,
+    copy_bytes,
+    fill,
+    float_of,
+    largest,
+    load,
+    load_f32,
+    mul,
+    store,
+    sub,
+    transpose_f32,
+    where_greater,
+    zeros,
+)
 
+from .classic import greatest_forgetting
 from .k_quants import store_half
 from .search import magnitude_of
-from .weighted_search import ROW
+from .weighted_search import ROW, extreme_of, side_by_side
 
-__all__ = ["UNSEARCHED", "unsearched_quantizer"]
+__all__ = ["unsearched_quantizer"]
 
 F0, F1, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 TOO_LARGE = np.float32(2**31)
 LEVELS = np.array(E2M1, np.float32)
+MIDDLES = np.array([(a + b) / 2 for a, b in pairwise(E2M1[:8])], np.float32)
+NEAR_NEXT_POWER = np.int32(0x7FFF00)  # a mantissa below it does not become the next power of two in a logarithm
 
 
 def field_offsets(name: str) -> tuple[int, int]:
@@ -140,12 +160,12 @@ def tq1_0(x, out, codes):
 
 
 @inlined
-def nearest_levels(x, d):
-    """Of the sixteen values at an address the first of the levels that, times ``d``, are nearest."""
-    v, best = load(x), zeros()
-    least = absolute(sub(fill(LEVELS[0] * d), v))
+def nearest_levels(v, d):
+    """Of each of sixteen values the first of the levels that, times ``d``, are nearest."""
+    best = zeros()
+    least = absolute(sub(mul(fill(LEVELS[0]), d), v))
     for k in range(1, 16):
-        error = absolute(sub(fill(LEVELS[k] * d), v))
+        error = absolute(sub(mul(fill(LEVELS[k]), d), v))
         best = where_greater(least, error, fill(np.float32(k)), best)
         least = where_greater(least, error, error, least)
     return best
@@ -155,7 +175,7 @@ def nearest_levels(x, d):
 def levels_in_halves(x, d, out, at, codes):
     work, half = np.int64(codes.ctypes.data), len(x) // 2
     for part in range(0, 4 * len(x), ROW):
-        store(work + part, nearest_levels(np.int64(x.ctypes.data) + part, d))
+        store(work + part, nearest_levels(load(np.int64(x.ctypes.data) + part), fill(d)))
     for j in range(half):
         low, high = load_f32(work + 4 * j), load_f32(work + 4 * (half + j))
         out[at + j] = np.uint8(low + np.float32(16) * high)
@@ -170,13 +190,66 @@ def power_of_two(exponent):
 
 
 @inlined
-def mxfp4(x, out, codes):
-    greatest, exponent = greatest_magnitude(x), np.int32(0)
-    if greatest > F0:
-        logarithm = np.float32(np.log2(np.float64(greatest)))
-        exponent = truncate(np.float32(math.floor(logarithm)) - np.float32(2) + np.float32(127)) & np.int32(255)
-    out[MX_E] = np.uint8(exponent)
-    levels_in_halves(x, power_of_two(exponent), out, MX_QS, codes)
+def exponent_of(greatest):
+    """The byte that a block of mxfp4 keeps of its greatest magnitude."""
+    if not greatest > F0:
+        return np.int32(0)
+    exponent, mantissa = bits(greatest) >> np.int32(23), bits(greatest) & np.int32(0x7FFFFF)
+    if 0 < exponent < 255 and mantissa < NEAR_NEXT_POWER:
+        return exponent - np.int32(2) & np.int32(255)
+    logarithm = np.float32(np.log2(np.float64(greatest)))
+    return truncate(np.float32(math.floor(logarithm)) - np.float32(2) + np.float32(127)) & np.int32(255)
+
+
+@inlined
+def levels_by_middles(v, d):
+    """The same as :func:`nearest_levels` where no level exceeds a float, nor a value 16 d.
+
+    The differences to the two levels around a value are exact then. So the nearer one is told by the middle between
+    them, which belongs to the lower; of two as far on both sides of 0 the first is the one of the value's sign.
+    """
+    magnitude, index = absolute(v), zeros()
+    for k in range(7):
+        index = where_greater(magnitude, mul(fill(MIDDLES[k]), d), fill(np.float32(k + 1)), index)
+    negative = where_greater(index, zeros(), fill(np.float32(8)), zeros())
+    return where_greater(zeros(), v, add(index, negative), index)
+
+
+def mxfp4_kernel() -> Callable:
+    """The loop over blocks ``rows`` (float32 [n, 32]) into ``out`` [n, 17]: sixteen side by side, one per lane."""
+    size, half = 32, 16
+
+    def quantize_blocks(rows, out):
+        values, codes = np.zeros((2, size, 16), np.float32), np.zeros((2, 16, 16), np.float32)
+        scales = np.zeros((2, 16), np.float32)
+        for start in range(0, rows.shape[0], 16):
+            n = min(16, rows.shape[0] - start)
+            source, x = np.int64(rows[start].ctypes.data), np.int64(values[0].ctypes.data)
+            if n < 16:
+                copy_bytes(np.int64(values[1].ctypes.data), source, 4 * n * size)
+                source = np.int64(values[1].ctypes.data)
+            side_by_side(source, size, x)
+            store(np.int64(scales[0].ctypes.data), greatest_forgetting(x, size))
+            for k in range(n):
+                exponent = exponent_of(scales[0, k])
+                out[start + k, MX_E], scales[1, k] = np.uint8(exponent), power_of_two(exponent)
+            d, most = load(np.int64(scales[1].ctypes.data)), extreme_of(x, size)[1]
+            far = where_greater(most, mul(fill(np.float32(16)), d), fill(F1), zeros())
+            far = where_greater(d, fill(np.float32(2.0**124)), fill(F1), far)
+            plain, made = largest(far) == F0, np.int64(codes[0].ctypes.data)
+            for j in range(half):
+                low, high = load(x + ROW * j), load(x + ROW * (j + half))
+                if plain:
+                    low, high = levels_by_middles(low, d), levels_by_middles(high, d)
+                else:
+                    low, high = nearest_levels(low, d), nearest_levels(high, d)
+                store(made + ROW * j, add(low, mul(fill(np.float32(16)), high)))
+            transpose_f32(made, ROW, np.int64(codes[1].ctypes.data))
+            for k in range(n):
+                for j in range(half):
+                    out[start + k, MX_QS + j] = np.uint8(codes[1, k, j])
+
+    return quantize_blocks
 
 
 @inlined
@@ -212,7 +285,7 @@ def nvfp4(x, out, codes):
         levels_in_halves(part, value_of_e4m3(code), out, NV_QS + 8 * run, codes)
 
 
-UNSEARCHED = {"q1_0": q1_0, "q2_0": q2_0, "tq1_0": tq1_0, "tq2_0": tq2_0, "mxfp4": mxfp4, "nvfp4": nvfp4}
+UNSEARCHED = {"q1_0": q1_0, "q2_0": q2_0, "tq1_0": tq1_0, "tq2_0": tq2_0, "nvfp4": nvfp4}
 
 
 def rows_kernel(name: str) -> Callable:
@@ -229,6 +302,6 @@ def rows_kernel(name: str) -> Callable:
 
 @cache
 def unsearched_quantizer(name: str) -> Callable:
-    """The compiled loop for one of :data:`UNSEARCHED`."""
+    """The compiled loop for one of these types."""
     signature = types.void(types.Array(types.float32, 2, "C", readonly=True), types.uint8[:, ::1])
-    return kernel(rows_kernel(name), signature)
+    return kernel(mxfp4_kernel() if name == "mxfp4" else rows_kernel(name), signature)
