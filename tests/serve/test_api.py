@@ -10,9 +10,11 @@ pytest.importorskip("httpx", reason="comes with pip install '.[test]'")
 
 from starlette.testclient import TestClient
 
+from ggmlpy.files.errors import TruncatedError
 from llama_ref.text.chat_prompt import prompt_of
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions, log_softmax_of
+from toolchain.serve import app as app_module
 from toolchain.serve.app import create_app
 from toolchain.serve.engine import Engine
 from toolchain.serve.guard import Guard
@@ -64,6 +66,7 @@ def test_a_stream_is_the_answer_in_pieces(client):
     assert choices[-1]["finish_reason"] == whole["finish_reason"]
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["completion_tokens"] == len(scores)
+    assert {chunk["usage"] for chunk in chunks[:-1]} == {None}
 
 
 def test_choices_have_seeds_one_after_the_other(client):
@@ -155,6 +158,8 @@ def test_models_health_metrics_and_the_page(client):
             "messages.0.content",
         ),
         (b'{"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}', "messages.0", "messages.0.role"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "temperature": "0.5"}', "valid number", "temperature"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}', "less than", "temperature"),
         (b"[" * 50_000, "", None),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "", None),
     ],
@@ -170,7 +175,10 @@ def test_what_is_wrong_is_said_in_the_shape_of_the_api(client, body, words, para
         assert error["param"] == param
 
 
-@pytest.mark.parametrize("prompt", [b"1", b"[]", b"[[]]", b'["x", 1]', b"[[1], 2]", b"true", b'{"x": 1}', b"[99999]"])
+SHAPELESS = [b"1", b"[]", b"[[]]", b'["x", 1]', b"[[1], 2]", b"true", b"[true]", b'{"x": 1}', b"[99999]", b'"a\\u0000"']
+
+
+@pytest.mark.parametrize("prompt", SHAPELESS)
 def test_prompts_of_no_shape_are_refused(client, prompt):
     response = client.post("/v1/completions", content=b'{"prompt": ' + prompt + b"}")
     assert response.status_code == 400, response.text
@@ -233,6 +241,35 @@ def test_an_answer_that_takes_too_long_ends(served):
     assert "more than 0.001 seconds" in hurried.post("/v1/completions", json={**body, "stream": True}).text
 
 
+def test_a_request_for_too_many_log_probabilities_is_refused(client, monkeypatch):
+    monkeypatch.setattr(app_module, "MOST_SCORES", 1000)
+    body = {"prompt": [[5] * 50], "max_tokens": 0, "echo": True, "logprobs": 18}
+    assert client.post("/v1/completions", json=body).status_code == 200
+    refused = client.post("/v1/completions", json={**body, "n": 2})
+    assert refused.status_code == 400
+    assert "more than 1,000 log-probabilities" in refused.json()["error"]["message"]
+
+
+def test_what_is_wrong_with_a_model_is_told_without_the_places_of_files(client, engine, monkeypatch, capsys):
+    """Whoever asks learns what is wrong, whoever runs the server also where; once, and not for every request."""
+
+    def cut(*_: object, **__: object) -> None:
+        raise TruncatedError("the model ends early", path="/home/me/model.bin", offset=5)
+
+    monkeypatch.setattr(engine.model, "evaluate", cut)
+    for _ in range(2):
+        answer = client.post("/v1/completions", json={"prompt": "x"})
+        assert (answer.status_code, answer.json()["error"]["message"]) == (500, "the model ends early")
+    assert capsys.readouterr().err.count("/home/me/model.bin: the model ends early (offset 5)") == 1
+
+
+def test_no_line_of_a_stream_ends_where_some_clients_cut_lines(client, served):
+    """U+0085, U+2028 and U+2029 end a line for Python's splitlines, though not for the format of events."""
+    text = "a\x85b\u2028c\u2029d"
+    chunks = streamed(client, "/v1/completions", {"prompt": text, "max_tokens": 1, "echo": True})
+    assert chunks[0]["choices"][0]["text"] == text
+
+
 def test_bodies_that_arrive_together_have_a_limit(served):
     small = TestClient(Guard(create_app([served]), room=1000), base_url="http://localhost:8080")
     full = small.post("/v1/completions", json={"prompt": "x" * 2000})
@@ -244,28 +281,61 @@ def test_other_paths_methods_and_models(client):
     assert client.get("/v1/engines").status_code == 404
     assert client.get("/v1/completions").status_code == 405
     assert client.get("/../pyproject.toml").status_code == 404
+    assert client.get("/v1/models/demo").json() == client.get("/v1/models").json()["data"][0]
+    assert client.get("/v1/models/gpt-4").status_code == 404
     missing = client.post("/v1/completions", json={"prompt": "x", "model": "gpt-4"})
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::1", "192.168.0.7"])
+OTHERS = [
+    "evil.example",
+    "127.0.0.1.evil.example",
+    "",
+    "[::1",
+    "192.168.0.7",
+    "me@localhost",
+    "localhost/x",
+    "localhost:x",
+]
+
+
+@pytest.mark.parametrize("host", OTHERS)
 def test_other_names_are_refused(client, host):
     assert client.get("/v1/models", headers={"host": host}).status_code == 403
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost.evil.example"])
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "localhost.:8080", "127.0.0.1", "[::1]:8080"])
+def test_its_own_names_are_known(client, host):
+    assert client.get("/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example", "null", "", "file://", "http://localhost.evil.example", "http://localhost:8080@evil.example",
+        "chrome-extension://localhost:8080", "http://localhost:3000", "http://localhost", "http://127.0.0.1:80",
+    ],
+)  # fmt: skip
 def test_pages_of_others_are_refused(client, origin):
+    """Those of another server on this machine too."""
     assert client.get("/v1/models", headers={"origin": origin}).status_code == 403
 
 
 def test_its_own_page_may_ask(client):
     for name in ("http://localhost:8080", "http://127.0.0.1:8080", "http://[::1]:8080"):
         assert client.get("/v1/models", headers={"origin": name}).status_code == 200
+    assert client.get("/v1/models", headers={"host": "localhost", "origin": "http://localhost:80"}).status_code == 200
+
+
+def test_a_packed_body_is_refused(client):
+    packed = client.post("/v1/completions", content=b"x", headers={"content-encoding": "gzip"})
+    assert (packed.status_code, "gzip" in packed.json()["error"]["message"]) == (415, True)
 
 
 def test_the_name_behind_a_proxy_may_be_told(served):
     behind = TestClient(Guard(create_app([served]), hosts=["chat.example.org"]), base_url="https://chat.example.org")
-    assert behind.get("/v1/models", headers={"origin": "https://chat.example.org"}).status_code == 200
+    for origin in ("https://chat.example.org", "https://chat.example.org:8443"):
+        assert behind.get("/v1/models", headers={"origin": origin}).status_code == 200
     assert behind.get("/v1/models", headers={"origin": "https://example.org"}).status_code == 403
 
 

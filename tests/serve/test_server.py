@@ -113,6 +113,15 @@ def test_a_stranger_needs_a_key_and_a_taken_port_is_told(server):
     code, words = said("--host", "0.0.0.0", "--port", "0")
     assert code == 2
     assert "--api-key" in words
+    for options, words in (
+        (["--host", ""], "--host is empty"),
+        (["--api-key", ""], "--api-key must be"),
+        (["--api-key", "密钥"], "--api-key must be"),
+        (["--allow-host", "https://chat.example.org"], "takes a name alone"),
+    ):
+        code, told = said("--port", "0", *options)
+        assert code == 2
+        assert words in told
     code, words = said("--port", server.address.rpartition(":")[2])
     assert code == 3
     assert "cannot listen there: Address already in use" in words

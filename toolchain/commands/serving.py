@@ -44,7 +44,7 @@ def add_serve(commands: Commands) -> None:
         "--port", type=whole(0, 65535), default=8080, metavar="P", help="default %(default)s; 0: any free one"
     )
     key = "what clients must send as Authorization: Bearer KEY (default: $GGMLPY_API_KEY, else nothing)"
-    parser.add_argument("--api-key", default=os.environ.get("GGMLPY_API_KEY"), metavar="KEY", help=key)
+    parser.add_argument("--api-key", default=os.environ.get("GGMLPY_API_KEY") or None, metavar="KEY", help=key)
     name = "another name by which the server may be called, as behind a reverse proxy (several times)"
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=name)
     parser.add_argument(

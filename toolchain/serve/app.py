@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ggmlpy.files.errors import FormatError, UsageError
+from toolchain.terminal.talk import remark
 
 from .answers import (
     Choice,
@@ -42,6 +43,8 @@ __all__ = ["create_app"]
 B = TypeVar("B", bound=BaseModel)
 SLOWEST_READER = 60.0  # seconds for which a client may take nothing of what is sent
 MOST_ANSWERS = 64  # of one request
+MOST_SCORES = 1 << 20  # log-probabilities of prompts in one answer
+LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}  # where some clients cut lines
 
 
 def create_app(models: Sequence[Served], *, seconds: float = 600.0) -> Starlette:
@@ -57,6 +60,7 @@ def create_app(models: Sequence[Served], *, seconds: float = 600.0) -> Starlette
         Route("/health", server.health),
         Route("/metrics", server.metrics_text),
         Route("/v1/models", server.list_models),
+        Route("/v1/models/{name:path}", server.one_model),
         Route("/v1/completions", server.completions, methods=["POST"]),
         Route("/v1/chat/completions", server.chat_completions, methods=["POST"]),
         Route("/tokenize", server.tokenize, methods=["POST"]),
@@ -74,6 +78,7 @@ class Server:
         self.models = {model.name: model for model in models}
         self.first = models[0]
         self.seconds = seconds
+        self.told = ""  # the last failure: it is told once, and not again for each request
         self.metrics = Metrics({model.name: model.engine for model in models})
 
     # ── what needs no model ──────────────────────────────────────────────────────────────────────────────────────────
@@ -89,18 +94,10 @@ class Server:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def list_models(self, _: Request) -> Response:
-        entries = [
-            {
-                "id": name,
-                "object": "model",
-                "created": 0,
-                "owned_by": "local",
-                "context_length": model.engine.model.n_ctx,
-                "vocabulary": model.engine.model.n_vocab,
-            }
-            for name, model in self.models.items()
-        ]
-        return JSONResponse({"object": "list", "data": entries})
+        return JSONResponse({"object": "list", "data": [*map(_described, self.models.values())]})
+
+    async def one_model(self, request: Request) -> Response:
+        return JSONResponse(_described(self._model(request.path_params["name"])))
 
     async def tokenize(self, request: Request) -> Response:
         body = await self._body(request, TokenizeRequest)
@@ -113,7 +110,7 @@ class Server:
     async def detokenize(self, request: Request) -> Response:
         body = await self._body(request, DetokenizeRequest)
         model = self._model(body.model)
-        _check_tokens(body.tokens, model)
+        _check_tokens(body.tokens, model, "tokens")
         text = b"".join(map(model.piece, body.tokens)).decode("utf-8", "replace")
         return self._json(request, {"content": text, "prompt": text})
 
@@ -129,11 +126,14 @@ class Server:
     async def completions(self, request: Request) -> Response:
         body = await self._body(request, CompletionRequest)
         model = self._model(body.model)
-        prompts = body.prompts()
+        prompts: list[str | list[int]] = body.prompt
         if not 1 <= len(prompts) * body.n <= MOST_ANSWERS:
             raise ApiError(400, f"a request may ask for 1 to {MOST_ANSWERS} answers", "prompt")
         tokens = [await asyncio.to_thread(_prompt_tokens, prompt, model) for prompt in prompts]
         scored = body.echo and body.logprobs is not None
+        if scored and sum(map(len, tokens)) * body.n * (1 + (body.logprobs or 0)) > MOST_SCORES:
+            words = f"that is more than {MOST_SCORES:,} log-probabilities; send fewer prompts at a time"
+            raise ApiError(400, words, "prompt")
         work = Work(model, body, tokens, body.max_tokens, (), body.logprobs, scored)
         if body.echo:
             for choice in work.choices:
@@ -202,15 +202,16 @@ class Server:
     ) -> Response:
         self._submit(work)
         wants_usage = body.stream_options is not None and body.stream_options.include_usage
+        none_yet: dict[str, Any] = {"usage": None} if wants_usage else {}
 
         async def chunks() -> AsyncIterator[dict[str, str]]:
             try:
                 for opening in openings:
-                    yield _sse(envelope([opening], chunk=True))
+                    yield _sse(envelope([opening], chunk=True, **none_yet))
                 async for choice, event in work.events(self.seconds):
                     self._count(event)
                     choice.take(event)
-                    yield _sse(envelope([delta(choice, event)], chunk=True))
+                    yield _sse(envelope([delta(choice, event)], chunk=True, **none_yet))
                 if wants_usage:
                     yield _sse(envelope([], chunk=True, usage=usage(work.choices, body.n)))
                 yield {"data": "[DONE]"}
@@ -240,7 +241,8 @@ class Server:
             place = ".".join(str(part) for part in first["loc"])
             if first["type"] == "extra_forbidden":
                 raise ApiError(400, f"{place} is not supported", place, "unsupported_parameter") from error
-            raise ApiError(400, f"{place}: {first['msg']}" if place else first["msg"], place or None) from error
+            words = first["msg"].removeprefix("Value error, ")
+            raise ApiError(400, f"{place}: {words}" if place else words, place or None) from error
 
     def _model(self, name: str) -> Served:
         if not name:
@@ -253,7 +255,10 @@ class Server:
 
     def _count(self, event: Event) -> None:
         if isinstance(event, Failed):
-            raise ApiError(500, event.message)
+            if event.message != self.told:
+                self.told = event.message
+                remark(event.message)
+            raise ApiError(500, event.for_clients)
         if isinstance(event, Finished):
             self.metrics.finished(event)
 
@@ -284,7 +289,13 @@ class Stream(EventSourceResponse):
 
 
 def _sse(content: dict[str, Any]) -> dict[str, str]:
-    return {"data": json.dumps(content, ensure_ascii=False)}
+    return {"data": json.dumps(content, ensure_ascii=False).translate(LINE_ENDS)}
+
+
+def _described(model: Served) -> dict[str, Any]:
+    shape = model.engine.model
+    about = {"context_length": shape.n_ctx, "vocabulary": shape.n_vocab}
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": "local", **about}
 
 
 async def _left(request: Request) -> None:
@@ -297,7 +308,7 @@ def _prompt_tokens(prompt: str | list[int], model: Served) -> list[int]:
     if isinstance(prompt, str):
         _check_length(len(prompt), model)
         return list(model.engine.tokenizer.encode_first(prompt))
-    _check_tokens(prompt, model)
+    _check_tokens(prompt, model, "prompt")
     return prompt
 
 
@@ -309,10 +320,10 @@ def _check_length(characters: int, model: Served) -> None:
         raise ApiError(400, words, "prompt", "context_length_exceeded")
 
 
-def _check_tokens(tokens: Sequence[int], model: Served) -> None:
+def _check_tokens(tokens: Sequence[int], model: Served, field: str) -> None:
     n_vocab = model.engine.model.n_vocab
     if wrong := [token for token in tokens if not 0 <= token < n_vocab]:
-        raise ApiError(400, f"token {wrong[0]} is outside the vocabulary of {n_vocab}", "prompt")
+        raise ApiError(400, f"token {wrong[0]} is outside the vocabulary of {n_vocab}", field)
 
 
 def _text_of(prompt: str | list[int], model: Served) -> str:

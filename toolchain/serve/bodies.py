@@ -65,13 +65,13 @@ class Generation(Body):
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
     stop: list[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]] = Field([], max_length=MOST_STOPS)
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=100, strict=False)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1, strict=False)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=10, strict=False)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2, strict=False)] = 0.0
-    presence_penalty: Annotated[float, Field(ge=-2, le=2, strict=False)] = 0.0
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, strict=False)]] = Field({}, max_length=MOST_BIASES)
+    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=MOST_BIASES)
     user: Any = None
     metadata: Any = None
     store: Any = None
@@ -119,27 +119,26 @@ class Generation(Body):
 class CompletionRequest(Generation):
     """``POST /v1/completions``."""
 
-    prompt: Text | list[Text] | list[int] | list[list[int]] = ""
+    prompt: Any = Field("", validate_default=True)  # becomes a list of texts, or of lists of token ids
     max_tokens: Annotated[int, Field(ge=0)] = 16
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] = 1
 
-    @field_validator("prompt", mode="before")
+    @field_validator("prompt")
     @classmethod
-    def _of_one_kind(cls, prompt: Any) -> Any:
-        kinds = {type(item) for item in prompt} if isinstance(prompt, list) else {type(prompt)}
-        if kinds not in ({str}, {int}, {list}) or (kinds == {int} and not isinstance(prompt, list)):
-            raise ValueError("expected a text, a list of texts, token ids, or a list of lists of token ids")
-        return prompt
+    def _as_several(cls, prompt: Any) -> list[str | list[int]]:
+        several = prompt if isinstance(prompt, list) and _kinds(prompt) in ({str}, {list}) else [prompt]
+        for each in several:
+            if isinstance(each, str):
+                _without_nul(each)
+            elif not isinstance(each, list) or _kinds(each) != {int}:
+                raise ValueError("expected a text, a list of texts, token ids, or a list of lists of token ids")
+        return list(several)
 
-    def prompts(self) -> list[str | list[int]]:
-        """One or several, each a text or token ids."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if all(isinstance(item, int) for item in self.prompt) and self.prompt:
-            return [list(self.prompt)]  # type: ignore[arg-type]
-        return list(self.prompt)  # type: ignore[arg-type]
+
+def _kinds(items: list[Any]) -> set[type]:
+    return {type(item) for item in items}
 
 
 class Message(Body):

@@ -199,7 +199,8 @@ class Engine:
             place.tokens = []
             known = isinstance(error, FormatError | UsageError | MemoryError)
             whose = "" if known else f"a mistake of the server: {type(error).__name__}: "
-            self._tell(job, Failed(f"{whose}{error}"))
+            short = error.problem if isinstance(error, FormatError) else error
+            self._tell(job, Failed(f"{whose}{error}", f"{whose}{short}"))
 
     def _evaluate_each(self, chosen: list[tuple[Place, int]]) -> None:
         """The next token of several answers."""

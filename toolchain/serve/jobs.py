@@ -72,9 +72,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The job cannot be done; the words are for the client."""
+    """The job cannot be done.
+
+    Attributes:
+        message: for whoever runs the server.
+        for_clients: the same without the places of files.
+    """
 
     message: str
+    for_clients: str
 
 
 Event = Piece | PromptScored | Finished | Failed

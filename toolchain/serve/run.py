@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import re
 import secrets
 import signal
 import socket
@@ -16,10 +18,12 @@ from ggmlpy.files.errors import OutputError, UsageError
 
 from .app import create_app
 from .connections import MOST_CONNECTIONS, Impatient, make_room
-from .guard import Guard
+from .guard import LOCAL_NAMES, Guard, is_host
 from .work import Served
 
 __all__ = ["Settings", "serve"]
+
+OWN_ADDRESS = "an address of this machine, as 127.0.0.1 or 0.0.0.0"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def serve(models: Sequence[Served], settings: Settings, started: Callable[[str],
         UsageError: it would listen to strangers without a key.
         OutputError: the address is taken.
     """
+    _check(settings)
     local = _is_local(settings.host)
     if not local and not settings.key:
         raise UsageError(
@@ -63,7 +68,7 @@ def serve(models: Sequence[Served], settings: Settings, started: Callable[[str],
     listener = _listener(settings.host, settings.port)
     app = Guard(
         create_app(models, seconds=settings.seconds),
-        hosts={settings.host, *settings.hosts},
+        hosts={settings.host, *settings.hosts} - ({*LOCAL_NAMES} - {*settings.hosts}),
         any_address=not local,
         key=settings.key,
     )
@@ -92,6 +97,16 @@ def serve(models: Sequence[Served], settings: Settings, started: Callable[[str],
             model.engine.close()
 
 
+def _check(settings: Settings) -> None:
+    if not settings.host:
+        raise UsageError("--host is empty")
+    if settings.key is not None and not re.fullmatch(r"[!-~]+", settings.key):
+        raise UsageError("--api-key must be letters, digits and signs of ASCII: it stands in an HTTP header")
+    for name in settings.hosts:
+        if not is_host(name):
+            raise UsageError(f"--allow-host takes a name alone, as chat.example.org, and not {name!r}")
+
+
 def _is_local(host: str) -> bool:
     if host == "localhost":
         return True
@@ -106,8 +121,14 @@ def _listener(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
+        other_host = isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL
         raise OutputError(
-            f"cannot listen there: {getattr(error, 'strerror', None) or error}",
+            f"cannot listen there: {_reason(error)}",
             path=f"{host}:{port}",
-            next_step="another --port, or 0 for any that is free",
+            next_step=f"--host with {OWN_ADDRESS}" if other_host else "another --port, or 0 for any that is free",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Without the address, which the message has already."""
+    return re.sub(r" \(while attempting to bind.*", "", str(getattr(error, "strerror", None) or error))
