@@ -311,7 +311,8 @@ class Running(Server):
             if not line:
                 sys.exit("the server did not start")
         super().__init__(process, found[1])
-        threading.Thread(target=lambda: list(said), daemon=True).start()  # a full pipe would hold it
+        self.said = [line]
+        threading.Thread(target=self.said.extend, args=(said,), daemon=True).start()  # a full pipe would hold it
 
 
 class Other(Server):

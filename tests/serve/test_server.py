@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -103,6 +104,31 @@ def test_whoever_sends_no_whole_request_is_cut_off(app, monkeypatch):
         assert time.monotonic() - began > 0.8
 
 
+def test_whoever_waits_is_told_when_the_server_is_stopped_at_once():
+    """Ctrl-C twice: no answer is finished, none looks whole, and nothing but that is said."""
+    answers = {}
+
+    def ask(stream: bool) -> None:
+        body = {"prompt": "讲一个故事", "max_tokens": 1900, "logit_bias": {"2": -100}, "stream": stream}
+        answers[stream] = httpx.post(f"{running.address}/v1/completions", json=body, timeout=60)
+
+    with Running() as running:
+        asking = [threading.Thread(target=ask, args=(stream,)) for stream in (False, True)]
+        for each in asking:
+            each.start()
+        while running.metric("ggmlpy_working") < 2:
+            time.sleep(0.01)
+        running.process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        assert running.stop(signal.SIGINT) == 0
+        for each in asking:
+            each.join()
+        assert len(running.said) <= 2, running.said
+    assert (answers[False].status_code, answers[False].json()["error"]["code"]) == (503, "stopped")
+    last = answers[True].text.strip().splitlines()[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopped"
+
+
 def test_a_stranger_needs_a_key_and_a_taken_port_is_told(server):
     def said(*options: str) -> tuple[int, str]:
         done = subprocess.run(
@@ -117,10 +143,11 @@ def test_a_stranger_needs_a_key_and_a_taken_port_is_told(server):
         (["--host", ""], "--host is empty"),
         (["--api-key", ""], "--api-key must be"),
         (["--api-key", "密钥"], "--api-key must be"),
+        (["--host", "nonsense.invalid", "--api-key", "x"], "--host with an address of this machine"),
         (["--allow-host", "https://chat.example.org"], "takes a name alone"),
     ):
         code, told = said("--port", "0", *options)
-        assert code == 2
+        assert code == (3 if "cannot listen" in told else 2)
         assert words in told
     code, words = said("--port", server.address.rpartition(":")[2])
     assert code == 3

@@ -121,7 +121,8 @@ def _listener(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
-        other_host = isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL
+        number = getattr(error, "errno", None) or 0  # of a name that is not known, less than 0
+        other_host = number < 0 or number == errno.EADDRNOTAVAIL
         raise OutputError(
             f"cannot listen there: {_reason(error)}",
             path=f"{host}:{port}",
