@@ -13,7 +13,7 @@ import pytest
 from benchmarks.make_model import random_rows
 from ggmlpy.formats.tensor_types import TENSOR_TYPES
 from llama_ref.arithmetic.fast import layouts as fast_layouts
-from llama_ref.arithmetic.fast.backend import address_of, aligned
+from llama_ref.arithmetic.fast.arrays import address_of, aligned
 from llama_ref.arithmetic.fast.layouts import matrix_bytes, rounded, work_sizes
 from llama_ref.arithmetic.fast.machine_code import load_kernels
 
@@ -39,11 +39,12 @@ def test_rows(benchmark, kind):
     rows = (1 << 26) // row_bytes
     w, x, scratch = matrix(kind, rows), aligned(1 << 15, np.uint8), aligned(4096, np.uint8)  # x: in any form
     y, place = aligned(rows, np.float32), aligned(4, np.int64)
-    multiply = function(load_kernels([kind]).products[kind][0], 10)
+    kernels = load_kernels([kind])
+    multiply, ahead = function(kernels.products[kind][0], 12), kernels.read_ahead[kind]
     at = [address_of(a) for a in (place, place, w)]
     benchmark.extra_info["bytes"] = w.nbytes
     benchmark(multiply, *at, COLS, address_of(x), address_of(scratch), 0, rows // 4, rows // 4, rows,
-              address_of(y), 0)  # fmt: skip
+              address_of(y), 0, ahead.far, ahead.near)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [*fast_layouts.DIRECT, "sixteens"])

@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 
 from .errors import UsageError
 
-__all__ = ["available_processors", "checked_threads"]
+__all__ = ["available_processors", "checked_threads", "others_at_work"]
 
 MOST_THREADS = 1024  # more than any one machine's processors; each costs working memory and a stack
 
@@ -58,6 +58,15 @@ def available_processors(root: str | os.PathLike[str] = "/") -> int:
     """
     quotas = [math.ceil(quota) for quota in _quotas(Path(root))]
     return max(1, min([_in_affinity(), *quotas]))
+
+
+def others_at_work() -> bool:
+    """Whether other programs keep so much of the machine busy that what is measured now says little about it."""
+    try:
+        load, _, _ = os.getloadavg()
+    except (AttributeError, OSError):  # Windows has no such number
+        return False
+    return load > 1 + (os.cpu_count() or 1) / 2
 
 
 def _in_affinity() -> int:

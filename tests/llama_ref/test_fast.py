@@ -29,7 +29,9 @@ from ggmlpy.files.errors import UnsupportedError, UsageError
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.machine.features import MACHINE, SIMD
 from llama_ref.arithmetic.fast import layouts as fast_layouts
+from llama_ref.arithmetic.fast import read_ahead
 from llama_ref.arithmetic.fast.backend import FastBackend
+from llama_ref.arithmetic.fast.read_ahead import CANDIDATES, USUAL, ReadAhead
 from llama_ref.arithmetic.reference import ReferenceBackend
 from llama_ref.text.model import Model
 
@@ -319,24 +321,69 @@ def test_the_kernels_are_kept_where_the_user_can_write(tmp_path, monkeypatch):
     from llama_ref.arithmetic.fast import machine_code as fast_object
 
     made, code = [], b'{"names": []}\n' + bytes(1000)
+    part = fast_object.Part((), USUAL, code)
     monkeypatch.setenv("GGMLPY_CACHE", str(tmp_path / "new" / "cache"))
     monkeypatch.setattr(fast_object, "_compile", lambda name: made.append(name) or code)
-    monkeypatch.setattr(fast_object, "_link", lambda code: code)
+    monkeypatch.setattr(fast_object, "_link", lambda linked: part if linked == code else None)
 
     def load():
         monkeypatch.setattr(fast_object, "_LOADED", {})
         return fast_object._load("f16")
 
-    assert load() == load() == code
+    assert load() == load() == part
     assert made == ["f16"]
     (path,) = (tmp_path / "new" / "cache").iterdir()
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert load() == code
+    assert load() == part
     assert len(made) == 2
     monkeypatch.setenv("GGMLPY_CACHE", str(path / "not a directory"))
     monkeypatch.setattr(tempfile, "tempdir", str(path / "not a directory"))
-    assert load() == code
+    assert load() == part
     assert len(made) == 3
+
+
+def test_how_rows_are_asked_for_is_measured_once_while_the_machine_is_quiet(tmp_path, monkeypatch):
+    from llama_ref.arithmetic.fast import machine_code as fast_object
+
+    code, busy, found = fast_object._compile("q8_0-2023-08"), [True], ReadAhead(2048, 2048, False)
+    measured = []
+    monkeypatch.setenv("GGMLPY_CACHE", str(tmp_path))
+    monkeypatch.setattr(fast_object, "_compile", lambda name: code)
+    monkeypatch.setattr(fast_object, "others_at_work", lambda: busy[0])
+    monkeypatch.setattr(fast_object, "fastest", lambda kind, *_: measured.append(kind) or found)
+
+    def load():
+        monkeypatch.setattr(fast_object, "_LOADED", {"model": fast_object._load("model")})
+        return fast_object.load_kernels(["q8_0-2023-08"]).read_ahead["q8_0-2023-08"]
+
+    assert load() == USUAL
+    busy[0] = False
+    assert load() == load() == found
+    assert measured == ["q8_0-2023-08"]
+
+
+@pytest.mark.parametrize("kind", ["f16", "q4_0", "q4_K"])  # one of each form that a vector may have
+def test_every_way_of_asking_for_rows_gives_the_same_bits(tmp_path, monkeypatch, kind):
+    from llama_ref.arithmetic.fast.machine_code import load_kernels
+
+    path = model_of(tmp_path / "m.bin", version=3, type_name=kind, n_embd=512, n_head=4, n_mult=256)
+
+    def logits(ahead):
+        taken = lambda kinds: replace(load_kernels(kinds), read_ahead=dict.fromkeys(kinds, ahead))  # noqa: E731
+        monkeypatch.setattr("llama_ref.arithmetic.fast.backend.load_kernels", taken)
+        with fast(path, 2) as model:
+            return model.evaluate([7], 0, last_only=True)
+
+    expected = logits(USUAL)
+    assert all(same_bits(logits(ahead), expected) for ahead in CANDIDATES)
+
+
+def test_measuring_takes_one_of_the_ways(monkeypatch):
+    from llama_ref.arithmetic.fast import machine_code as fast_object
+
+    rows, model = fast_object._load("f16").addresses[0], fast_object._load("model").addresses
+    monkeypatch.setattr(read_ahead, "SIZE", 1 << 20)
+    assert read_ahead.fastest("f16", rows, fast_object._callable(model[2])) in CANDIDATES
 
 
 def digest_of_logits(folder: Path) -> str:

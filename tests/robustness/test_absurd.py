@@ -87,7 +87,7 @@ def test_a_context_that_the_machine_has_no_memory_for(model: Path, monkeypatch: 
 
     monkeypatch.setattr(mmap, "mmap", nothing_left)
     from ggmlpy.files.errors import UsageError
-    from llama_ref.arithmetic.fast.backend import aligned
+    from llama_ref.arithmetic.fast.arrays import aligned
 
     with pytest.raises(MemoryError):
         aligned((1 << 30,), "u1")

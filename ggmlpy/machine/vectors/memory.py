@@ -41,7 +41,6 @@ from .language import (
 __all__ = [
     "column_f32",
     "copy_bytes",
-    "fetch_ahead",
     "fetch_later",
     "gather",
     "load",
@@ -55,6 +54,7 @@ __all__ = [
     "load_i32x8",
     "load_i64",
     "load_u8",
+    "make_fetch_ahead",
     "prefetch",
     "rows_at",
     "store",
@@ -139,8 +139,6 @@ def zero_bytes(b: ir.IRBuilder, target: Any, n: Any) -> None:
 
 # Asking for memory before it is read; none of this ever faults.
 
-NEAR = 640  # bytes
-
 
 def prefetch(b: ir.IRBuilder, a: Any, locality: int) -> None:
     """Ask for a cache line, into the caches that `locality` says: 2 from the second level on, 3 all of them."""
@@ -149,17 +147,22 @@ def prefetch(b: ir.IRBuilder, a: Any, locality: int) -> None:
     call(b, name, ir.VoidType(), [b.inttoptr(a, I8.as_pointer()), to_read, I32(locality), data])
 
 
-def fetch_ahead(b: ir.IRBuilder, a: Any, size: int) -> None:
-    """Ask for the `size` bytes that will be read after a few thousand others, and again when they are NEAR.
+def make_fetch_ahead(size: int) -> Any:
+    """The operation that asks for the `size` bytes that lie `far` ahead, and for those that lie `near` ahead.
 
     First into the second-level cache, then into the first. Without it one core of a recent Xeon gets three quarters of
-    what it can read: too few lines are under way at a time. On a Ryzen it halves the speed, so `MACHINE.fetch_distance`
-    is 0 there and nothing is asked for.
+    what it can read: too few lines are under way at a time. On a Ryzen it may halve the speed. If `far` is 0, nothing
+    is asked for.
     """
-    if MACHINE.fetch_distance:
-        for offset in range(0, size, 64):
-            prefetch(b, at(b, a, MACHINE.fetch_distance + offset), 2)
-            prefetch(b, at(b, a, NEAR + offset), 3)
+
+    @op(nothing, address, integer, integer)
+    def fetch_ahead(b: ir.IRBuilder, a: Any, far: Any, near: Any) -> None:
+        with b.if_then(b.icmp_signed("!=", far, I64(0))):
+            for offset in range(0, size, 64):
+                prefetch(b, at(b, b.add(a, far), offset), 2)
+                prefetch(b, at(b, b.add(a, near), offset), 3)
+
+    return fetch_ahead
 
 
 @op(nothing, address)

@@ -12,8 +12,6 @@ same, but take more room.
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from ggmlpy.files.errors import UnsupportedError, UsageError
 from ggmlpy.files.processors import checked_threads
 from llama_ref.arithmetic.reference import Matrix, ReferenceBackend
 
+from .arrays import address_of, aligned
 from .layouts import (
     AS_FLOATS,
     DIRECT,
@@ -197,7 +196,9 @@ class FastBackend(ReferenceBackend):
         self.kernels = kernels = load_kernels(self.kinds)
 
         def entry(matrix: FastMatrix) -> tuple[int, ...]:
-            return address_of(matrix.blocks), *kernels.products[matrix.kind], form_of(matrix.kind)
+            ahead = kernels.read_ahead[matrix.kind]
+            functions, form = kernels.products[matrix.kind], form_of(matrix.kind)
+            return address_of(matrix.blocks), *functions, form, ahead.far, ahead.near, ahead.long_streams
 
         layers = np.zeros(h.n_layer, LAYER)
         for record, layer in zip(layers, weights.layers):
@@ -270,27 +271,3 @@ class FastBackend(ReferenceBackend):
 
 def matrices_of(layer: Any) -> dict[str, FastMatrix]:
     return {name: getattr(layer, name) for name in MATRICES}
-
-
-def aligned(shape: Any, dtype: Any) -> npt.NDArray[Any]:
-    """Zeros that begin at a cache line; pages that are never touched take no memory.
-
-    Large arrays are mapped in small pages: in the large ones that Linux and numpy prefer, the first token of a
-    conversation would already fill the memory of a whole context.
-    """
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if size < 1 << 20:
-        room = np.zeros(size + LINE, np.uint8)
-        start = -room.ctypes.data % LINE
-        return room[start : start + size].view(dtype).reshape(shape)
-    try:
-        pages = mmap.mmap(-1, size)
-    except (OSError, OverflowError) as error:
-        raise MemoryError(f"{size:,} bytes") from error
-    with contextlib.suppress(AttributeError, OSError):  # only Linux knows this advice, and not every Linux
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(pages, np.uint8).view(dtype).reshape(shape)
-
-
-def address_of(array: npt.NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])

@@ -39,7 +39,6 @@ from ggmlpy.machine.vectors import (
     constant,
     dot_bytes,
     f32x16,
-    fetch_ahead,
     gather_sums,
     i32x16,
     integer,
@@ -207,8 +206,6 @@ def make_group_dot(layout: Layout, quads: int = QUAD) -> Any:
 
     @op(f32x16, f32x16, address, address)
     def group_dot(b: ir.IRBuilder, acc: Any, weights: Any, activations: Any) -> Any:
-        if quads == QUAD:
-            fetch_ahead(b, weights, GROUP * layout.size)
         return add_group(b, layout, acc, weights, activations, quads)
 
     return group_dot

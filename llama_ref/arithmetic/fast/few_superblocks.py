@@ -146,7 +146,7 @@ def make_few(block: Superblock, rows_product: Any) -> Any:
                 place = sums + each + 64 * t
                 put_rows(y + t * y_stride + 4 * row, sub(load(place), load(place + each)), GROUP, accumulate)
         for t in range(n):
-            rows_product(base, cols, x + t * stride, sums, whole, 0, 0, last, y + t * y_stride, accumulate)
+            rows_product(base, cols, x + t * stride, sums, whole, 0, 0, last, y + t * y_stride, accumulate, 0, 0)
         return 0
 
     return few

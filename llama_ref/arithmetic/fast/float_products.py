@@ -16,12 +16,12 @@ from ggmlpy.machine.vectors import (
     I64,
     address,
     at,
-    fetch_ahead,
     integer,
     keep_apart,
     load,
     load_as,
     mad,
+    make_fetch_ahead,
     nothing,
     op,
     store_as,
@@ -49,9 +49,7 @@ def make_float_product(load_values: Any, size: int) -> Product:
 def make_row_dots(load_values: Any, size: int) -> Any:
     """The functions that multiply one row, or four, with a vector."""
 
-    @op(nothing, address)
-    def fetch_values(b: ir.IRBuilder, a: Any) -> None:
-        fetch_ahead(b, a, 64)
+    fetch_line = make_fetch_ahead(64)
 
     @compiled
     def row_dot(p, x, cols):
@@ -62,12 +60,13 @@ def make_row_dots(load_values: Any, size: int) -> Any:
         return total(acc)
 
     @compiled
-    def four_dots(p0, apart, x, cols):
+    def four_dots(p0, apart, x, cols, far, near):
         """The same for four rows, `apart` bytes from one to the next."""
         p1, p2, p3 = p0 + apart, p0 + 2 * apart, p0 + 3 * apart
         a0, a1, a2, a3 = zeros(), zeros(), zeros(), zeros()
         for start in range(0, cols, 64 // size):
-            fetch_values(p0), fetch_values(p1), fetch_values(p2), fetch_values(p3)
+            fetch_line(p0, far, near), fetch_line(p1, far, near)
+            fetch_line(p2, far, near), fetch_line(p3, far, near)
             for _ in range(min(cols - start, 64 // size) // 16):
                 v = load(x)
                 a0, a1 = mad(load_values(p0), v, a0), mad(load_values(p1), v, a1)
@@ -82,11 +81,11 @@ def make_rows(row_dot: Any, four_dots: Any, size: int) -> Any:
     """The function `Product.rows`."""
 
     @compiled
-    def rows(base, cols, vector, scratch, first, quarter, apart, last, y, accumulate):
+    def rows(base, cols, vector, scratch, first, quarter, apart, last, y, accumulate, far, near):
         keep_apart()
         row_bytes = cols * size
         for row in range(first, first + quarter):
-            dots = four_dots(base + row * row_bytes, apart * row_bytes, vector, cols)
+            dots = four_dots(base + row * row_bytes, apart * row_bytes, vector, cols, far, near)
             put_four(y + 4 * row, 4 * apart, dots, accumulate)
         for row in range(first + 4 * quarter, last):
             put(y + 4 * row, row_dot(base + row * row_bytes, vector, cols), accumulate)

@@ -164,6 +164,7 @@ FEW_TOKENS = 8 if MACHINE.simd == "amx" else 32  # that meet the rows without pa
 # Of floats: rows and tokens whose sums fit the registers; how many columns and such tiles the caches keep meanwhile.
 FLOAT_ROWS, FLOAT_TOKENS = (4, 6) if MACHINE.wide else (2, 2)
 FLOAT_COLUMNS, FLOAT_TILES = 512, 5
+ROWS = 64  # in a unit of work of the product with one vector
 PANELS = 4  # x 16 rows, in a unit of work of the product with many vectors
 CHAINS_OF_PEAK = 12  # that multiply side by side, to measure how fast that can be
 LEVELS = 5  # of a tree of sixteen sums

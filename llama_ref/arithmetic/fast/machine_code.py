@@ -12,7 +12,7 @@ kernels are compiled at each start.
 
     8 bytes   "ggmlpyk1"
     32 bytes  SHA256 of what follows
-    text      a line of JSON: the names of the functions in the object code
+    text      a line of JSON: the functions in the object code, its sizes, and how memory is best read ahead
     …         the object code
 """
 
@@ -24,7 +24,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,11 @@ import llvmlite.binding as llvm
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.files.caches import cache_directory, is_own
 from ggmlpy.files.errors import OutputError
+from ggmlpy.files.processors import others_at_work
 from ggmlpy.machine.compiling import compiling, source_digest
 from ggmlpy.machine.features import MACHINE
 
+from .read_ahead import USUAL, ReadAhead, fastest
 from .threads import futex_number, offer_processor_address
 
 __all__ = ["Kernels", "call_compiled", "load_kernels"]
@@ -49,9 +51,16 @@ _LOADED: dict[str, Part] = {}
 
 @dataclass(frozen=True)
 class Part:
-    """Linked code: the addresses of its functions, and the engine that keeps it in memory."""
+    """Linked code.
+
+    Attributes:
+        addresses: of its functions.
+        read_ahead: how rows are best asked for here; None as long as that was not measured, or cannot be.
+        engine: keeps the code in memory.
+    """
 
     addresses: tuple[int, ...]
+    read_ahead: ReadAhead | None
     engine: Any
 
 
@@ -64,19 +73,24 @@ class Kernels:
         yardsticks: to measure how fast things can be: (address, bytes): reads memory; (steps, 0): multiplies bytes in
             registers; (steps, 0): multiplies floats.
         products: kind of matrix -> addresses of the functions of `Product`.
+        read_ahead: kind of matrix -> how its rows are asked for while they meet one vector.
     """
 
     token: Callable[[int, int], None]
     batch: Callable[[int, int], None]
     yardsticks: tuple[Callable[[int, int], None], ...]
     products: dict[str, tuple[int, ...]]
+    read_ahead: dict[str, ReadAhead]
 
 
 def load_kernels(kinds: Iterable[str]) -> Kernels:
     """The kernels for matrices of these kinds (`layouts.LAYOUTS` and `layouts.FLOATS`), compiled if need be."""
     with _LOCK:
-        token, batch, *yardsticks = (_callable(at) for at in _load(MODEL).addresses)
-        return Kernels(token, batch, tuple(yardsticks), {kind: _load(kind).addresses for kind in kinds})
+        token, batch, _, *yardsticks = (_callable(at) for at in _load(MODEL).addresses)
+        parts = {kind: _load(kind) for kind in kinds}
+        addresses = {kind: part.addresses for kind, part in parts.items()}
+        read_ahead = {kind: part.read_ahead or USUAL for kind, part in parts.items()}
+        return Kernels(token, batch, tuple(yardsticks), addresses, read_ahead)
 
 
 def _load(name: str) -> Part:
@@ -88,7 +102,13 @@ def _load(name: str) -> Part:
                 code = _compile(name)
             if path:
                 _write(path, code)
-        _LOADED[name] = _link(code)
+        part = _link(code)
+        if name != MODEL and part.read_ahead is None and not others_at_work():
+            ahead = fastest(name, part.addresses[0], _callable(_load(MODEL).addresses[2]))
+            part = replace(part, read_ahead=ahead)
+            if path:
+                _write(path, _with_read_ahead(code, ahead))
+        _LOADED[name] = part
     return _LOADED[name]
 
 
@@ -133,10 +153,10 @@ def _compile(name: str) -> bytes:
     from .matrix_functions import PANEL_SIGNATURE, ROWS_SIGNATURE
     from .one_token import token
     from .products import make_product
-    from .reading import multiply_bytes, multiply_floats, read_memory
+    from .reading import multiply_bytes, multiply_floats, multiply_units, read_memory
 
     if name == MODEL:
-        functions = (token, batch, read_memory, multiply_bytes, multiply_floats)
+        functions = (token, batch, multiply_units, read_memory, multiply_bytes, multiply_floats)
         entries: list[tuple[Any, Any]] = [(function, SIGNATURE) for function in functions]
     else:
         product = make_product(name)
@@ -149,6 +169,12 @@ def _compile(name: str) -> bytes:
         objects.append(result.library.serialize_using_object_code()[2][0])
     header = {"names": names, "sizes": [len(code) for code in objects]}
     return json.dumps(header).encode() + b"\n" + b"".join(objects)
+
+
+def _with_read_ahead(code: bytes, ahead: ReadAhead) -> bytes:
+    """The same code; its line now says how rows are read ahead here."""
+    line, _, objects = code.partition(b"\n")
+    return json.dumps({**json.loads(line), "read_ahead": astuple(ahead)}).encode() + b"\n" + objects
 
 
 def _link(code: bytes) -> Part:
@@ -165,7 +191,9 @@ def _link(code: bytes) -> Part:
         engine.add_object_file(llvm.ObjectFileRef.from_data(objects[start : start + size]))
         start += size
     engine.finalize_object()
-    return Part(tuple(engine.get_function_address(name) for name in header["names"]), engine)
+    addresses = tuple(engine.get_function_address(name) for name in header["names"])
+    ahead = header.get("read_ahead")
+    return Part(addresses, ahead and ReadAhead(*ahead), engine)
 
 
 def _callable(function: int) -> Callable[[int, int], None]:

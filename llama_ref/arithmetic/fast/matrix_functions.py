@@ -13,7 +13,7 @@ from ggmlpy.machine.vectors import I8, I32, I64, address, load_f32, nothing, op,
 
 __all__ = ["PANEL_SIGNATURE", "ROWS_SIGNATURE", "Product", "call_by_address", "put", "put_four"]
 
-ROWS_SIGNATURE = types.int64(*[types.int64] * 10)  # see Product
+ROWS_SIGNATURE = types.int64(*[types.int64] * 12)  # see Product
 PANEL_SIGNATURE = types.int64(*[types.int64] * 11)
 
 
@@ -22,10 +22,10 @@ class Product:
     """The compiled functions of one kind of matrix.
 
     Attributes:
-        rows: (base, cols, x, scratch, first, quarter, apart, last, y, accumulate): y of one vector x, which lies in
-            the form that the kind of matrix meets (`layouts.form_of`). Of the rows `first` … `first + quarter` - 1, and
-            of those `apart`, 2 · `apart` and 3 · `apart` after them; then of the rows from first + 4 · `quarter` to
-            `last`.
+        rows: (base, cols, x, scratch, first, quarter, apart, last, y, accumulate, far, near): y of one vector x, which
+            lies in the form that the kind of matrix meets (`layouts.form_of`). Of the rows `first` … `first + quarter`
+            - 1, and of those `apart`, 2 · `apart` and 3 · `apart` after them; then of the rows from first + 4 ·
+            `quarter` to `last`. The first ones are asked for `far` and `near` bytes ahead (see `read_ahead`).
         panel: (base, cols, first, last, n_tokens, x, panel, sums, y, y_stride, accumulate): the same rows for all
             tokens.
         few: the same as `panel`, for at most FEW_TOKENS tokens (of `layouts`); they need no panel.

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .backend import FastBackend, FastMatrix, address_of, aligned
+from .arrays import address_of, aligned
+from .backend import FastBackend, FastMatrix
 from .layouts import CHAINS_OF_PEAK, FLOATS, PANELS, rounded
 from .machine_code import call_compiled
 
@@ -31,6 +32,7 @@ class Measuring:
     def __init__(self, backend: FastBackend, weights: Weights, n_tokens: int) -> None:
         assert backend.kernels is not None
         self.backend, self.products = backend, backend.kernels.products
+        self.read_ahead = backend.kernels.read_ahead
         self.read_memory, self.multiply_bytes, self.multiply_floats = backend.kernels.yardsticks
         self.team, self.n_threads = backend.team, backend.n_threads
         self.n_tokens = min(n_tokens, len(backend.x))
@@ -71,7 +73,9 @@ class Measuring:
             for m in self.of(kind):
                 first, last = self._share(m.rows, thread, 4)
                 quarter = (last - first) // 4
-                arguments = x, self._scratch(thread, "sums"), first, quarter, quarter, last, y, 0
+                ahead = self.read_ahead[kind]
+                place = first, quarter, quarter, last
+                arguments = x, self._scratch(thread, "sums"), *place, y, 0, ahead.far, ahead.near
                 call_compiled(self.products[kind][0], address_of(m.blocks), m.cols, *arguments)
 
         self.team.run(share)

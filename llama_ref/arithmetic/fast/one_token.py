@@ -15,7 +15,7 @@ from ggmlpy.machine.vectors import load_f32, store_f32
 
 from .activations import normalize_or_copy, quantize_groups, quantize_superblocks, silu_mul
 from .attention import attention_group
-from .layouts import AS_FLOATS, IN_SUPERBLOCKS
+from .layouts import AS_FLOATS, IN_SUPERBLOCKS, ROWS
 from .matrix_functions import ROWS_SIGNATURE, call_by_address
 from .plan_fields import (
     MATRIX_SIZE,
@@ -37,11 +37,13 @@ from .plan_fields import (
     bias_wq,
     bias_wv,
     counters_at,
+    far_ahead,
     ffn_norm_at,
     form_of,
     gate_at,
     layer_at,
     logits_at,
+    long_streams,
     matrix_at,
     n_embd,
     n_ff,
@@ -51,6 +53,7 @@ from .plan_fields import (
     n_q,
     n_threads,
     n_vocab,
+    near_ahead,
     norm_at,
     qkv_at,
     rows_function,
@@ -65,7 +68,6 @@ from .work import phase, scratch_of, units
 
 __all__ = ["NO_BIAS", "NO_NORM", "begin_rows", "bias_of_qkv", "logits", "multiply", "part_of_qkv", "prepare", "token"]
 
-ROWS = 64  # of a matrix, in a unit of work
 NO_NORM = NO_BIAS = 0
 
 multiply = call_by_address(ROWS_SIGNATURE)
@@ -83,11 +85,12 @@ def prepare(plan, x, norm, n, scratch):
 
 
 @compiled
-def streams(plan, unit, n_units, begin, rows):
+def streams(plan, matrix, unit, n_units, begin, rows):
     """Which rows of a matrix a unit is: first, quarter, apart and last as `Product.rows` takes them.
 
     The units of a matrix [rows] are begin, begin + 1 … of the n_units of a phase. Those of a thread's share that have
     ROWS rows take the rows of this share together: each the next few of its first, second, third and fourth quarter.
+    (Where a MATRIX has no long streams, each unit takes the rows that follow those of the unit before.)
     """
     team = n_threads(plan)
     owner = ((unit + 1) * team - 1) // n_units
@@ -96,6 +99,8 @@ def streams(plan, unit, n_units, begin, rows):
     if unit >= share_end:  # the last rows, fewer than ROWS
         first = (unit - begin) * ROWS
         return first, (rows - first) // 4, (rows - first) // 4, rows
+    if long_streams(matrix) == 0:
+        return (unit - begin) * ROWS, ROWS // 4, ROWS // 4, 0
     first = (share_begin - begin) * ROWS + (unit - share_begin) * (ROWS // 4)
     return first, ROWS // 4, (share_end - share_begin) * (ROWS // 4), 0
 
@@ -120,7 +125,8 @@ def rows_of(plan, matrix, bias, cols, place, scratch, y, accumulate):
         more = begin_rows(bias, first + i * apart, first + i * apart + quarter, y, accumulate)
     begin_rows(bias, first + 4 * quarter, last, y, accumulate)
     spare, function = scratch + scratch_sums(plan), rows_function(matrix)
-    multiply(function, matrix_at(matrix), cols, x, spare, first, quarter, apart, last, y, more)
+    far, near = far_ahead(matrix), near_ahead(matrix)
+    multiply(function, matrix_at(matrix), cols, x, spare, first, quarter, apart, last, y, more, far, near)
 
 
 @compiled
@@ -167,14 +173,16 @@ def qkv_rows(plan, layer, unit, scratch):
     """Queries, then keys, then values."""
     w = layer_at(plan, layer)
     which, begin, rows, offset = part_of_qkv(plan, unit, ROWS)
-    place, y = streams(plan, unit, n_qkv(plan), begin, rows), qkv_at(plan) + 4 * offset
-    rows_of(plan, w + WQ + MATRIX_SIZE * which, bias_of_qkv(w, which), n_embd(plan), place, scratch, y, 0)
+    matrix, y = w + WQ + MATRIX_SIZE * which, qkv_at(plan) + 4 * offset
+    place = streams(plan, matrix, unit, n_qkv(plan), begin, rows)
+    rows_of(plan, matrix, bias_of_qkv(w, which), n_embd(plan), place, scratch, y, 0)
 
 
 @compiled
 def output_rows(plan, layer, unit, scratch):
     """What attention gives, added to the residual stream."""
-    w, place = layer_at(plan, layer), streams(plan, unit, n_width(plan), 0, n_embd(plan))
+    w = layer_at(plan, layer)
+    place = streams(plan, w + WO, unit, n_width(plan), 0, n_embd(plan))
     rows_of(plan, w + WO, bias_wo(w), n_q(plan), place, scratch, x_at(plan), 1)
 
 
@@ -182,7 +190,7 @@ def output_rows(plan, layer, unit, scratch):
 def gate_and_up_rows(plan, layer, unit, scratch):
     """silu(w1 · x) · (w3 · x)."""
     w, width, gate, up = layer_at(plan, layer), n_embd(plan), gate_at(plan), up_at(plan)
-    first, quarter, apart, last = place = streams(plan, unit, n_hidden(plan), 0, n_ff(plan))
+    first, quarter, apart, last = place = streams(plan, w + W1, unit, n_hidden(plan), 0, n_ff(plan))
     rows_of(plan, w + W1, bias_w1(w), width, place, scratch, gate, 0)
     rows_of(plan, w + W3, bias_w3(w), width, place, scratch, up, 0)
     if last != 0:
@@ -194,13 +202,14 @@ def gate_and_up_rows(plan, layer, unit, scratch):
 @compiled
 def down_rows(plan, layer, unit, scratch):
     """What the feed-forward layer gives, added to the residual stream."""
-    w, place = layer_at(plan, layer), streams(plan, unit, n_width(plan), 0, n_embd(plan))
+    w = layer_at(plan, layer)
+    place = streams(plan, w + W2, unit, n_width(plan), 0, n_embd(plan))
     rows_of(plan, w + W2, bias_w2(w), n_ff(plan), place, scratch, x_at(plan), 1)
 
 
 @compiled
 def logit_rows(plan, layer, unit, scratch):
-    place = streams(plan, unit, n_pieces(plan), 0, n_vocab(plan))
+    place = streams(plan, plan + OUTPUT, unit, n_pieces(plan), 0, n_vocab(plan))
     rows_of(plan, plan + OUTPUT, NO_BIAS, n_embd(plan), place, scratch, logits_at(plan), 0)
 
 

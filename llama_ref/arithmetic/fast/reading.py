@@ -1,4 +1,4 @@
-"""How fast memory can be read and numbers multiplied: the yardsticks of ``bench``."""
+"""How fast memory can be read and numbers multiplied: the yardsticks of ``bench`` and of `read_ahead`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ggmlpy.machine.vectors import (
     integer,
     largest,
     load,
+    load_i64,
     mad,
     maximum,
     op,
@@ -28,9 +29,12 @@ from ggmlpy.machine.vectors import (
     zeros,
 )
 
-from .layouts import CHAINS_OF_PEAK
+from .layouts import CHAINS_OF_PEAK, ROWS
+from .matrix_functions import ROWS_SIGNATURE, call_by_address
 
-__all__ = ["multiply_bytes", "multiply_floats", "read_memory"]
+__all__ = ["multiply_bytes", "multiply_floats", "multiply_units", "read_memory"]
+
+multiply_rows = call_by_address(ROWS_SIGNATURE)
 
 
 @compiled
@@ -47,6 +51,19 @@ def read_memory(start, size):
         s0, s1 = maximum(load(p + 4 * part), s0), maximum(load(p + 5 * part), s1)
         s2, s3 = maximum(load(p + 6 * part), s2), maximum(load(p + 7 * part), s3)
     return np.int64(largest(maximum(maximum(s0, s1), maximum(s2, s3))) > np.float32(0))
+
+
+@compiled
+def multiply_units(job, nothing):
+    """A matrix times one vector, unit by unit, as for a token. job: address of a `read_ahead.JOB`."""
+    function, base, cols, x = load_i64(job), load_i64(job + 8), load_i64(job + 16), load_i64(job + 24)
+    scratch, y, n_units = load_i64(job + 32), load_i64(job + 40), load_i64(job + 48)
+    far, near, long_streams = load_i64(job + 56), load_i64(job + 64), load_i64(job + 72)
+    quarter = ROWS // 4
+    step, apart = (quarter, n_units * quarter) if long_streams != 0 else (ROWS, quarter)
+    for unit in range(n_units):
+        multiply_rows(function, base, cols, x, scratch, unit * step, quarter, apart, 0, y, 0, far, near)
+    return 0
 
 
 def make_multiply(kind: Any, multiply: Callable[[ir.IRBuilder, Any, Any], Any]) -> Any:

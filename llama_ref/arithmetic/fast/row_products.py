@@ -8,6 +8,7 @@ from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import (
     copy_bytes,
     keep_apart,
+    make_fetch_ahead,
     total,
     zero_bytes,
     zeros,
@@ -46,6 +47,7 @@ def make_row_dots(layout: Layout) -> Any:
     """The functions that multiply one row, or four, with a vector."""
     group_dot, add_rest = make_group_dot(layout), make_add_rest(layout)
     group_size = GROUP * layout.size
+    fetch_group = make_fetch_ahead(group_size)
 
     @compiled
     def row_dot(p, record, n_blocks, scratch):
@@ -58,11 +60,13 @@ def make_row_dots(layout: Layout) -> Any:
         return total(add_rest(acc, p, record, n_blocks % GROUP, scratch))
 
     @compiled
-    def four_dots(p0, apart, record, n_blocks, scratch):
+    def four_dots(p0, apart, record, n_blocks, scratch, far, near):
         """The same for four rows, `apart` bytes from one to the next."""
         p1, p2, p3 = p0 + apart, p0 + 2 * apart, p0 + 3 * apart
         a0, a1, a2, a3 = zeros(), zeros(), zeros(), zeros()
         for _ in range(n_blocks // GROUP):
+            fetch_group(p0, far, near), fetch_group(p1, far, near)
+            fetch_group(p2, far, near), fetch_group(p3, far, near)
             a0, a1 = group_dot(a0, p0, record), group_dot(a1, p1, record)
             a2, a3 = group_dot(a2, p2, record), group_dot(a3, p3, record)
             p0, p1, p2, p3 = p0 + group_size, p1 + group_size, p2 + group_size, p3 + group_size
@@ -81,14 +85,15 @@ def make_rows(layout: Layout) -> Any:
     size, group_size = layout.size, GROUP * layout.size
 
     @compiled
-    def rows(base, cols, record, scratch, first, quarter, apart, last, y, accumulate):
+    def rows(base, cols, record, scratch, first, quarter, apart, last, y, accumulate, far, near):
         keep_apart()
         n_blocks = cols // 32
         row_bytes = n_blocks * size
         if n_blocks % 4:
             zero_bytes(scratch, group_size)
         for row in range(first, first + quarter):
-            dots = four_dots(base + row * row_bytes, apart * row_bytes, record, n_blocks, scratch)
+            p = base + row * row_bytes
+            dots = four_dots(p, apart * row_bytes, record, n_blocks, scratch, far, near)
             put_four(y + 4 * row, 4 * apart, dots, accumulate)
         for row in range(first + 4 * quarter, last):
             put(y + 4 * row, row_dot(base + row * row_bytes, record, n_blocks, scratch), accumulate)

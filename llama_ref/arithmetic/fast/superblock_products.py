@@ -24,7 +24,6 @@ from ggmlpy.machine.vectors import (
     dot_bytes,
     dot_words,
     f32x16,
-    fetch_ahead,
     integer,
     join,
     keep_apart,
@@ -32,6 +31,7 @@ from ggmlpy.machine.vectors import (
     load_as,
     load_f32,
     mad,
+    make_fetch_ahead,
     nothing,
     op,
     shuffle,
@@ -75,8 +75,6 @@ def make_add_block(block: Superblock) -> Any:
     @op(f32x16, f32x16, address, address, address, address, address)
     def add_block(b: ir.IRBuilder, acc: Any, *addresses: Any) -> Any:
         *blocks, vector_at = addresses
-        for a in blocks:
-            fetch_ahead(b, a, block.record.type_size)
         headers = block.headers(b, blocks)
         scales, mins, begin = block.scales(b, headers)
         whole = totals(b, [block.row_sums(b, a, row, scales, vector_at) for row, a in enumerate(blocks)])
@@ -100,27 +98,30 @@ def store_four(b: ir.IRBuilder, a: Any, acc: Any) -> None:
 def make_rows(block: Superblock) -> Any:
     """The function `Product.rows`."""
     add_block, size, values = make_add_block(block), block.record.type_size, block.record.blck_size
+    fetch_block = make_fetch_ahead(size)
 
     @compiled
-    def four_dots(p0, apart, x, n_blocks, y):
+    def four_dots(p0, apart, x, n_blocks, y, far, near):
         """Four rows, `apart` bytes from one to the next, times a vector: f32 [4] at y."""
         p1, p2, p3, acc = p0 + apart, p0 + 2 * apart, p0 + 3 * apart, zeros()
         for _ in range(n_blocks):
+            fetch_block(p0, far, near), fetch_block(p1, far, near)
+            fetch_block(p2, far, near), fetch_block(p3, far, near)
             acc = add_block(acc, p0, p1, p2, p3, x)
             p0, p1, p2, p3, x = p0 + size, p1 + size, p2 + size, p3 + size, x + A_BYTES
         store_four(y, acc)
         return load_f32(y), load_f32(y + 4), load_f32(y + 8), load_f32(y + 12)
 
     @compiled
-    def rows(base, cols, x, scratch, first, quarter, apart, last, y, accumulate):
+    def rows(base, cols, x, scratch, first, quarter, apart, last, y, accumulate, far, near):
         keep_apart()
         n_blocks = cols // values
         row_bytes = n_blocks * size
         for row in range(first, first + quarter):
-            dots = four_dots(base + row * row_bytes, apart * row_bytes, x, n_blocks, scratch)
+            dots = four_dots(base + row * row_bytes, apart * row_bytes, x, n_blocks, scratch, far, near)
             put_four(y + 4 * row, 4 * apart, dots, accumulate)
         for row in range(first + 4 * quarter, last):
-            put(y + 4 * row, four_dots(base + row * row_bytes, 0, x, n_blocks, scratch)[0], accumulate)
+            put(y + 4 * row, four_dots(base + row * row_bytes, 0, x, n_blocks, scratch, 0, 0)[0], accumulate)
         return 0
 
     return rows

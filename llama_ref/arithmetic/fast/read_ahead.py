@@ -1,0 +1,110 @@
+"""How memory is best asked for while rows meet one vector: measured once, when the kernels of a type are first used.
+
+Generating is reading, and processors differ in what helps them to read: some reach three quarters of their bandwidth
+unless they are told early what comes next, others are slowed down by being told. No result depends on it. So each
+candidate multiplies a matrix larger than most caches a few times, in turns with the first, which is taken unless
+another is clearly faster. The choice is kept beside the compiled code (see `machine_code`). While other programs keep
+the machine busy nothing is measured, and the first is taken.
+"""
+
+from __future__ import annotations
+
+import mmap
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from ggmlpy.machine.features import MACHINE
+
+from .arrays import address_of, aligned
+from .layouts import ROWS, matrix_bytes
+
+__all__ = ["CANDIDATES", "USUAL", "ReadAhead", "choose", "fastest"]
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """How the rows of one type are asked for.
+
+    Attributes:
+        far: how many bytes ahead lines are asked for into the second-level cache; 0: not at all.
+        near: how many bytes ahead they are asked for into the first-level cache.
+        long_streams: whether the four streams of a thread run on through its share of a matrix, instead of beginning
+            anew in each unit of work.
+    """
+
+    far: int
+    near: int
+    long_streams: bool = True
+
+    def __str__(self) -> str:
+        asked = f"{self.far / 1024:g} KB ahead" if self.far else "by itself"
+        return asked if self.long_streams else f"{asked}, short streams"
+
+
+ALONE, XEON = ReadAhead(0, 0), ReadAhead(3072, 640)
+USUAL = XEON if MACHINE.fetch_distance else ALONE
+OTHERS = (ALONE, XEON, ReadAhead(1024, 1024), ReadAhead(2048, 2048), ReadAhead(0, 0, False))
+CANDIDATES = (USUAL, *(ahead for ahead in OTHERS if ahead != USUAL))  # the first is taken unless another is faster
+
+ROUNDS = 4
+CLEARLY = 0.97  # of the time of the first candidate
+COLS = 4096
+SIZE = 48 << 20  # bytes of the matrix: all candidates together take about a tenth of a second
+
+#: what `reading.multiply_units` is told, in this order
+JOB_FIELDS = ("function", "base", "cols", "x", "scratch", "y", "n_units", "far", "near", "long_streams")
+JOB = np.dtype([(name, "<i8") for name in JOB_FIELDS])
+
+
+def fastest(kind: str, rows: int, multiply_units: Callable[[int, int], None]) -> ReadAhead:
+    """The candidate with which this machine multiplies a kind of matrix fastest.
+
+    Args:
+        rows: the address of `Product.rows`.
+        multiply_units: `reading.multiply_units`.
+    """
+    n_units = SIZE // (matrix_bytes(kind, COLS) * ROWS)
+    matrix = aligned(n_units * ROWS * matrix_bytes(kind, COLS), np.uint8)
+    matrix[:: mmap.PAGESIZE] = 0  # so that there are pages, and small ones, as in a mapped file
+    x, scratch = aligned(8 * COLS, np.uint8), aligned(1 << 16, np.uint8)
+    y, job = aligned(n_units * ROWS, np.float32), np.zeros(1, JOB)
+    common = (rows, address_of(matrix), COLS, address_of(x), address_of(scratch), address_of(y), n_units)
+
+    def time_of(ahead: ReadAhead) -> int:
+        job[0] = (*common, *astuple(ahead))
+        begin = clock()
+        multiply_units(address_of(job), 0)
+        return clock() - begin
+
+    return choose(CANDIDATES, [[time_of(ahead) for ahead in CANDIDATES] for _ in range(ROUNDS)])
+
+
+#: nanoseconds of this thread, which others do not disturb, where the system counts them finely enough
+clock = time.thread_time_ns if time.get_clock_info("thread_time").resolution < 1e-5 else time.perf_counter_ns
+
+
+def choose(candidates: Sequence[ReadAhead], rounds: Sequence[Sequence[int]]) -> ReadAhead:
+    """The first candidate, unless another is clearly faster: in most rounds, and in its best one.
+
+    Args:
+        rounds: the times of the candidates, round by round.
+
+    >>> one, other = ReadAhead(0, 0), ReadAhead(2048, 2048)
+    >>> print(choose([one, other], [[100, 90], [150, 91], [101, 92]]))
+    2 KB ahead
+    >>> print(choose([one, other], [[100, 99], [150, 100], [101, 98]]))
+    by itself
+    """
+    first, *_ = of_each = list(zip(*rounds, strict=True))
+
+    def relative(times: tuple[int, ...]) -> float:
+        in_turns = statistics.median(a / max(b, 1) for a, b in zip(times, first, strict=True))
+        return max(in_turns, min(times) / max(min(first), 1))
+
+    found = [relative(times) for times in of_each]
+    best = min(range(len(found)), key=found.__getitem__)
+    return candidates[best if found[best] < CLEARLY else 0]
