@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from queue import Queue
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +21,9 @@ from toolchain.serve.engine import Engine
 from toolchain.serve.guard import Guard
 from toolchain.serve.jobs import Failed, Finished, Job, Piece, PromptScored
 from toolchain.serve.work import Served
+
+if TYPE_CHECKING:
+    from tests.serve.browsing import Person, Script, Site
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +46,54 @@ def served(engine: Engine) -> Served:
 @pytest.fixture(scope="session")
 def app(served: Served) -> Guard:
     return Guard(create_app([served]), largest=100_000)
+
+
+# ── the page in a browser: selenium is imported where it is asked for ────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def real(served: Served) -> Iterator[Site]:
+    """The demo model, and itself under another name to compare with."""
+    from tests.serve.browsing import Site
+
+    twin = Served("twin", served.engine, served.prompt, served.sampling)
+    site = Site(Guard(create_app([served, twin])))
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def script() -> Script:
+    from tests.serve.browsing import Script
+
+    return Script()
+
+
+@pytest.fixture(scope="module")
+def scripted(script: Script) -> Iterator[Site]:
+    from tests.serve.browsing import Site
+
+    site = Site(script.app())
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from tests.serve.browsing import chromium
+
+    with chromium(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def person(browser: Any) -> Iterator[Person]:
+    from tests.serve.browsing import Person
+
+    person = Person(browser)
+    person.complaints()
+    yield person
+    assert person.complaints() == [], "of the browser's console, where violations of the policy stand too"
 
 
 class Heard:

@@ -1,4 +1,7 @@
-"""The chat page, one file that fetches nothing from elsewhere, and the policy that holds a browser to that."""
+"""The chat page, one file that fetches nothing from elsewhere, and the policy that holds a browser to that.
+
+It is put together from the files of the folder ``page``; its script is what stands in :data:`SCRIPTS`, in this order.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,19 @@ from importlib.resources import files
 
 __all__ = ["page", "policy_of"]
 
+SCRIPTS = ("words.js", "store.js", "markdown.js", "chat.js")
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath("page", name).read_text("utf-8")
+
 
 @cache
 def page() -> str:
     """The page as it is sent."""
-    return files(__package__).joinpath("page.html").read_text("utf-8")
+    style, script = _part("page.css"), "\n".join(['"use strict"\n', *map(_part, SCRIPTS)])
+    parts = {"<style></style>": f"<style>\n{style}</style>", "<script></script>": f"<script>\n{script}</script>"}
+    return re.sub("|".join(parts), lambda tag: parts[tag[0]], _part("page.html"))
 
 
 @cache
