@@ -123,6 +123,7 @@ def test_tokens_and_back(client):
 def test_models_health_metrics_and_the_page(client):
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["demo"]
     assert client.get("/health").json() == {"status": "ok"}
+    chat(client)
     metrics = client.get("/metrics").text
     assert 'ggmlpy_requests_total{path="/v1/chat/completions",status="200"}' in metrics
     page = client.get("/")

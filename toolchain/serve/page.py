@@ -17,7 +17,7 @@ SCRIPTS = ("words.js", "store.js", "markdown.js", "chat.js")
 
 
 def _part(name: str) -> str:
-    return files(__package__).joinpath("page", name).read_text("utf-8")
+    return files(__package__).joinpath("page").joinpath(name).read_text("utf-8")
 
 
 @cache
