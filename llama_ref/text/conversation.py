@@ -140,7 +140,7 @@ class Conversation:
         self.n_batch = min(self.n_batch, LARGEST_BATCH)
         self._drafter = _drafter_of(self.model, self.draft, self.draft_model)
         self._ahead: list[tuple[int, np.ndarray]] = []  # drafted tokens, and the logits of each
-        self._draft_length = 0
+        self._has_draft = False  # the cache is longer than the text
         self.era = era_of_file(getattr(self.model, "file", None)) if self.era is None else era_of(self.era)
         self.tokenizer = _tokenizer_of(self.model, self.era)
         self.sampler = Sampler(self.sampling, self.era)
@@ -188,7 +188,7 @@ class Conversation:
     def _evaluate_with(self, drafted: list[int]) -> None:
         """Evaluate the token that waits and what may follow it."""
         rows = self.model.evaluate([*self.waiting, *drafted], self.n_past, cache=self.cache)
-        self.logits, self._draft_length = rows[0], len(drafted)
+        self.logits, self._has_draft = rows[0], True
         self._ahead = list(zip(drafted, rows[1:], strict=True))
 
     def _was_drafted(self) -> bool:
@@ -206,10 +206,9 @@ class Conversation:
 
     def _end_draft(self) -> None:
         """Forget what was drafted beyond the text."""
-        if self._drafter is not None and self._draft_length:
-            self._drafter.ended(self._draft_length - len(self._ahead), self._draft_length)
+        if self._has_draft:
             self.cache.length = self.n_past
-        self._ahead, self._draft_length = [], 0
+        self._ahead, self._has_draft = [], False
 
     def rewind(self, n_past: int) -> None:
         """Forget all but the first ``n_past`` positions, and what waits."""
@@ -261,6 +260,8 @@ class Conversation:
         if self.on_sample is not None:
             self.on_sample(sample, logits)
         self.remember([sample.token])
+        if self._drafter is not None:
+            self._drafter.came(sample.token)
         return sample.token
 
     def memory_test(self, n_predict: int) -> None:

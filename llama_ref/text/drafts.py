@@ -9,18 +9,20 @@ prompt lookup decoding, Saxena 2023, without its approximation.)
 Where the text suggests nothing, a smaller model with the same vocabulary may (:class:`DraftModel`): it continues the
 text by itself for a few tokens, as long as it is sure enough (speculative decoding, Leviathan and others 2022).
 
-A draft that is wrong costs the time of a few tokens. :class:`Drafter` keeps the account, and rests for a while when it
-has lost some.
+A draft that is wrong costs the time of a few tokens. :class:`Drafter` measures what is won and lost, chooses the length
+of drafts by it, and evaluates none where they do not pay.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from ggmlpy.files.errors import UsageError
 
@@ -29,31 +31,46 @@ if TYPE_CHECKING:
 
 __all__ = ["DraftModel", "Drafter", "check_vocabulary", "continuation"]
 
-LONGEST, SHORTEST = 4, 2  # last tokens that must have stood in the text before
-CAREFUL = 3  # tokens of a draft, unless the one before was all right
-SHORT_REST, LONG_REST = 16, 512  # tokens without drafts
+SHORTEST, LONGEST = 2, 24  # last tokens that must have stood in the text before; more than that are not counted
+KINDS = (2, 3, 4, 6, 9, 16)  # as many tokens stood there, or more: the more, the likelier the next one does, too
+EXPECTED = (0.3, 0.45, 0.6, 0.75, 0.85, 0.92)  # how likely, before anything is known of this text
+CERTAINTY, FORGETTING = 4.0, 0.98  # tokens that this assumption counts for, and what a count is worth a token later
+RECOVERY = 0.01  # how much of bad luck is forgiven with every token without a draft
+STEP = 0.25  # time of each further token of a pass, in that of one, before it was measured
 SURE = 0.4  # probability below which a draft model stops
 RESERVE = 10.0  # gains beyond as many tokens are not counted
+MARGIN = 1.05  # gain below which a draft is not worth it
+STAKE, SHARE = 0.5, 0.01  # tokens' time that drafts may lose at first, and with every token
 
 
 @dataclass
 class Drafter:
-    """Proposes drafts of up to ``most`` tokens, and learns from the time they save or lose.
+    """Proposes drafts of up to ``most`` tokens, as long as what they save is more than what they cost.
+
+    Both are measured: what further tokens of a pass cost, and how often what followed in the text before followed
+    again. The second is known without drafts, too: every proposal is compared with the text, whether it was evaluated
+    or not. So drafts stop where they do not pay, and begin again where the text begins to repeat itself.
 
     Attributes:
-        single: seconds that one token takes.
+        most: tokens.
         model: asked where the text itself suggests nothing.
+        single: seconds that one token takes.
+        step: seconds that each further token of a pass takes.
         lost: seconds that drafts have lost so far; negative: won.
     """
 
     most: int
     model: DraftModel | None = None
     single: float = 0.0
+    step: float = 0.0
     lost: float = 0.0
 
     def __post_init__(self) -> None:
-        self._length = min(self.most, CAREFUL)
-        self._pause, self._rest = 0, SHORT_REST
+        self._right = [CERTAINTY * expected for expected in EXPECTED] + [CERTAINTY * SURE]
+        self._asked = [CERTAINTY] * len(self._right)
+        self._watched: list[int] = []  # what would follow if the text went on as before
+        self._length = 0  # how many tokens before it are as they were; 0: a draft model proposed it
+        self._drafted = 0
 
     def propose(self, tokens: Sequence[int], room: int, n_known: int = 0) -> list[int]:
         """What may follow a text, at most ``room`` tokens; often nothing.
@@ -61,34 +78,59 @@ class Drafter:
         Args:
             n_known: how many of the last tokens a draft model reads.
         """
-        if self._pause:
-            self._pause -= 1
+        most = min(self.most, room)
+        self._watched, self._length = continuation(tokens, max(most, 1))
+        if not self.single or most < 1 or self.lost > 0:
             return []
-        most = min(self._length, room)
-        if not self.single or most < 1:
-            return []
-        drafted = continuation(tokens, most)
-        return drafted if drafted or self.model is None else self.model.continuation(tokens[-n_known:], most)
+        if not self._watched and self.model is not None and self._worth(0, most):
+            self._watched = self.model.continuation(tokens[-n_known:], most)
+        drafted = self._watched[: self._worth(self._length, min(most, len(self._watched)))]
+        self._drafted = len(drafted)
+        return drafted
+
+    def _worth(self, length: int, most: int) -> int:
+        """The number of tokens that promises the most per second, at most ``most``; 0 if a token alone does."""
+        best, gain, likely, expected = 0, MARGIN, 1.0, 1.0
+        for n in range(1, most + 1):
+            kind = self._kind(length, n - 1)
+            likely *= self._right[kind] / self._asked[kind]
+            expected += likely
+            found = expected * self.single / (self.single + n * self.step)
+            if found > gain:
+                best, gain = n, found
+        return best
+
+    def _kind(self, length: int, further: int) -> int:
+        """Which of the counts a token belongs to."""
+        return bisect_right(KINDS, length + further) - 1 if length else len(KINDS)
+
+    def came(self, token: int) -> None:
+        """The next token of the text is there: was it the one that was proposed?"""
+        self.lost = max(self.lost - SHARE * self.single, -RESERVE * self.single)
+        if not self._watched:
+            self._right[-1] += RECOVERY * (SURE * self._asked[-1] - self._right[-1])
+            return
+        kind, right = self._kind(self._length, 0), token == self._watched[0]
+        self._right[kind] = FORGETTING * self._right[kind] + right
+        self._asked[kind] = FORGETTING * self._asked[kind] + 1
+        self._watched = self._watched[1:] if right else []
+        self._length += 1 if self._length else 0
 
     def took_one(self, seconds: float) -> None:
         """A token was evaluated alone."""
-        self.single = 0.9 * self.single + 0.1 * seconds if self.single else seconds
+        if not self.single:
+            self.single, self.step, self.lost = seconds, STEP * seconds, -STAKE * seconds
+        self.single = 0.9 * self.single + 0.1 * seconds
+        self.step += RECOVERY * (STEP * self.single - self.step)  # it may have been measured in a bad moment
 
     def took(self, seconds: float) -> None:
         """A token was evaluated with a draft."""
         self.lost += seconds - self.single
+        self.step = 0.8 * self.step + 0.2 * min(max(0.0, seconds - self.single) / self._drafted, self.single)
 
     def was_right(self) -> None:
         """A token of a draft was chosen, and needs no evaluation."""
         self.lost = max(self.lost - self.single, -RESERVE * self.single)
-
-    def ended(self, right: int, length: int) -> None:
-        """That many tokens of a draft of this length were chosen."""
-        self._length = self.most if right == length else min(self.most, CAREFUL)
-        if self.lost > self.single:
-            self._pause, self._rest, self.lost = self._rest, min(2 * self._rest, LONG_REST), 0.0
-        elif self.lost < 0:
-            self._rest = SHORT_REST
 
 
 @dataclass
@@ -140,19 +182,29 @@ def check_vocabulary(model: Evaluator, draft: Evaluator) -> None:
         raise UsageError(f"the draft model has a context of {draft.n_ctx} tokens, fewer than the model's {model.n_ctx}")
 
 
-def continuation(tokens: Sequence[int], most: int) -> list[int]:
-    """What followed the last tokens of a text where they stood before, the more of them the better.
+def continuation(tokens: Sequence[int], most: int) -> tuple[list[int], int]:
+    """What followed the last tokens of a text where they stood before, and how many of them stood there.
+
+    Of several places the one with the most tokens before it counts, of equals one that ``most`` tokens follow, of these
+    the last.
 
     >>> continuation([7, 1, 2, 3, 4, 5, 9, 1, 2], 3)
-    [3, 4, 5]
+    ([3, 4, 5], 2)
     """
     text = np.asarray(tokens)
-    for n in range(LONGEST, SHORTEST - 1, -1):
-        if len(text) <= n or most < 1:
-            continue
-        starts = n + np.flatnonzero((sliding_window_view(text[:-1], n) == text[-n:]).all(axis=1))
-        if len(starts):
-            whole = starts[starts + most <= len(text)]
-            start = whole[-1] if len(whole) else starts[0]
-            return [int(token) for token in text[start : start + most]]
-    return []
+    if len(text) <= SHORTEST or most < 1:
+        return [], 0
+    starts = SHORTEST + np.flatnonzero((sliding_window_view(text[:-1], SHORTEST) == text[-SHORTEST:]).all(axis=1))
+    best, chosen = (0, False), 0
+    for start in starts.tolist():
+        found = _same_before(text, start), start + most <= len(text)
+        if found >= best:
+            best, chosen = found, start
+    return text[chosen : chosen + most].tolist() if best[0] else [], best[0]
+
+
+def _same_before(text: NDArray[Any], place: int) -> int:
+    """How many tokens before a place are those at the end of a text, at most LONGEST."""
+    n = min(LONGEST, place)
+    different = np.flatnonzero(text[place - n : place] != text[len(text) - n :])
+    return n - 1 - int(different[-1]) if len(different) else n

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.bench_drafts import Told, counted, tasks
 from benchmarks.make_model import FTYPES, random_model
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.model_params import ModelParams
@@ -14,6 +17,8 @@ from llama_ref.text.conversation import Conversation
 from llama_ref.text.drafts import Drafter, DraftModel, continuation
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import SamplingOptions
+
+WORDS = re.compile(r"[A-Za-z]+|\d|\s|.")
 
 
 @pytest.fixture(scope="module")
@@ -82,23 +87,105 @@ def test_drafts_need_the_fast_arithmetic(path):
 
 
 def test_what_followed_before_is_proposed():
-    assert continuation([1, 2, 3, 4, 9, 2, 3], 5) == [4, 9, 2, 3]
-    assert continuation([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], 2) == [5, 1]  # the last time
-    assert continuation([1, 2, 3, 4, 5], 5) == []
-    assert continuation([7], 5) == []
-    assert continuation([1, 2, 1, 2], 0) == []
+    assert continuation([1, 2, 3, 4, 9, 2, 3], 5) == ([4, 9, 2, 3], 2)
+    assert continuation([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], 2) == ([5, 1], 3)  # the last time
+    assert continuation([8, 1, 2, 3, 4, 9, 1, 2, 5, 8, 1, 2], 2) == ([3, 4], 3)  # where more is the same
+    assert continuation([1, 2, 3, 4, 5], 5) == ([], 0)
+    assert continuation([7], 5) == ([], 0)
+    assert continuation([1, 2, 1, 2], 0) == ([], 0)
 
 
-def test_drafts_that_lose_time_rest_longer_and_longer():
-    drafter, text, drafts = Drafter(8), [1, 2, 3, 1, 2], 0
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 3), max_size=60), st.integers(1, 9))
+def test_it_stood_there(tokens, most):
+    found, same = continuation(tokens, most)
+    assert bool(found) == (same >= 2)
+    if found:
+        last = tokens[-same:]
+        places = [i for i in range(same, len(tokens)) if tokens[i - same : i] == last]
+        assert any(tokens[i : i + most] == found for i in places)
+
+
+def ids_of(*texts):
+    """Words and characters as tokens; the same ones have the same number, mostly."""
+    known: dict[str, int] = {}
+    return [[3 + known.setdefault(word, len(known)) % 297 for word in WORDS.findall(text)] for text in texts]
+
+
+@pytest.mark.parametrize(("name", "prompt", "answer"), [pytest.param(*task, id=task[0]) for task in tasks()])
+def test_each_prompt_gives_the_same_text_and_logits(path, name, prompt, answer):
+    """Whether the model is told the answer, so that drafts are right, or chooses by itself or by chance."""
+    prompt, answer = ids_of(prompt, answer)
+    with Model.from_file(path, numerics="fast", n_ctx=1024, n_threads=1) as model:
+        for sampling in (None, SamplingOptions(temp=0.0), SamplingOptions(temp=0.9, seed=7)):
+            found = []
+            for draft in (0, 8):
+                conversation = Conversation(model, draft=draft, sampling=sampling or SamplingOptions())
+                if sampling is None:
+                    conversation.sampler = Told(answer)
+                conversation.take(prompt)
+                conversation.evaluate()
+                text, logits = [], []
+                for _ in answer if sampling is None else range(40):
+                    text.append(conversation.sample())
+                    conversation.waiting.append(text[-1])
+                    conversation.evaluate()
+                    logits.append(conversation.logits.copy())
+                found.append((text, np.array(logits).view(np.uint32)))
+            assert found[0][0] == found[1][0]
+            assert np.array_equal(found[0][1], found[1][1])
+
+
+KINDS = {"quoting": 1.8, "editing": 1.8, "summarizing": 1.8, "others": 0.97}
+
+
+@pytest.mark.parametrize(("name", "prompt", "answer"), [pytest.param(*task, id=task[0]) for task in tasks()])
+def test_texts_that_repeat_the_prompt_gain_and_others_lose_nothing(name, prompt, answer):
+    """As many evaluations as the policy asks for, words and characters being the tokens."""
+    ids: dict[str, int] = {}
+    texts = [[ids.setdefault(word, len(ids)) for word in WORDS.findall(text)] for text in (prompt, answer)]
+    found = counted(*texts, most=8, step=0.2)
+    assert found["gain"] >= KINDS[name.partition(":")[0]]
+
+
+@pytest.mark.parametrize("step", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("n_different", [3, 10, 100])
+def test_texts_that_only_seem_to_repeat_themselves_lose_little(step, n_different):
+    """Chance repeats pairs of tokens all the time, and nothing follows from it."""
+    chance = np.random.default_rng(n_different)
+    for n in (100, 500):
+        tokens = chance.integers(0, n_different, 300 + n).tolist()
+        assert counted(tokens[:300], tokens[300:], most=8, step=step)["gain"] >= 0.97
+
+
+def test_drafts_begin_again_where_a_text_begins_to_repeat_itself():
+    chance = np.random.default_rng(1)
+    noise = chance.integers(0, 4, 600).tolist()  # pairs that lead astray
+    quoted = chance.integers(100, 9000, 200).tolist()
+    assert counted([*quoted, *noise[:300]], noise[300:], most=8, step=0.25)["gain"] < 1.1
+    assert counted([*quoted, *noise[:300]], [*noise[300:], *quoted], most=8, step=0.25)["gain"] > 1.2
+
+
+def test_a_machine_on_which_further_tokens_cost_as_much_gets_no_drafts():
+    tokens = list(range(400)) * 2
+    found = counted(tokens[:500], tokens[500:], most=8, step=1.5)
+    assert found["gain"] >= 0.97
+    assert found["per pass"] < 1.2
+
+
+def test_a_draft_model_that_is_wrong_is_asked_ever_less():
+    class Wrong:
+        def continuation(self, tokens, most):
+            return [-1] * most
+
+    drafter, drafts = Drafter(8, Wrong()), 0
     drafter.took_one(1.0)
-    for _ in range(1000):
-        drafted = drafter.propose(text, 100)
+    for token in range(1000):
+        drafted = drafter.propose([*range(token)], 100)
         drafter.took(2.0) if drafted else drafter.took_one(1.0)
-        if drafted:
-            drafts += 1
-            drafter.ended(0, len(drafted))
-    assert 3 < drafts < 20
+        drafts += bool(drafted)
+        drafter.came(token)
+    assert 1 < drafts < 20
 
 
 @pytest.fixture(scope="module")

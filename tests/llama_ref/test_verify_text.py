@@ -102,6 +102,8 @@ def test_bad_requests_are_refused(tmp_path, capsys):
         verify_text(tmp_path / "missing", MODEL, REQUEST)
     assert cli.main(["verify", "--text", str(PLAIN), "-m", str(MODEL), "-p", "x", "-q"]) == 2
     assert "--seed" in capsys.readouterr().err
+    assert cli.main(["verify", "--text", str(PLAIN), "-m", str(MODEL), "-p", "x", "-s", "1", "--draft", "8", "-q"]) == 2
+    assert "main wrote, which had no drafts" in capsys.readouterr().err
     assert cli.main(["verify", "--text", str(PLAIN), "-p", "x", "-s", "1", "-q"]) == 2
     assert "--model" in capsys.readouterr().err
 

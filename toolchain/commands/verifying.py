@@ -196,6 +196,11 @@ def _verify_text(args: argparse.Namespace) -> int:
     _needs(args, "--text", "model")
     if args.seed <= 0 and args.temp != 0:
         raise UsageError("--text needs the --seed that it was made with (main prints it)")
+    if args.draft or args.draft_model:
+        raise UsageError(
+            "--text tries what main wrote, which had no drafts; with them a text is what the fast arithmetic writes "
+            "without: make it with `generate --receipt FILE`, and prove it by `verify --receipt FILE`"
+        )
     request = _text_request(args)
     with progress_bar(args, 0, "verify", "way") as bar:
         report = verify_text(args.text, args.model, request, era=args.era, build=args.build, progress=advancing(bar))
