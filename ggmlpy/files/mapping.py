@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .bus_errors import zeros_were_read
 from .errors import MissingFileError, TruncatedError
 
 __all__ = ["Touching", "check_length", "map_file", "read_out"]
@@ -86,13 +87,13 @@ def read_out(view: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
 
 
 def check_length(buffer: memoryview) -> None:
-    """Whether a mapped file still has all that is mapped; other buffers always have.
+    """Whether a mapped file still has all that is mapped, and had it whenever it was read; other buffers always have.
 
     Raises:
         TruncatedError: it has become shorter.
     """
     file = buffer.obj
-    if isinstance(file, MappedFile) and (size := file.size()) < len(file):
+    if isinstance(file, MappedFile) and ((size := file.size()) < len(file) or zeros_were_read()):
         raise _cut_short("the model", file.path, size)
 
 

@@ -154,7 +154,7 @@ class Evaluator:
             UsageError: a token is outside the vocabulary, the positions are outside the cache, or the model was closed.
             FormatError: weights or logits are NaN or infinite.
             TruncatedError: another program made the file shorter. (One that does so during an evaluation ends the
-                process: the kernels read the map.)
+                process, for the kernels read the map, unless :mod:`ggmlpy.files.bus_errors` was asked to prevent it.)
         """
         cache = self.cache if cache is None else cache
         with self._turn:
@@ -163,6 +163,7 @@ class Evaluator:
             self.file.check_length()
             with np.errstate(all="ignore"):  # weights that are not finite give logits that are not, and no warnings
                 logits = self.backend.forward(self.weights, cache, batch, n_past, last_only)
+            self.file.check_length()
             self._finite.check(logits)
             cache.length = n_past + len(batch)
         return logits[-1] if last_only else logits
@@ -188,6 +189,7 @@ class Evaluator:
             self.file.check_length()
             with np.errstate(all="ignore"):
                 logits = self.backend.forward_each(self.weights, caches, tokens, [n_past for _, n_past, _ in steps])
+            self.file.check_length()
             self._finite.check(logits)
             for _, n_past, cache in steps:
                 cache.length = n_past + 1

@@ -72,6 +72,43 @@ def test_generate(model: Path, numerics: str) -> None:
     is_refused(*command(model, *argv, when=("llama_ref.text.conversation", "Conversation", "sample", 2)))
 
 
+WHILE_IT_IS_READ = """
+import os, sys
+from ggmlpy.files.bus_errors import survive_cut_files, zeros_were_read
+from ggmlpy.files.errors import TruncatedError
+from llama_ref.text.model import Model
+
+path, size = sys.argv[1], os.path.getsize(sys.argv[1])
+assert survive_cut_files() and survive_cut_files()
+model = Model.from_file(path, n_ctx=32, n_threads=2)
+forward = model.backend.forward
+
+def cut_and_forward(*args):
+    os.truncate(path, size - 100_000)
+    return forward(*args)
+
+model.evaluate([1, 2], 0)
+model.backend.forward = cut_and_forward
+for _ in range(2):
+    try:
+        model.evaluate([1, 2], 0)
+    except TruncatedError as error:
+        print(zeros_were_read(), error.problem)
+    os.truncate(path, size)  # whole again, by its length
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the signal ends the process")
+def test_a_server_survives_a_file_that_is_cut_while_kernels_read_it(model: Path) -> None:
+    """Zeros are read, and nothing that was computed with them is ever shown."""
+    call = [sys.executable, "-c", WHILE_IT_IS_READ, str(model)]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    assert [words for _, words in told] == ["the model ends early: the file was changed while it was read"] * 2
+    assert [zeros for zeros, _ in told] == ["True", "True"]
+
+
 @pytest.mark.parametrize("other", ["a", "b"])
 def test_compare(model: Path, tmp_path: Path, other: str) -> None:
     copy = tmp_path / "copy.bin"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import uvicorn
 from sse_starlette.sse import AppStatus
 
+from ggmlpy.files.bus_errors import survive_cut_files
 from ggmlpy.files.errors import OutputError, UsageError
 
 from .app import create_app
@@ -65,6 +66,7 @@ def serve(models: Sequence[Served], settings: Settings, started: Callable[[str],
             f"--api-key {secrets.token_urlsafe(24)}"
         )
     make_room()
+    survive_cut_files()
     listener = _listener(settings.host, settings.port)
     app = Guard(
         create_app(models, seconds=settings.seconds),
