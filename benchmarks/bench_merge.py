@@ -39,6 +39,7 @@ from lora.merging.kernels import Delta  # noqa: E402
 SIZES = {
     "tiny": ModelParams(n_embd=512, n_mult=256, n_head=8, n_layer=4),
     "1b": ModelParams(n_embd=2048, n_mult=256, n_head=16, n_layer=16),
+    "7b-4": ModelParams(n_embd=4096, n_mult=256, n_head=32, n_layer=4),
     "7b": ModelParams(n_embd=4096, n_mult=256, n_head=32, n_layer=32),
 }
 N_BASE, N_MERGED, RANK = 32000, 49953, 8

@@ -44,12 +44,12 @@ from ggmlpy.files.mapping import check_length, map_file, read_out
 
 from .legacy import read_legacy
 from .pickle_reader import MAX_PICKLE, StateDict, Storage, TensorView, load_pickle, walk
+from .shared_crc import SharedCrc
 from .tensor import DTYPES, LazyTensor
-from .torch_zip import STORED, Record, crc_of, inflate, read_directory
+from .torch_zip import STORED, Record, inflate, read_directory
 
 __all__ = ["PthFile", "open_pth"]
 
-_RELEASE = 64 << 20  # bytes whose CRC is computed before their pages are given back
 _READ = 32 << 20  # bytes; what streams through a file asks for less at a time
 _PAGE = 4096  # records up to this size have their CRC checked when the file is opened
 _WRAPPERS = ("model", "state_dict", "module", "model_state_dict")
@@ -110,6 +110,7 @@ class PthFile(Mapping[str, LazyTensor]):
         self._check_crc = check_crc
         self._lock = threading.RLock()
         self._checked: set[str] = set()
+        self._checking: dict[str, SharedCrc] = {}
         self._inflated: tuple[str, bytes] | None = None
         self._map: memoryview | None = _mapped(self.path)
         self.size = len(self._map)
@@ -336,21 +337,24 @@ class PthFile(Mapping[str, LazyTensor]):
         return record.data if record.method == STORED else None
 
     def _check(self, record: Record) -> None:
-        """Check the CRC of a record, once (threads that want the same record wait for it)."""
+        """Check the CRC of a record, once; threads that want the same record do it together."""
         with self._lock:
-            if record.name not in self._checked:
-                self._check_now(record)
+            if record.name in self._checked:
+                return
+            shared = self._checking.get(record.name) or self._checking.setdefault(record.name, self._crc_of(record))
+        try:
+            self._compare(record, shared.value())
+        finally:
+            with self._lock:
+                self._checking.pop(record.name, None)
 
-    def _check_now(self, record: Record) -> None:
+    def _crc_of(self, record: Record) -> SharedCrc:
         if record.method == STORED:
-            crc, end = 0, record.data + record.size
-            for start in range(record.data, end, _RELEASE):
-                crc = crc_of(self._buffer(), start, min(start + _RELEASE, end), crc)
-                if record.size > _PAGE:
-                    self.release()
-        else:
-            content = memoryview(self._content(record))
-            crc = crc_of(content, 0, len(content))
+            return SharedCrc(self._buffer(), record.data, record.data + record.size, f"record {record.name!r}")
+        content = memoryview(self._content(record))
+        return SharedCrc(content, 0, len(content), f"record {record.name!r}")
+
+    def _compare(self, record: Record, crc: int) -> None:
         if crc != record.crc:
             raise self._refusal(
                 f"record {record.name!r} does not have the CRC-32 that was written",
@@ -360,16 +364,18 @@ class PthFile(Mapping[str, LazyTensor]):
                 found=f"{crc:08x}",
                 cause="the file was damaged on its way, or edited",
             )
-        self._checked.add(record.name)
+        with self._lock:
+            self._checked.add(record.name)
 
     def _content(self, record: Record) -> memoryview | bytes:
         """The bytes of a record; of the compressed ones the last is kept."""
         if record.method == STORED:
             return self._buffer()[record.data : record.data + record.size]
-        if self._inflated is None or self._inflated[0] != record.name:
-            self._inflated = None
-            self._inflated = (record.name, inflate(self._buffer(), record, self.path))
-        return self._inflated[1]
+        with self._lock:
+            if self._inflated is None or self._inflated[0] != record.name:
+                self._inflated = None
+                self._inflated = (record.name, inflate(self._buffer(), record, self.path))
+            return self._inflated[1]
 
     def _buffer(self) -> memoryview:
         if self._map is None:

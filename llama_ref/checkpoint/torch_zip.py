@@ -24,10 +24,9 @@ from typing import NoReturn
 
 from ggmlpy.files.errors import BadMagicError, FormatError, IntegrityError, TruncatedError, UnsupportedError
 
-from .crc32 import crc32
 from .zip_records import CENTRAL, DESCRIPTOR, END, LOCAL, WIDE_DESCRIPTOR, ZIP64_END, ZIP64_LOCATOR, form_of
 
-__all__ = ["STORED", "Buffer", "Record", "crc_of", "inflate", "read_directory"]
+__all__ = ["STORED", "Buffer", "Record", "inflate", "read_directory"]
 
 Buffer = memoryview  # of the mapped file
 
@@ -120,13 +119,6 @@ def read_directory(buffer: Buffer, path: str) -> dict[str, Record]:
     if offset != directory_end:
         archive.refuse("the directory holds more than its entries", offset, expected=directory_end, found=offset)
     return _without_gaps(archive, records, directory)
-
-
-def crc_of(buffer: Buffer, start: int, stop: int, crc: int = 0, step: int = 1 << 22) -> int:
-    """CRC-32 of ``buffer[start:stop]``, a few megabytes at a time, going on from ``crc``."""
-    for at in range(start, stop, step):
-        crc = crc32(buffer[at : min(at + step, stop)], crc)
-    return crc
 
 
 def inflate(buffer: Buffer, record: Record, path: str) -> bytes:

@@ -2,13 +2,16 @@
 
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ggmlpy.files.errors import FormatError, UsageError
-from llama_ref.checkpoint import open_pth, pth, torch_zip, widen_bfloat16, write_pth
+from ggmlpy.files.errors import FormatError, IntegrityError, UsageError
+from llama_ref.checkpoint import open_pth, pth, shared_crc, widen_bfloat16, write_pth
+from llama_ref.checkpoint.shared_crc import SharedCrc
 
 MERGE = Path(__file__).resolve().parent.parent / "data" / "merge"
 PARSER = sorted(path.name for path in (MERGE / "parser").glob("*.pth"))
@@ -130,7 +133,7 @@ def test_opening_reads_no_values_and_reading_one_reads_only_that(tmp_path, monke
     zeros = np.zeros((64, 4096), np.float16)
     write_pth(path, [(f"w{i}", "float16", zeros.shape, [zeros]) for i in range(50)])
     spans = []
-    monkeypatch.setattr(pth, "crc_of", lambda *args: (spans.append(args[1:3]), torch_zip.crc_of(*args))[1])
+    monkeypatch.setattr(pth, "SharedCrc", lambda *args: (spans.append(args[1:3]), SharedCrc(*args))[1])
     with open_pth(path) as f:
         assert max(stop - start for start, stop, *_ in spans) < zeros.nbytes
         spans.clear()
@@ -140,6 +143,52 @@ def test_opening_reads_no_values_and_reading_one_reads_only_that(tmp_path, monke
         assert [span[:2] for span in spans] == [(record.data, record.data + record.size)]
         f.verify()
         assert len(spans) == 50
+
+
+def test_threads_that_want_the_same_record_check_it_together(tmp_path, monkeypatch):
+    """Each takes parts of it; a wrong CRC is told to all."""
+    path, noise = tmp_path / "x.pth", np.random.default_rng(0).integers(0, 256, (64, 4096), np.uint8)
+    write_pth(path, [("w", "uint8", noise.shape, [noise])])
+    monkeypatch.setattr(shared_crc, "PART", 4096)
+    whole = shared_crc.read_out
+    readers, together = [], threading.Barrier(3, timeout=20)
+
+    def read(*args):
+        name = threading.current_thread().name
+        if name.startswith("asking") and name not in readers:
+            readers.append(name)
+            together.wait()  # nobody goes on before all have begun
+        return whole(*args)
+
+    def ask(_):
+        try:
+            return f["w"].rows(3, 5).tobytes()
+        except IntegrityError as error:
+            return str(error)
+
+    monkeypatch.setattr(shared_crc, "read_out", read)
+    for damaged in (False, True):
+        readers.clear()
+        if damaged:
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+        with open_pth(path) as f, ThreadPoolExecutor(3, "asking") as pool:
+            found = set(pool.map(ask, range(3)))
+        assert len(found) == 1
+        assert ("CRC-32" in str(found)) == damaged
+        assert damaged or found == {noise[3:5].tobytes()}
+
+
+def test_a_record_that_cannot_be_read_is_told_to_all_who_wait(monkeypatch):
+    def fails(*_):
+        raise OSError("the disk")
+
+    monkeypatch.setattr(shared_crc, "read_out", fails)
+    asked = SharedCrc(memoryview(bytes(10_000_000)), 0, 10_000_000, "x")
+    for _ in range(2):
+        with pytest.raises(OSError, match="the disk"):
+            asked.value()
 
 
 def test_values_are_views_of_the_file_until_they_are_changed():
