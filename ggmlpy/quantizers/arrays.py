@@ -24,6 +24,7 @@ from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.formats.writer import write_model
+from ggmlpy.machine.contraction import BASELINE
 
 __all__ = ["quantize", "write_arrays"]
 
@@ -36,6 +37,7 @@ def quantize(
     era: str | Era | None = None,
     *,
     importance: ArrayLike | None = None,
+    compiler: str = BASELINE,
 ) -> NDArray[Any]:
     """The blocks to which an era's ``quantize`` rounds an array of numbers, byte for byte.
 
@@ -46,13 +48,14 @@ def quantize(
         era: a date, see :mod:`ggmlpy.formats.eras`; by default the one that writes such blocks (2023-03-31 if
             several do). Types that only GGUF has are today's.
         importance: float32 [n], how much an error in each column counts, as an importance matrix says it.
+        compiler: what built the program, see :mod:`ggmlpy.quantizers.compilers`.
 
     Returns:
         an array of ``type.block`` [..., n / blck_size], whose fields are the scales and the codes.
 
     Raises:
         UsageError: the era has no such type, or no importance, or the type needs it; n is not a multiple of its block;
-            the array is not of floats.
+            the array is not of floats; or what this compiler makes is not known.
 
     >>> x = np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64)
     >>> blocks = quantize(x, "q4_0")
@@ -76,7 +79,7 @@ def quantize(
     if written.layout != record.layout:
         raise UsageError(f"the quantizer of {moment} writes {written.layout}, not {record.layout}")
     weights = None if importance is None else np.asarray(importance, np.float32)
-    return quantize_rows(values, record.name, moment, importance=weights).view(record.block)
+    return quantize_rows(values, record.name, moment, importance=weights, compiler=compiler).view(record.block)
 
 
 def write_arrays(

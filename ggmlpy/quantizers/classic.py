@@ -41,6 +41,7 @@ from ggmlpy.formats.eras import (
 )
 from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.machine.c_arithmetic import narrow
+from ggmlpy.machine.contraction import Contraction, Fused, Rounded
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
 from ggmlpy.machine.vectors import (
@@ -57,6 +58,7 @@ from ggmlpy.machine.vectors import (
     maximum,
     minimum,
     mul,
+    mul_add,
     or_bits,
     shift_left,
     shift_right,
@@ -207,11 +209,13 @@ def places_of(record: TensorType, rule: Rule) -> Places:
 
 
 @inlined
-def codes_at(x, i, inverse, low, to, rounds, offset, limit):
+def codes_at(x, i, inverse, low, to, rounds, offset, limit, how):
     """The codes of value ``i`` of each block, in the low 8 bits."""
     v = load(x + ROW * i)
-    scaled = mul(sub(v, low) if to.m >= 0 else v, inverse)
-    return codes_rounded(scaled, offset, limit) if rounds else codes_cut_off(scaled, offset, limit)
+    above = sub(v, low) if to.m >= 0 else v
+    if rounds:
+        return codes_rounded(mul(above, inverse), offset, limit)
+    return codes_cut_off(mul_add(above, inverse, fill(np.float32(offset) + np.float32(0.5)), how), limit)
 
 
 @inlined
@@ -221,13 +225,13 @@ def fifth_bit(codes, place):
 
 
 @inlined
-def byte_of_codes(x, j, inverse, low, fifths, to, rounds, offset, limit):
+def byte_of_codes(x, j, inverse, low, fifths, to, rounds, offset, limit, how):
     """Byte ``j`` of the codes of each block, and what of ``fifths`` has the fifth bits in it, too."""
     if to.code_bytes == to.size:
-        return and_bits(codes_at(x, j, inverse, low, to, rounds, offset, limit), np.int32(255)), fifths
+        return and_bits(codes_at(x, j, inverse, low, to, rounds, offset, limit, how), np.int32(255)), fifths
     first, second = (2 * j, 2 * j + 1) if to.apart == 1 else (j, j + to.apart)
-    c0 = codes_at(x, first, inverse, low, to, rounds, offset, limit)
-    c1 = codes_at(x, second, inverse, low, to, rounds, offset, limit)
+    c0 = codes_at(x, first, inverse, low, to, rounds, offset, limit, how)
+    c1 = codes_at(x, second, inverse, low, to, rounds, offset, limit, how)
     if to.fifth >= 0:
         fifths = or_bits(fifths, or_bits(fifth_bit(c0, first), fifth_bit(c1, second)))
         c0 = and_bits(c0, np.int32(15))
@@ -287,7 +291,7 @@ def store_parts(words, block, to):
     copy_bytes(block + to.codes, words + 4 * CODES, to.code_bytes)
 
 
-def block_maker(rule: Rule, record: TensorType) -> Callable:
+def block_maker(rule: Rule, record: TensorType, how: Rounded | Fused) -> Callable:
     """The function (x, words) that makes sixteen blocks as ``rule`` says.
 
     x: the address of float32 [size, 16]. words: that of int32 [16, 16] to fill, a row of words for each part of a
@@ -297,17 +301,18 @@ def block_maker(rule: Rule, record: TensorType) -> Callable:
     rounds, offset = rule.rounding == "round", np.int32(record.zero)
     limit = np.int32((1 << record.code_width) - 1 if rule.clips else 2**31 - 1)
     to, one = places_of(record, rule), np.float32(1)
+    constants = to, rounds, offset, limit, how
 
     def make_blocks(x, words):
         d, low = scales(x, to.size, steps, start, forgets)
         inverse = where_equal(d, zeros(), zeros(), div(fill(one), d))
         store(words + ROW * D, d)
         store(words + ROW * M, low)
-        fifths = codes_cut_off(zeros(), np.int32(0), np.int32(0))
+        fifths = codes_cut_off(zeros(), np.int32(0))
         for word in range(to.code_bytes // 4):
-            byte, fifths = byte_of_codes(x, 4 * word, inverse, low, fifths, to, rounds, offset, limit)
+            byte, fifths = byte_of_codes(x, 4 * word, inverse, low, fifths, *constants)
             for k in range(1, 4):
-                next_byte, fifths = byte_of_codes(x, 4 * word + k, inverse, low, fifths, to, rounds, offset, limit)
+                next_byte, fifths = byte_of_codes(x, 4 * word + k, inverse, low, fifths, *constants)
                 byte = or_bits(byte, shift_left(next_byte, np.int32(8 * k)))
             store_i32x16(words + ROW * (CODES + word), byte)
         store_i32x16(words + ROW * FIFTH, fifths)
@@ -322,14 +327,14 @@ def halves_side_by_side(values, run, lanes):
         transpose_f16(values + 32 * part, 2 * run, lanes + 1024 * part)
 
 
-def rows_kernel(rule: Rule, record: TensorType, half_precision: bool) -> Callable:
+def rows_kernel(rule: Rule, record: TensorType, half_precision: bool, how: Rounded | Fused) -> Callable:
     """The loop over blocks that follows ``rule`` and fills the fields of ``record``.
 
     The function made takes the blocks ``x`` [n, blck_size] (float32, or f16 as uint16), the bytes to fill ``out``
     [n, type_size], and ``sums`` (int64 [16]), to which :func:`~ggmlpy.quantizers.histogram.count_codes` adds if codes
     are to be ``counted``.
     """
-    make_blocks, to = block_maker(rule, record), places_of(record, rule)
+    make_blocks, to = block_maker(rule, record, how), places_of(record, rule)
     lay = halves_side_by_side if half_precision else side_by_side
     size, half, type_size, value_bytes = to.size, to.size // 2, record.type_size, 2 if half_precision else 4
     narrowed = 0 if to.scale_bytes == 4 else 2 if to.m >= 0 else 1  # rows of scales that become float16
@@ -366,22 +371,24 @@ def rows_kernel(rule: Rule, record: TensorType, half_precision: bool) -> Callabl
 
 
 @cache
-def _compiled(era: Era, record: TensorType, half_precision: bool) -> Callable:
+def _compiled(era: Era, record: TensorType, half_precision: bool, how: Rounded | Fused) -> Callable:
     """The machine code of one row of ``RULES`` for rows of one float type (from Numba's cache on disk if it can be)."""
     element = types.uint16 if half_precision else types.float32
     signature = types.void(
         types.Array(element, 2, "C", readonly=True), types.uint8[:, ::1], types.boolean, types.int64[::1]
     )
-    return kernel(rows_kernel(RULES[era, record.name], record, half_precision), signature)
+    return kernel(rows_kernel(RULES[era, record.name], record, half_precision, how), signature)
 
 
-def classic_quantizer(era: Era, record: TensorType, half_precision: bool) -> Callable[..., NDArray[np.int64] | None]:
+def classic_quantizer(
+    era: Era, record: TensorType, half_precision: bool, by: Contraction
+) -> Callable[..., NDArray[np.int64] | None]:
     """The function (blocks float32 or float16 [n, blck_size], uint8 [n, type_size] to fill, whether to count codes) ->
     their histogram, int64 [16], or None.
 
     GGUF's quantizers of these types are those of 2023-08-21.
     """
-    kernel = _compiled(AUGUST_21 if era.is_of_gguf else era, record, half_precision)
+    kernel = _compiled(AUGUST_21 if era.is_of_gguf else era, record, half_precision, by.gcc)
 
     def fill(blocks: NDArray[Any], out: NDArray[Any], counted: bool) -> NDArray[np.int64] | None:
         sums = np.zeros(16, np.int64)

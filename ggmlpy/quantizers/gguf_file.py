@@ -155,7 +155,7 @@ def _made_rows(planned_tensor: PlannedTensor, era: Era, start: int, stop: int) -
         return _as_floats(x, target)
     expert = start // source.shape[-2]
     importance = None if weights is None else weights[expert if len(source.shape) == 3 else 0]
-    made = quantize_rows(x, target.name, era, importance=importance)
+    made = quantize_rows(x, target.name, era, importance=importance, compiler=planned_tensor.compiler)
     for name in ("d", "m", "dmin"):
         if name in target.field_names and target.block[name] == np.dtype("<f2"):
             _check_finite(source, made.view(target.block)[name], "has values too large for its scales")

@@ -29,6 +29,9 @@ from ggmlpy.formats.importance import ImportanceMatrix, open_importance
 from ggmlpy.formats.model_file import Piece, Tensor
 from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_types import TensorType
+from ggmlpy.machine.contraction import BASELINE
+
+from .compilers import contraction_of
 
 __all__ = [
     "GgufOptions",
@@ -61,6 +64,7 @@ class GgufRequest:
         prune: the layers to leave out.
         keep_split: whether there are as many files as the input has.
         unknown_importance: whether there is an importance matrix that is not at hand; plans are made as if it were.
+        compiler: what built it, see :mod:`ggmlpy.quantizers.compilers`.
     """
 
     file_type: FileType | None
@@ -73,6 +77,7 @@ class GgufRequest:
     keep_split: bool = False
     allow_requantize: bool = False
     unknown_importance: bool = False
+    compiler: str = BASELINE
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class GgufOptions:
         overrides: ``KEY=TYPE:VALUE`` for each key to set.
         prune: layers to leave out.
         keep_split: write as many files as the input has.
+        compiler: what built it.
     """
 
     pure: bool = False
@@ -100,6 +106,7 @@ class GgufOptions:
     overrides: Sequence[str] = ()
     prune: Sequence[int] = ()
     keep_split: bool = False
+    compiler: str = BASELINE
 
 
 def request_of(
@@ -108,7 +115,7 @@ def request_of(
     """What was asked for, with the importance matrix read.
 
     Raises:
-        UsageError: there is no such type, or an option is not of its form.
+        UsageError: there is no such type, or no such build, or an option is not of its form.
         FormatError: the importance matrix can't be read.
     """
     copied = isinstance(type, str) and type.upper() == "COPY"
@@ -134,6 +141,7 @@ def request_of(
         prune=options.prune,
         keep_split=options.keep_split,
         allow_requantize=allow_requantize,
+        compiler=options.compiler,
     )
 
 
@@ -166,11 +174,13 @@ class PlannedTensor:
     Attributes:
         target: its type; the source's if it is copied.
         importance: float32 [experts, columns].
+        compiler: what built the quantizer.
     """
 
     source: SourceTensor
     target: TensorType
     importance: Importance | None = None
+    compiler: str = BASELINE
 
     @property
     def copied(self) -> bool:
@@ -201,7 +211,7 @@ def planned(files: Sequence[GgufFile], request: GgufRequest) -> list[PlannedTens
     """Each tensor of the output with its type, in the order of the file.
 
     Raises:
-        UsageError: a type is asked for that the era has not.
+        UsageError: a type is asked for that the era has not, or whose bytes are not known of the compiler.
         FormatError: llama-quantize refuses this input.
     """
     checked_types([request.mix.output, request.mix.embedding, *(kind for _, kind in request.mix.tensors)], request.era)
@@ -303,7 +313,10 @@ def _planned_tensor(
             cause="this file is itself a quantized model; quantizing it again would lose more",
             next_step="quantize the f16 file that it was made from, or insist with --allow-requantize", **where,
         )  # fmt: skip
-    return PlannedTensor(tensor, target, weights if target.quantized else None)
+    if target.quantized:
+        contraction_of(request.compiler, target.name, request.era)  # refuses before anything is written
+        return PlannedTensor(tensor, target, weights, request.compiler)
+    return PlannedTensor(tensor, target)
 
 
 # ── the keys ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -36,6 +36,7 @@ import numpy as np
 
 from ggmlpy.formats.grids import GRIDS
 from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES
+from ggmlpy.machine.contraction import BASELINE, COMPILERS
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
 from ggmlpy.machine.vectors import (
@@ -333,7 +334,7 @@ def fit_codes(xv, w, limit, lanes):
         for i in range(run):
             lanes[0, i, k], lanes[1, i, k] = xv[run * k + i], w[run * k + i]
     x_at, w_at, codes_at, scale_at = [np.int64(lanes[k].ctypes.data) for k in range(4)]
-    store(scale_at, fit_positive(x_at, w_at, codes_at, run, limit, NEGLIGIBLE))
+    store(scale_at, fit_positive(x_at, w_at, codes_at, run, limit, NEGLIGIBLE, COMPILERS[BASELINE]))
 
 
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

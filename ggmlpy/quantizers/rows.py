@@ -29,6 +29,9 @@ from numpy.typing import NDArray
 from ggmlpy.files.errors import UsageError
 from ggmlpy.formats.eras import AUGUST_22, DEFAULT_ERA, JANUARY_14_24, JANUARY_16_24, Era, quantizing_era
 from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
+from ggmlpy.machine.contraction import BASELINE, Contraction
+
+from .compilers import contraction_of
 
 __all__ = ["quantizable", "quantize_rows"]
 
@@ -54,6 +57,7 @@ def quantize_rows(
     *,
     histogram: NDArray[Any] | None = None,
     importance: NDArray[np.float32] | None = None,
+    compiler: str = BASELINE,
 ) -> NDArray[Any]:
     """Quantize rows to the bytes that the era's ``quantize`` puts into a file.
 
@@ -64,6 +68,7 @@ def quantize_rows(
         era: a date, see :mod:`ggmlpy.formats.eras`.
         histogram: int64 [16], to which the counts that llama.cpp prints are added (k-quants count nothing).
         importance: float32 [n], how much an error in each column counts.
+        compiler: what built the program, see :mod:`ggmlpy.quantizers.compilers`.
 
     Returns:
         uint8 [..., bytes of a row].
@@ -86,7 +91,7 @@ def quantize_rows(
     out = np.empty((len(rows), row_bytes), np.uint8)
     if out.size:
         weights, counted = _checked_importance(importance, x.shape[-1], moment), histogram is not None
-        seen = _quantizer(record, moment, weights, counted)(rows, out)
+        seen = _quantizer(record, moment, weights, counted, contraction_of(compiler, name, moment))(rows, out)
         if histogram is not None and seen is not None:
             histogram += seen
     return out.reshape(*x.shape[:-1], row_bytes)
@@ -104,31 +109,33 @@ def _checked_importance(
     return np.ascontiguousarray(importance, np.float32)
 
 
-def _quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32] | None, counted: bool) -> Quantizer:
+def _quantizer(
+    record: TensorType, moment: Era, importance: NDArray[np.float32] | None, counted: bool, by: Contraction
+) -> Quantizer:
     """The function that makes an era's blocks of a type, and counts their codes if it is asked to and they are."""
     if record.is_k_quant:
-        return _k_quantizer(record, moment, importance)
+        return _k_quantizer(record, moment, importance, by)
     if record.name in LATER:
-        return _later_quantizer(record, importance)
+        return _later_quantizer(record, importance, by)
     from .classic import classic_quantizer
     from .weighted_classic import WEIGHTED, weighted_quantizer
     from .weighted_k_quants import nothing_in
 
     if importance is not None and record.name in WEIGHTED and moment >= JANUARY_16_24:
         with _COMPILING:
-            kernel = weighted_quantizer(record, nothing_in(moment).symmetric)
+            kernel = weighted_quantizer(record, nothing_in(moment).symmetric, by)
         return lambda rows, out: kernel(rows.astype(np.float32, copy=False), importance, out)
 
     def classic(rows: NDArray[Any], out: NDArray[np.uint8]) -> NDArray[np.int64] | None:
         blocks = rows.reshape(-1, record.blck_size)
         with _COMPILING:
-            fill = classic_quantizer(moment, record, blocks.dtype == np.float16)
+            fill = classic_quantizer(moment, record, blocks.dtype == np.float16, by)
         return fill(blocks, out.reshape(len(blocks), record.type_size), counted)
 
     return classic
 
 
-def _k_quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32] | None) -> Quantizer:
+def _k_quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32] | None, by: Contraction) -> Quantizer:
     if moment < AUGUST_22:
         from .k_quants import k_quantizer
 
@@ -138,28 +145,28 @@ def _k_quantizer(record: TensorType, moment: Era, importance: NDArray[np.float32
     from .weighted_k_quants import weighted_k_quantizer
 
     with _COMPILING:
-        kernel = weighted_k_quantizer(record.name, importance is not None, moment)
+        kernel = weighted_k_quantizer(record.name, importance is not None, moment, by)
     weights = np.ones((1, QK_K), np.float32) if importance is None else importance.reshape(-1, QK_K)
     return lambda rows, out: kernel(_blocks(rows), weights, out.reshape(-1, record.type_size))
 
 
-def _later_quantizer(record: TensorType, importance: NDArray[np.float32] | None) -> Quantizer:
+def _later_quantizer(record: TensorType, importance: NDArray[np.float32] | None, by: Contraction) -> Quantizer:
     """The types that only GGUF has."""
     size, weighted = record.blck_size, importance is not None
     weights = np.ones((1, size), np.float32) if importance is None else importance.reshape(-1, size)
     with _COMPILING:
-        kernel = LATER[record.name](record.name, weighted)
+        kernel = LATER[record.name](record.name, weighted, by)
     return lambda rows, out: kernel(_blocks(rows, size), weights, out.reshape(-1, record.type_size))
 
 
-def _non_linear(name: str, weighted: bool) -> Callable[..., None]:
+def _non_linear(name: str, weighted: bool, by: Contraction) -> Callable[..., None]:
     from .non_linear import non_linear_quantizer
 
-    quantizer: Callable[..., None] = non_linear_quantizer(name, weighted)
+    quantizer: Callable[..., None] = non_linear_quantizer(name, weighted, by)
     return quantizer
 
 
-def _on_grid(name: str, weighted: bool) -> Callable[..., None]:
+def _on_grid(name: str, weighted: bool, by: Contraction) -> Callable[..., None]:
     from .grid_search import WAYS, grid_quantizer
     from .neighbors import neighbor_tables
     from .ternary_search import ternary_quantizer
@@ -178,7 +185,7 @@ def _on_grid(name: str, weighted: bool) -> Callable[..., None]:
     return quantize
 
 
-def _unsearched(name: str, weighted: bool) -> Callable[..., None]:
+def _unsearched(name: str, weighted: bool, by: Contraction) -> Callable[..., None]:
     from .unsearched import unsearched_quantizer
 
     quantizer = unsearched_quantizer(name)
@@ -186,7 +193,7 @@ def _unsearched(name: str, weighted: bool) -> Callable[..., None]:
 
 
 NEED_IMPORTANCE = ("iq1_s", "iq2_xxs", "iq2_xs")
-LATER: dict[str, Callable[[str, bool], Callable[..., None]]] = {
+LATER: dict[str, Callable[[str, bool, Contraction], Callable[..., None]]] = {
     **dict.fromkeys(("iq4_nl", "iq4_xs"), _non_linear),
     **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"), _on_grid),
     **dict.fromkeys(("q1_0", "q2_0", "tq1_0", "tq2_0", "mxfp4", "nvfp4"), _unsearched),

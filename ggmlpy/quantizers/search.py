@@ -15,9 +15,9 @@ import numpy as np
 
 from ggmlpy.machine.c_arithmetic import ABS
 from ggmlpy.machine.kernels import inlined
-from ggmlpy.machine.vectors import bits, float_of
+from ggmlpy.machine.vectors import bits, float_of, mul_add
 
-__all__ = ["clipped", "magnitude_of", "nearest_int", "search_affine", "search_symmetric"]
+__all__ = ["clipped", "clipped_product", "magnitude_of", "nearest_int", "search_affine", "search_symmetric"]
 
 F0, F1 = np.float32(0), np.float32(1)
 MAGIC = np.float32(12582912.0)  # 1.5 * 2**23
@@ -42,7 +42,17 @@ def nearest_int(v):
 @inlined
 def clipped(v, low, high):
     """``nearest_int`` kept between two integers."""
-    code = nearest_int(v)
+    return between(nearest_int(v), low, high)
+
+
+@inlined
+def clipped_product(x, y, low, high, how):
+    """The same of x * y, to which the rounding adds: what is contracted is not rounded before it is cut."""
+    return between(np.int32((bits(mul_add(x, y, MAGIC, how)) & MANTISSA) - MIDDLE), low, high)
+
+
+@inlined
+def between(code, low, high):
     code = code if code < np.int32(high) else np.int32(high)
     return code if code > np.int32(low) else np.int32(low)
 

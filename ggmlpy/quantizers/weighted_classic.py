@@ -15,9 +15,10 @@ from functools import cache
 import numpy as np
 
 from ggmlpy.formats.tensor_types import TensorType
+from ggmlpy.machine.contraction import Contraction
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
-from ggmlpy.machine.vectors import copy_bytes, fill, store, transpose_f32, zero_bytes, zeros
+from ggmlpy.machine.vectors import copy_bytes, fill, mul_add, store, transpose_f32, zero_bytes, zeros
 
 from .k_quants import pack, packing_of, store_half
 from .weighted_search import fit_affine, fit_symmetric, raise_weights, side_by_side
@@ -30,14 +31,14 @@ LANES, SIZE = 16, 32  # blocks side by side, values in each
 
 
 @inlined
-def search(x, w, codes, ranged, zero, limit, negligible):
+def search(x, w, codes, ranged, zero, limit, negligible, by):
     """Scales and minimums of sixteen blocks."""
     if ranged:
-        return fit_affine(x, w, codes, SIZE, limit, FIRST, STEP, TRIES, True)
-    return fit_symmetric(x, w, codes, SIZE, zero, negligible), zeros()
+        return fit_affine(x, w, codes, SIZE, limit, FIRST, STEP, TRIES, True, by)
+    return fit_symmetric(x, w, codes, SIZE, zero, negligible, by, by.clang), zeros()
 
 
-def rows_kernel(record: TensorType, negligible: np.float32) -> Callable:
+def rows_kernel(record: TensorType, negligible: np.float32, by: Contraction) -> Callable:
     """The loop over ``rows`` (float32 [n, columns], columns of ``importance``) into ``out`` [n, row_bytes]."""
     ranged, zero, limit = "m" in record.field_names, record.zero, (1 << record.code_width) - 1
     d_at, m_at = record.offset("d"), record.offset("m") if ranged else -1
@@ -51,7 +52,7 @@ def rows_kernel(record: TensorType, negligible: np.float32) -> Callable:
         for r in range(rows.shape[0]):
             total = np.float32(0)
             for i in range(columns):
-                total += rows[r, i] * rows[r, i]
+                total = mul_add(rows[r, i], rows[r, i], total, by.clang)
             variance = fill(total / np.float32(columns))
             for start in range(0, columns, group):
                 n = min(LANES, (columns - start) // SIZE)
@@ -60,8 +61,8 @@ def rows_kernel(record: TensorType, negligible: np.float32) -> Callable:
                 copy_bytes(weights, np.int64(importance[start:].ctypes.data), n * nbytes)
                 side_by_side(values, SIZE, x)
                 side_by_side(weights, SIZE, w)
-                raise_weights(x, SIZE, variance, w)
-                scale, minimum = search(x, w, codes, ranged, zero, limit, negligible)
+                raise_weights(x, SIZE, variance, w, by)
+                scale, minimum = search(x, w, codes, ranged, zero, limit, negligible, by)
                 store(np.int64(fields[0].ctypes.data), scale)
                 store(np.int64(fields[1].ctypes.data), minimum)
                 for part in range(SIZE // 16):
@@ -80,7 +81,7 @@ def rows_kernel(record: TensorType, negligible: np.float32) -> Callable:
 
 
 @cache
-def weighted_quantizer(record: TensorType, negligible: np.float32) -> Callable:
+def weighted_quantizer(record: TensorType, negligible: np.float32, by: Contraction) -> Callable:
     """The compiled loop for one of :data:`WEIGHTED`; blocks of less than ``negligible`` are nothing."""
     rows, vector = (types.Array(types.float32, n, "C", readonly=True) for n in (2, 1))
-    return kernel(rows_kernel(record, negligible), types.void(rows, vector, types.uint8[:, ::1]))
+    return kernel(rows_kernel(record, negligible, by), types.void(rows, vector, types.uint8[:, ::1]))

@@ -34,8 +34,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggmlpy.formats.eras import AUGUST_22, FEBRUARY_6_24, MAY_18_24, SEPTEMBER_6, TODAY, Era
+from ggmlpy.formats.eras import (
+    AUGUST_22,
+    FEBRUARY_6_24,
+    JANUARY_14_24,
+    MAY_18_24,
+    SEPTEMBER_6,
+    TODAY,
+    Era,
+)
 from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
+from ggmlpy.machine.contraction import ROUNDED, Contraction, Fused, Rounded
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
 from ggmlpy.machine.vectors import (
@@ -48,7 +57,9 @@ from ggmlpy.machine.vectors import (
     low_bytes,
     minimum,
     mul,
+    mul_add,
     nearest_codes,
+    nearest_codes_of_product,
     sqrt,
     store,
     sub,
@@ -104,25 +115,25 @@ WITH_IMPORTANCE = Search(np.float32(-0.9), np.float32(0.05), 36, True)
 
 
 @inlined
-def sums_of_squares(x, work):
+def sums_of_squares(x, work, by):
     """The sum of the squares of each of sixteen blocks, in the order of their values."""
     total = zeros()
     for part in range(QK_K // 16):
         transpose_f32(x + 64 * part, BLOCK, work)
         for i in range(16):
             v = load(work + ROW * i)
-            total = add(total, mul(v, v))
+            total = mul_add(v, v, total, by.clang)
     return total
 
 
 @inlined
-def weights_of_values(x, run, width, w):
+def weights_of_values(x, run, width, w, by):
     """Without importance."""
     mean = zeros()
     if run == 32:
         for i in range(run):
             v = load(x + ROW * i)
-            mean = add(mean, mul(v, v))
+            mean = mul_add(v, v, mean, by.clang)
         mean = sqrt(div(mean, fill(np.float32(run))))
     for i in range(run):
         v = load(x + ROW * i)
@@ -133,7 +144,7 @@ def weights_of_values(x, run, width, w):
 
 
 @inlined
-def codes_of_greatest(scales, codes, n, limit):
+def codes_of_greatest(scales, codes, n, limit, by):
     """Scales as codes 0 … ``limit`` of the greatest; return what a code is multiplied by."""
     most = zeros()
     for k in range(n):
@@ -141,7 +152,8 @@ def codes_of_greatest(scales, codes, n, limit):
         most = where_greater(scale, most, scale, most)
     inverse = where_greater(most, zeros(), div(fill(np.float32(limit)), most), zeros())
     for k in range(n):
-        code = low_bytes(nearest_codes(mul(inverse, load(scales + ROW * k)), np.int32(-ANY), np.int32(ANY)))
+        scale = load(scales + ROW * k)
+        code = low_bytes(nearest_codes_of_product(inverse, scale, np.int32(-ANY), np.int32(ANY), by.gcc))
         if limit == 63:
             code = minimum(code, fill(np.float32(limit)))
         else:
@@ -158,11 +170,11 @@ def signed_bytes(codes):
 
 
 @inlined
-def codes_of_extreme(scales, codes, n, most, limit):
+def codes_of_extreme(scales, codes, n, most, limit, by):
     """Scales as codes of which the extreme one gets -``limit``."""
     inverse = div(fill(np.float32(-limit)), most)
     for k in range(n):
-        code = nearest_codes(mul(inverse, load(scales + ROW * k)), np.int32(-ANY), np.int32(ANY))
+        code = nearest_codes_of_product(inverse, load(scales + ROW * k), np.int32(-ANY), np.int32(ANY), by.gcc)
         if limit == 128:
             code = signed_bytes(minimum(code, fill(np.float32(127))))
         else:
@@ -176,20 +188,20 @@ def codes_of_extreme(scales, codes, n, most, limit):
 
 # ── one block ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# scale, minimum: int32 codes of the sub-blocks. d, m: what a value of each sub-block is to be scaled by, and what is
-# subtracted from it. out: the bytes of the block.
+# scale, minimum: int32 codes of the sub-blocks. d: what a value of each sub-block is to be scaled by. ms: the code of
+# what is subtracted from it. out: the bytes of the block.
 
 
 @inlined
-def pairs_of_4_bits(scale, minimum_of, out, at, d, dmin, ds, ms):
+def pairs_of_4_bits(scale, minimum_of, out, at, d, ds, ms):
     for k in range(16):
         out[at.scales + k] = np.uint8(scale[k] | minimum_of[k] << np.int32(4))
         ds[k] = d * np.float32(out[at.scales + k] & 15)
-        ms[k] = dmin * np.float32(out[at.scales + k] >> 4)
+        ms[k] = np.float32(out[at.scales + k] >> 4)
 
 
 @inlined
-def pairs_of_6_bits(scale, minimum_of, out, at, d, dmin, ds, ms):
+def pairs_of_6_bits(scale, minimum_of, out, at, d, ds, ms):
     """Eight scales and eight minimums in twelve bytes."""
     s = out[at.scales : at.scales + 12]
     for k in range(4):
@@ -199,9 +211,9 @@ def pairs_of_6_bits(scale, minimum_of, out, at, d, dmin, ds, ms):
         s[k - 4] |= np.uint8((scale[k] >> 4) << 6)
         s[k] |= np.uint8((minimum_of[k] >> 4) << 6)
     for k in range(4):
-        ds[k], ms[k] = d * np.float32(s[k] & 63), dmin * np.float32(s[k + 4] & 63)
+        ds[k], ms[k] = d * np.float32(s[k] & 63), np.float32(s[k + 4] & 63)
         ds[k + 4] = d * np.float32((s[k + 8] & 15) | (s[k] >> 6) << 4)
-        ms[k + 4] = dmin * np.float32((s[k + 8] >> 4) | (s[k + 4] >> 6) << 4)
+        ms[k + 4] = np.float32((s[k + 8] >> 4) | (s[k + 4] >> 6) << 4)
 
 
 @inlined
@@ -222,10 +234,10 @@ def scales_of_8_bits(scale, out, at, d, ds):
 
 
 @inlined
-def recode(x, codes, way, d, m):
+def recode(x, codes, way, d, dmin, m):
     """Code with the decoded scales and minimums; a lane whose scale became 0 keeps the codes of its search."""
     for i in range(way.run):
-        scaled = div(add(load(x + ROW * i), m), d)
+        scaled = div(mul_add(dmin, m, load(x + ROW * i), way.raised), d)
         code = nearest_codes(scaled, np.int32(-way.zero), np.int32(way.limit - way.zero))
         code = add(code, fill(np.float32(way.zero)))
         store(codes + ROW * i, where_equal(d, zeros(), load(codes + ROW * i), code))
@@ -275,6 +287,9 @@ class Way(NamedTuple):
         scale_limit: the greatest code of a scale (or half their number where they are signed).
         search: what :func:`fit_affine` takes.
         nothing: below which greatest magnitude values, or scales, are nothing.
+        by: what the compiler contracts.
+        raised: whether it contracts the minimum that is added to a value before it is coded anew.
+        tried: whether it contracts the sums of :func:`fit_symmetric` for values.
     """
 
     width: int
@@ -289,9 +304,12 @@ class Way(NamedTuple):
     scale_limit: int
     search: Search
     nothing: Nothing
+    by: Contraction
+    raised: Rounded | Fused
+    tried: Rounded | Fused
 
 
-def way_of(record: TensorType, weighted: bool, era: Era) -> Way:
+def way_of(record: TensorType, weighted: bool, era: Era, by: Contraction) -> Way:
     width, scale_limit = record.code_width, {2: 15, 3: 32, 4: 63, 5: 63, 6: 128}[record.code_width]
     search = WITH_IMPORTANCE if weighted else SEARCHES.get(width, WITH_IMPORTANCE)
     shape = (width, record.zero, (1 << width) - 1, record.run, QK_K // record.run, width in SEARCHES)
@@ -301,7 +319,10 @@ def way_of(record: TensorType, weighted: bool, era: Era) -> Way:
     searches = {3: ("symmetric" if weighted else "improved",), 6: ("symmetric", "block")}.get(width, ("positive",))
     then, now = nothing_in(era)._asdict(), nothing_in(TODAY)._asdict()
     nothing = Nothing(**now | {name: then[name] for name in searches if fits_scales or width not in SEARCHES})
-    return Way(*shape, weighted, doubled, fits_scales, scale_limit, search, nothing)
+    raised = by.gcc if width == 2 else ROUNDED  # gcc unrolls the loop over 16 values, and vectorizes that over 32
+    inlined_search = era < JANUARY_14_24 or (width == 3 and era < FEBRUARY_6_24)
+    tried = by.both if inlined_search else by.clang  # it unrolls that loop too
+    return Way(*shape, weighted, doubled, fits_scales, scale_limit, search, nothing, by, raised, tried)
 
 
 @inlined
@@ -309,30 +330,31 @@ def search(x, w, codes, way):
     """Scales and minimums of sixteen sub-blocks."""
     if way.affine:
         to = way.search
-        return fit_affine(x, w, codes, way.run, way.limit, to.first, to.step, to.tries, to.squared)
+        return fit_affine(x, w, codes, way.run, way.limit, to.first, to.step, to.tries, to.squared, way.by)
     if way.width == 3 and not way.weighted:
-        return fit_and_improve(x, w, codes, way.run, way.zero, way.nothing.improved), zeros()
-    return fit_symmetric(x, w, codes, way.run, way.zero, way.nothing.symmetric), zeros()
+        return fit_and_improve(x, w, codes, way.run, way.zero, way.nothing.improved, way.by), zeros()
+    return fit_symmetric(x, w, codes, way.run, way.zero, way.nothing.symmetric, way.by, way.tried), zeros()
 
 
 @inlined
 def codes_of_scales(scales, totals, codes, way):
     """The codes of the scales of sixteen blocks, and what they are multiplied by."""
     if way.affine and way.fits_scales:
-        return fit_positive(scales, totals, codes, way.subs, way.scale_limit, way.nothing.positive)
+        return fit_positive(scales, totals, codes, way.subs, way.scale_limit, way.nothing.positive, way.by)
     if way.affine:
-        return codes_of_greatest(scales, codes, way.subs, way.scale_limit)
+        return codes_of_greatest(scales, codes, way.subs, way.scale_limit, way.by)
     if way.fits_scales:
-        return fit_symmetric(scales, totals, codes, way.subs, way.scale_limit, way.nothing.symmetric)
-    return codes_of_extreme(scales, codes, way.subs, extreme_of(scales, way.subs)[0], way.scale_limit)
+        nothing, by = way.nothing.symmetric, way.by
+        return fit_symmetric(scales, totals, codes, way.subs, way.scale_limit, nothing, by, by.clang)
+    return codes_of_extreme(scales, codes, way.subs, extreme_of(scales, way.subs)[0], way.scale_limit, way.by)
 
 
 @inlined
-def put_scales(scale, minimum_of, out, at, d, dmin, ds, ms, way):
+def put_scales(scale, minimum_of, out, at, d, ds, ms, way):
     if way.width == 2:
-        pairs_of_4_bits(scale, minimum_of, out, at, d, dmin, ds, ms)
+        pairs_of_4_bits(scale, minimum_of, out, at, d, ds, ms)
     elif way.affine:
-        pairs_of_6_bits(scale, minimum_of, out, at, d, dmin, ds, ms)
+        pairs_of_6_bits(scale, minimum_of, out, at, d, ds, ms)
     elif way.width == 3:
         scales_of_6_bits(scale, out, at, d, ds)
     else:
@@ -346,14 +368,15 @@ def rows_kernel(record: TensorType, way: Way) -> Callable:
     """
     at, packing = places_of(record), packing_of(record)
     width, run, subs, affine, weighted, doubled = way.width, way.run, way.subs, way.affine, way.weighted, way.doubled
+    by = way.by
     tiles, tile = BLOCKS * subs // 16, 64 * run
 
     def quantize_blocks(rows, importance, out):
         memory, flat = np.zeros((7, BLOCKS * QK_K), np.float32), np.empty(QK_K, np.uint8)
-        small, ints = np.zeros((10, 512), np.float32), np.empty((2, 16), np.int32)
+        small, ints = np.zeros((11, 512), np.float32), np.empty((2, 16), np.int32)
         values, weights, x, codes, w, work, natural = [np.int64(memory[k].ctypes.data) for k in range(7)]
-        scales, mins, totals, scale_codes, min_codes, across, variances, ds, ms, d_at = [
-            np.int64(small[k].ctypes.data) for k in range(10)
+        scales, mins, totals, scale_codes, min_codes, across, variances, ds, ms, d_at, dmins = [
+            np.int64(small[k].ctypes.data) for k in range(11)
         ]
         code_rows = small[3:5].reshape((2, 32, 16))  # [scale or minimum, sub-block, block]
         for start in range(0, rows.shape[0], BLOCKS):
@@ -364,7 +387,7 @@ def rows_kernel(record: TensorType, way: Way) -> Callable:
                 for block in range(n):
                     part = importance[(start + block) % importance.shape[0]]
                     copy_bytes(weights + BLOCK * block, np.int64(part.ctypes.data), BLOCK)
-                variance = div(mul(fill(doubled), sums_of_squares(values, work)), fill(np.float32(QK_K)))
+                variance = div(mul(fill(doubled), sums_of_squares(values, work, by)), fill(np.float32(QK_K)))
                 store(across, variance)
                 for block in range(BLOCKS):
                     for k in range(subs):
@@ -375,9 +398,9 @@ def rows_kernel(record: TensorType, way: Way) -> Callable:
                 if weighted:
                     side_by_side(weights + tile * t, run, w)
                     if width != 6:
-                        raise_weights(x + tile * t, run, load(variances + 64 * t), w)
+                        raise_weights(x + tile * t, run, load(variances + 64 * t), w, by)
                 else:
-                    weights_of_values(x + tile * t, run, width, w)
+                    weights_of_values(x + tile * t, run, width, w, by)
                 scale, minimum_of = search(x + tile * t, w, codes + tile * t, way)
                 store(scales + 64 * t, scale)
                 store(mins + 64 * t, minimum_of)
@@ -394,17 +417,20 @@ def rows_kernel(record: TensorType, way: Way) -> Callable:
                 store(d_at + 64, codes_of_scales(work, work + 1024, min_codes, way))
 
             for block in range(n):
-                d, dmin = store_half(out[start + block], at.d, small[9, block]), np.float32(0)
+                d, here = (
+                    store_half(out[start + block], at.d, small[9, block]),
+                    slice(subs * block, subs * block + subs),
+                )
                 if affine:
-                    dmin = store_half(out[start + block], at.dmin, small[9, 16 + block])
+                    small[10, here] = store_half(out[start + block], at.dmin, small[9, 16 + block])
                 for k in range(subs):
                     ints[0, k] = np.int32(code_rows[0, k, block])
                     ints[1, k] = np.int32(code_rows[1, k, block])
-                here = slice(subs * block, subs * block + subs)
-                put_scales(ints[0], ints[1], out[start + block], at, d, dmin, small[7, here], small[8, here], way)
+                put_scales(ints[0], ints[1], out[start + block], at, d, small[7, here], small[8, here], way)
 
             for t in range(tiles):
-                recode(x + tile * t, codes + tile * t, way, load(ds + 64 * t), load(ms + 64 * t))
+                scaling = load(ds + 64 * t), load(dmins + 64 * t), load(ms + 64 * t)
+                recode(x + tile * t, codes + tile * t, way, *scaling)
                 for part in range(run // 16):
                     transpose_f32(codes + tile * t + 1024 * part, 64, work)
                     for k in range(16):
@@ -419,10 +445,10 @@ def rows_kernel(record: TensorType, way: Way) -> Callable:
     return quantize_blocks
 
 
-def weighted_k_quantizer(name: str, weighted: bool, era: Era) -> Callable:
+def weighted_k_quantizer(name: str, weighted: bool, era: Era, by: Contraction) -> Callable:
     """The compiled loop of an era for "q2_K" … "q6_K", with importance or without."""
     record = TENSOR_TYPES[name]
-    return compiled_rows(record, way_of(record, weighted, era))
+    return compiled_rows(record, way_of(record, weighted, era, by))
 
 
 @cache

@@ -3,7 +3,8 @@
 Sixteen groups of values are searched side by side, one per lane of a vector: ``x`` and ``w`` are the addresses of
 float32 [n, 16], a value's lane being its group; sums add up in the order of the values. Each search tries a number of
 scales that are a little larger or smaller than the range of the values says, and keeps what leaves the least weighted
-error. All in float32, each operation rounded on its own. It fills ``codes``, the address of float32 [n, 16].
+error. All in float32; ``by`` says which products a compiler adds without rounding them
+(:mod:`ggmlpy.machine.contraction`). It fills ``codes``, the address of float32 [n, 16].
 
 ===================  ==================  ===================================================================
 here                 in llama.cpp        x is nearly
@@ -25,6 +26,7 @@ from ggmlpy.machine.kernels import inlined
 from ggmlpy.machine.vectors import (
     absolute,
     add,
+    difference_of_products,
     div,
     fill,
     load,
@@ -32,10 +34,14 @@ from ggmlpy.machine.vectors import (
     maximum,
     minimum,
     mul,
+    mul_add,
+    mul_sub,
     nearest_codes,
+    nearest_codes_of_product,
     sqrt,
     store,
     sub,
+    sub_mul,
     transpose_f32,
     where_equal,
     where_greater,
@@ -90,64 +96,64 @@ def side_by_side(values, run, lanes):
 
 
 @inlined
-def raise_weights(x, run, variance, w):
+def raise_weights(x, run, variance, w, by):
     """Multiply importances by the root of a block's variance and a value's square."""
     for i in range(run):
         v = load(x + ROW * i)
-        store(w + ROW * i, mul(load(w + ROW * i), sqrt(add(variance, mul(v, v)))))
+        store(w + ROW * i, mul(load(w + ROW * i), sqrt(mul_add(v, v, variance, by.both))))
 
 
 # ── a scale and a minimum ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @inlined
-def error_left(x, w, codes, n, scale, low, squared):
+def error_left(x, w, codes, n, scale, low, squared, by):
     """The weighted sum of what scale * code + low leaves of x, squared or not."""
     total = zeros()
     for i in range(n):
-        left = sub(add(mul(scale, load(codes + ROW * i)), low), load(x + ROW * i))
-        total = add(total, mul(load(w + ROW * i), mul(left, left) if squared else absolute(left)))
+        left = sub(mul_add(scale, load(codes + ROW * i), low, by.both), load(x + ROW * i))
+        total = mul_add(load(w + ROW * i), mul(left, left) if squared else absolute(left), total, by.both)
     return total
 
 
 @inlined
-def code_from(x, codes, n, limit, inverse, low):
+def code_from(x, codes, n, limit, inverse, low, by):
     """Codes 0 … limit of values that begin at ``low``."""
     for i in range(n):
-        scaled = mul(inverse, sub(load(x + ROW * i), low))
-        store(codes + ROW * i, nearest_codes(scaled, np.int32(0), np.int32(limit)))
+        above = sub(load(x + ROW * i), low)
+        store(codes + ROW * i, nearest_codes_of_product(inverse, above, np.int32(0), np.int32(limit), by.gcc))
 
 
 @inlined
-def range_and_sums(x, w, n):
+def range_and_sums(x, w, n, by):
     """Least value (at most 0) and greatest, sum of weights, and of weighted values."""
     low, sum_w = load(x), load(w)
     high, sum_x = low, mul(sum_w, low)
     for i in range(1, n):
         v, weight = load(x + ROW * i), load(w + ROW * i)
         low, high = minimum(v, low), maximum(v, high)
-        sum_w, sum_x = add(sum_w, weight), add(sum_x, mul(weight, v))
+        sum_w, sum_x = add(sum_w, weight), mul_add(weight, v, sum_x, by.both)
     return minimum(zeros(), low), high, sum_w, sum_x
 
 
 @inlined
-def refit(x, w, codes, n, sum_w, sum_x):
+def refit(x, w, codes, n, sum_w, sum_x, by):
     """Scale and lowest value (at most 0) that fit the codes best, and the determinant, without which there is none."""
     sum_l, sum_l2, sum_xl = zeros(), zeros(), zeros()
     for i in range(n):
-        code = load(codes + ROW * i)
-        weighted = mul(load(w + ROW * i), code)
-        sum_l, sum_l2 = add(sum_l, weighted), add(sum_l2, mul(weighted, code))
-        sum_xl = add(sum_xl, mul(weighted, load(x + ROW * i)))
-    determinant = sub(mul(sum_w, sum_l2), mul(sum_l, sum_l))
-    scale = div(sub(mul(sum_w, sum_xl), mul(sum_x, sum_l)), determinant)
-    low = div(sub(mul(sum_l2, sum_x), mul(sum_l, sum_xl)), determinant)
+        code, weight = load(codes + ROW * i), load(w + ROW * i)
+        weighted = mul(weight, code)
+        sum_l, sum_l2 = mul_add(weight, code, sum_l, by.clang), mul_add(weighted, code, sum_l2, by.both)
+        sum_xl = mul_add(weighted, load(x + ROW * i), sum_xl, by.both)
+    determinant = mul_sub(sum_w, sum_l2, mul(sum_l, sum_l), by.both)
+    scale = div(difference_of_products(sum_w, sum_xl, sum_x, sum_l, by.clang, by.gcc), determinant)
+    low = div(mul_sub(sum_l2, sum_x, mul(sum_l, sum_xl), by.both), determinant)
     scale = where_greater(low, zeros(), div(sum_xl, sum_l2), scale)
     return scale, minimum(zeros(), low), determinant
 
 
 @inlined
-def fit_affine(x, w, codes, n, limit, first, step, tries, squared):
+def fit_affine(x, w, codes, n, limit, first, step, tries, squared, by):
     """Fit x = scale * code - minimum; return scale and minimum.
 
     Args:
@@ -156,18 +162,19 @@ def fit_affine(x, w, codes, n, limit, first, step, tries, squared):
             more at each try.
         squared: whether an error counts by its square.
     """
-    low, high, sum_w, sum_x = range_and_sums(x, w, n)
+    low, high, sum_w, sum_x = range_and_sums(x, w, n, by)
     flat = low
     inverse = div(fill(np.float32(limit)), sub(high, low))
     scale = div(fill(np.float32(1)), inverse)
-    code_from(x, codes, n, limit, inverse, low)
-    least = error_left(x, w, codes, n, scale, low, squared)
+    code_from(x, codes, n, limit, inverse, low, by)
+    least = error_left(x, w, codes, n, scale, low, squared, by)
     kept_inverse, kept_low = inverse, low
     for k in range(tries + 1):
-        inverse = div(fill(first + step * np.float32(k) + np.float32(limit)), sub(high, low))
-        code_from(x, codes, n, limit, inverse, low)
-        new_scale, new_low, determinant = refit(x, w, codes, n, sum_w, sum_x)
-        error = error_left(x, w, codes, n, new_scale, new_low, squared)
+        steps = mul_add(step, np.float32(k), first, by.both)
+        inverse = div(fill(steps + np.float32(limit)), sub(high, low))
+        code_from(x, codes, n, limit, inverse, low, by)
+        new_scale, new_low, determinant = refit(x, w, codes, n, sum_w, sum_x, by)
+        error = error_left(x, w, codes, n, new_scale, new_low, squared, by)
         error = where_greater(determinant, zeros(), error, fill(np.float32(np.inf)))
         kept_inverse, kept_low = (
             where_greater(least, error, inverse, kept_inverse),
@@ -176,8 +183,8 @@ def fit_affine(x, w, codes, n, limit, first, step, tries, squared):
         scale, low = where_greater(least, error, new_scale, scale), where_greater(least, error, new_low, low)
         least = where_greater(least, error, error, least)
     for i in range(n):
-        scaled = mul(kept_inverse, sub(load(x + ROW * i), kept_low))
-        code = nearest_codes(scaled, np.int32(0), np.int32(limit))
+        above = sub(load(x + ROW * i), kept_low)
+        code = nearest_codes_of_product(kept_inverse, above, np.int32(0), np.int32(limit), by.gcc)
         store(codes + ROW * i, where_equal(flat, high, zeros(), code))
     return where_equal(flat, high, zeros(), scale), negative(where_equal(flat, high, flat, low))
 
@@ -197,13 +204,18 @@ def extreme_of(x, n):
 
 
 @inlined
-def symmetric_sums(x, w, n, zero, inverse):
-    """sum w x l and sum w l l over the codes l from -zero to zero - 1 that ``inverse`` gives."""
+def symmetric_sums(x, w, n, zero, inverse, near, how):
+    """sum w x l and sum w l l over the codes l from -zero to zero - 1 that ``inverse`` gives.
+
+    Args:
+        near, how: whether rounding, and the sums, are contracted.
+    """
     sum_lx, sum_l2 = zeros(), zeros()
     for i in range(n):
         v, weight = load(x + ROW * i), load(w + ROW * i)
-        code = nearest_codes(mul(inverse, v), np.int32(-zero), np.int32(zero - 1))
-        sum_lx, sum_l2 = add(sum_lx, mul(mul(weight, v), code)), add(sum_l2, mul(mul(weight, code), code))
+        code = nearest_codes_of_product(inverse, v, np.int32(-zero), np.int32(zero - 1), near)
+        sum_lx = mul_add(mul(weight, v), code, sum_lx, how)
+        sum_l2 = mul_add(mul(weight, code), code, sum_l2, how)
     return sum_lx, sum_l2
 
 
@@ -214,32 +226,33 @@ def ratio(sum_lx, sum_l2):
 
 
 @inlined
-def shifted_codes(x, codes, n, zero, inverse, greatest, negligible):
+def shifted_codes(x, codes, n, zero, inverse, greatest, negligible, by):
     """Codes 0 … 2 * zero - 1; 0 in a lane of nothing."""
     for i in range(n):
-        code = nearest_codes(mul(inverse, load(x + ROW * i)), np.int32(-zero), np.int32(zero - 1))
+        code = nearest_codes_of_product(inverse, load(x + ROW * i), np.int32(-zero), np.int32(zero - 1), by.gcc)
         code = add(code, fill(np.float32(zero)))
         store(codes + ROW * i, where_greater(fill(negligible), greatest, zeros(), code))
 
 
 @inlined
-def fit_symmetric(x, w, codes, n, zero, negligible):
-    """Fit x = scale * (code - zero), trying 19 scales; return the scale."""
+def fit_symmetric(x, w, codes, n, zero, negligible, by, tried):
+    """Fit x = scale * (code - zero), trying 19 scales; return the scale. ``tried``: whether the sums of those behind
+    the first are contracted."""
     most, greatest = extreme_of(x, n)
     inverse = div(fill(np.float32(-zero)), most)
-    sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse)
+    sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse, by.gcc, by.both)
     scale = ratio(sum_lx, sum_l2)
     best, kept = mul(scale, sum_lx), inverse
     for k in range(-9, 10):
         if k != 0:
-            inverse = div(fill(-(np.float32(zero) + TENTH * np.float32(k))), most)
-            sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse)
+            inverse = div(fill(-mul_add(TENTH, np.float32(k), np.float32(zero), by.both)), most)
+            sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse, by.gcc, tried)
             old = where_greater(sum_l2, zeros(), mul(best, sum_l2), fill(np.float32(np.inf)))
             new = mul(sum_lx, sum_lx)
             kept = where_greater(new, old, inverse, kept)
             scale = where_greater(new, old, div(sum_lx, sum_l2), scale)
             best = where_greater(new, old, mul(scale, sum_lx), best)
-    shifted_codes(x, codes, n, zero, kept, greatest, negligible)
+    shifted_codes(x, codes, n, zero, kept, greatest, negligible, by)
     return where_greater(fill(negligible), greatest, zeros(), scale)
 
 
@@ -247,7 +260,7 @@ def fit_symmetric(x, w, codes, n, zero, negligible):
 
 
 @inlined
-def improve(x, w, codes, n, low, high, sum_lx, sum_l2, positive):
+def improve(x, w, codes, n, low, high, sum_lx, sum_l2, positive, by):
     """Change single codes while that raises (sum w x l)^2 / sum w l^2, at most five rounds; return the sums.
 
     Args:
@@ -258,10 +271,10 @@ def improve(x, w, codes, n, low, high, sum_lx, sum_l2, positive):
     for _ in range(ROUNDS):
         for i in range(n):
             v, weight, code = load(x + ROW * i), load(w + ROW * i), load(codes + ROW * i)
-            a = sub(sum_lx, mul(mul(weight, v), code))
-            b = sub(sum_l2, mul(mul(weight, code), code))
+            a = sub_mul(sum_lx, mul(weight, v), code, by.both)
+            b = sub_mul(sum_l2, mul(weight, code), code, by.both)
             new = nearest_codes(div(mul(v, b), a), np.int32(low), np.int32(high))
-            new_a, new_b = add(a, mul(mul(weight, v), new)), add(b, mul(mul(weight, new), new))
+            new_a, new_b = mul_add(mul(weight, v), new, a, by.both), mul_add(mul(weight, new), new, b, by.both)
             gained, had = mul(mul(new_a, new_a), sum_l2), mul(mul(sum_lx, sum_lx), new_b)
             had = where_greater(a, zeros(), had, fill(np.float32(np.inf)))
             had = where_greater(b if positive else new_b, zeros(), had, fill(np.float32(np.inf)))
@@ -273,16 +286,16 @@ def improve(x, w, codes, n, low, high, sum_lx, sum_l2, positive):
 
 
 @inlined
-def fit_and_improve(x, w, codes, n, zero, negligible):
+def fit_and_improve(x, w, codes, n, zero, negligible, by):
     """Fit x = scale * (code - zero) with one scale, improve single codes; return the scale. A lane of nothing has the
     codes 0."""
     most, greatest = extreme_of(x, n)
     inverse = div(fill(np.float32(-zero)), most)
-    sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse)
+    sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse, by.gcc, by.both)
     for i in range(n):
-        code = nearest_codes(mul(inverse, load(x + ROW * i)), np.int32(-zero), np.int32(zero - 1))
+        code = nearest_codes_of_product(inverse, load(x + ROW * i), np.int32(-zero), np.int32(zero - 1), by.gcc)
         store(codes + ROW * i, code)
-    sum_lx, sum_l2 = improve(x, w, codes, n, -zero, zero - 1, sum_lx, sum_l2, False)
+    sum_lx, sum_l2 = improve(x, w, codes, n, -zero, zero - 1, sum_lx, sum_l2, False, by)
     for i in range(n):
         code = add(load(codes + ROW * i), fill(np.float32(zero)))
         store(codes + ROW * i, where_greater(fill(negligible), greatest, zeros(), code))
@@ -291,24 +304,25 @@ def fit_and_improve(x, w, codes, n, zero, negligible):
 
 
 @inlined
-def squares_left(x, w, codes, n, scale):
+def squares_left(x, w, codes, n, scale, by):
     """The weighted sum of the squares of what scale * code leaves of x."""
     total = zeros()
     for i in range(n):
-        left = sub(load(x + ROW * i), mul(scale, load(codes + ROW * i)))
-        total = add(total, mul(mul(load(w + ROW * i), left), left))
+        left = sub_mul(load(x + ROW * i), scale, load(codes + ROW * i), by.both)
+        total = mul_add(mul(load(w + ROW * i), left), left, total, by.both)
     return total
 
 
 @inlined
-def code_below(x, codes, n, limit, inverse):
+def code_below(x, codes, n, limit, inverse, by):
     """Codes up to ``limit``."""
     for i in range(n):
-        store(codes + ROW * i, nearest_codes(mul(inverse, load(x + ROW * i)), np.int32(INT_MIN), np.int32(limit)))
+        code = nearest_codes_of_product(inverse, load(x + ROW * i), np.int32(INT_MIN), np.int32(limit), by.gcc)
+        store(codes + ROW * i, code)
 
 
 @inlined
-def fit_positive(x, w, codes, n, limit, negligible):
+def fit_positive(x, w, codes, n, limit, negligible, by):
     """Fit x = scale * code, x >= 0: nine scales, then single codes improved; return the scale."""
     greatest = zeros()
     for i in range(n):
@@ -317,22 +331,23 @@ def fit_positive(x, w, codes, n, limit, negligible):
     one = fill(np.float32(1))
     kept = div(fill(np.float32(limit)), greatest)
     for i in range(n):
-        code = nearest_codes(mul(kept, load(x + ROW * i)), np.int32(INT_MIN), np.int32((1 << 31) - 1))
+        code = nearest_codes_of_product(kept, load(x + ROW * i), np.int32(INT_MIN), np.int32((1 << 31) - 1), by.gcc)
         store(codes + ROW * i, low_bytes(code))
-    least = squares_left(x, w, codes, n, div(one, kept))
+    least = squares_left(x, w, codes, n, div(one, kept), by)
     for k in range(-4, 5):
         if k != 0:
-            inverse = div(fill(TENTH * np.float32(k) + np.float32(limit)), greatest)
-            code_below(x, codes, n, limit, inverse)
-            error = squares_left(x, w, codes, n, div(one, inverse))
+            inverse = div(fill(mul_add(TENTH, np.float32(k), np.float32(limit), by.both)), greatest)
+            code_below(x, codes, n, limit, inverse, by)
+            error = squares_left(x, w, codes, n, div(one, inverse), by)
             kept, least = where_greater(least, error, inverse, kept), where_greater(least, error, error, least)
-    code_below(x, codes, n, limit, kept)
+    code_below(x, codes, n, limit, kept, by)
     sum_lx, sum_l2 = zeros(), zeros()
     for i in range(n):
         v, weight, code = load(x + ROW * i), load(w + ROW * i), load(codes + ROW * i)
-        sum_lx, sum_l2 = add(sum_lx, mul(mul(weight, v), code)), add(sum_l2, mul(mul(weight, code), code))
+        sum_lx = mul_add(mul(weight, v), code, sum_lx, by.both)
+        sum_l2 = mul_add(mul(weight, code), code, sum_l2, by.both)
         store(codes + ROW * i, low_bytes(code))
-    sum_lx, sum_l2 = improve(x, w, codes, n, INT_MIN, limit, sum_lx, sum_l2, True)
+    sum_lx, sum_l2 = improve(x, w, codes, n, INT_MIN, limit, sum_lx, sum_l2, True, by)
     for i in range(n):
         store(codes + ROW * i, where_greater(fill(negligible), greatest, zeros(), load(codes + ROW * i)))
     scale = where_greater(sum_l2, zeros(), div(sum_lx, sum_l2), zeros())

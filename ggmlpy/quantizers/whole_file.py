@@ -91,7 +91,7 @@ def quantize_file(
                 )
     if options is not None and options != GgufOptions():
         raise UsageError(
-            "importance matrices, keys and types of single tensors are GGUF's: take a GGUF file, --era today"
+            "importance matrices, keys, types of single tensors and compilers are GGUF's: take a GGUF file, --era today"
         )
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(in_path))

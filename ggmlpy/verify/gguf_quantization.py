@@ -24,6 +24,8 @@ from ggmlpy.formats.tensor_types import TensorType
 from ggmlpy.quantizers.gguf_file import made_tensor
 from ggmlpy.quantizers.gguf_plan import GgufRequest, PlannedTensor, opened, output_metadata, planned
 
+from .builds import built_by, compiler_of, words_of
+
 __all__ = ["GgufWay", "find_way"]
 
 IMATRIX_KEYS = "quantize.imatrix."
@@ -69,7 +71,7 @@ class GgufWay:
         options += (
             [f"--tensor-type {others[0]}" + (f" and {len(others) - 1} more" if others[1:] else "")] if others else []
         )
-        return f"llama-quantize of {first}{until} ({', '.join(options)})"
+        return f"llama-quantize of {first}{until} ({', '.join(options)}){words_of(self.request.compiler)}"
 
 
 def find_way(output: Path, source: Path, era: str | Era | None = None, importance: str | None = None) -> GgufWay | None:
@@ -87,7 +89,17 @@ def find_way(output: Path, source: Path, era: str | Era | None = None, importanc
     if not ways:
         return None
     best = min(ways, key=_misfit)
-    return replace(best, eras=[way.request.era for way in ways if _misfit(way)[:3] == _misfit(best)[:3]])
+    eras = [way.request.era for way in ways if _misfit(way)[:3] == _misfit(best)[:3]]
+    return replace(_by_its_build(best, theirs), eras=eras)
+
+
+def _by_its_build(way: GgufWay, theirs: Sequence[GgufFile]) -> GgufWay:
+    """The same way by the build that made what is there."""
+    if way.request.unknown_importance:
+        return way
+    found = {name: tensor for file in theirs for name, tensor in file.tensors.items()}
+    compiler = compiler_of(way.plan, way.request.era, found)
+    return replace(way, request=replace(way.request, compiler=compiler), plan=built_by(way.plan, compiler))
 
 
 def _misfit(way: GgufWay) -> tuple[bool, int, int, int]:

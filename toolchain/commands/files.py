@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from ggmlpy.machine.contraction import BASELINE, COMPILERS
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.foreign import one_line
 from toolchain.terminal.program import spoken
@@ -142,6 +143,13 @@ def _gguf_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--prune-layers", metavar="L0,L1,…", help="leave out these layers")
     group.add_argument("--keep-split", action="store_true", help="write as many files as the input has")
+    group.add_argument(
+        "--compiler",
+        choices=tuple(COMPILERS),
+        default=BASELINE,
+        help="what built llama-quantize (default baseline, as today's on x86-64): with fused multiply-add, as cmake "
+        "did until 2024-11 and builds for arm64 do, scales of k-quants differ a little; types iq1, iq2, iq3: baseline",
+    )
 
 
 def _options_of_gguf(args: argparse.Namespace) -> GgufOptions:
@@ -165,6 +173,7 @@ def _options_of_gguf(args: argparse.Namespace) -> GgufOptions:
         overrides=tuple(args.override_kv),
         prune=tuple(int(layer) for layer in layers),
         keep_split=args.keep_split,
+        compiler=args.compiler,
     )
 
 

@@ -32,6 +32,7 @@ The rooms:
 * ``memory``: loads, stores, copies, prefetching; the columns of sixteen rows.
 * ``halves``: float16, with or without the processor's help.
 * ``arithmetic``: lane by lane.
+* ``contracted``: products that meet sums, rounded before or not.
 * ``totals``: across lanes, in the order that each name says.
 * ``codes``: unpacking and packing the codes of quantized blocks.
 * ``dots``: integer dot products of bytes.
@@ -43,6 +44,7 @@ The rooms:
 # ruff: noqa: F403
 from .arithmetic import *
 from .codes import *
+from .contracted import *
 from .dots import *
 from .halves import *
 from .language import *

@@ -71,6 +71,8 @@ __all__ = [
     "zeros_i32x8",
 ]
 
+MAGIC = 12582912.0  # 1.5 · 2²³
+
 # The same value, or two, in every lane.
 
 
@@ -248,8 +250,7 @@ def exp(b: ir.IRBuilder, x: Any) -> Any:
 @op(i32x16, f32x16)
 def round_to_int(b: ir.IRBuilder, x: Any) -> Any:
     """To the nearest integer, ties to even; |x| < 2²². Adding 1.5 · 2²³ leaves the integer in the low bits."""
-    magic = constant(12582912.0, F32X16)
-    return b.sub(b.bitcast(b.fadd(x, magic), I32X16), constant(0x4B400000, I32X16))
+    return b.sub(b.bitcast(b.fadd(x, constant(MAGIC, F32X16)), I32X16), constant(0x4B400000, I32X16))
 
 
 @op(f32x16, f32x16, int32, int32)
@@ -259,7 +260,12 @@ def nearest_codes(b: ir.IRBuilder, x: Any, low: Any, high: Any) -> Any:
     It is the quantizers' way of rounding: adding 1.5 · 2²³ leaves the integer in the low bits. What those bits say
     beyond 2²², and of inf and NaN, is kept.
     """
-    word = b.bitcast(b.fadd(x, constant(12582912.0, F32X16)), I32X16)
+    return codes_of_sum(b, b.fadd(x, constant(MAGIC, F32X16)), low, high)
+
+
+def codes_of_sum(b: ir.IRBuilder, total: Any, low: Any, high: Any) -> Any:
+    """The same, once 1.5 · 2²³ was added."""
+    word = b.bitcast(total, I32X16)
     code = b.sub(b.and_(word, constant(0x007FFFFF, I32X16)), constant(0x00400000, I32X16))
     for limit, sign in ((low, ">"), (high, "<")):
         bound = spread(b, limit, I32X16)

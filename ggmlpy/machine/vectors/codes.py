@@ -11,7 +11,6 @@ from ggmlpy.machine.features import MACHINE
 from ggmlpy.machine.jit import types
 
 from .language import (
-    F32,
     F32X16,
     I1,
     I8,
@@ -186,11 +185,10 @@ def codes_rounded(b: ir.IRBuilder, x: Any, offset: Any, limit: Any) -> Any:
     return _at_most(b, b.add(whole, spread(b, offset, I32X16)), limit)
 
 
-@op(i32x16, f32x16, int32, int32)
-def codes_cut_off(b: ir.IRBuilder, x: Any, offset: Any, limit: Any) -> Any:
-    """C's ``(int) (x + offset + 0.5)``, at most ``limit``."""
-    above = b.fadd(b.sitofp(offset, F32), F32(0.5))
-    return _at_most(b, _x86_integer(b, b.fadd(x, spread(b, above, F32X16))), limit)
+@op(i32x16, f32x16, int32)
+def codes_cut_off(b: ir.IRBuilder, x: Any, limit: Any) -> Any:
+    """C's ``(int) x``, at most ``limit``."""
+    return _at_most(b, _x86_integer(b, x), limit)
 
 
 @lanewise(2)
