@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -21,6 +21,7 @@ from .language import (
     address,
     at,
     call,
+    call_once_made,
     constant,
     f32x8,
     f32x16,
@@ -76,10 +77,21 @@ def look_up(b: ir.IRBuilder, codes: Any, table: Sequence[int]) -> Any:
             row = constant(levels * (4 // parts), kind)
             found = [call(b, name, kind, [row, b.bitcast(x, kind)]) for x in split(b, codes, parts)]
             return join(b, [b.bitcast(x, vector(I32, 16 // parts)) for x in found])
-    codes, result = b.bitcast(codes, I8X64), constant(0, I8X64)
-    for code, level in enumerate(levels):
-        result = b.select(b.icmp_unsigned("==", codes, constant(code, I8X64)), constant(level, I8X64), result)
-    return b.bitcast(result, I32X16)
+    found = call_once_made(b, _compare_with_each(levels), I8X64, b.bitcast(codes, I8X64))
+    return b.bitcast(found, I32X16)
+
+
+def _compare_with_each(levels: Sequence[int]) -> Callable[[ir.IRBuilder, Any], Any]:
+    """What looks up 64 codes where no instruction does."""
+
+    def look_up_each(b: ir.IRBuilder, codes: Any) -> Any:
+        result = constant(0, I8X64)
+        for code, level in enumerate(levels):
+            result = b.select(b.icmp_unsigned("==", codes, constant(code, I8X64)), constant(level, I8X64), result)
+        return result
+
+    look_up_each.__name__ += "".join(f"_{level}" for level in levels)  # each table has a function of its own
+    return look_up_each
 
 
 @op(f32x16, f32x16, address)
