@@ -345,15 +345,15 @@ def test_the_kernels_are_kept_where_the_user_can_write(tmp_path, monkeypatch):
 def test_how_rows_are_asked_for_is_measured_once_while_the_machine_is_quiet(tmp_path, monkeypatch):
     from llama_ref.arithmetic.fast import machine_code as fast_object
 
-    code, busy, found = fast_object._compile("q8_0-2023-08"), [True], ReadAhead(2048, 2048, False)
-    measured = []
+    code, busy, found = fast_object._compile("q8_0-2023-08"), [True], ReadAhead(2048, 2048, fast_layouts.OWN_STREAMS)
+    measured, model = [], fast_object._load("model")
     monkeypatch.setenv("GGMLPY_CACHE", str(tmp_path))
     monkeypatch.setattr(fast_object, "_compile", lambda name: code)
     monkeypatch.setattr(fast_object, "others_at_work", lambda: busy[0])
     monkeypatch.setattr(fast_object, "fastest", lambda kind, *_: measured.append(kind) or found)
 
     def load():
-        monkeypatch.setattr(fast_object, "_LOADED", {"model": fast_object._load("model")})
+        monkeypatch.setattr(fast_object, "_LOADED", {"model": model})
         return fast_object.load_kernels(["q8_0-2023-08"]).read_ahead["q8_0-2023-08"]
 
     assert load() == USUAL
@@ -381,9 +381,9 @@ def test_every_way_of_asking_for_rows_gives_the_same_bits(tmp_path, monkeypatch,
 def test_measuring_takes_one_of_the_ways(monkeypatch):
     from llama_ref.arithmetic.fast import machine_code as fast_object
 
-    rows, model = fast_object._load("f16").addresses[0], fast_object._load("model").addresses
+    (rows, _, few), model = fast_object._load("f16").addresses, fast_object._load("model").addresses
     monkeypatch.setattr(read_ahead, "SIZE", 1 << 20)
-    assert read_ahead.fastest("f16", rows, fast_object._callable(model[2])) in CANDIDATES
+    assert read_ahead.fastest("f16", rows, few, fast_object._callable(model[2])) in CANDIDATES
 
 
 def digest_of_logits(folder: Path) -> str:

@@ -198,7 +198,7 @@ class FastBackend(ReferenceBackend):
         def entry(matrix: FastMatrix) -> tuple[int, ...]:
             ahead = kernels.read_ahead[matrix.kind]
             functions, form = kernels.products[matrix.kind], form_of(matrix.kind)
-            return address_of(matrix.blocks), *functions, form, ahead.far, ahead.near, ahead.long_streams
+            return address_of(matrix.blocks), *functions, form, ahead.far, ahead.near, ahead.shape
 
         layers = np.zeros(h.n_layer, LAYER)
         for record, layer in zip(layers, weights.layers):

@@ -165,6 +165,9 @@ FEW_TOKENS = 8 if MACHINE.simd == "amx" else 32  # that meet the rows without pa
 FLOAT_ROWS, FLOAT_TOKENS = (4, 6) if MACHINE.wide else (2, 2)
 FLOAT_COLUMNS, FLOAT_TILES = 512, 5
 ROWS = 64  # in a unit of work of the product with one vector
+# Which rows meet one vector together: those of four streams of a unit's own; of four that run on through a thread's
+# share of the matrix; sixteen side by side, as for a few vectors.
+OWN_STREAMS, LONG_STREAMS, SIDE_BY_SIDE = range(3)
 PANELS = 4  # x 16 rows, in a unit of work of the product with many vectors
 CHAINS_OF_PEAK = 12  # that multiply side by side, to measure how fast that can be
 LEVELS = 5  # of a tree of sixteen sums

@@ -104,7 +104,8 @@ def _load(name: str) -> Part:
                 _write(path, code)
         part = _link(code)
         if name != MODEL and part.read_ahead is None and not others_at_work():
-            ahead = fastest(name, part.addresses[0], _callable(_load(MODEL).addresses[2]))
+            rows, _, few = part.addresses
+            ahead = fastest(name, rows, few, _callable(_load(MODEL).addresses[2]))
             part = replace(part, read_ahead=ahead)
             if path:
                 _write(path, _with_read_ahead(code, ahead))

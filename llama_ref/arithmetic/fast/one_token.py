@@ -15,8 +15,8 @@ from ggmlpy.machine.vectors import load_f32, store_f32
 
 from .activations import normalize_or_copy, quantize_groups, quantize_superblocks, silu_mul
 from .attention import attention_group
-from .layouts import AS_FLOATS, IN_SUPERBLOCKS, ROWS
-from .matrix_functions import ROWS_SIGNATURE, call_by_address
+from .layouts import AS_FLOATS, IN_SUPERBLOCKS, LONG_STREAMS, ROWS, SIDE_BY_SIDE
+from .matrix_functions import PANEL_SIGNATURE, ROWS_SIGNATURE, call_by_address
 from .plan_fields import (
     MATRIX_SIZE,
     OUTPUT,
@@ -38,12 +38,12 @@ from .plan_fields import (
     bias_wv,
     counters_at,
     far_ahead,
+    few_function,
     ffn_norm_at,
     form_of,
     gate_at,
     layer_at,
     logits_at,
-    long_streams,
     matrix_at,
     n_embd,
     n_ff,
@@ -61,6 +61,7 @@ from .plan_fields import (
     scratch_sums,
     scratch_superblocks,
     scratch_vector,
+    shape_of,
     up_at,
     x_at,
 )
@@ -70,7 +71,7 @@ __all__ = ["NO_BIAS", "NO_NORM", "begin_rows", "bias_of_qkv", "logits", "multipl
 
 NO_NORM = NO_BIAS = 0
 
-multiply = call_by_address(ROWS_SIGNATURE)
+multiply, multiply_few = call_by_address(ROWS_SIGNATURE), call_by_address(PANEL_SIGNATURE)
 
 
 @compiled
@@ -90,7 +91,7 @@ def streams(plan, matrix, unit, n_units, begin, rows):
 
     The units of a matrix [rows] are begin, begin + 1 … of the n_units of a phase. Those of a thread's share that have
     ROWS rows take the rows of this share together: each the next few of its first, second, third and fourth quarter.
-    (Where a MATRIX has no long streams, each unit takes the rows that follow those of the unit before.)
+    (Where that is not the shape of a MATRIX, each unit takes the rows that follow those of the unit before.)
     """
     team = n_threads(plan)
     owner = ((unit + 1) * team - 1) // n_units
@@ -99,7 +100,7 @@ def streams(plan, matrix, unit, n_units, begin, rows):
     if unit >= share_end:  # the last rows, fewer than ROWS
         first = (unit - begin) * ROWS
         return first, (rows - first) // 4, (rows - first) // 4, rows
-    if long_streams(matrix) == 0:
+    if shape_of(matrix) != LONG_STREAMS:
         return (unit - begin) * ROWS, ROWS // 4, ROWS // 4, 0
     first = (share_begin - begin) * ROWS + (unit - share_begin) * (ROWS // 4)
     return first, ROWS // 4, (share_end - share_begin) * (ROWS // 4), 0
@@ -124,9 +125,13 @@ def rows_of(plan, matrix, bias, cols, place, scratch, y, accumulate):
     for i in range(4):
         more = begin_rows(bias, first + i * apart, first + i * apart + quarter, y, accumulate)
     begin_rows(bias, first + 4 * quarter, last, y, accumulate)
-    spare, function = scratch + scratch_sums(plan), rows_function(matrix)
+    base, spare, function = matrix_at(matrix), scratch + scratch_sums(plan), rows_function(matrix)
+    if shape_of(matrix) == SIDE_BY_SIDE:
+        end = last if last != 0 else first + ROWS
+        multiply_few(few_function(matrix), base, cols, first, end, 1, x, 0, spare, y, 0, more)
+        return
     far, near = far_ahead(matrix), near_ahead(matrix)
-    multiply(function, matrix_at(matrix), cols, x, spare, first, quarter, apart, last, y, more, far, near)
+    multiply(function, base, cols, x, spare, first, quarter, apart, last, y, more, far, near)
 
 
 @compiled

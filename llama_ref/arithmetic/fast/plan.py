@@ -23,7 +23,7 @@ MATRIX_FIELDS = {
     "form":              "of the vectors that it meets: 0 f32, 1 blocks of 32 codes, 2 blocks of 256",
     "far":               "with one vector: how far ahead it is asked for, in bytes (see `read_ahead`)",
     "near":              "the same, into the nearest cache",
-    "long_streams":      "1 if its four streams run on through a thread's share, 0 if each unit has four of its own",
+    "shape":             "the same: which rows are read together (OWN_STREAMS … of `layouts`)",
 }
 MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")  # of a layer
 PLAN_FIELDS = {

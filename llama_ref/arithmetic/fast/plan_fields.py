@@ -56,7 +56,7 @@ EPS, OUTPUT = (PLAN.fields[name][1] for name in ("eps_bits", "output"))  # type:
 WQ, WO, W1, W2, W3 = (LAYER.fields[name][1] for name in ("wq", "wo", "w1", "w2", "w3"))  # type: ignore[index]
 LAYER_SIZE, MATRIX_SIZE = LAYER.itemsize, MATRIX.itemsize
 bias_wq, bias_wk, bias_wv, bias_wo, bias_w1, bias_w2, bias_w3 = (field(f"bias_{name}", LAYER) for name in MATRICES)
-matrix_at, rows_function, panel_function, few_function, form_of, far_ahead, near_ahead, long_streams = (
+matrix_at, rows_function, panel_function, few_function, form_of, far_ahead, near_ahead, shape_of = (
     field(name, MATRIX) for name in MATRIX.names or ()
 )
 

@@ -20,7 +20,7 @@ import numpy as np
 from ggmlpy.machine.features import MACHINE
 
 from .arrays import address_of, aligned
-from .layouts import ROWS, matrix_bytes
+from .layouts import LONG_STREAMS, OWN_STREAMS, ROWS, SIDE_BY_SIDE, matrix_bytes
 
 __all__ = ["CANDIDATES", "USUAL", "ReadAhead", "choose", "fastest"]
 
@@ -32,47 +32,49 @@ class ReadAhead:
     Attributes:
         far: how many bytes ahead lines are asked for into the second-level cache; 0: not at all.
         near: how many bytes ahead they are asked for into the first-level cache.
-        long_streams: whether the four streams of a thread run on through its share of a matrix, instead of beginning
-            anew in each unit of work.
+        shape: which rows are read together: OWN_STREAMS, LONG_STREAMS or SIDE_BY_SIDE (of `layouts`).
     """
 
     far: int
     near: int
-    long_streams: bool = True
+    shape: int = LONG_STREAMS
 
     def __str__(self) -> str:
+        if self.shape == SIDE_BY_SIDE:
+            return "16 rows"
         asked = f"{self.far / 1024:g} KB ahead" if self.far else "by itself"
-        return asked if self.long_streams else f"{asked}, short streams"
+        return asked if self.shape == LONG_STREAMS else f"{asked}, short"
 
 
 ALONE, XEON = ReadAhead(0, 0), ReadAhead(3072, 640)
 USUAL = XEON if MACHINE.fetch_distance else ALONE
-OTHERS = (ALONE, XEON, ReadAhead(1024, 1024), ReadAhead(2048, 2048), ReadAhead(0, 0, False))
+SHAPES = (ReadAhead(0, 0, OWN_STREAMS), ReadAhead(0, 0, SIDE_BY_SIDE))
+OTHERS = (ALONE, XEON, ReadAhead(1024, 1024), ReadAhead(2048, 2048), *SHAPES)
 CANDIDATES = (USUAL, *(ahead for ahead in OTHERS if ahead != USUAL))  # the first is taken unless another is faster
 
-ROUNDS = 4
+ROUNDS = 3
 CLEARLY = 0.97  # of the time of the first candidate
 COLS = 4096
-SIZE = 48 << 20  # bytes of the matrix: all candidates together take about a tenth of a second
+SIZE = 40 << 20  # bytes of the matrix: all candidates together take about a tenth of a second
 
 #: what `reading.multiply_units` is told, in this order
-JOB_FIELDS = ("function", "base", "cols", "x", "scratch", "y", "n_units", "far", "near", "long_streams")
+JOB_FIELDS = ("rows", "few", "base", "cols", "x", "scratch", "y", "n_units", "far", "near", "shape")
 JOB = np.dtype([(name, "<i8") for name in JOB_FIELDS])
 
 
-def fastest(kind: str, rows: int, multiply_units: Callable[[int, int], None]) -> ReadAhead:
+def fastest(kind: str, rows: int, few: int, multiply_units: Callable[[int, int], None]) -> ReadAhead:
     """The candidate with which this machine multiplies a kind of matrix fastest.
 
     Args:
-        rows: the address of `Product.rows`.
+        rows, few: the addresses of these functions of `Product`.
         multiply_units: `reading.multiply_units`.
     """
     n_units = SIZE // (matrix_bytes(kind, COLS) * ROWS)
     matrix = aligned(n_units * ROWS * matrix_bytes(kind, COLS), np.uint8)
     matrix[:: mmap.PAGESIZE] = 0  # so that there are pages, and small ones, as in a mapped file
-    x, scratch = aligned(8 * COLS, np.uint8), aligned(1 << 16, np.uint8)
+    x, scratch = aligned(8 * COLS, np.uint8), aligned(1 << 18, np.uint8)
     y, job = aligned(n_units * ROWS, np.float32), np.zeros(1, JOB)
-    common = (rows, address_of(matrix), COLS, address_of(x), address_of(scratch), address_of(y), n_units)
+    common = (rows, few, address_of(matrix), COLS, address_of(x), address_of(scratch), address_of(y), n_units)
 
     def time_of(ahead: ReadAhead) -> int:
         job[0] = (*common, *astuple(ahead))

@@ -29,12 +29,12 @@ from ggmlpy.machine.vectors import (
     zeros,
 )
 
-from .layouts import CHAINS_OF_PEAK, ROWS
-from .matrix_functions import ROWS_SIGNATURE, call_by_address
+from .layouts import CHAINS_OF_PEAK, LONG_STREAMS, ROWS, SIDE_BY_SIDE
+from .matrix_functions import PANEL_SIGNATURE, ROWS_SIGNATURE, call_by_address
 
 __all__ = ["multiply_bytes", "multiply_floats", "multiply_units", "read_memory"]
 
-multiply_rows = call_by_address(ROWS_SIGNATURE)
+multiply_rows, multiply_few = call_by_address(ROWS_SIGNATURE), call_by_address(PANEL_SIGNATURE)
 
 
 @compiled
@@ -56,13 +56,17 @@ def read_memory(start, size):
 @compiled
 def multiply_units(job, nothing):
     """A matrix times one vector, unit by unit, as for a token. job: address of a `read_ahead.JOB`."""
-    function, base, cols, x = load_i64(job), load_i64(job + 8), load_i64(job + 16), load_i64(job + 24)
-    scratch, y, n_units = load_i64(job + 32), load_i64(job + 40), load_i64(job + 48)
-    far, near, long_streams = load_i64(job + 56), load_i64(job + 64), load_i64(job + 72)
+    rows, few, base, cols = load_i64(job), load_i64(job + 8), load_i64(job + 16), load_i64(job + 24)
+    x, scratch, y, n_units = load_i64(job + 32), load_i64(job + 40), load_i64(job + 48), load_i64(job + 56)
+    far, near, shape = load_i64(job + 64), load_i64(job + 72), load_i64(job + 80)
     quarter = ROWS // 4
-    step, apart = (quarter, n_units * quarter) if long_streams != 0 else (ROWS, quarter)
+    step, apart = (quarter, n_units * quarter) if shape == LONG_STREAMS else (ROWS, quarter)
     for unit in range(n_units):
-        multiply_rows(function, base, cols, x, scratch, unit * step, quarter, apart, 0, y, 0, far, near)
+        first = unit * step
+        if shape == SIDE_BY_SIDE:
+            multiply_few(few, base, cols, first, first + ROWS, 1, x, 0, scratch, y, 0, 0)
+        else:
+            multiply_rows(rows, base, cols, x, scratch, first, quarter, apart, 0, y, 0, far, near)
     return 0
 
 
