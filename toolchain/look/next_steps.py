@@ -22,7 +22,7 @@ CONTEXT = 512
 # where it computes. Weights stream through merge, convert and quantize, so that these need no more for a larger model
 # than the second figure: measured with models of 7B's shapes, 3 layers, and of 1B's, 16 layers, on two processors.
 PROGRAM = {"merge": 160_000_000, "convert": 50_000_000, "quantize": 155_000_000, "text": 93_000_000}
-STREAMING = {"merge": 330_000_000, "convert": 230_000_000, "quantize": 205_000_000}
+STREAMING = {"merge": 255_000_000, "convert": 170_000_000, "quantize": 215_000_000}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def streaming(command: str, nbytes: int) -> int:
     """The memory of a command through which so many bytes of weights stream.
 
     >>> streaming("merge", 2_600_000), streaming("merge", 13_500_000_000)
-    (162600000, 330000000)
+    (162600000, 255000000)
     """
     return min(PROGRAM[command] + nbytes, STREAMING[command])
 
