@@ -103,6 +103,20 @@ def test_log_probabilities_of_a_prompt_are_those_of_logits(client, engine):
     assert choice["text"].lstrip().startswith("北京是中国的首都")
 
 
+@pytest.mark.parametrize("prompt", ["北京是", " 北京", "a€𠮷b", "€€"])
+def test_offsets_say_where_tokens_are_in_the_text(client, prompt):
+    """A part of a character is where that is; the space that the tokenizer puts in front is not in the text."""
+    body = {"prompt": prompt, "max_tokens": 4, "logprobs": 0, "echo": True, "seed": 1}
+    choice = client.post("/v1/completions", json=body).json()["choices"][0]
+    text, scores = choice["text"], choice["logprobs"]
+    begins = [place for place, word in zip(scores["text_offset"], scores["tokens"], strict=True) if word.strip()]
+    assert begins == sorted(begins)
+    assert begins[0] == len(prompt) - len(prompt.lstrip())
+    for place, word in zip(scores["text_offset"], scores["tokens"], strict=True):
+        if not word.startswith("bytes:") and word.strip():
+            assert text[place:].startswith(word.strip() if place == 0 else word)
+
+
 def test_prompts_of_all_shapes(client, engine):
     tokens = engine.tokenizer.encode_first("介绍")
     common = {"max_tokens": 4, "seed": 1}
@@ -219,7 +233,7 @@ def test_an_echo_in_pieces_is_the_echo(client):
                 assert scores == []
                 assert choice["logprobs"] is None
                 continue
-            for name in ("tokens", "token_logprobs", "top_logprobs"):
+            for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
                 assert [each for score in scores for each in score[name]] == choice["logprobs"][name]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,11 @@ class Choice:
     @property
     def text(self) -> str:
         return "".join(self.texts)
+
+    @property
+    def start(self) -> int:
+        """Where its first token begins in the text: before it, if the prompt's tokens have a space of their own."""
+        return len(self.echoed) - _places(map(self.piece, self.prompt), 0)[1] if self.echoed else 0
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def _word(piece: bytes) -> str:
 
 def completion_choice(choice: Choice, logprobs: int | None) -> dict[str, Any]:
     """A whole answer."""
-    scores = None if logprobs is None else _columns(choice, choice.ids, choice.tokens, 0)
+    scores = None if logprobs is None else _columns(choice, choice.ids, choice.tokens, choice.start)[0]
     return {
         "index": choice.index,
         "text": choice.echoed + choice.text,
@@ -139,7 +144,7 @@ class CompletionDeltas:
 
     def __init__(self, choice: Choice, logprobs: int | None) -> None:
         self.choice, self.logprobs = choice, logprobs
-        self.offset = 0  # characters that went before
+        self.offset = choice.start
 
     def opening(self) -> dict[str, Any]:
         """The prompt, where it is echoed and not scored."""
@@ -155,20 +160,35 @@ class CompletionDeltas:
 
     def _chunk(self, text: str, ids: Sequence[int] = (), tokens: Sequence[Scored | None] = ()) -> dict[str, Any]:
         wanted = self.logprobs is not None and bool(ids)
-        scores = _columns(self.choice, ids, tokens, self.offset) if wanted else None
-        self.offset += len(text)
+        scores = None
+        if wanted:
+            scores, self.offset = _columns(self.choice, ids, tokens, self.offset)
         return {"index": self.choice.index, "text": text, "logprobs": scores, "finish_reason": None}
 
 
-def _columns(choice: Choice, ids: Sequence[int], scores: Sequence[Scored | None], offset: int) -> dict[str, Any]:
-    """The four lists of the older API; offsets count characters of the text."""
-    words = [_word(choice.piece(token)) for token in ids]
-    offsets = []
-    for token in ids:
-        offsets.append(offset)
-        offset += len(choice.piece(token).decode("utf-8", "ignore"))
-    return {
-        "tokens": words,
+def _places(pieces: Iterable[bytes], offset: int) -> tuple[list[int], int]:
+    """Where each piece begins in a text, in characters, and where the last ends; parts of one begin where it begins.
+
+    >>> _places([b"a", b"\\xe4", b"\\xbd\\xa0", b"b"], 0)
+    ([0, 1, 1, 2], 3)
+    """
+    places = []
+    for piece in pieces:
+        begun = sum(byte & 0xC0 != 0x80 for byte in piece)
+        goes_on = bool(piece) and piece[0] & 0xC0 == 0x80
+        places.append(max(offset - goes_on, 0))
+        offset += begun
+    return places, offset
+
+
+def _columns(
+    choice: Choice, ids: Sequence[int], scores: Sequence[Scored | None], offset: int
+) -> tuple[dict[str, Any], int]:
+    """The four lists of the older API, whose offsets count characters of the text, and where the last token ends."""
+    pieces = [choice.piece(token) for token in ids]
+    offsets, end = _places(pieces, offset)
+    columns = {
+        "tokens": [_word(piece) for piece in pieces],
         "token_logprobs": [None if score is None else _number(score.logprob) for score in scores],
         "top_logprobs": [
             None if score is None else {_word(choice.piece(token)): _number(value) for token, value in score.best}
@@ -176,6 +196,7 @@ def _columns(choice: Choice, ids: Sequence[int], scores: Sequence[Scored | None]
         ],
         "text_offset": offsets,
     }
+    return columns, end
 
 
 # ── /v1/chat/completions ─────────────────────────────────────────────────────────────────────────────────────────────
