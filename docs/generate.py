@@ -387,7 +387,9 @@ def type_part(record: TensorType, images: Path) -> Iterator[str]:
         yield f"Levels: {', '.join(map(str, record.levels))}."
     if record.grid:
         grid = GRIDS[record.grid]
-        numbers = ", ".join(f"{number / 8:g}" if record.grid == "iq1s" else str(number) for number in grid.numbers)
+        numbers = ", ".join(
+            f"{number / 8:g}" if record.grid.startswith("iq1s") else str(number) for number in grid.numbers
+        )
         yield f"The grid has {grid.size} points of {grid.width} coordinates, each one of {numbers}."
     block = example_block(record)
     codes, scale = signed_codes(block, record)[0, :8], float(scales_of(block, record)[0][0, 0])

@@ -42,7 +42,7 @@ def unpack_codes(blocks: NDArray[Any], tensor_type: TensorType) -> NDArray[Any]:
 def signed_codes(blocks: NDArray[Any], tensor_type: TensorType) -> NDArray[Any]:
     """Each value in units of its scale: int8, or uint8 where none is less than 0. [..., n_blocks, blck_size]."""
     if tensor_type.grid:
-        return grid_values(blocks, tensor_type.name)
+        return grid_values(blocks, tensor_type.layout)
     if not tensor_type.codes:
         return ternary_digits(blocks).view(np.int8) - np.int8(1)
     codes = unpack_codes(blocks, tensor_type)

@@ -82,8 +82,8 @@ def scales_of(blocks: Blocks, type: TensorType) -> Scales:
 
     A minimum is added to the scaled code, or, in k-quants, subtracted from it.
     """
-    if type.name in _SCALES:
-        return _SCALES[type.name](blocks)
+    if type.layout in _SCALES:
+        return _SCALES[type.layout](blocks)
     return f32(blocks["d"]), f32(blocks["m"]) if "m" in type.field_names else None
 
 
@@ -167,10 +167,13 @@ _SCALES: dict[str, Callable[[Blocks], Scales]] = {
     "q5_K": scales_and_mins,
     "q6_K": lambda blocks: of_block(blocks, blocks["scales"]),
     "iq1_m": iq1_m_scales,
+    "iq1_s-2024-02": lambda blocks: of_block(blocks, odd(fields(blocks["scales"], 4) & 7, 1 / 8)),
+    "iq1_s-2024-03": lambda blocks: of_block(blocks, odd(blocks["qh"] >> 12, 1 / 8)),
     "iq1_s": lambda blocks: of_block(blocks, odd((blocks["qh"] >> 12) & 7, 1 / 8)),
     "iq2_s": lambda blocks: of_block(blocks, odd(fields(blocks["scales"], 4), 1 / 8)),
     "iq2_xs": lambda blocks: of_block(blocks, odd(fields(blocks["scales"], 4), 1 / 8)),
     "iq2_xxs": lambda blocks: of_block(blocks, odd(blocks["qs"][..., 7::8] >> 4, 1 / 8)),
+    "iq3_s-2024-02": lambda blocks: of_block(blocks, odd(fields(blocks["scales"], 4), 1 / 4)),
     "iq3_s": lambda blocks: of_block(blocks, odd(fields(blocks["scales"], 4), 1)),
     "iq3_xxs": lambda blocks: of_block(blocks, odd(blocks["signs"] >> 28, 1 / 4)),
     "iq4_xs": split_scales,

@@ -53,7 +53,7 @@ def quantizing_eras(
         era
         for era in GGUF_ERAS.values()
         if era.version == version
-        and type_names <= set(era.type_names)
+        and type_names <= set(era.types)
         and (era < OCTOBER_31_24 or is_sorted)
         and set_last == (era >= JANUARY_7_25)
         and not (weighted and era < APRIL_26_24)

@@ -26,6 +26,7 @@ id    name     first era       tensor types
 17    Q5_K_M   2023-08-21      q5_K; wv and w2 of "more bits" layers q6_K
 18    Q6_K     2023-08-21      q6_K
 19 …  IQ2_XXS  eras of GGUF    :mod:`ggmlpy.formats.gguf_mixes` says which tensor gets which type there
+22    Q3_K_XS  2024-01-22      q3_K, in its last two days iq3_s; since 2024-02-26 the number means IQ3_XS
 ====  =======  ==============  =================================================================================
 
 "More bits" layers are the first and the last eighth and every third between. From 2023-08-21 ``output.weight`` is q6_K
@@ -45,18 +46,24 @@ from dataclasses import dataclass
 from ggmlpy.files.errors import ShapeError, UsageError
 
 from .eras import (
-    APRIL_26_24,
     APRIL_30,
     AUGUST_21,
     DEFAULT_ERA,
     ERAS,
-    FEBRUARY_6_24,
+    FEBRUARY_18_24,
+    FEBRUARY_21_24,
+    FEBRUARY_24_24,
+    FEBRUARY_26_24,
     FEBRUARY_27_24,
+    GGUF_ERAS,
     JANUARY_11_24,
-    JANUARY_17_24,
-    MARCH_8_24,
+    JANUARY_14_24,
+    JANUARY_22_24,
+    JANUARY_30_24,
     MARCH_19,
-    OCTOBER_31_24,
+    MARCH_26_24,
+    MAY_8_24,
+    SEPTEMBER_5_24,
     TODAY,
     Era,
     era_of,
@@ -79,6 +86,8 @@ class FileType:
         raised_in_some: the tensor type of wv and w2 in "more bits" layers.
         first: the first era whose ``quantize`` takes it; None if none does.
         words: what it is called in a summary, where that is not its name.
+        end: the first era whose ``quantize`` does not take it any more.
+        later: the tensor type of most matrices from an era on, where that changed.
     """
 
     id: int
@@ -88,6 +97,8 @@ class FileType:
     raised: str | None = None
     raised_in_some: str | None = None
     words: str | None = None
+    end: Era | None = None
+    later: tuple[Era, str] | None = None
 
     @property
     def is_k_quant(self) -> bool:
@@ -105,7 +116,12 @@ class FileType:
 
     def is_target_of(self, era: Era) -> bool:
         """Whether an era's ``quantize`` takes it."""
-        return self.first is not None and era >= self.first and self.type in era.types
+        ended = self.end is not None and era >= self.end
+        return self.first is not None and era >= self.first and not ended and self.type in era.types
+
+    def type_in(self, era: Era) -> str:
+        """The tensor type of most matrices in an era."""
+        return self.later[1] if self.later and era >= self.later[0] else self.type
 
     def __str__(self) -> str:
         return self.name
@@ -133,25 +149,26 @@ _ALL = (
     FileType(17, "Q5_K_M", "q5_K", AUGUST_21, raised_in_some="q6_K"),
     FileType(18, "Q6_K",   "q6_K", AUGUST_21),
     # only GGUF has them
-    FileType(19, "IQ2_XXS",    "iq2_xxs",  FEBRUARY_6_24),
-    FileType(20, "IQ2_XS",     "iq2_xs",   JANUARY_17_24),
+    FileType(19, "IQ2_XXS",    "iq2_xxs",  JANUARY_14_24),
+    FileType(20, "IQ2_XS",     "iq2_xs",   JANUARY_14_24),
     FileType(21, "Q2_K_S",     "q2_K",     JANUARY_11_24),
-    FileType(22, "IQ3_XS",     "iq3_s",    MARCH_8_24),
-    FileType(23, "IQ3_XXS",    "iq3_xxs",  MARCH_8_24),
-    FileType(24, "IQ1_S",      "iq1_s",    APRIL_26_24),
-    FileType(25, "IQ4_NL",     "iq4_nl",   FEBRUARY_27_24),
-    FileType(26, "IQ3_S",      "iq3_s",    MARCH_8_24),
-    FileType(27, "IQ3_M",      "iq3_s",    MARCH_8_24),
-    FileType(28, "IQ2_S",      "iq2_xs",   MARCH_8_24),
-    FileType(29, "IQ2_M",      "iq2_s",    MARCH_8_24),
-    FileType(30, "IQ4_XS",     "iq4_xs",   MARCH_8_24),
-    FileType(31, "IQ1_M",      "iq1_m",    TODAY),
-    FileType(32, "BF16",       "bf16",     OCTOBER_31_24),
+    FileType(22, "Q3_K_XS",    "q3_K",     JANUARY_22_24, end=FEBRUARY_26_24, later=(FEBRUARY_24_24, "iq3_s")),
+    FileType(22, "IQ3_XS",     "iq3_s",    FEBRUARY_26_24),
+    FileType(23, "IQ3_XXS",    "iq3_xxs",  JANUARY_30_24),
+    FileType(24, "IQ1_S",      "iq1_s",    FEBRUARY_18_24),
+    FileType(25, "IQ4_NL",     "iq4_nl",   FEBRUARY_21_24),
+    FileType(26, "IQ3_S",      "iq3_s",    FEBRUARY_24_24),
+    FileType(27, "IQ3_M",      "iq3_s",    FEBRUARY_24_24),
+    FileType(28, "IQ2_S",      "iq2_xs",   FEBRUARY_26_24),
+    FileType(29, "IQ2_M",      "iq2_s",    FEBRUARY_26_24),
+    FileType(30, "IQ4_XS",     "iq4_xs",   FEBRUARY_27_24),
+    FileType(31, "IQ1_M",      "iq1_m",    MARCH_26_24),
+    FileType(32, "BF16",       "bf16",     MAY_8_24),
     FileType(33, "Q4_0_4_4",   "q4_0_4_4", None),
     FileType(34, "Q4_0_4_8",   "q4_0_4_8", None),
     FileType(35, "Q4_0_8_8",   "q4_0_8_8", None),
-    FileType(36, "TQ1_0",      "tq1_0",    OCTOBER_31_24),
-    FileType(37, "TQ2_0",      "tq2_0",    OCTOBER_31_24),
+    FileType(36, "TQ1_0",      "tq1_0",    SEPTEMBER_5_24),
+    FileType(37, "TQ2_0",      "tq2_0",    SEPTEMBER_5_24),
     FileType(38, "MXFP4_MOE",  "mxfp4",    TODAY),
     FileType(39, "NVFP4",      "nvfp4",    None),
     FileType(40, "Q1_0",       "q1_0",     TODAY),
@@ -162,7 +179,7 @@ _ALL = (
 LAST_BEFORE_GGUF = 18
 
 FILE_TYPES: dict[str, FileType] = {record.name: record for record in _ALL}
-FTYPES: dict[int, FileType] = {record.id: record for record in _ALL}  # by the number in the header
+FTYPES: dict[int, FileType] = {record.id: record for record in _ALL}  # by the number in the header: its last meaning
 _ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 
@@ -195,6 +212,7 @@ def file_type_of(request: str | int | FileType, era: str | Era = DEFAULT_ERA) ->
     if found is None:
         elsewhere, moment = FILE_TYPES.get(_ALIASES.get(word, word)), quantizing_era(era)
         eras = [each for each in (*ERAS.values(), TODAY) if elsewhere and elsewhere.is_target_of(each)]
+        eras = eras or [each for each in GGUF_ERAS.values() if elsewhere and elsewhere.is_target_of(each)][:1]
         # who has a file from before GGUF is told of GGUF only where there is no other way
         near = [each for each in eras if each.is_of_gguf == moment.is_of_gguf] or eras
         hint = f"; {elsewhere.name.lower()} needs --era {' or '.join(map(str, near))}" if elsewhere and near else ""

@@ -1,4 +1,4 @@
-"""Writing GGUF v3: the same declared records as the reader's; the file appears under its name only when complete."""
+"""Writing GGUF: the same declared records as the reader's; the file appears under its name only when complete."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_gguf(
     """
     tensors = list(tensors)
     beginning, _ = prefix(metadata, tensors, version)
-    with atomic_write(path, size=gguf_size(metadata, tensors)) as stream:
+    with atomic_write(path, size=gguf_size(metadata, tensors, version)) as stream:
         return write_segments(stream, _segments(beginning, _alignment(metadata), tensors, progress), workers)
 
 
@@ -55,10 +55,12 @@ def _segments(
         yield Segment.of_bytes(bytes(-tensor.nbytes % alignment))
 
 
-def gguf_size(metadata: Mapping[str, Value], tensors: Sequence[OutTensor]) -> int:
+def gguf_size(metadata: Mapping[str, Value], tensors: Sequence[OutTensor], version: int = 3) -> int:
     """Bytes of the file that :func:`write_gguf` would write."""
     alignment = _alignment(metadata)
-    return len(prefix(metadata, tensors)[0]) + sum(tensor.nbytes + -tensor.nbytes % alignment for tensor in tensors)
+    return len(prefix(metadata, tensors, version)[0]) + sum(
+        tensor.nbytes + -tensor.nbytes % alignment for tensor in tensors
+    )
 
 
 def _alignment(metadata: Mapping[str, Value]) -> int:
@@ -71,13 +73,13 @@ def _alignment(metadata: Mapping[str, Value]) -> int:
 
 def prefix(metadata: Mapping[str, Value], tensors: Sequence[OutTensor], version: int = 3) -> tuple[bytes, list[int]]:
     """Everything before the data, and each tensor's offset in the data section."""
-    records = records_of(3)
+    records = records_of(version)
     alignment = _alignment(metadata)
     counts = {"magic": GGUF_MAGIC, "version": version, "n_tensors": len(tensors), "n_kv": len(metadata)}
     out = [write(records.header, counts)]
     for key, value in metadata.items():
         pair = {"key": key.encode(), "type": TYPE_IDS[value.type], "value": value}
-        out.append(write(records.pair, pair) if value.pair is None else bytes(value.pair))
+        out.append(write(records.pair, pair) if value.pair is None or version == 1 else bytes(value.pair))
     offsets = []
     offset = 0
     for tensor in tensors:

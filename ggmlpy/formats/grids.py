@@ -6,7 +6,7 @@ beside the index, one bit a value; where there are only seven bits for eight sig
 signs: its points have the coordinates -1, 0 and 1, and a bit beside them moves all eight up or down by an eighth.
 
 The points are in ``grids.txt``, as levels; this module says what number a level stands for, and reads the points of
-whole blocks as small integers. For IQ1 these are eighths.
+whole blocks as small integers. For IQ1 these are eighths. iq1_s and iq3_s had other grids in their first weeks.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ GRIDS = {
     "iq3xxs": Grid(256,  4, (4, 12, 20, 28, 36, 44, 52, 62)),
     "iq3s":   Grid(512,  4, (1, 3, 5, 7, 9, 11, 13, 15)),
     "iq1s":   Grid(2048, 8, (-8, 0, 8)),
+    "iq1s-2024-02": Grid(512, 8, (-8, 0, 8)),
+    "iq3s-2024-02": Grid(512, 4, (4, 12, 20, 28, 36, 44, 52, 62)),
 }
 # fmt: on
 
@@ -105,9 +107,9 @@ def _even_signs() -> NDArray[np.int8]:
     return _signs()[seven | parity << 7]
 
 
-def grid_values(blocks: Blocks, name: str) -> NDArray[np.int8]:
-    """The values of blocks of an IQ type ("iq2_xxs" …) in units of their scale: int8 [..., n_blocks, 256]."""
-    return _VALUES[name](blocks).reshape(*blocks.shape, 256)
+def grid_values(blocks: Blocks, layout: str) -> NDArray[np.int8]:
+    """The values of blocks of an IQ layout ("iq2_xxs" …) in units of their scale: int8 [..., n_blocks, 256]."""
+    return _VALUES[layout](blocks).reshape(*blocks.shape, 256)
 
 
 # Each function: blocks -> int8 [..., n_blocks, groups, width].
@@ -153,9 +155,9 @@ def iq3_xxs(blocks: Blocks) -> Blocks:
     return signed(_points("iq3xxs")[blocks["qs"]], seven_bit_signs(blocks["signs"]))
 
 
-def iq3_s(blocks: Blocks) -> Blocks:
+def iq3_s(blocks: Blocks, grid: str = "iq3s") -> Blocks:
     """One more bit of an index is in ``qh``."""
-    return signed(_points("iq3s")[blocks["qs"] | fields(blocks["qh"], 1) << 8], _signs()[blocks["signs"]])
+    return signed(_points(grid)[blocks["qs"] | fields(blocks["qh"], 1) << 8], _signs()[blocks["signs"]])
 
 
 def moved(indices: Blocks, down: Blocks) -> Blocks:
@@ -165,10 +167,19 @@ def moved(indices: Blocks, down: Blocks) -> Blocks:
 
 def iq1_s(blocks: Blocks) -> Blocks:
     """A word of ``qh`` serves four points: three more bits of each index, the scale, and where they are moved."""
-    words = blocks["qh"][..., np.newaxis]
-    high = (words >> np.array([0, 3, 6, 9], np.uint16)) & np.uint16(7)
-    down = np.repeat(words & np.uint16(0x8000), 4, axis=-1)
-    return moved(blocks["qs"] | high.reshape(blocks["qs"].shape) << 8, down.reshape(blocks["qs"].shape))
+    down = np.repeat(blocks["qh"] & np.uint16(0x8000), 4, axis=-1)
+    return moved(eleven_bit_indices(blocks), down)
+
+
+def eleven_bit_indices(blocks: Blocks) -> Blocks:
+    """Indices [..., 32] of iq1_s, three bits of each in ``qh``."""
+    high = (blocks["qh"][..., np.newaxis] >> np.array([0, 3, 6, 9], np.uint16)) & np.uint16(7)
+    return blocks["qs"] | high.reshape(blocks["qs"].shape) << 8
+
+
+def iq1_s_2024_02(blocks: Blocks) -> Blocks:
+    """A nibble of ``scales`` serves a point: one more bit of its index, and the scale."""
+    return _points("iq1s-2024-02")[blocks["qs"] | (fields(blocks["scales"], 4) >> 3) << 8]
 
 
 def iq1_m(blocks: Blocks) -> Blocks:
@@ -180,9 +191,12 @@ def iq1_m(blocks: Blocks) -> Blocks:
 _VALUES: dict[str, Callable[[Blocks], Blocks]] = {
     "iq1_m": iq1_m,
     "iq1_s": iq1_s,
+    "iq1_s-2024-02": iq1_s_2024_02,
+    "iq1_s-2024-03": lambda blocks: _points("iq1s")[eleven_bit_indices(blocks)],
     "iq2_s": iq2_s,
     "iq2_xs": iq2_xs,
     "iq2_xxs": iq2_xxs,
     "iq3_s": iq3_s,
+    "iq3_s-2024-02": lambda blocks: iq3_s(blocks, "iq3s-2024-02"),
     "iq3_xxs": iq3_xxs,
 }

@@ -2,7 +2,9 @@
 
 llama.cpp changed the bytes behind an id several times in 2023 and said so only by the version of the container
 (or, in April 2023, not at all). Here each distinct layout is one record, and :func:`types_of` says which record an id
-means in which container. Since GGUF an id means the same forever; types that were given up are in ``REMOVED``.
+means in which container. Since GGUF an id means the same forever, but for iq1_s and iq3_s, whose blocks were others in
+their first weeks, which no file says: an era knows (:mod:`ggmlpy.formats.eras`). Types that were given up are in
+``REMOVED``.
 
 ================  ===  =====  =====  ==========================================================  ====================
 layout            id   block  bytes  fields of a block                                           element order of codes
@@ -33,6 +35,9 @@ tq1_0, tq2_0      ternary: five digits to base 3 share a byte (tq1_0), or codes 
 iq4_nl, iq4_xs    a code is an index into sixteen ``levels`` that stand closer together around 0
 mxfp4, nvfp4      a code is a float of four bits (E2M1: ``levels``, doubled); the scale has no mantissa, or three bits
 iq1_… to iq3_…    an index says four or eight values at once: a point of a ``grid``, see :mod:`ggmlpy.formats.grids`
+iq1_s-2024-02     until 2024-03-11: another grid, a scale for each eight values, no eighths
+iq1_s-2024-03     for ten hours of 2024-03-11: scales of four bits, no eighths
+iq3_s-2024-02     until 2024-03-02: another grid
 ================  ===============================================================================================
 
 Sources: ggml.c at llama.cpp da5303c1e, 352589927, 3e5aa8a1c, 6986c7835 and dadbed99e; k_quants.h at dadbed99e;
@@ -210,9 +215,9 @@ def _type(
     )
 
 
-def _packed(number: int, name: str, fields: tuple[str, ...], doc: str, run: int = QK_K, grid: str = "") -> TensorType:
+def _packed(number: int, layout: str, fields: tuple[str, ...], doc: str, run: int = QK_K, grid: str = "") -> TensorType:
     """A type of 256 values in which no bits are a value's own."""
-    return TensorType(number, name, name, QK_K, _fields(*fields), doc, run=run, grid=grid)
+    return TensorType(number, layout.split("-")[0], layout, QK_K, _fields(*fields), doc, run=run, grid=grid)
 
 
 PAIRS, HALVES = (CodeBits("qs", 4, 1),), (CodeBits("qs", 4, 16),)
@@ -257,9 +262,15 @@ _ALL = (
             "d * (1 + 2 * scale) / 8 * sign * point", run=16, grid="iq2xs"),
     _packed(18, "iq3_xxs", ("d <f2", "qs u1 64", "signs <u4 8"),
             "d * (1 + 2 * scale) / 4 * sign * point", run=32, grid="iq3xxs"),
+    _packed(19, "iq1_s-2024-02", ("d <f2", "qs u1 32", "scales u1 16"),
+            "d * (1 + 2 * scale) * point", run=8, grid="iq1s-2024-02"),
+    _packed(19, "iq1_s-2024-03", ("d <f2", "qs u1 32", "qh <u2 8"),
+            "d * (1 + 2 * scale) * point", run=32, grid="iq1s"),
     _packed(19, "iq1_s", ("d <f2", "qs u1 32", "qh <u2 8"),
             "d * (1 + 2 * scale) * (point ± 1/8)", run=32, grid="iq1s"),
     _type(20, "iq4_nl", ("d <f2", "qs u1 16"), HALVES, 0, "d * level[q]", levels=NON_LINEAR),
+    _packed(21, "iq3_s-2024-02", ("d <f2", "qs u1 64", "qh u1 8", "signs u1 32", "scales u1 4"),
+            "d * (1 + 2 * scale) / 4 * sign * point", run=32, grid="iq3s-2024-02"),
     _packed(21, "iq3_s", ("d <f2", "qs u1 64", "qh u1 8", "signs u1 32", "scales u1 4"),
             "d * (1 + 2 * scale) * sign * point", run=32, grid="iq3s"),
     _packed(22, "iq2_s", ("d <f2", "qs u1 32", "signs u1 32", "qh u1 8", "scales u1 8"),
@@ -284,7 +295,8 @@ _ALL = (
 
 TENSOR_TYPES: dict[str, TensorType] = {record.layout: record for record in _ALL}
 
-_GGUF_ONLY = tuple(record.layout for record in _ALL if record.id > 14)
+_OF_WEEKS = ("iq1_s-2024-02", "iq1_s-2024-03", "iq3_s-2024-02")  # no file says that it has them
+_GGUF_ONLY = tuple(record.layout for record in _ALL if record.id > 14 and record.layout not in _OF_WEEKS)
 _K_QUANTS = ("q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
 _MARCH  = ("f32", "f16", "q4_0-2023-03", "q4_1-2023-03")
 _APRIL  = (*_MARCH, "q4_2", "q4_3", "q5_0-2023-04", "q5_1-2023-04", "q8_0-2023-04")

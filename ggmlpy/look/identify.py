@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.formats.containers import HISTORY
 from ggmlpy.formats.era_of_file import era_of_file, quantizing_eras
-from ggmlpy.formats.eras import GGUF_ERAS, MARCH_31
+from ggmlpy.formats.eras import GGUF_ERAS, MARCH_31, Era
 from ggmlpy.formats.file_types import FTYPES
 from ggmlpy.formats.gguf_model import ARCHITECTURES, EXPERTS, architecture_of
 from ggmlpy.formats.gguf_values import Value
@@ -179,7 +179,21 @@ def _dates_of_quantizing(model: ModelFile) -> str:
     if not eras:
         return ""
     after = [era.date for era in GGUF_ERAS.values() if era > eras[-1]]
-    return f"quantized by llama-quantize of {eras[0]} " + (f"to before {after[0]}" if after else "or later")
+    dates = f"quantized by llama-quantize of {eras[0]} " + (f"to before {after[0]}" if after else "or later")
+    return dates + _other_blocks(eras, types)
+
+
+def _other_blocks(eras: Sequence[Era], types: set[str]) -> str:
+    """Types whose blocks were others in the first of some eras; "" if there are none."""
+    since = {}
+    for name in types:
+        layouts = {era.types[name].layout: era for era in reversed(eras)}
+        if len(layouts) > 1:
+            since[name] = layouts[name].date.partition("T")[0]
+    warnings = [
+        f"{name} of before {date} has blocks that no later program reads" for name, date in sorted(since.items())
+    ]
+    return f"; {' and '.join(warnings)}: `verify` with --source tells them apart" if warnings else ""
 
 
 def _not_before(written: str, types: set[str]) -> str:

@@ -20,7 +20,7 @@ from ggmlpy.files.errors import FormatError
 from ggmlpy.files.ordered import Workers
 from ggmlpy.files.paths import refuse_overwriting
 from ggmlpy.formats.bfloat16 import bfloat16_of_converter
-from ggmlpy.formats.eras import Era
+from ggmlpy.formats.eras import APRIL_26_24, Era
 from ggmlpy.formats.finite_bits import all_finite
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import write_gguf
@@ -140,7 +140,7 @@ def made_tensor(
 
 def _made_rows(planned_tensor: PlannedTensor, era: Era, start: int, stop: int) -> NDArray[Any]:
     """Rows ``start`` to ``stop``, of one expert, in their new type."""
-    from .rows import quantize_rows
+    from .rows import quantize_rows, rows_of_calls
 
     source, target, weights = planned_tensor.source, planned_tensor.target, planned_tensor.importance
     if planned_tensor.copied:
@@ -148,15 +148,16 @@ def _made_rows(planned_tensor: PlannedTensor, era: Era, start: int, stop: int) -
         if not source.type.quantized:
             _check_finite(source, source.rows.floats(start, stop), "has a value that is not a finite number")
         return rows
-    x = source.rows.floats(start, stop)  # [rows, columns] f32 or f16
+    first = start - start % rows_of_calls(source.shape[-1], era)
+    x = source.rows.floats(first, stop)  # [rows, columns] f32 or f16
     if not source.type.quantized:
         _check_finite(source, x, "has a value that is not a finite number")
     if not target.quantized:
-        return _as_floats(x, target)
+        return _as_floats(x[start - first :], target)
     expert = start // source.shape[-2]
     importance = None if weights is None else weights[expert if len(source.shape) == 3 else 0]
-    made = quantize_rows(x, target.name, era, importance=importance, compiler=planned_tensor.compiler)
-    for name in ("d", "m", "dmin"):
+    made = quantize_rows(x, target.name, era, importance=importance, compiler=planned_tensor.compiler)[start - first :]
+    for name in ("d", "m", "dmin") if era >= APRIL_26_24 else ():
         if name in target.field_names and target.block[name] == np.dtype("<f2"):
             _check_finite(source, made.view(target.block)[name], "has values too large for its scales")
     return made

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.formats.era_of_file import file_order
-from ggmlpy.formats.eras import APRIL_26_24, JANUARY_7_25, JANUARY_14_24, OCTOBER_31_24, TODAY, Era
+from ggmlpy.formats.eras import APRIL_12_24, APRIL_26_24, JANUARY_7_25, JANUARY_14_24, OCTOBER_31_24, TODAY, Era
 from ggmlpy.formats.file_types import FileType, file_type_of
 from ggmlpy.formats.gguf import GgufFile, GgufTensor, open_splits
 from ggmlpy.formats.gguf_mixes import MixChooser, MixOptions, ModelShape, checked_types, needs_importance
@@ -275,6 +275,7 @@ def model_shape(metadata: Mapping[str, Value], names: Sequence[str]) -> ModelSha
         n_expert=number("expert_count", 0),
         tied="output.weight" not in names,
         n_attn_v=sum("attn_v.weight" in name for name in names),
+        n_ffn={part: sum(part in name for name in names) for part in ("ffn_down", "ffn_gate", "ffn_up")},
     )
 
 
@@ -368,7 +369,7 @@ def output_metadata(source: Mapping[str, Value], request: GgufRequest) -> dict[s
         number = int(stated.value) if stated is not None and stated.type == "u32" else 0
     put("general.quantization_version", Value("u32", QUANTIZATION_VERSION))
     put("general.file_type", Value("u32", number))
-    for key in SPLIT_KEYS:
+    for key in SPLIT_KEYS if request.era >= APRIL_12_24 else ():
         keys.pop(key, None)
     for key, value in request.overrides:
         put(key, value)

@@ -23,7 +23,16 @@ iq3_s    32   x^2                 v sqrt(2 mean square + x^2)     (15 + 0.2 k) /
 
 Sums of values about 1e18 overflow, and then no point is best: ggml ends the program there, and here it is an error.
 
-Source: quantize_row_iq2_xxs_impl and so on in ggml-quants.c of ggml 0.25.3.
+That is today's way; :data:`ON_GRID` says how those of earlier eras differ. The first iq2_xxs (until 2024-02-05) did as
+iq2_xs does; and when the scales were odd multiples, each eight values got the best of **all** points, and the block's
+own scale was fitted to them. The first iq3_s (until 2024-03-02) had another grid.
+
+Where nothing decides what a run of almost nothing is, as its values count nothing, eras before today's wrote whatever
+memory held; here it is what today's writes.
+
+Source: quantize_row_iq2_xxs_impl and so on in ggml-quants.c of ggml 0.25.3 and, in llama.cpp, at 147b17ac9
+(2024-01-14), f4d7e5497 (2024-01-30), 6fdfa2ecc (2024-02-05), 4c4cb3073 (2024-02-24), a33e6a0d2 (2024-02-26), bbde6eb25
+(2024-03-02) and 05834841d (2024-05-18).
 """
 
 from __future__ import annotations
@@ -34,8 +43,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggmlpy.formats.grids import GRIDS
-from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES
+from ggmlpy.formats.eras import (
+    FEBRUARY_5_24,
+    FEBRUARY_24_24,
+    FEBRUARY_26_24,
+    JANUARY_14_24,
+    JANUARY_30_24,
+    MARCH_2_24,
+    MAY_18_24,
+    Era,
+)
+from ggmlpy.formats.grids import GRIDS, Grid
+from ggmlpy.formats.tensor_types import QK_K, TensorType
 from ggmlpy.machine.contraction import BASELINE, COMPILERS
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
@@ -61,14 +80,14 @@ from .grid_packing import PACKERS
 from .k_quants import store_half
 from .neighbors import ADDRESSES, neighbor_finder, numbers_of_levels
 from .search import clipped
-from .weighted_search import NEGLIGIBLE, ROW, fit_positive
+from .weighted_search import NEGLIGIBLE, ROW, Least, fit_positive
 
-__all__ = ["WAYS", "grid_quantizer"]
+__all__ = ["ON_GRID", "grid_quantizer"]
 
 F0, F1, F2, HALF = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
 NOTHING = np.float32(-1)  # instead of a scale
+NOTHING_NOW = Least(NEGLIGIBLE)
 SUMS, INVERSE = 16 * ROW, 18 * ROW  # where they are in the memory of lanes
-FITTED = ("iq2_xxs",)  # scales are tried around that of a fit
 
 
 class Way(NamedTuple):
@@ -79,11 +98,13 @@ class Way(NamedTuple):
         doubled: whether the mean square counts twice beside the square of a value.
         base: what part of the mean square a value weighs without importance, beside its square.
         even: whether the number of minus signs in eight values must be even.
-        negligible: a run whose greatest magnitude is below it is all zero.
+        negligible: a run whose greatest magnitude is below it is all zero; one of zeros only is anyway.
         tries, step: scales are tried from -tries to tries steps around the first.
         anew: which values are placed anew at the end: those that "missed" the grid, all if "any" missed it, or "all".
         fudge: what the stored scale of a block is multiplied by.
         keeps: whether indices and signs are stored even where all scales are 0.
+        fits: whether the scales tried are around that of a fit by codes.
+        settles: whether at last each point is the best of all, and the block's scale the best for them.
     """
 
     run: int
@@ -96,16 +117,35 @@ class Way(NamedTuple):
     anew: str
     fudge: float
     keeps: bool
+    fits: bool = False
+    settles: bool = False
 
 
 # fmt: off
-WAYS = {
-    #              run doubled base  even   negligible tries step anew    fudge   keeps
-    "iq2_xxs": Way(32, False, 0,    True,  1e-15,       6, 0.1, "all",    1,      False),
-    "iq2_xs":  Way(16, False, 0,    True,  1e-15,       9, 0.1, "missed", 1,      False),
-    "iq2_s":   Way(16, True,  0.25, False, 1e-8,        9, 0.1, "missed", 0.9875, True),
-    "iq3_xxs": Way(32, True,  0,    True,  1e-8,       15, 0.2, "missed", 1.0125, False),
-    "iq3_s":   Way(32, True,  0,    False, 0,           9, 0.2, "any",    1.033,  True),
+ON_GRID: dict[str, dict[Era, Way]] = {
+    #                     run doubled base  even   negligible tries step anew    fudge   keeps  fits   settles
+    "iq2_xxs": {
+        JANUARY_14_24:  Way(32, False, 0,    True,  0,      9, 0.1, "missed", 1,      False, False, True),
+        FEBRUARY_5_24:  Way(32, False, 0,    True,  0,      6, 0.1, "all",    1,      False, True),
+        MAY_18_24:      Way(32, False, 0,    True,  1e-15,  6, 0.1, "all",    1,      False, True),
+    },
+    "iq2_xs": {
+        JANUARY_14_24:  Way(16, False, 0,    True,  0,      9, 0.1, "missed", 1,      False),
+        MAY_18_24:      Way(16, False, 0,    True,  1e-15,  9, 0.1, "missed", 1,      False),
+    },
+    "iq2_s": {
+        FEBRUARY_26_24: Way(16, True,  0.25, False, 0,      9, 0.1, "missed", 0.9875, True),
+        MAY_18_24:      Way(16, True,  0.25, False, 1e-8,   9, 0.1, "missed", 0.9875, True),
+    },
+    "iq3_xxs": {
+        JANUARY_30_24:  Way(32, False, 0,    True,  0,     15, 0.2, "missed", 1,      False),
+        FEBRUARY_24_24: Way(32, True,  0,    True,  0,     15, 0.2, "missed", 1.0125, False),
+        MAY_18_24:      Way(32, True,  0,    True,  1e-8,  15, 0.2, "missed", 1.0125, False),
+    },
+    "iq3_s": {
+        FEBRUARY_24_24: Way(32, True,  0,    False, 0,     15, 0.2, "missed", 1,      True),
+        MARCH_2_24:     Way(32, True,  0,    False, 0,      9, 0.2, "any",    1.033,  True),
+    },
 }
 # fmt: on
 
@@ -191,10 +231,9 @@ def placers(width: int, bits: int, top: int) -> tuple[Callable, Callable]:
     return inlined(levels_at), inlined(put_on_grid)
 
 
-def trier(name: str) -> Callable:
+def trier(way: Way, grid: Grid) -> Callable:
     """The function (xv, w, wa, greatest, start, live, tables, numbers, lanes) -> failures that tries ``live`` scales
     from step ``start`` on."""
-    way, grid = WAYS[name], GRIDS[TENSOR_TYPES[name].grid]
     width, top, run, step = grid.width, len(grid.numbers) - 1, way.run, np.float32(way.step)
     groups, outermost = run // width, np.float32(2 * top + 1)
     levels_at, put_on_grid = placers(width, grid.bits, top)
@@ -220,10 +259,9 @@ def trier(name: str) -> Callable:
     return inlined(try_scales)
 
 
-def renewer(name: str) -> Callable:
+def renewer(way: Way, grid: Grid) -> Callable:
     """The function (xv, w, wa, scale, missed, tables, levels, numbers, lanes) -> (scale, failures) that places those
     groups anew whose bits ``missed`` has."""
-    way, grid = WAYS[name], GRIDS[TENSOR_TYPES[name].grid]
     width, top, run = grid.width, len(grid.numbers) - 1, way.run
     levels_at, put_on_grid = placers(width, grid.bits, top)
 
@@ -244,17 +282,16 @@ def renewer(name: str) -> Callable:
     return inlined(place_anew)
 
 
-def searcher(name: str) -> Callable:
+def searcher(way: Way, grid: Grid) -> Callable:
     """The function (xv, w, wa, fitted, signs, tables, levels, numbers, lanes) -> (scale, failures) of a type.
 
     ``fitted`` is the scale of a fit by codes, for those types that try scales around it. A run of nothing has no scale;
     one whose sums underflow has the scale 0.
     """
-    way, grid = WAYS[name], GRIDS[TENSOR_TYPES[name].grid]
     top, run, tries, negligible = len(grid.numbers) - 1, way.run, way.tries, np.float32(way.negligible)
-    groups, fits, every = run // grid.width, name in FITTED, (1 << run // grid.width) - 1
+    groups, fits, every = run // grid.width, way.fits, (1 << run // grid.width) - 1
     anew_all, anew_any = way.anew == "all", way.anew == "any"
-    try_scales, place_anew = trier(name), renewer(name)
+    try_scales, place_anew = trier(way, grid), renewer(way, grid)
 
     def search(xv, w, wa, fitted, signs, tables, levels, numbers, lanes):
         greatest = greatest_of(xv, run)
@@ -334,23 +371,73 @@ def fit_codes(xv, w, limit, lanes):
         for i in range(run):
             lanes[0, i, k], lanes[1, i, k] = xv[run * k + i], w[run * k + i]
     x_at, w_at, codes_at, scale_at = [np.int64(lanes[k].ctypes.data) for k in range(4)]
-    store(scale_at, fit_positive(x_at, w_at, codes_at, run, limit, NEGLIGIBLE, COMPILERS[BASELINE]))
+    store(scale_at, fit_positive(x_at, w_at, codes_at, run, limit, NOTHING_NOW, COMPILERS[BASELINE]))
+
+
+@inlined
+def number_of(level):
+    """What a level stands for."""
+    return np.float32(2 * np.int32(level) + 1)
+
+
+@inlined
+def signed(v, signs, i):
+    """A magnitude with the sign of value ``i``."""
+    return -v if signs >> np.uint8(i) & np.uint8(1) else v
+
+
+@inlined
+def left_by(x, w, signs, point, scale):
+    """The weighted sum of the squares of what a point leaves of the values."""
+    total = F0
+    for i in range(len(x)):
+        left = signed(scale * number_of(point[i]), signs, i) - x[i]
+        total += w[i] * left * left
+    return total
+
+
+def settler(way: Way, grid: Grid) -> Callable:
+    """The function (x, w, signs, points, codes, d, indices) -> d that gives each group of a block the best of all
+    points, and returns the scale that fits them best."""
+    width, groups = grid.width, way.run // grid.width
+
+    def settle(x, w, signs, points, codes, d, indices):
+        sum_qx, sum_q2, fitted = F0, F0, d
+        for group in range(QK_K // width):
+            first, scale = width * group, d * np.float32(1 + 2 * codes[group // groups])
+            part, weights, kept = x[first : first + width], w[first : first + width], indices[group]
+            least = left_by(part, weights, signs[group], points[kept], scale)
+            for index in range(len(points)):
+                left = left_by(part, weights, signs[group], points[index], scale)
+                if left < least:
+                    least, kept = left, index
+            for i in range(width):
+                q = signed(scale * number_of(points[kept, i]), signs[group], i)
+                sum_qx += weights[i] * q * part[i]
+                sum_q2 += weights[i] * q * q
+            indices[group] = kept
+        if sum_q2 > F0:
+            fitted = d * sum_qx / sum_q2
+        return fitted
+
+    return inlined(settle)
 
 
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rows_kernel(name: str) -> Callable:
+def rows_kernel(record: TensorType, way: Way) -> Callable:
     """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size]; it returns how often no point was
     found.
 
     ``importance``: float32 [blocks per row, 256], the weights of one row's values, if they are ``weighted``.
     ``tables``: see :mod:`ggmlpy.quantizers.neighbors`.
     """
-    way, record, grid = WAYS[name], TENSOR_TYPES[name], GRIDS[TENSOR_TYPES[name].grid]
-    search, pack, width, bits = searcher(name), PACKERS[name], grid.width, grid.bits
+    grid = GRIDS[record.grid]
+    search, pack, width, bits = searcher(way, grid), PACKERS[record.name], grid.width, grid.bits
+    settle, settles = settler(way, grid), way.settles
     run, even, base, fudge = way.run, way.even, np.float32(way.base), np.float32(way.fudge)
-    fits, top = name in FITTED, len(grid.numbers) - 1
+    fits, top = way.fits, len(grid.numbers) - 1
     keeps, d_at, factor, runs, groups = (
         way.keeps,
         record.offset("d"),
@@ -396,6 +483,8 @@ def rows_kernel(name: str) -> Callable:
             store_half(out[block], d_at, d * fudge)
             for k in range(runs):
                 codes[k] = clipped(HALF * (F1 / d * scales[k] - F1), 0, 15) if most != F0 else 0
+            if settles:
+                store_half(out[block], d_at, settle(x, w, signs, points, codes, d, indices))
             pack(indices, signs, codes, live, out[block])
         return failures
 
@@ -403,8 +492,8 @@ def rows_kernel(name: str) -> Callable:
 
 
 @cache
-def grid_quantizer(name: str) -> Callable:
-    """The compiled loop for one of :data:`WAYS`."""
+def grid_quantizer(record: TensorType, way: Way) -> Callable:
+    """The compiled loop for a type, made in one of the ways of :data:`ON_GRID`."""
     floats = types.Array(types.float32, 2, "C", readonly=True)
     signature = types.int64(floats, floats, types.boolean, types.uint8[:, ::1], ADDRESSES, types.uint8[:, ::1])
-    return kernel(rows_kernel(name), signature)
+    return kernel(rows_kernel(record, way), signature)

@@ -35,7 +35,7 @@ from ggmlpy.machine.vectors import (
 __all__ = ["ADDRESSES", "NeighborTables", "neighbor_finder", "neighbor_tables", "numbers_of_levels"]
 
 #: of each grid: the number of distinct distances
-SHELLS = {"iq2xxs": 2, "iq2xs": 2, "iq2s": 1, "iq1s": 3, "iq3xxs": 2, "iq3s": 3}
+SHELLS = {"iq2xxs": 2, "iq2xs": 2, "iq2s": 1, "iq1s": 3, "iq3xxs": 2, "iq3s": 3, "iq1s-2024-02": 3, "iq3s-2024-02": 3}
 AT_ONCE = 512
 ADDRESSES = types.UniTuple(types.int64, 5)
 LANES = 16

@@ -7,7 +7,12 @@ with importance v, v * sqrt(2 * sum x^2 / n + x^2) with the sum over the n value
 iq4_nl stores that scale and codes with it before it is rounded to float16. In iq4_xs the eight scales of a block become
 codes of six bits, and its values are coded anew.
 
-Source: quantize_row_iq4_nl_impl in ggml-quants.c of ggml 0.25.3.
+Before 2024-02-27 the codes of iq4_nl were those that led to the scale; a block of nothing had the codes of the block
+before (which are not known of the first one a program made; here its values are divided by 1). Before 2024-05-18 only
+zeros were nothing, and up to 2025 values whose weights are all 0 had a scale that is not a number.
+
+Source: quantize_row_iq4_nl_impl in ggml-quants.c of ggml 0.25.3 and, in llama.cpp, at a14679cc3 (2024-02-21),
+0becb22ac (2024-02-27) and 05834841d (2024-05-18).
 """
 
 from __future__ import annotations
@@ -15,9 +20,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
+from ggmlpy.formats.eras import FEBRUARY_21_24, FEBRUARY_27_24, MAY_18_24, TODAY, Era
 from ggmlpy.formats.tensor_types import NON_LINEAR, TENSOR_TYPES, TensorType
 from ggmlpy.machine.contraction import Contraction
 from ggmlpy.machine.jit import types
@@ -26,11 +33,11 @@ from ggmlpy.machine.vectors import mul_add
 
 from .k_quants import store_half
 from .search import clipped_product, magnitude_of
+from .weighted_search import NEGLIGIBLE, ONLY_ZERO
 
-__all__ = ["non_linear_quantizer"]
+__all__ = ["NON_LINEAR_WAYS", "non_linear_quantizer"]
 
 F0, F1 = np.float32(0), np.float32(1)
-NEGLIGIBLE = np.float32(1e-15)  # a group whose greatest magnitude is below it is all zero
 LOWEST = np.float32(NON_LINEAR[0])
 MIDDLES = np.array([(a + b) / 2 for a, b in pairwise(NON_LINEAR)], np.float32)
 STEPS = np.array([b - a for a, b in pairwise(NON_LINEAR)], np.float32)
@@ -39,6 +46,28 @@ RUN = 32
 XS = TENSOR_TYPES["iq4_xs"]
 D_AT, HIGH_AT, LOW_AT, QS_AT = (XS.offset(field) for field in ("d", "scales_h", "scales_l", "qs"))
 NL_D_AT, NL_QS_AT = (TENSOR_TYPES["iq4_nl"].offset(field) for field in ("d", "qs"))
+
+
+class Way(NamedTuple):
+    """What eras do differently: constants of a kernel.
+
+    Attributes:
+        negligible: 32 values whose greatest magnitude is below it are all zero.
+        without: the first scale of values that count nothing, from which all tries are measured.
+        codes_of_scale: whether the codes of iq4_nl are those of its scale; or those that led to it, if it is anything.
+    """
+
+    negligible: np.float32
+    without: np.float32
+    codes_of_scale: bool
+
+
+NON_LINEAR_WAYS: dict[Era, Way] = {
+    FEBRUARY_21_24: Way(ONLY_ZERO, np.float32(np.nan), False),
+    FEBRUARY_27_24: Way(ONLY_ZERO, np.float32(np.nan), True),
+    MAY_18_24: Way(NEGLIGIBLE, np.float32(np.nan), True),
+    TODAY: Way(NEGLIGIBLE, F0, True),
+}
 
 
 @inlined
@@ -73,23 +102,25 @@ def sums_at(x, w, inverse, levels, by):
 
 
 @inlined
-def scale_of(x, w, levels, by):
-    """The scale of 32 values; 0 if they are nothing."""
+def scale_of(x, w, levels, way, by):
+    """The scale of 32 values, and the inverse that led to it; 0 and 1 if they are nothing."""
     greatest, most = F0, F0
     for v in x:
         if magnitude_of(v) > greatest:
             greatest, most = magnitude_of(v), v
-    if greatest < NEGLIGIBLE:
-        return F0
-    sum_qx, sum_q2 = sums_at(x, w, F1 / (-most / LOWEST), levels, by)
-    scale = sum_qx / sum_q2 if sum_q2 > F0 else F0
+    if greatest < way.negligible:
+        return F0, F1
+    kept = F1 / (-most / LOWEST)
+    sum_qx, sum_q2 = sums_at(x, w, kept, levels, by)
+    scale = sum_qx / sum_q2 if sum_q2 > F0 else way.without
     best = scale * sum_qx
     for k in range(-TRIES, TRIES + 1):
-        sum_qx, sum_q2 = sums_at(x, w, (np.float32(k) + LOWEST) / most, levels, by)
+        inverse = (np.float32(k) + LOWEST) / most
+        sum_qx, sum_q2 = sums_at(x, w, inverse, levels, by)
         if sum_q2 > F0 and sum_qx * sum_qx > best * sum_q2:
-            scale = sum_qx / sum_q2
+            scale, kept = sum_qx / sum_q2, inverse
             best = scale * sum_qx
-    return scale
+    return scale, kept
 
 
 @inlined
@@ -104,58 +135,64 @@ def weigh(x, importance, weighted, w, by):
 
 
 @inlined
-def code_with(x, scale, out, at):
+def code_with(x, inverse, out, at):
     """The codes of 32 values, value j and j + 16 in a byte."""
-    inverse = F1 / scale if scale != F0 else F0
     for j in range(16):
         out[at + j] = index_near(inverse * x[j]) | index_near(inverse * x[j + 16]) << np.uint8(4)
 
 
 @inlined
-def iq4_nl(x, w, out, levels, scales, by):
-    scale = scale_of(x, w, levels, by)
-    store_half(out, NL_D_AT, scale)
-    code_with(x, scale, out, NL_QS_AT)
+def inverse_of(scale):
+    return F1 / scale if scale != F0 else F0
 
 
 @inlined
-def iq4_xs(x, w, out, levels, scales, by):
+def iq4_nl(x, w, out, levels, scales, way, by):
+    scale, kept = scale_of(x, w, levels, way, by)
+    store_half(out, NL_D_AT, scale)
+    code_with(x, inverse_of(scale) if way.codes_of_scale else kept, out, NL_QS_AT)
+
+
+@inlined
+def iq4_xs(x, w, out, levels, scales, way, by):
     """Of eight scales four low bits each stand in four bytes, two high bits each in a word."""
     most = F0
     for k in range(8):
-        scales[k] = scale_of(x[RUN * k : RUN * k + RUN], w[RUN * k : RUN * k + RUN], levels, by)
+        scales[k], _ = scale_of(x[RUN * k : RUN * k + RUN], w[RUN * k : RUN * k + RUN], levels, way, by)
         most = scales[k] if magnitude_of(scales[k]) > magnitude_of(most) else most
     d = -most / np.float32(32)
     store_half(out, D_AT, d)
-    inverse, high = F1 / d if d != F0 else F0, np.int32(0)
+    inverse, high = inverse_of(d), np.int32(0)
     out[LOW_AT : LOW_AT + 4] = 0
     for k in range(8):
         code = clipped_product(inverse, scales[k], -32, 31, by.gcc)
-        code_with(x[RUN * k : RUN * k + RUN], d * np.float32(code), out, QS_AT + 16 * k)
+        code_with(x[RUN * k : RUN * k + RUN], inverse_of(d * np.float32(code)), out, QS_AT + 16 * k)
         biased = code + np.int32(32)
         out[LOW_AT + k // 2] |= np.uint8((biased & np.int32(15)) << np.int32(4 * (k % 2)))
         high |= (biased >> np.int32(4)) << np.int32(2 * k)
     out[HIGH_AT], out[HIGH_AT + 1] = np.uint8(high), np.uint8(high >> np.int32(8))
 
 
-def rows_kernel(record: TensorType, weighted: bool, by: Contraction) -> Callable:
+def rows_kernel(record: TensorType, weighted: bool, way: Way, by: Contraction) -> Callable:
     """The loop over blocks ``rows`` (float32 [n, blck_size]) into ``out`` [n, type_size].
 
     ``importance``: float32 [blocks per row, blck_size], the weights of one row's values.
     """
-    size, block = record.blck_size, iq4_nl if record.blck_size == RUN else iq4_xs
+    size, block, stale = record.blck_size, iq4_nl if record.blck_size == RUN else iq4_xs, not way.codes_of_scale
 
     def quantize_blocks(rows, importance, out):
         w, levels, scales = np.empty(size, np.float32), np.empty(RUN, np.float32), np.empty(8, np.float32)
         for i in range(rows.shape[0]):
             weigh(rows[i], importance[i % importance.shape[0]], weighted, w, by)
-            block(rows[i], w, out[i], levels, scales, by)
+            block(rows[i], w, out[i], levels, scales, way, by)
+            if stale and i > 0 and not rows[i].any():
+                out[i, NL_QS_AT:] = out[i - 1, NL_QS_AT:]
 
     return quantize_blocks
 
 
 @cache
-def non_linear_quantizer(name: str, weighted: bool, by: Contraction) -> Callable:
-    """The compiled loop for "iq4_nl" or "iq4_xs"."""
+def non_linear_quantizer(record: TensorType, weighted: bool, way: Way, by: Contraction) -> Callable:
+    """The compiled loop for iq4_nl or iq4_xs, made in one of the ways of :data:`NON_LINEAR_WAYS`."""
     floats = types.Array(types.float32, 2, "C", readonly=True)
-    return kernel(rows_kernel(TENSOR_TYPES[name], weighted, by), types.void(floats, floats, types.uint8[:, ::1]))
+    return kernel(rows_kernel(record, weighted, way, by), types.void(floats, floats, types.uint8[:, ::1]))

@@ -10,17 +10,41 @@ block's scale is fitted once more when all else is fixed, and its float16 is spr
 
 A value x weighs v * sqrt(2 * mean square of its block + x^2) with importance v, and x^2 without.
 
-Source: quantize_row_iq1_s_impl and quantize_row_iq1_m_impl in ggml-quants.c of ggml 0.25.3.
+That is today's way. How earlier eras differ the table :data:`WAYS` says:
+
+- iq1_s for ten hours of 2024-03-11 moved nothing; scales were multiples up to 31;
+- iq1_s before (since 2024-02-18) had a smaller grid and runs of eight, of which each is one point. One that is not on
+  the grid gets the best of the points near it with the scale that suits this point best, and that is then raised by a
+  twentieth. The mean square counts once;
+- iq1_m up to 2025 added up the sums of each way in the order of the values, not from sums over sorted values.
+
+Where all of a run is nothing, eras before today's left its move (in February 2024 the highest bit of its index) as it
+was in the block before. What was there before the first block is not known; here it is as if nothing was moved back.
+
+Source: quantize_row_iq1_s_impl and quantize_row_iq1_m_impl in ggml-quants.c of ggml 0.25.3 and, in llama.cpp, at
+bd2d4e393 (2024-02-18), be858f620 and 44ca159fa (2024-03-11), 55c1b2a3b (2024-03-26), 05834841d (2024-05-18), cddaf028a
+(2024-06-16).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
-from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES
+from ggmlpy.formats.eras import (
+    FEBRUARY_18_24,
+    JUNE_16_24,
+    MARCH_11_24,
+    MARCH_11_24_08,
+    MARCH_26_24,
+    MAY_18_24,
+    TODAY,
+    Era,
+)
+from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
 from ggmlpy.machine.c_arithmetic import narrow
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
@@ -29,63 +53,83 @@ from ggmlpy.machine.vectors import load_i32
 from .grid_packing import store_bytes
 from .k_quants import store_half
 from .neighbors import ADDRESSES, neighbor_finder, numbers_of_levels
-from .search import clipped, magnitude_of
+from .search import clipped
+from .ternary_splits import (
+    MOVE,
+    MOVES,
+    cut,
+    greatest_magnitude,
+    number_of,
+    sort,
+    split_alike,
+    split_halves,
+    split_in_order,
+    weigh,
+)
+from .weighted_search import ONLY_ZERO
 
-__all__ = ["ternary_quantizer"]
+__all__ = ["TERNARY", "ternary_quantizer"]
 
 F0, F1, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 FLT_MAX = np.float32(np.finfo(np.float32).max)
-MOVE = np.float32(0.125)
-NEGLIGIBLE_S, NEGLIGIBLE_M = np.float32(1e-12), np.float32(1e-7)
-FUDGE_S, FUDGE_M = np.float32(1.125), np.float32(1.1125)
+TWENTIETH_MORE = np.float32(1.05)
 S_D, S_QS, S_QH = (TENSOR_TYPES["iq1_s"].offset(field) for field in ("d", "qs", "qh"))
+OLD_SCALES = TENSOR_TYPES["iq1_s-2024-02"].offset("scales")
 M_QS, M_QH, M_SCALES = (TENSOR_TYPES["iq1_m"].offset(field) for field in ("qs", "qh", "scales"))
 best_neighbor = neighbor_finder(8)
 
 
-# ── values of one run ─────────────────────────────────────────────────────────────────────────────────────────────────
-#
-# x, w: float32 [run]. order: which value is the least, the next … levels: uint8 [run], 0 1 2 for -1 0 1. A move is 1 or
-# -1 eighth; way k of four moves the halves of a run as in MOVES[k].
+class Way(NamedTuple):
+    """How the blocks of one type are made: constants of a kernel.
+
+    Attributes:
+        run: values that share a scale.
+        doubled: whether the mean square counts twice beside the square of a value.
+        moves: by how many eighths a run may be moved; of iq1_m a half of it.
+        least: what the first way that is tried must exceed to be kept.
+        negligible: a run whose greatest magnitude is below it is all zero.
+        top: the greatest code of a scale; it stands for 2 * top + 1.
+        fudge: what the stored scale of a block is multiplied by.
+        stale: whether a run of nothing is moved as that of the block before.
+        sums_in_order: whether the sums of iq1_m are those of each way, value after value.
+    """
+
+    run: int
+    doubled: bool
+    moves: tuple[int, ...]
+    least: np.float32
+    negligible: np.float32
+    top: int
+    fudge: np.float32
+    stale: bool = True
+    sums_in_order: bool = False
 
 
-@inlined
-def weigh(x, importance, mean, weighted, w):
-    for i in range(len(x)):
-        square = x[i] * x[i]
-        w[i] = importance[i] * np.sqrt(mean + square) if weighted else square
+EIGHTHS, NONE = (1, -1), (0,)
+FLT_MIN = np.float32(np.finfo(np.float32).tiny)
+
+# fmt: off
+TERNARY: dict[str, dict[Era, Way]] = {
+    #                    run doubled moves  least      negligible         top fudge           stale sums in order
+    "iq1_s": {
+        FEBRUARY_18_24: Way(8,  False, NONE,    F0,       ONLY_ZERO,         7,  np.float32(1.085)),
+        MARCH_11_24_08: Way(32, True,  NONE,    F0,       ONLY_ZERO,         15, np.float32(1.125)),
+        MARCH_11_24:    Way(32, True,  EIGHTHS, F0,       ONLY_ZERO,         7,  np.float32(1.125)),
+        MAY_18_24:      Way(32, True,  EIGHTHS, F0,       np.float32(1e-12), 7,  np.float32(1.125)),
+        JUNE_16_24:     Way(32, True,  EIGHTHS, -FLT_MIN, np.float32(1e-12), 7,  np.float32(1.125)),
+        TODAY:          Way(32, True,  EIGHTHS, -FLT_MAX, np.float32(1e-12), 7,  np.float32(1.125), False),
+    },
+    "iq1_m": {
+        MARCH_26_24:    Way(16, True,  EIGHTHS, F0,       ONLY_ZERO,         7,  np.float32(1.1125), True, True),
+        MAY_18_24:      Way(16, True,  EIGHTHS, F0,       np.float32(1e-7),  7,  np.float32(1.1125), True, True),
+        JUNE_16_24:     Way(16, True,  EIGHTHS, -FLT_MIN, np.float32(1e-7),  7,  np.float32(1.1125), True, True),
+        TODAY:          Way(16, True,  EIGHTHS, -FLT_MAX, np.float32(1e-7),  7,  np.float32(1.1125), False),
+    },
+}
+# fmt: on
 
 
-@inlined
-def greatest_magnitude(x):
-    greatest = F0
-    for v in x:
-        greatest = greatest if greatest > magnitude_of(v) else magnitude_of(v)
-    return greatest
-
-
-@inlined
-def sort(x, order):
-    """The places of the values from the least to the greatest; equals stay in order."""
-    for i in range(len(x)):
-        k = i
-        while k > 0 and x[order[k - 1]] > x[i]:
-            order[k] = order[k - 1]
-            k -= 1
-        order[k] = i
-
-
-@inlined
-def cut(order, first, second, levels):
-    """The least values get level 0, from place ``first`` on 1, from ``second`` on 2."""
-    for k in range(len(order)):
-        levels[order[k]] = np.uint8((k >= first) + (k >= second))
-
-
-@inlined
-def number_of(level, move):
-    """What a level stands for."""
-    return np.float32(np.int32(level) - 1) + np.float32(move) * MOVE
+# ── one run: how it is cut, see ternary_splits ───────────────────────────────────────────────────────────────────────
 
 
 @inlined
@@ -108,30 +152,6 @@ def place(x, w, first, scale, move, points, tables, levels):
 
 
 @inlined
-def split_alike(x, w, order, sums):
-    """iq1_s: where to cut, the move, and the scale. sums: float32 [2, 33], of w x and w over the sorted values."""
-    n = len(x)
-    sums[:, 0] = F0
-    for k in range(n):
-        i = order[k]
-        sums[0, k + 1] = sums[0, k] + w[i] * x[i]
-        sums[1, k + 1] = sums[1, k] + w[i]
-    best, scale, first, second, kept = -FLT_MAX, F0, -1, -1, 0
-    for a in range(n + 1):
-        for b in range(a, n + 1):
-            x0, x1, x2 = sums[0, a] - sums[0, 0], sums[0, b] - sums[0, a], sums[0, n] - sums[0, b]
-            w0, w1, w2 = sums[1, a] - sums[1, 0], sums[1, b] - sums[1, a], sums[1, n] - sums[1, b]
-            for move in (1, -1):
-                low, zero, high = number_of(0, move), number_of(1, move), number_of(2, move)
-                sum_qx = x0 * low + x1 * zero + x2 * high
-                sum_q2 = w0 * low * low + w1 * zero * zero + w2 * high * high
-                if sum_q2 > F0 and sum_qx * sum_qx > best * sum_q2:
-                    scale = sum_qx / sum_q2
-                    best, first, second, kept = scale * sum_qx, a, b, move
-    return scale, first, second, kept
-
-
-@inlined
 def fit_again(x, w, levels, run, first_move, second_move, factor, sums):
     """Add sum w q x and sum w q q over a run to ``sums``; a level stands for ``factor`` times its number."""
     for i in range(run):
@@ -141,17 +161,26 @@ def fit_again(x, w, levels, run, first_move, second_move, factor, sums):
 
 
 @inlined
-def search_s(x, w, points, tables, order, sums, levels, indices):
-    """iq1_s: the scale of a run, and how it is moved; fills ``indices`` [4]."""
+def sorted_split(x, w, order, sums, levels, way):
+    """iq1_s: whether there is a way to cut, the scale of the run, and its move; fills its levels."""
     sort(x, order)
-    scale, first, second, move = split_alike(x, w, order, sums)
+    scale, first, second, move = split_alike(x, w, order, sums, way)
     if first < 0:
-        return F0, 1
+        return False, F0, 1
     cut(order, first, second, levels)
     if scale < F0:
         scale, move = -scale, -move
         for i in range(len(x)):
             levels[i] = np.uint8(2) - levels[i]
+    return True, scale, move
+
+
+@inlined
+def search_s(x, w, points, tables, order, sums, levels, indices, way):
+    """iq1_s: whether there is a fit, the scale of a run, and how it is moved; fills ``indices`` [4]."""
+    fits, scale, move = sorted_split(x, w, order, sums, levels, way)
+    if not fits:
+        return False, F0, 1
     missed, fit = False, np.zeros(2, np.float32)
     for k in range(4):
         indices[k], found = place(x, w, 8 * k, scale, move, points, tables, levels)
@@ -160,83 +189,101 @@ def search_s(x, w, points, tables, order, sums, levels, indices):
         fit_again(x, w, levels, 32, move, move, F1, fit)
         if fit[0] > F0 and fit[1] > F0:
             scale = fit[0] / fit[1]
-    return scale, move
+    return True, scale, move
 
 
 @inlined
-def iq1_s(x, importance, weighted, mean, points, tables, work, out):
-    order, sums, levels, w, scales, moves, indices = work
-    most = F0
-    for k in range(8):
-        part, found = x[32 * k : 32 * k + 32], indices[4 * k : 4 * k + 4]
-        weigh(part, importance[32 * k : 32 * k + 32], mean, weighted, w)
-        scales[k], moves[k], found[:] = F0, 1, 0
-        if greatest_magnitude(part) >= NEGLIGIBLE_S:
-            scales[k], moves[k] = search_s(part, w, points, tables, order, sums, levels, found)
-        most = most if most > scales[k] else scales[k]
-    if most == F0:
-        return
-    d = most / np.float32(15)
-    store_half(out, S_D, d * FUDGE_S)
-    for k in range(8):
-        code = clipped(HALF * (F1 / d * scales[k] - F1), 0, 7)
-        word = np.uint32(code | (8 if moves[k] < 0 else 0)) << np.uint32(12)
-        for i in range(4):
-            out[S_QS + 4 * k + i] = np.uint8(indices[4 * k + i])
-            word |= np.uint32(indices[4 * k + i] >> 8) << np.uint32(3 * i)
-        store_bytes(out, S_QH + 2 * k, word, 2)
-
-
-MOVES = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # of the first and the second half of a run
+def scale_at(x, w, point):
+    """sum w x q and sum w q q of eight values over the numbers q of a point."""
+    sum_qx, sum_q2 = F0, F0
+    for i in range(8):
+        q = number_of(point[i], 0)
+        sum_qx += w[i] * q * x[i]
+        sum_q2 += w[i] * q * q
+    return sum_qx, sum_q2
 
 
 @inlined
-def half_sums(x, w, order, sums):
-    """Sums of w x and w over the sorted values, of those in each half of the run: float32 [4, 17]."""
-    n = len(x)
-    sums[:, 0] = F0
-    for k in range(n):
-        i = order[k]
-        half = 0 if i < n // 2 else 2
-        sums[:, k + 1] = sums[:, k]
-        sums[half, k + 1] += w[i] * x[i]
-        sums[half + 1, k + 1] += w[i]
+def search_8(x, w, points, tables, order, sums, levels, indices, way):
+    """iq1_s of February 2024: whether there is a fit, and the scale of eight values; fills ``indices`` [1]."""
+    _, scale, _ = sorted_split(x, w, order, sums, levels, way)
+    number = 0
+    for i in range(8):
+        number |= np.int32(levels[i]) << (2 * i)
+    places, starts, near, _, _ = tables
+    where = np.int64(load_i32(places + 4 * np.int64(number)))
+    if where >= 0:
+        indices[0] = where
+        return True, scale, 0
+    first, end = load_i32(starts + 4 * (-1 - where)), load_i32(starts + 4 * (-where))
+    best, kept = F0, -1
+    for some in range(2):  # the points near it; and if none fits, all
+        for k in range(16 * np.int64(first), 16 * np.int64(end)) if some == 0 else range(np.int64(0), len(points)):
+            index = np.int64(load_i32(near + 4 * k)) if some == 0 else k
+            sum_qx, sum_q2 = scale_at(x, w, points[index])
+            if sum_qx > F0 and sum_q2 > F0 and sum_qx * sum_qx > best * sum_q2:
+                scale, kept = sum_qx / sum_q2, index
+                best = scale * sum_qx
+        if kept >= 0:
+            break
+    indices[0] = max(kept, 0)
+    return kept >= 0, scale * TWENTIETH_MORE, 0
+
+
+def block_of_iq1_s(way: Way) -> Callable:
+    """The function that makes one block, and returns how many runs have no fit."""
+    run, groups, top, search = way.run, way.run // 8, way.top, search_8 if way.run == 8 else search_s
+    stale, fudge, negligible, old = way.stale, way.fudge, way.negligible, way.run == 8
+
+    def block(x, importance, weighted, mean, points, tables, work, out):
+        order, sums, levels, w, scales, moves, indices = work
+        most, failures = F0, 0
+        for k in range(QK_K // run):
+            part, found = x[run * k : run * k + run], indices[groups * k : groups * k + groups]
+            weigh(part, importance[run * k : run * k + run], mean, weighted, w)
+            scales[k], moves[k] = F0, moves[k] if stale else 1
+            found[:] = found[0] & 256 if old else 0
+            if greatest_magnitude(part) >= negligible:
+                fits, scale, move = search(part, w, points, tables, order, sums, levels, found, way)
+                scales[k], moves[k] = scale, move
+                failures += stale and not fits
+            most = most if most > scales[k] else scales[k]
+        if most == F0:
+            return failures
+        d = most / np.float32(2 * top + 1)
+        store_half(out, S_D, d * fudge)
+        for k in range(QK_K // run):
+            code = clipped(HALF * (F1 / d * scales[k] - F1), 0, top)
+            if old:
+                out[S_QS + k] = np.uint8(indices[k])
+                out[OLD_SCALES + k // 2] |= np.uint8((code | indices[k] >> 8 << 3) << 4 * (k % 2))
+            else:
+                put_run(indices, k, np.uint32(code | (8 if moves[k] < 0 else 0)), out)
+        return failures
+
+    return inlined(block)
 
 
 @inlined
-def split_halves(x, w, order, sums):
-    """iq1_m: where to cut, which of the four ways to move, and the scale.
-
-    As a level is one more than the one below it, the sums of three parts are that of all at the upper level, less those
-    up to the cuts.
-    """
-    n = len(x)
-    half_sums(x, w, order, sums)
-    best, scale, first, second, kept = -FLT_MAX, F0, -1, -1, 0
-    for a in range(n + 1):
-        for b in range(a, n + 1):
-            for way in range(4):
-                sum_qx, sum_q2 = F0, F0
-                for half in range(2):
-                    move = MOVES[way][half]
-                    low, zero, high = number_of(0, move), number_of(1, move), number_of(2, move)
-                    xs, ws = sums[2 * half], sums[2 * half + 1]
-                    up, down = zero * zero - low * low, high * high - zero * zero
-                    sum_qx += xs[n] * high - (xs[a] + xs[b])
-                    sum_q2 += ws[n] * high * high - ws[a] * up - ws[b] * down
-                if sum_q2 > F0 and sum_qx * sum_qx > best * sum_q2:
-                    scale = sum_qx / sum_q2
-                    best, first, second, kept = scale * sum_qx, a, b, way
-    return scale, first, second, kept
+def put_run(indices, k, code, out):
+    """Four indices of a run, their high bits in a word with the code."""
+    word = code << np.uint32(12)
+    for i in range(4):
+        out[S_QS + 4 * k + i] = np.uint8(indices[4 * k + i])
+        word |= np.uint32(indices[4 * k + i] >> 8) << np.uint32(3 * i)
+    store_bytes(out, S_QH + 2 * k, word, 2)
 
 
 @inlined
-def search_m(x, w, points, tables, order, sums, levels, indices):
-    """iq1_m: the scale of a run, and how its halves are moved; fills ``indices`` [2]."""
+def search_m(x, w, points, tables, order, sums, levels, indices, least, in_order):
+    """iq1_m: whether there is a fit, the scale of a run, and how its halves are moved; fills ``indices`` [2]."""
     sort(x, order)
-    scale, first, second, way = split_halves(x, w, order, sums)
+    if in_order:
+        scale, first, second, way = split_in_order(x, w, order, least)
+    else:
+        scale, first, second, way = split_halves(x, w, order, sums, least)
     if first < 0:
-        return F0, 0
+        return False, F0, 0
     cut(order, first, second, levels)
     if scale < F0:
         scale, way = -scale, 3 - way
@@ -250,71 +297,88 @@ def search_m(x, w, points, tables, order, sums, levels, indices):
         fit_again(x, w, levels, 16, MOVES[way][0], MOVES[way][1], F1, fit)
         if fit[0] > F0 and fit[1] > F0:
             scale = fit[0] / fit[1]
-    return scale, way
+    return True, scale, way
+
+
+def block_of_iq1_m(way: Way) -> Callable:
+    """The function that makes one block, and returns how many runs have no fit."""
+    top, fudge, negligible, least, in_order = way.top, way.fudge, way.negligible, way.least, way.sums_in_order
+    stale = way.stale
+
+    def block(x, importance, weighted, mean, points, tables, work, out):
+        order, sums, levels, w, scales, ways, indices = work
+        most, failures = F0, 0
+        for k in range(16):
+            part, here, found = x[16 * k : 16 * k + 16], w[16 * k : 16 * k + 16], indices[2 * k : 2 * k + 2]
+            weigh(part, importance[16 * k : 16 * k + 16], mean, weighted, here)
+            scales[k], ways[k], found[:] = F0, ways[k] if stale else 0, 0
+            if greatest_magnitude(part) >= negligible:
+                fits, scale, halves = search_m(part, here, points, tables, order, sums, levels, found, least, in_order)
+                scales[k], ways[k] = scale, halves
+                failures += stale and not fits
+            most = most if most > scales[k] else scales[k]
+        if most == F0:
+            return failures
+        d, fit, words = most / np.float32(2 * top + 1), np.zeros(2, np.float32), np.zeros(4, np.uint32)
+        for k in range(16):
+            code = clipped(HALF * (F1 / d * scales[k] - F1), 0, top)
+            words[k // 4] |= np.uint32(code) << np.uint32(3 * (k % 4))
+            put_halves(indices, k, MOVES[ways[k]], points, levels, out)
+            part, here = x[16 * k : 16 * k + 16], w[16 * k : 16 * k + 16]
+            first, second = MOVES[ways[k]]
+            fit_again(part, here, levels, 16, first, second, np.float32(2 * code + 1), fit)
+        d = fit[0] / fit[1] if fit[1] > F0 else d
+        bits_of_d = np.uint32(narrow(d * fudge))
+        for k in range(4):
+            word = words[k] | (bits_of_d >> np.uint32(4 * k) & np.uint32(15)) << np.uint32(12)
+            store_bytes(out, M_SCALES + 2 * k, word, 2)
+        return failures
+
+    return inlined(block)
 
 
 @inlined
-def iq1_m(x, importance, weighted, mean, points, tables, work, out):
-    order, sums, levels, w, scales, ways, indices = work
-    most = F0
-    for k in range(16):
-        part, here, found = x[16 * k : 16 * k + 16], w[16 * k : 16 * k + 16], indices[2 * k : 2 * k + 2]
-        weigh(part, importance[16 * k : 16 * k + 16], mean, weighted, here)
-        scales[k], ways[k], found[:] = F0, 0, 0
-        if greatest_magnitude(part) >= NEGLIGIBLE_M:
-            scales[k], ways[k] = search_m(part, here, points, tables, order, sums, levels, found)
-        most = most if most > scales[k] else scales[k]
-    if most == F0:
-        return
-    d, fit, words = most / np.float32(15), np.zeros(2, np.float32), np.zeros(4, np.uint32)
-    for k in range(16):
-        code = clipped(HALF * (F1 / d * scales[k] - F1), 0, 7)
-        words[k // 4] |= np.uint32(code) << np.uint32(3 * (k % 4))
-        first, second = MOVES[ways[k]]
-        for half in range(2):
-            index, move = indices[2 * k + half], MOVES[ways[k]][half]
-            out[M_QS + 2 * k + half] = np.uint8(index)
-            out[M_QH + k] |= np.uint8((index >> 8 | (8 if move < 0 else 0)) << 4 * half)
-            levels[8 * half : 8 * half + 8] = points[index]
-        part, here = x[16 * k : 16 * k + 16], w[16 * k : 16 * k + 16]
-        fit_again(part, here, levels, 16, first, second, np.float32(2 * code + 1), fit)
-    d = fit[0] / fit[1] if fit[1] > F0 else d
-    bits_of_d = np.uint32(narrow(d * FUDGE_M))
-    for k in range(4):
-        word = words[k] | (bits_of_d >> np.uint32(4 * k) & np.uint32(15)) << np.uint32(12)
-        store_bytes(out, M_SCALES + 2 * k, word, 2)
+def put_halves(indices, k, moves, points, levels, out):
+    """Two indices of a run, with their high bits where they are moved; and the levels of their points."""
+    for half in range(2):
+        index = indices[2 * k + half]
+        out[M_QS + 2 * k + half] = np.uint8(index)
+        out[M_QH + k] |= np.uint8((index >> 8 | (8 if moves[half] < 0 else 0)) << 4 * half)
+        levels[8 * half : 8 * half + 8] = points[index]
 
 
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rows_kernel(name: str) -> Callable:
-    """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size].
+def rows_kernel(name: str, way: Way) -> Callable:
+    """The loop over blocks ``rows`` (float32 [n, 256]) into ``out`` [n, type_size]; it returns how often there was no
+    fit where ggml ends the program then.
 
     ``importance``: float32 [blocks per row, 256], the weights of one row's values, if they are ``weighted``.
     ``tables``: see :mod:`ggmlpy.quantizers.neighbors`.
     """
-    run, block_of = (32, iq1_s) if name == "iq1_s" else (16, iq1_m)
+    block_of = block_of_iq1_s(way) if name == "iq1_s" else block_of_iq1_m(way)
+    run, factor, still = way.run, np.float32(2 if way.doubled else 1), 1 if name == "iq1_s" else 0
 
     def quantize_blocks(rows, importance, weighted, points, tables, out):
         order, sums, levels = np.empty(run, np.int64), np.empty((4, run + 1), np.float32), np.empty(run, np.uint8)
-        w, scales, moves = np.empty(QK_K, np.float32), np.empty(16, np.float32), np.ones(16, np.int64)
-        work = order, sums, levels, w, scales, moves, np.empty(32, np.int32)
+        w, scales, moves = np.empty(QK_K, np.float32), np.empty(32, np.float32), np.full(32, still, np.int64)
+        work, failures = (order, sums, levels, w, scales, moves, np.zeros(32, np.int32)), 0
         for block in range(rows.shape[0]):
             x, total = rows[block], F0
             for v in x:
                 total += v * v
             out[block, :] = 0
-            mean = np.float32(2) * total / np.float32(QK_K)
-            block_of(x, importance[block % importance.shape[0]], weighted, mean, points, tables, work, out[block])
-        return 0
+            mean, weights = factor * total / np.float32(QK_K), importance[block % importance.shape[0]]
+            failures += block_of(x, weights, weighted, mean, points, tables, work, out[block])
+        return failures
 
     return quantize_blocks
 
 
 @cache
-def ternary_quantizer(name: str) -> Callable:
-    """The compiled loop for "iq1_s" or "iq1_m"."""
+def ternary_quantizer(record: TensorType, way: Way) -> Callable:
+    """The compiled loop for iq1_s or iq1_m, made in one of the ways of :data:`TERNARY`."""
     floats = types.Array(types.float32, 2, "C", readonly=True)
     signature = types.int64(floats, floats, types.boolean, types.uint8[:, ::1], ADDRESSES, types.uint8[:, ::1])
-    return kernel(rows_kernel(name), signature)
+    return kernel(rows_kernel(record.name, way), signature)

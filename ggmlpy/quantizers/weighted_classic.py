@@ -21,7 +21,7 @@ from ggmlpy.machine.kernels import inlined, kernel
 from ggmlpy.machine.vectors import copy_bytes, fill, mul_add, store, transpose_f32, zero_bytes, zeros
 
 from .k_quants import pack, packing_of, store_half
-from .weighted_search import fit_affine, fit_symmetric, raise_weights, side_by_side
+from .weighted_search import Least, fit_affine, fit_symmetric, raise_weights, side_by_side
 
 __all__ = ["WEIGHTED", "weighted_quantizer"]
 
@@ -31,14 +31,14 @@ LANES, SIZE = 16, 32  # blocks side by side, values in each
 
 
 @inlined
-def search(x, w, codes, ranged, zero, limit, negligible, by):
+def search(x, w, codes, ranged, zero, limit, nothing, by):
     """Scales and minimums of sixteen blocks."""
     if ranged:
         return fit_affine(x, w, codes, SIZE, limit, FIRST, STEP, TRIES, True, by)
-    return fit_symmetric(x, w, codes, SIZE, zero, negligible, by, by.clang), zeros()
+    return fit_symmetric(x, w, codes, SIZE, zero, nothing, by, by.clang), zeros()
 
 
-def rows_kernel(record: TensorType, negligible: np.float32, by: Contraction) -> Callable:
+def rows_kernel(record: TensorType, nothing: Least, by: Contraction) -> Callable:
     """The loop over ``rows`` (float32 [n, columns], columns of ``importance``) into ``out`` [n, row_bytes]."""
     ranged, zero, limit = "m" in record.field_names, record.zero, (1 << record.code_width) - 1
     d_at, m_at = record.offset("d"), record.offset("m") if ranged else -1
@@ -62,7 +62,7 @@ def rows_kernel(record: TensorType, negligible: np.float32, by: Contraction) -> 
                 side_by_side(values, SIZE, x)
                 side_by_side(weights, SIZE, w)
                 raise_weights(x, SIZE, variance, w, by)
-                scale, minimum = search(x, w, codes, ranged, zero, limit, negligible, by)
+                scale, minimum = search(x, w, codes, ranged, zero, limit, nothing, by)
                 store(np.int64(fields[0].ctypes.data), scale)
                 store(np.int64(fields[1].ctypes.data), minimum)
                 for part in range(SIZE // 16):
@@ -81,7 +81,7 @@ def rows_kernel(record: TensorType, negligible: np.float32, by: Contraction) -> 
 
 
 @cache
-def weighted_quantizer(record: TensorType, negligible: np.float32, by: Contraction) -> Callable:
-    """The compiled loop for one of :data:`WEIGHTED`; blocks of less than ``negligible`` are nothing."""
+def weighted_quantizer(record: TensorType, nothing: Least, by: Contraction) -> Callable:
+    """The compiled loop for one of :data:`WEIGHTED`."""
     rows, vector = (types.Array(types.float32, n, "C", readonly=True) for n in (2, 1))
-    return kernel(rows_kernel(record, negligible, by), types.void(rows, vector, types.uint8[:, ::1]))
+    return kernel(rows_kernel(record, nothing, by), types.void(rows, vector, types.uint8[:, ::1]))

@@ -39,9 +39,11 @@ from ggmlpy.formats.eras import (
     FEBRUARY_6_24,
     JANUARY_14_24,
     MAY_18_24,
-    SEPTEMBER_6,
+    MAY_19_24,
+    SEPTEMBER_5,
     TODAY,
     Era,
+    held_in,
 )
 from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
 from ggmlpy.machine.contraction import ROUNDED, Contraction, Fused, Rounded
@@ -75,6 +77,7 @@ from .weighted_search import (
     NEGLIGIBLE,
     ONLY_ZERO,
     ROW,
+    Least,
     extreme_of,
     fit_affine,
     fit_and_improve,
@@ -254,24 +257,27 @@ class Nothing(NamedTuple):
         block: the greatest scale of a q6_K block below which all of it is zero; 0 if none is.
     """
 
-    symmetric: np.float32
-    improved: np.float32
-    positive: np.float32
+    symmetric: Least
+    improved: Least
+    positive: Least
     block: np.float32
 
 
+OLD_ZERO = Least(ONLY_ZERO, True)
+
 #: since an era
 NOTHING: dict[Era, Nothing] = {
-    AUGUST_22: Nothing(np.float32(1e-30), ONLY_ZERO, ONLY_ZERO, np.float32(0)),
-    SEPTEMBER_6: Nothing(np.float32(1e-30), ONLY_ZERO, ONLY_ZERO, ONLY_ZERO),
-    MAY_18_24: Nothing(NEGLIGIBLE, NEGLIGIBLE, ONLY_ZERO, NEGLIGIBLE),
-    TODAY: Nothing(NEGLIGIBLE, NEGLIGIBLE, NEGLIGIBLE, NEGLIGIBLE),
+    AUGUST_22: Nothing(OLD_ZERO, OLD_ZERO, OLD_ZERO, np.float32(0)),
+    SEPTEMBER_5: Nothing(Least(np.float32(1e-30), True), OLD_ZERO, OLD_ZERO, ONLY_ZERO),
+    MAY_18_24: Nothing(Least(NEGLIGIBLE, True), Least(NEGLIGIBLE, True), OLD_ZERO, NEGLIGIBLE),
+    MAY_19_24: Nothing(Least(NEGLIGIBLE), Least(NEGLIGIBLE, True), OLD_ZERO, NEGLIGIBLE),
+    TODAY: Nothing(Least(NEGLIGIBLE), Least(NEGLIGIBLE), Least(NEGLIGIBLE), NEGLIGIBLE),
 }
 
 
 def nothing_in(era: Era) -> Nothing:
     """What counted as nothing then."""
-    return next(nothing for since, nothing in reversed(NOTHING.items()) if since <= era)
+    return held_in(NOTHING, era)
 
 
 class Way(NamedTuple):

@@ -20,6 +20,8 @@ Source: k_quants.c at llama.cpp bac66994c (2023-08-22), ggml-quants.c as of 2026
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ggmlpy.machine.kernels import inlined
@@ -52,6 +54,7 @@ __all__ = [
     "NEGLIGIBLE",
     "ONLY_ZERO",
     "ROW",
+    "Least",
     "extreme_of",
     "fit_affine",
     "fit_and_improve",
@@ -68,6 +71,18 @@ NEGLIGIBLE, ONLY_ZERO = np.float32(1e-15), np.float32(1e-45)
 INT_MIN = -(1 << 31)
 ROUNDS = 5
 TENTH = np.float32(0.1)
+
+
+class Least(NamedTuple):
+    """What is nothing: constants of a kernel.
+
+    Attributes:
+        magnitude: a group whose greatest magnitude is below it is all zero.
+        divides: whether sums of nothing are divided all the same, which gives no number; if not, the scale is 0.
+    """
+
+    magnitude: np.float32
+    divides: bool = False
 
 
 @inlined
@@ -220,9 +235,19 @@ def symmetric_sums(x, w, n, zero, inverse, near, how):
 
 
 @inlined
-def ratio(sum_lx, sum_l2):
-    """The scale that fits best; 0 if there is none."""
+def ratio(sum_lx, sum_l2, nothing):
+    """The scale that fits best."""
+    if nothing.divides:
+        return div(sum_lx, sum_l2)
     return where_equal(sum_l2, zeros(), zeros(), div(sum_lx, sum_l2))
+
+
+@inlined
+def positive_ratio(sum_lx, sum_l2, nothing):
+    """The same where a sum that is not above 0 gives 0."""
+    if nothing.divides:
+        return div(sum_lx, sum_l2)
+    return where_greater(sum_l2, zeros(), div(sum_lx, sum_l2), zeros())
 
 
 @inlined
@@ -235,13 +260,13 @@ def shifted_codes(x, codes, n, zero, inverse, greatest, negligible, by):
 
 
 @inlined
-def fit_symmetric(x, w, codes, n, zero, negligible, by, tried):
+def fit_symmetric(x, w, codes, n, zero, nothing, by, tried):
     """Fit x = scale * (code - zero), trying 19 scales; return the scale. ``tried``: whether the sums of those behind
     the first are contracted."""
     most, greatest = extreme_of(x, n)
     inverse = div(fill(np.float32(-zero)), most)
     sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse, by.gcc, by.both)
-    scale = ratio(sum_lx, sum_l2)
+    scale = ratio(sum_lx, sum_l2, nothing)
     best, kept = mul(scale, sum_lx), inverse
     for k in range(-9, 10):
         if k != 0:
@@ -252,8 +277,8 @@ def fit_symmetric(x, w, codes, n, zero, negligible, by, tried):
             kept = where_greater(new, old, inverse, kept)
             scale = where_greater(new, old, div(sum_lx, sum_l2), scale)
             best = where_greater(new, old, mul(scale, sum_lx), best)
-    shifted_codes(x, codes, n, zero, kept, greatest, negligible, by)
-    return where_greater(fill(negligible), greatest, zeros(), scale)
+    shifted_codes(x, codes, n, zero, kept, greatest, nothing.magnitude, by)
+    return where_greater(fill(nothing.magnitude), greatest, zeros(), scale)
 
 
 # ── codes improved one at a time ──────────────────────────────────────────────────────────────────────────────────────
@@ -286,7 +311,7 @@ def improve(x, w, codes, n, low, high, sum_lx, sum_l2, positive, by):
 
 
 @inlined
-def fit_and_improve(x, w, codes, n, zero, negligible, by):
+def fit_and_improve(x, w, codes, n, zero, nothing, by):
     """Fit x = scale * (code - zero) with one scale, improve single codes; return the scale. A lane of nothing has the
     codes 0."""
     most, greatest = extreme_of(x, n)
@@ -298,9 +323,9 @@ def fit_and_improve(x, w, codes, n, zero, negligible, by):
     sum_lx, sum_l2 = improve(x, w, codes, n, -zero, zero - 1, sum_lx, sum_l2, False, by)
     for i in range(n):
         code = add(load(codes + ROW * i), fill(np.float32(zero)))
-        store(codes + ROW * i, where_greater(fill(negligible), greatest, zeros(), code))
-    scale = where_greater(sum_l2, zeros(), div(sum_lx, sum_l2), zeros())
-    return where_greater(fill(negligible), greatest, zeros(), scale)
+        store(codes + ROW * i, where_greater(fill(nothing.magnitude), greatest, zeros(), code))
+    scale = positive_ratio(sum_lx, sum_l2, nothing)
+    return where_greater(fill(nothing.magnitude), greatest, zeros(), scale)
 
 
 @inlined
@@ -322,7 +347,7 @@ def code_below(x, codes, n, limit, inverse, by):
 
 
 @inlined
-def fit_positive(x, w, codes, n, limit, negligible, by):
+def fit_positive(x, w, codes, n, limit, nothing, by):
     """Fit x = scale * code, x >= 0: nine scales, then single codes improved; return the scale."""
     greatest = zeros()
     for i in range(n):
@@ -349,6 +374,6 @@ def fit_positive(x, w, codes, n, limit, negligible, by):
         store(codes + ROW * i, low_bytes(code))
     sum_lx, sum_l2 = improve(x, w, codes, n, INT_MIN, limit, sum_lx, sum_l2, True, by)
     for i in range(n):
-        store(codes + ROW * i, where_greater(fill(negligible), greatest, zeros(), load(codes + ROW * i)))
-    scale = where_greater(sum_l2, zeros(), div(sum_lx, sum_l2), zeros())
-    return where_greater(fill(negligible), greatest, zeros(), scale)
+        store(codes + ROW * i, where_greater(fill(nothing.magnitude), greatest, zeros(), load(codes + ROW * i)))
+    scale = positive_ratio(sum_lx, sum_l2, nothing)
+    return where_greater(fill(nothing.magnitude), greatest, zeros(), scale)

@@ -194,7 +194,7 @@ def _check(model: ModelFile, tensor: Tensor, target: TensorType | None, job: _Jo
         if not job.era.writes(tensor.type):
             raise UnsupportedError(
                 f"tensor {tensor.name!r} is not to be quantized, and its type does not exist in era {job.era}",
-                field="type", expected=", ".join(job.era.type_names), found=tensor.type.layout,
+                field="type", expected=", ".join(job.era.types), found=tensor.type.layout,
                 next_step=f"`migrate {model.path} OUT`", **where,
             )  # fmt: skip
         return

@@ -7,26 +7,34 @@ anything: each era's plan is compared with what is there. What remains is quanti
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggmlpy.files.errors import FormatError
+from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.ordered import Workers
-from ggmlpy.formats.eras import GGUF_ERAS, TODAY, Era, quantizing_era
-from ggmlpy.formats.file_types import FTYPES, FileType
+from ggmlpy.formats.eras import AUGUST_22, GGUF_ERAS, JANUARY_14_24, TODAY, Era, quantizing_era
+from ggmlpy.formats.file_types import FILE_TYPES, FileType
 from ggmlpy.formats.gguf import GgufFile
 from ggmlpy.formats.gguf_mixes import MixOptions
 from ggmlpy.formats.gguf_values import Value
 from ggmlpy.formats.gguf_writer import prefix
 from ggmlpy.formats.importance import open_importance
-from ggmlpy.formats.tensor_types import TensorType
+from ggmlpy.formats.model_file import ModelFile
+from ggmlpy.formats.out_tensor import OutTensor, row_chunks
+from ggmlpy.formats.tensor_names import meta_name
+from ggmlpy.formats.tensor_types import TensorType, type_named
 from ggmlpy.quantizers.gguf_file import made_tensor
 from ggmlpy.quantizers.gguf_plan import GgufRequest, PlannedTensor, opened, output_metadata, planned
+from ggmlpy.quantizers.rows import usual_way
 
 from .builds import built_by, compiler_of, words_of
+from .expected import Deviation
 
-__all__ = ["GgufWay", "find_way"]
+__all__ = ["GgufWay", "find_way", "made_by", "named_in", "other_ways"]
+
+UsualWays = frozenset[tuple[str, Hashable]]
 
 IMATRIX_KEYS = "quantize.imatrix."
 MOST_NAMED = 4  # tensors whose types may be those of --tensor-type
@@ -82,15 +90,51 @@ def find_way(output: Path, source: Path, era: str | Era | None = None, importanc
     """
     theirs, ours = opened(output), opened(source)
     stated = theirs[0].metadata.get("general.file_type")
-    file_type = FTYPES.get(int(stated.value)) if stated is not None and stated.type == "u32" else None
-    if file_type is None or file_type.first is None:
-        return None
-    ways = list(_ways(theirs, ours, file_type, era, importance))
+    number = int(stated.value) if stated is not None and stated.type == "u32" else None
+    file_types = [record for record in FILE_TYPES.values() if record.id == number and record.first]
+    ways = [way for kind in file_types for way in _ways(theirs, ours, kind, era, importance)]
     if not ways:
         return None
     best = min(ways, key=_misfit)
-    eras = [way.request.era for way in ways if _misfit(way)[:3] == _misfit(best)[:3]]
-    return replace(_by_its_build(best, theirs), eras=eras)
+    same = [way for way in ways if _misfit(way)[:3] == _misfit(best)[:3]]
+    return _by_its_build(_of_its_bytes(same, theirs), theirs)
+
+
+def _of_its_bytes(ways: Sequence[GgufWay], theirs: Sequence[GgufFile]) -> GgufWay:
+    """The last of ways that differ in their eras alone, among those whose quantizers make most of what is there.
+
+    Only samples are quantized, and only where eras make other blocks of ordinary values.
+    """
+    groups: dict[UsualWays, list[GgufWay]] = {}
+    for way in ways:
+        groups.setdefault(_usual_ways(way), []).append(way)
+    varying = {
+        name for name in {name for group in groups for name, _ in group} if len({dict(g)[name] for g in groups}) > 1
+    }
+    alike = {key: _alike(group[-1], theirs, varying) if len(groups) > 1 else 0 for key, group in groups.items()}
+    made = [way for key, group in groups.items() if alike[key] == max(alike.values()) for way in group]
+    return replace(made[-1], eras=[way.request.era for way in made])
+
+
+def _usual_ways(way: GgufWay) -> UsualWays:
+    """How each type of a plan is made."""
+    weighted, era = way.request.importance is not None, way.request.era
+    targets = {tensor.target for tensor in way.plan if tensor.target.quantized and not tensor.copied}
+    return frozenset((record.name, usual_way(record, era, weighted)) for record in targets)
+
+
+def _alike(way: GgufWay, theirs: Sequence[GgufFile], types: Set[str]) -> int:
+    """How many blocks of one sample of each of some types are as a way makes them."""
+    there = {name: tensor for file in theirs for name, tensor in file.tensors.items()}
+    samples = {tensor.target.name: tensor for tensor in reversed(way.plan) if tensor.source.name in there}
+    alike = 0
+    for name in sorted(types & samples.keys()):
+        sample = samples[name]
+        size, found = sample.target.type_size, there[sample.source.name]
+        with Workers(1) as workers, suppress(FormatError, UsageError):  # without importance, or beyond all numbers
+            made = next(row_chunks(made_tensor(sample, way.request.era, workers))).reshape(-1, size)
+            alike += int((made == found.data[: made.size].reshape(-1, size)).all(axis=1).sum())
+    return alike
 
 
 def _by_its_build(way: GgufWay, theirs: Sequence[GgufFile]) -> GgufWay:
@@ -177,7 +221,7 @@ def _as_found(
 
 def _differs(tensor: PlannedTensor, there: Mapping[str, TensorType], named: Mapping[str, str]) -> bool:
     name = tensor.source.name
-    return name in there and name not in named and there[name].layout != tensor.target.layout
+    return name in there and name not in named and there[name].name != tensor.target.name
 
 
 def _is_exact(
@@ -189,3 +233,57 @@ def _is_exact(
         tensors = [made_tensor(tensor, request.era, workers) for tensor in plan]
     ours = prefix(metadata, tensors, request.era.version)[0]
     return bytes(theirs[0].cursor.buffer[: len(ours)]) == ours
+
+
+# ── what a way makes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def named_in(name: str, model: ModelFile) -> str:
+    """What a tensor of a GGUF file is called in an open model."""
+    return name if model.as_stored else meta_name(name)
+
+
+def made_by(way: GgufWay, workers: Workers) -> list[OutTensor]:
+    """The tensors that a way makes, under the names of GGUF."""
+    return [_as_stated(made_tensor(tensor, way.request.era, workers)) for tensor in way.plan]
+
+
+def _as_stated(tensor: OutTensor) -> OutTensor:
+    """With the type that its number means in a file, which does not say whether its blocks are of an older era."""
+    return replace(tensor, type=type_named(tensor.type.name, "gguf", 3))
+
+
+def other_ways(way: GgufWay, source: ModelFile, workers: Workers) -> list[Deviation]:
+    """The same tensors by other eras' quantizers, and without the importance matrix."""
+    plan = {named_in(tensor.source.name, source): tensor for tensor in way.plan}
+
+    def by(era: Era, weighted: bool) -> Callable[[str], OutTensor | None]:
+        def make(name: str) -> OutTensor | None:
+            tensor = plan.get(name)
+            target = era.types.get(tensor.target.name) if tensor is not None and not tensor.copied else None
+            if tensor is None or target is None or (weighted and not is_another(target, era, tensor)):
+                return None
+            importance = tensor.importance if weighted else None
+            made = made_tensor(replace(tensor, target=target, importance=importance), era, workers)
+            return replace(_as_stated(made), name=name)
+
+        return make
+
+    def is_another(target: TensorType, era: Era, tensor: PlannedTensor) -> bool:
+        """Whether it is the first era that makes such blocks, and they are others than expected."""
+        weights = tensor.importance is not None
+        usual = usual_way(target, era, weights)
+        before = [each for each in GGUF_ERAS.values() if each < era and target.name in each.types]
+        if before and usual_way(before[-1].types[target.name], before[-1], weights) == usual:
+            return False
+        return usual != usual_way(tensor.target, now, weights)
+
+    now, first = way.request.era, JANUARY_14_24 if way.request.importance is not None else AUGUST_22
+    found = [
+        Deviation(f"the quantizer of {era}", by(era, True), era.date)
+        for era in reversed(GGUF_ERAS.values())
+        if era != now and era >= first
+    ]
+    if way.request.importance is not None:
+        found.append(Deviation("it was quantized without the importance matrix", by(now, False)))
+    return found

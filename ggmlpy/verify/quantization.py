@@ -20,7 +20,13 @@ from ggmlpy.files.errors import FormatError, UsageError
 from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.bfloat16 import cut_to_bfloat16, rounded_to_bfloat16
 from ggmlpy.formats.codes import pack_codes, unpack_codes
-from ggmlpy.formats.eras import AUGUST_21, DEFAULT_ERA, ERAS, JANUARY_17_24, OCTOBER_28, TODAY, Era, quantizing_era
+from ggmlpy.formats.eras import (
+    AUGUST_21,
+    DEFAULT_ERA,
+    ERAS,
+    Era,
+    quantizing_era,
+)
 from ggmlpy.formats.file_types import FTYPES, FileType, TypeChooser
 from ggmlpy.formats.gguf_model import architecture_of, kept_metadata
 from ggmlpy.formats.model_file import ModelFile
@@ -28,15 +34,13 @@ from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor, out_tensor, row_chunks
 from ggmlpy.formats.row_reader import RowSource
-from ggmlpy.formats.tensor_names import meta_name
 from ggmlpy.formats.tensor_types import TENSOR_TYPES, TensorType
-from ggmlpy.quantizers.gguf_file import made_tensor
 from ggmlpy.quantizers.migration import derived_scores
 from ggmlpy.quantizers.streamed import quantized_from
 
 from .aspects import container_differences
 from .block_codes import FUSED, AgainstSource
-from .gguf_quantization import GgufWay, find_way
+from .gguf_quantization import GgufWay, find_way, made_by, named_in, other_ways
 from .judge import Deviation, Expected, Explainer, OutputReport, Progress, settle, verify_model
 from .tensors import Found, decoded
 
@@ -103,11 +107,6 @@ def _check_architectures(output: ModelFile, source: ModelFile) -> None:
         )
 
 
-def _named(name: str, model: ModelFile) -> str:
-    """What a tensor of a GGUF file is called in an open model."""
-    return name if model.as_stored else meta_name(name)
-
-
 def _way_of_gguf(output: ModelFile, source: ModelFile, era: str | Era | None, importance: str | None) -> GgufWay | None:
     """Which llama-quantize may have made the output; None if it is another step, or an older container's."""
     both = output.container == source.container == "gguf"
@@ -143,7 +142,7 @@ def _expects_header(output: ModelFile, source: ModelFile) -> bool:
 
 def _of_gguf(output: ModelFile, source: ModelFile, way: GgufWay, workers: Workers) -> Expected:
     """What llama-quantize makes of the source that way."""
-    tensors = [replace(made, name=_named(made.name, source)) for made in _made(way, workers)]
+    tensors = [replace(made, name=named_in(made.name, source)) for made in made_by(way, workers)]
     ftype = way.request.file_type.id if way.request.file_type else None
     params, vocab = _content(output, source, ftype)
     other = {key: value for key, value in way.metadata.items() if key in {*source.hparams.other, MARK, *_QUANTIZE_KEYS}}
@@ -151,7 +150,7 @@ def _of_gguf(output: ModelFile, source: ModelFile, way: GgufWay, workers: Worker
     by_name = {tensor.name: tensor for tensor in tensors}
     weighted, unknown = way.request.importance is not None, way.request.unknown_importance
     explainers: list[Explainer] = [
-        *_ways_of_gguf(way, source, workers),
+        *other_ways(way, source, workers),
         *quantization_deviations(source, output, way.request.era, workers),
         AgainstSource(by_name, sources, weighted, unknown),
     ]
@@ -161,36 +160,6 @@ def _of_gguf(output: ModelFile, source: ModelFile, way: GgufWay, workers: Worker
 
 
 _QUANTIZE_KEYS = tuple(f"quantize.imatrix.{name}" for name in ("file", "dataset", "entries_count", "chunks_count"))
-
-
-def _made(way: GgufWay, workers: Workers) -> list[OutTensor]:
-    return [made_tensor(tensor, way.request.era, workers) for tensor in way.plan]
-
-
-def _ways_of_gguf(way: GgufWay, source: ModelFile, workers: Workers) -> list[Deviation]:
-    """The same tensors by other eras' quantizers, and without the importance matrix."""
-    plan = {_named(tensor.source.name, source): tensor for tensor in way.plan}
-
-    def by(era: Era, weighted: bool) -> Callable[[str], OutTensor | None]:
-        def make(name: str) -> OutTensor | None:
-            tensor = plan.get(name)
-            if tensor is None or tensor.copied or tensor.target.name not in era.types:
-                return None
-            importance = tensor.importance if weighted else None
-            made = made_tensor(replace(tensor, importance=importance), era, workers)
-            return replace(made, name=name)
-
-        return make
-
-    now = way.request.era
-    found = [
-        Deviation(f"the quantizer of {era}", by(era, True), era.date)
-        for era in (OCTOBER_28, JANUARY_17_24, TODAY)
-        if era != now and (era >= JANUARY_17_24 or way.request.importance is None)
-    ]
-    if way.request.importance is not None:
-        found.append(Deviation("it was quantized without the importance matrix", by(now, False)))
-    return found
 
 
 def _tell(report: OutputReport, way: GgufWay) -> None:
@@ -325,7 +294,7 @@ def _file_type(output: ModelFile) -> FileType:
 
 
 def _writes(moment: Era, output: ModelFile, file_type: FileType) -> bool:
-    if file_type.type not in moment.type_names:
+    if file_type.type not in moment.types:
         return False
     if output.container == "gguf":
         return moment == AUGUST_21
@@ -356,7 +325,7 @@ def quantization_deviations(source: ModelFile, output: ModelFile, era: Era, work
 
     def of_era(moment: Era) -> Callable[[RowSource, TensorType], OutTensor | None]:
         def make(rows: RowSource, record: TensorType) -> OutTensor | None:
-            known = record.quantized and record.name in moment.type_names
+            known = record.quantized and record.name in moment.types
             if not known or not _same_block(moment.type(record.name), record):
                 return None
             made = quantized_from(rows, moment.type(record.name), moment, workers)

@@ -61,7 +61,7 @@ def test_every_container_type_and_era_is_there() -> None:
     for era in (*ERAS.values(), *GGUF_ERAS.values()):
         suffix = "gguf" if era.is_of_gguf else "bin"
         for name in era.types:
-            anywhere = any(re.search(rf"/[\d-]+-{name}\.{suffix}$", one) for one in names)
+            anywhere = any(re.search(rf"/[\dT-]+-{name}\.{suffix}$", one) for one in names)
             own = any(one.endswith(f"/{era.date}-{name}.{suffix}") for one in names)
             assert own or (era.is_of_gguf and anywhere), (era.date, name)
 

@@ -27,7 +27,7 @@ from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.opening import open_model
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import gguf_name
-from ggmlpy.formats.tensor_types import TensorType
+from ggmlpy.formats.tensor_types import TensorType, types_of
 from ggmlpy.formats.writer import write_model
 from ggmlpy.quantizers.arrays import quantize
 from ggmlpy.quantizers.migration import migrate
@@ -69,12 +69,14 @@ def model_files() -> Iterator[Specimen]:
 
 def _shown(era: Era) -> list[str]:
     """All types of an era before GGUF, of the first two containers of GGUF, and of today; else those that were new."""
-    names = [name for name in era.type_names if name in era.types]
+    known = types_of(era.container, era.version).values()
+    names = [name for name, record in era.types.items() if record in known]  # no file says that it has the others
     moments = list(GGUF_ERAS.values())
     first_of_version = {moment.version: moment for moment in reversed(moments)}
     if not era.is_of_gguf or era in (*first_of_version.values(), TODAY):
         return names
-    return [name for name in names if name not in moments[moments.index(era) - 1].type_names]
+    before = moments[moments.index(era) - 1].types
+    return [name for name in names if before.get(name) != era.types[name]]
 
 
 def _title(era: Era) -> str:
