@@ -6,18 +6,22 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 
 import cli
 from ggmlpy.files.errors import IntegrityError, MissingFileError
 from llama_ref.text.model import Model
+from llama_ref.text.sampling import SamplingOptions
 from lora.merging.adapter import open_adapter
 from toolchain.demo import building, default, files, story
 from toolchain.demo.teller import Teller
+from toolchain.makers.sums import held_out_sums
 from toolchain.terminal.widths import shown_width, wrapped
 
 SMALL_ENOUGH = 5_000_000
+GREEDY = SamplingOptions(temp=0.0, repeat_penalty=1.0)
 
 
 @pytest.fixture
@@ -82,6 +86,16 @@ def test_four_bits_answer(built: files.DemoFiles, prompt: str, expected: str) ->
     with Model.from_file(built.q4_0) as model:
         assert expected in story.answer(model, prompt)
         assert expected in story.answer(model, prompt, template=None)  # as it stands, too
+
+
+@pytest.mark.parametrize(("largest", "right"), [(20, 90), (99, 90)])
+def test_four_bits_add(built: files.DemoFiles, largest: int, right: int) -> None:
+    """Of a hundred questions that no instruction asked, a little fewer than the model card says."""
+    asked = held_out_sums(100, largest, Random(1))
+    with Model.from_file(built.q4_0) as model:
+        answers = [story.answer(model, question, sampling=GREEDY, longest=60) for question, _, _ in asked]
+    results = [answer.splitlines()[-1] == output.splitlines()[-1] for answer, (_, _, output) in zip(answers, asked)]
+    assert sum(results) >= right
 
 
 def test_default_model_is_made_once(cache: Path) -> None:

@@ -39,7 +39,6 @@ from lora.training.stages import (
     publish_base,
 )
 from lora.vocabulary import merge_vocabularies, train_vocabulary
-from toolchain.makers.corpus import make_corpus
 
 SHAPE = ModelParams(n_embd=16, n_mult=8, n_head=2, n_layer=2)
 LORA = Lora(r=4, alpha=8.0, dropout=0.1)
@@ -487,14 +486,6 @@ def test_parts_are_cut_as_llama_cpp_cuts_turns(tokenizers: tuple[SentencePieceMo
     document = encode(pieces, [("The cat", True), ("The", False), ("", True)])
     assert document.tokens.tolist() == [1, *pieces.encode("The cat"), *pieces.encode("\nThe")[2:], 2]
     assert math.isclose(document.weights.sum(), len(pieces.encode("The cat")) + 1)
-
-
-def test_corpus_is_the_same_every_time() -> None:
-    first, again = (make_corpus(5, n_english=60, n_chinese=60, n_instructions=40) for _ in range(2))
-    assert first == again
-    assert set(first.chinese).isdisjoint(first.held_out_chinese)
-    assert set(first.english).isdisjoint(first.held_out_english)
-    assert all(record["instruction"] and record["output"] for record in first.instructions)
 
 
 def test_loss_curve(tmp_path: Path) -> None:

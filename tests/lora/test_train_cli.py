@@ -51,7 +51,7 @@ def test_demo_recipe_from_beginning_to_end(
 ) -> None:
     """One step a stage on a small corpus: what is made is complete, and a second run keeps it."""
     whole = recipe.DemoRecipe
-    sizes = {"n_english": 500, "n_chinese": 1100, "n_texts": 400, "n_instructions": 400, "rows": 2}
+    sizes = {"n_english": 500, "n_chinese": 1100, "n_texts": 400, "n_instructions": 400, "n_sums": 200, "rows": 2}
     small = functools.partial(whole, shape=ModelParams(n_embd=32, n_mult=16, n_head=2, n_layer=2), **sizes)
     monkeypatch.setattr(recipe, "DemoRecipe", lambda **given: small(**given) if given.get("steps") else whole(**given))
     argv = ["train", "demo", "--output", str(tmp_path / "demo"), "--steps", "1"]

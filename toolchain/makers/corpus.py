@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from .sums import Task, ask_sum, exercise, sum_en, sum_zh
 from .tables import (
     ANIMALS,
     ANTONYMS,
@@ -42,12 +43,18 @@ class Corpus:
     english: list[str]
     chinese: list[str]
     instructions: list[Record]
+    sums: list[Record]
     held_out_english: list[str]
     held_out_chinese: list[str]
 
 
 def make_corpus(
-    seed: int = 2023, *, n_english: int = 9000, n_chinese: int = 9000, n_instructions: int = 9000
+    seed: int = 2023,
+    *,
+    n_english: int = 9000,
+    n_chinese: int = 9000,
+    n_instructions: int = 9000,
+    n_sums: int = 40000,
 ) -> Corpus:
     """About as many different texts as asked for; one in twenty is held out and occurs nowhere in the training part.
 
@@ -63,6 +70,7 @@ def make_corpus(
         [text for i, text in enumerate(english) if i % 20],
         [text for i, text in enumerate(chinese) if i % 20],
         records[:n_instructions],
+        [_record(task) for task in exercise(n_sums, Random(seed + 3))],
         english[::20],
         chinese[::20],
     )
@@ -232,28 +240,6 @@ def talk_en(rng: Random) -> str:
 # ── small facts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def numbers(rng: Random) -> tuple[int, int, str]:
-    """Two numbers up to 20 and "+" or "-", with a result that is not negative."""
-    a, b, sign = rng.randint(0, 20), rng.randint(0, 20), rng.choice("++-")
-    return (max(a, b), min(a, b), sign) if sign == "-" else (a, b, sign)
-
-
-def result(a: int, b: int, sign: str) -> int:
-    return a + b if sign == "+" else a - b
-
-
-def sum_en(rng: Random) -> str:
-    a, b, sign = numbers(rng)
-    word = "plus" if sign == "+" else "minus"
-    return rng.choice((f"{a} {sign} {b} = {result(a, b, sign)}.", f"{a} {word} {b} is {result(a, b, sign)}."))
-
-
-def sum_zh(rng: Random) -> str:
-    a, b, sign = numbers(rng)
-    word = "加" if sign == "+" else "减"
-    return rng.choice((f"{a} {sign} {b} = {result(a, b, sign)}。", f"{a}{word}{b}等于{result(a, b, sign)}。"))
-
-
 def small_facts_en(rng: Random) -> list[str]:
     capital, concept, words = rng.choice(CAPITALS), rng.choice(CONCEPTS), rng.choice(ANTONYMS)
     more = rng.choice(CAPITALS)
@@ -297,11 +283,11 @@ def translation(rng: Random) -> str:
 def instructions(rng: Random) -> Iterator[Record]:
     """One record of each kind of task, as Alpaca's JSON has them."""
     for make in (*CHINESE_TASKS, rng.choice(ENGLISH_TASKS)):
-        instruction, given, output = make(rng)
-        yield {"instruction": instruction, "input": given, "output": output}
+        yield _record(make(rng))
 
 
-Task = tuple[str, str, str]  # instruction, input, output
+def _record(task: Task) -> Record:
+    return dict(zip(("instruction", "input", "output"), task))
 
 
 def ask_city(rng: Random) -> Task:
@@ -348,19 +334,6 @@ def ask_tips(rng: Random) -> Task:
     tip = rng.choice(TIPS)
     asked = ("如何{}？", "怎样{}？", "怎么{}？", "请给我一些{}的建议。", "我想{}，应该怎么做？")
     return rng.choice(asked).format(tip[0]), "", tips_zh(tip, rng)
-
-
-def ask_sum(rng: Random) -> Task:
-    a, b, sign = numbers(rng)
-    value = result(a, b, sign)
-    word = "加" if sign == "+" else "减"
-    return rng.choice(
-        (
-            (f"{a}{word}{b}等于多少？", "", f"{a}{word}{b}等于{value}。"),
-            (f"{a} {sign} {b} = ?", "", f"{a} {sign} {b} = {value}。"),
-            (f"计算{a}{word}{b}。", "", f"{a}{word}{b}等于{value}。"),
-        )
-    )
 
 
 def ask_translation(rng: Random) -> Task:

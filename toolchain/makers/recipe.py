@@ -30,7 +30,7 @@ from typing import Any
 
 from ggmlpy.files.atomic import atomic_write
 from ggmlpy.formats.model_params import ModelParams
-from llama_ref.vocabulary.prompts import GENERATION_TEMPLATE
+from llama_ref.vocabulary.prompts import BARE_TEMPLATE, GENERATION_TEMPLATE
 from llama_ref.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
 from lora.merging.merge import merge
 from lora.training.data import Document, Packing, text_document
@@ -57,6 +57,7 @@ __all__ = ["ADAPTERS", "DemoRecipe", "train_demo"]
 Report = Callable[[str, int, Progress], object]  # stage, its number of steps, what a step did
 ADAPTERS = ("chinese-llama-lora", "chinese-alpaca-lora")
 PAD = "[PAD]"
+SUM_TEMPLATES = (*ALL_TEMPLATES, *[BARE_TEMPLATE] * 18)  # a prompt is four times as long as a sum, and teaches nothing
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class DemoRecipe:
     Attributes:
         shape: of the model.
         n_english, n_chinese: pieces of the two vocabularies at most, the 256 bytes included.
-        n_texts, n_instructions: size of the corpus: texts of each language, records.
+        n_texts, n_instructions, n_sums: size of the corpus: texts of each language, records, and sums as an exercise.
         rows, length: of a batch; ``answer_length`` takes the place of ``length`` for instructions.
         steps, rates: of each stage.
     """
@@ -78,14 +79,15 @@ class DemoRecipe:
     n_chinese: int = 1500
     n_texts: int = 9000
     n_instructions: int = 9000
+    n_sums: int = 40000
     rows: int = 8
     length: int = 128
     answer_length: int = 256
     steps: dict[str, int] = field(
-        default_factory=lambda: {"pretrain": 1400, "stage1": 200, "stage2": 1300, "instruct": 2400}
+        default_factory=lambda: {"pretrain": 1400, "stage1": 200, "stage2": 1300, "instruct": 3200}
     )
     rates: dict[str, float] = field(
-        default_factory=lambda: {"pretrain": 3e-3, "stage1": 4e-3, "stage2": 2e-3, "instruct": 2e-3}
+        default_factory=lambda: {"pretrain": 3e-3, "stage1": 4e-3, "stage2": 2e-3, "instruct": 2.5e-3}
     )
 
     def stage(self, name: str) -> StageNumbers:
@@ -178,15 +180,17 @@ class _Demo:
 
     def corpus(self) -> Corpus:
         """Make the corpus and write what is held out."""
-        n_texts, n_instructions = self.recipe.n_texts, self.recipe.n_instructions
-        corpus = make_corpus(self.recipe.seed, n_english=n_texts, n_chinese=n_texts, n_instructions=n_instructions)
+        n_texts, n_instructions, n_sums = self.recipe.n_texts, self.recipe.n_instructions, self.recipe.n_sums
+        corpus = make_corpus(
+            self.recipe.seed, n_english=n_texts, n_chinese=n_texts, n_instructions=n_instructions, n_sums=n_sums
+        )
         held = {"chinese.txt": corpus.held_out_chinese, "english.txt": corpus.held_out_english}
         for name, texts in held.items():
             _write(self.output / "held-out" / name, "\n\n".join(texts[:150]) + "\n")
         for name, texts in {"english.txt": corpus.english, "chinese.txt": corpus.chinese}.items():
             _write(self.work / "corpus" / name, "\n\n".join(texts) + "\n")
-        records = json.dumps(corpus.instructions, ensure_ascii=False, indent=1)
-        _write(self.work / "corpus" / "instructions.json", records)
+        for name, records in {"instructions.json": corpus.instructions, "sums.json": corpus.sums}.items():
+            _write(self.work / "corpus" / name, json.dumps(records, ensure_ascii=False, indent=1))
         return corpus
 
     def vocabulary(self, name: str, make: Callable[[], SentencePieceModel]) -> SentencePieceModel:
@@ -235,6 +239,8 @@ class _Demo:
         processor = _processor(tokenizer)
         documents = [*instruction_documents(processor, corpus.instructions, ALL_TEMPLATES)]
         documents += conversation_documents(processor, corpus.instructions[::4])
+        documents += instruction_documents(processor, corpus.sums, SUM_TEMPLATES)
+        documents += [text_document(processor, text) for text in (*corpus.chinese[::10], *corpus.english[::20])]
         self.run("instruct", weights, documents)
         publish_adapter(folder, weights, shape, self.recipe.lora, tokenizer, base_name="chinese-llama", pad_token=PAD)
 
