@@ -38,11 +38,12 @@ EFFICIENCY = (0.2, 0.4)  # parts of a card's speed that training reaches
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU: its memory, and its speed in half precision without sparsity."""
+    """A GPU: its memory, its speed in half precision without sparsity, and whether that can be bfloat16."""
 
     name: str
     gib: float
     tflops: float
+    bfloat16: bool = True
 
 
 # fmt: off
@@ -50,7 +51,7 @@ CARDS = (
     #    name        GiB  TFLOPS
     Card("RTX-3090", 24,  71),
     Card("RTX-4090", 24,  165),
-    Card("V100-32",  32,  125),
+    Card("V100-32",  32,  125, bfloat16=False),
     Card("A100-40",  40,  312),
     Card("L40S",     48,  362),
     Card("A100-80",  80,  312),
@@ -155,7 +156,7 @@ class Plan:
         yield f"LoRA pairs {counts.pairs:,}; whole: {', '.join(stage.modules_to_save) or 'none'}"
         yield (
             f"an update: {stage.batch} rows of {stage.length} tokens ="
-            f" {self.n_cards} cards x {stage.rows} rows x accumulation {self.accumulation}"
+            f" {_counted(self.n_cards, 'card')} x {_counted(stage.rows, 'row')} x accumulation {self.accumulation}"
         )
         yield f"{settings.n_steps:,} updates, {self.n_tokens / 1e9:.2f} billion tokens"
         yield (
@@ -168,7 +169,10 @@ class Plan:
             yield f"  {mode:<7} " + self._memory(partial(self.card_bytes, mode), alone)
         yield "  --engine torch (FSDP, with weights in float32):" + self._memory(self.engine_bytes)
         fast, slow = self.days()
-        yield f"{fast:.1f} to {slow:.1f} days on {self.n_cards} cards, at 40 to 20 % of their {self.card.tflops} TFLOPS"
+        cards = _counted(self.n_cards, "card")
+        yield f"{fast:.1f} to {slow:.1f} days on {cards}, at 40 to 20 % of {self.card.tflops} TFLOPS each"
+        if not self.card.bfloat16:
+            yield f"{self.card.name} cannot multiply in bfloat16, as --engine torch does, which takes much longer there"
 
     def _memory(self, needed: Callable[[int], float], alone: str = "") -> str:
         """What each card needs, and how many of them do."""
@@ -181,7 +185,7 @@ class Plan:
             larger = [card for card in CARDS if needed(MOST_CARDS) <= card.gib * GIB]
             verdict += f", {larger[0].name} does" if larger else ""
         else:
-            verdict += f"; smallest machine: {smallest} card{'s' * (smallest > 1)}"
+            verdict += f"; smallest machine: {_counted(smallest, 'card')}"
         return f"{needed(self.n_cards) / GIB:6.1f}{alone}  {verdict}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -207,6 +211,10 @@ class Plan:
             "engine_smallest": fewest_cards(self.engine_bytes, self.card.gib * GIB),
             "days": [fast, slow],
         }
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def plan_stage(model: str, stage: StageNumbers, n_cards: int | None = None, card: str = "A100-80") -> Plan:

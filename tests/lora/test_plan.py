@@ -68,6 +68,15 @@ def test_the_torch_engine_keeps_its_weights_in_float32(capsys: pytest.CaptureFix
     assert "--engine torch (FSDP, with weights in float32):" in out
 
 
+def test_a_card_without_bfloat16_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "stage2", "--plan", "7B", "--cards", "1", "--card", "V100-32"]) == 0
+    told = capsys.readouterr().out
+    assert "1 card x 1 row x accumulation 1024" in told
+    assert told.splitlines()[-1].startswith("V100-32 cannot multiply in bfloat16, as --engine torch does")
+    assert cli.main(["train", "stage2", "--plan", "7B", "--card", "A100-80"]) == 0
+    assert "bfloat16" not in capsys.readouterr().out
+
+
 def test_days_of_the_authors() -> None:
     of = plan_stage("7B", load_recipe("original").stage("stage2"), 16, "A100-80")
     slow = of.days()[1]

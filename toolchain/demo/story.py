@@ -134,7 +134,7 @@ def tell_story(folder: str | os.PathLike[str], teller: Teller, *, every_prompt: 
     story["perplexity"] = _tell_perplexity(teller, opened)
     story["answers"] = _tell_answers(teller, opened, PROMPTS if every_prompt else STORY_PROMPTS)
     teller.line("")
-    teller.line("A toy of a million parameters: docs/model-card.md says what it knows, and that it cannot add.")
+    teller.line("A toy of a million parameters: docs/model-card.md says what it knows, and what it gets wrong.")
     teller.line("Yours now:  `chat`        `generate -p 介绍北京`")
     return story
 
