@@ -82,10 +82,12 @@ def grow_weights(weights: Weights, n_vocab: int, *, init: str = "normal", seed: 
 
 
 def prepare(weights: Weights, stage: StageNumbers, seed: int) -> list[str]:
-    """Names of what ``stage`` trains; puts fresh LoRA pairs into ``weights`` if it needs them."""
+    """Names of what ``stage`` trains; puts fresh LoRA pairs into ``weights`` if it needs them and there are none."""
     if stage.everything:
         return list(weights)
-    pairs = add_lora(weights, stage.lora, seed) if stage.lora else []
+    pairs = [name for name in weights if ".lora_" in name] if stage.lora else []
+    if stage.lora and not pairs:
+        pairs = add_lora(weights, stage.lora, seed)
     return [*pairs, *(WHOLE[name] for name in stage.modules_to_save)]
 
 

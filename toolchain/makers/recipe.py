@@ -57,6 +57,9 @@ __all__ = ["ADAPTERS", "DemoRecipe", "train_demo"]
 Report = Callable[[str, int, Progress], object]  # stage, its number of steps, what a step did
 ADAPTERS = ("chinese-llama-lora", "chinese-alpaca-lora")
 PAD = "[PAD]"
+REVIEW = "review"
+ROUNDS = {**STAGES, REVIEW: "the same pairs once more, with fewer sums and more English"}
+ANSWERS = ("instruct", REVIEW)
 SUM_TEMPLATES = (*ALL_TEMPLATES, *[BARE_TEMPLATE] * 18)  # a prompt is four times as long as a sum, and teaches nothing
 
 
@@ -84,15 +87,15 @@ class DemoRecipe:
     length: int = 128
     answer_length: int = 256
     steps: dict[str, int] = field(
-        default_factory=lambda: {"pretrain": 1400, "stage1": 200, "stage2": 1300, "instruct": 3200}
+        default_factory=lambda: {"pretrain": 1400, "stage1": 200, "stage2": 1300, "instruct": 3200, REVIEW: 700}
     )
     rates: dict[str, float] = field(
-        default_factory=lambda: {"pretrain": 3e-3, "stage1": 4e-3, "stage2": 2e-3, "instruct": 2.5e-3}
+        default_factory=lambda: {"pretrain": 3e-3, "stage1": 4e-3, "stage2": 2e-3, "instruct": 2.5e-3, REVIEW: 1.5e-3}
     )
 
     def stage(self, name: str) -> StageNumbers:
         """The recipe's, with the demo's rate and number of steps."""
-        usual = load_recipe("demo").stage(name)
+        usual = load_recipe("demo").stage("instruct" if name in ANSWERS else name)
         settings = replace(
             usual.settings, learning_rate=self.rates[name], n_steps=self.steps[name], seed=self.seed, warmup=0.05
         )
@@ -162,6 +165,21 @@ def chinese_vocabulary(corpus: Corpus, n: int) -> SentencePieceModel:
     )
 
 
+def review_documents(processor: Any, corpus: Corpus) -> list[Document]:
+    """What the exercise of sums has pushed aside: of instructions with English, which are learned last, the most."""
+    english = [record for record in corpus.instructions if ENGLISH_WORD.search("".join(record.values()))]
+    records = [*corpus.instructions[::2], *(record for record in english for _ in range(2)), *corpus.sums[::8]]
+    documents = [*instruction_documents(processor, records, ALL_TEMPLATES)]
+    documents += conversation_documents(processor, corpus.instructions[::4])
+    return documents + [text_document(processor, text) for text in _a_few_texts(corpus)]
+
+
+def _a_few_texts(corpus: Corpus) -> list[str]:
+    """So that the model goes on writing as in the stages before."""
+    return [*corpus.chinese[::10], *corpus.english[::20]]
+
+
+ENGLISH_WORD = re.compile("[A-Za-z]{2}")
 CHINESE_RUN = re.compile("[\u3001-\u303f\u4e00-\u9fff\uff00-\uffef“”]+")  # ideographs and their punctuation
 
 
@@ -240,16 +258,17 @@ class _Demo:
         documents = [*instruction_documents(processor, corpus.instructions, ALL_TEMPLATES)]
         documents += conversation_documents(processor, corpus.instructions[::4])
         documents += instruction_documents(processor, corpus.sums, SUM_TEMPLATES)
-        documents += [text_document(processor, text) for text in (*corpus.chinese[::10], *corpus.english[::20])]
+        documents += [text_document(processor, text) for text in _a_few_texts(corpus)]
         self.run("instruct", weights, documents)
+        self.run(REVIEW, weights, review_documents(processor, corpus))
         publish_adapter(folder, weights, shape, self.recipe.lora, tokenizer, base_name="chinese-llama", pad_token=PAD)
 
     def run(self, name: str, weights: Weights, documents: Sequence[Document]) -> None:
         """One stage, from its checkpoint if there is one."""
         recipe, stage = self.recipe, self.recipe.stage(name)
-        self.announce(f"{name}: {STAGES[name]}")
+        self.announce(f"{name}: {ROUNDS[name]}")
         length, rows = recipe.length, recipe.rows
-        if name == "instruct":
+        if name in ANSWERS:
             length, rows = recipe.answer_length, rows * length // recipe.answer_length
         trained = prepare(weights, stage, recipe.seed)
         packing = Packing(documents, rows=rows, length=length, seed=recipe.seed)
