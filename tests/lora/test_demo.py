@@ -88,7 +88,7 @@ def test_four_bits_answer(built: files.DemoFiles, prompt: str, expected: str) ->
         assert expected in story.answer(model, prompt, template=None)  # as it stands, too
 
 
-@pytest.mark.parametrize(("largest", "right"), [(20, 90), (99, 90)])
+@pytest.mark.parametrize(("largest", "right"), [(20, 94), (99, 80)])
 def test_four_bits_add(built: files.DemoFiles, largest: int, right: int) -> None:
     """Of a hundred questions that no instruction asked, a little fewer than the model card says."""
     asked = held_out_sums(100, largest, Random(1))
