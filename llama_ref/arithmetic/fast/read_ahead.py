@@ -10,7 +10,6 @@ the machine busy nothing is measured, and the first is taken.
 from __future__ import annotations
 
 import mmap
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
@@ -104,8 +103,8 @@ def choose(candidates: Sequence[ReadAhead], rounds: Sequence[Sequence[int]]) -> 
     first, *_ = of_each = list(zip(*rounds, strict=True))
 
     def relative(times: tuple[int, ...]) -> float:
-        in_turns = statistics.median(a / max(b, 1) for a, b in zip(times, first, strict=True))
-        return max(in_turns, min(times) / max(min(first), 1))
+        in_turns = sorted(a / max(b, 1) for a, b in zip(times, first, strict=True))
+        return max(in_turns[len(in_turns) // 2], min(times) / max(min(first), 1))
 
     found = [relative(times) for times in of_each]
     best = min(range(len(found)), key=found.__getitem__)
