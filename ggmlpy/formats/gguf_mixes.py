@@ -385,7 +385,8 @@ class MixChooser:
         columns, record = shape[-1], self.era.type(chosen)
         if self.era < OCTOBER_28 and record.is_k_quant and not self._is_cut(shape):
             if name not in (OUTPUT, EMBEDDING):
-                raise self._misfit(name, chosen, QK_K, columns)
+                misfit = (columns, "columns") if columns % QK_K else (shape[0], "rows")
+                raise self._misfit(name, chosen, QK_K, *misfit)
             return "f16" if name == OUTPUT else "q4_0"
         of_any_type = self.file_type.name == "IQ1_S" and self.era < MARCH_26_24 and columns % QK_K
         if columns % record.blck_size == 0 and not of_any_type:
@@ -402,13 +403,13 @@ class MixChooser:
             return "f16"
         raise self._misfit(name, fitting, self.era.type(fitting).blck_size, columns)
 
-    def _misfit(self, name: str, chosen: str, multiple: int, columns: int) -> ShapeError:
+    def _misfit(self, name: str, chosen: str, multiple: int, found: int, what: str = "columns") -> ShapeError:
         return ShapeError(
             f"rows of tensor {name!r} can't be divided into blocks of {chosen}, and era {self.era} has no other type "
             f"for them",
             field="dims",
-            expected=f"a multiple of {multiple} columns",
-            found=columns,
+            expected=f"a multiple of {multiple} {what}",
+            found=found,
             cause=f"a small or unusual model (llama.cpp says: no tensor type fallback is defined for type {chosen})",
             next_step="choose Q4_0, Q5_0 or Q8_0, whose blocks are 32 values",
         )

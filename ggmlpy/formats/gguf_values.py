@@ -73,7 +73,7 @@ class Typed(Field):
         return _read_value(cursor, values[self.type], self.size, 0)
 
     def write(self, values: Mapping[str, Any], offset: int) -> bytes:
-        return _write_value(values[self.name])
+        return _write_value(values[self.name], self.size)
 
 
 def check_count(cursor: Cursor, name: str, count: int, smallest: int) -> None:
@@ -157,14 +157,19 @@ def _value_type(cursor: Cursor, number: int) -> tuple[str, str]:
     )
 
 
-def _write_value(value: Value) -> bytes:
+def _write_value(value: Value, size: Number) -> bytes:
     if value.type == "string":
-        return struct.pack("<Q", len(value.value)) + bytes(value.value)
+        return _counted(size, value.value) + bytes(value.value)
     if value.type != "array":
         return struct.pack(VALUE_TYPES[TYPE_IDS[value.type]][1], value.value)
-    head = struct.pack("<IQ", TYPE_IDS[value.item], len(value.value))
+    head = struct.pack("<I", TYPE_IDS[value.item]) + _counted(size, value.value)
     if value.item == "string":
-        return head + b"".join(struct.pack("<Q", len(item)) + bytes(item) for item in value.value)
+        return head + b"".join(_counted(size, item) + bytes(item) for item in value.value)
     if value.item == "array":
-        return head + b"".join(_write_value(item) for item in value.value)
+        return head + b"".join(_write_value(item, size) for item in value.value)
     return head + np.asarray(value.value).astype(VALUE_TYPES[TYPE_IDS[value.item]][1]).tobytes()
+
+
+def _counted(size: Number, things: Any) -> bytes:
+    """How many they are."""
+    return struct.pack(size.code, len(things))

@@ -33,7 +33,7 @@ def write_gguf(
         metadata: in the order of the file.
         tensors: in the order of the file, with GGUF names.
         progress: called with the number of bytes after each chunk.
-        version: 2 or 3, which differ in this number only.
+        version: 1, 2 or 3; the last two differ in this number only.
         workers: who makes and writes the tensors; by default one thread per processor.
 
     Raises:
