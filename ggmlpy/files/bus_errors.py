@@ -3,7 +3,7 @@
 Whoever reads a page of a map that its file no longer has gets the signal SIGBUS, which ends the process. A server has
 other clients. So the handler below puts a page of zeros there and lets the reading go on; what was computed with them
 is thrown away, for :func:`ggmlpy.files.mapping.check_length` refuses every map from then on. It is a few instructions
-of machine code: Python's own handlers run too late for this signal.
+of machine code: Python's own handlers run too late for this signal. Memory that is broken ends the process as ever.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 __all__ = ["survive_cut_files", "zeros_were_read"]
 
-SIGINFO_ADDRESS = 16  # where siginfo_t says what was read; Linux, 64 bits
+SIGINFO_CODE, SIGINFO_ADDRESS = 8, 16  # where siginfo_t says why, and what was read; Linux, 64 bits
+BUS_ADRERR = 2  # why: there is nothing behind this address
 SA_SIGINFO = 4
 MAP_FIXED, MAP_FAILED = 0x10, -1
 
@@ -69,12 +70,19 @@ def _compiled_handler() -> Any:
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
         return b.call(b.inttoptr(i64(address), kind.as_pointer()), arguments)
 
-    address = b.load(b.inttoptr(b.add(function.args[1], i64(SIGINFO_ADDRESS)), i64.as_pointer()))
+    def about(offset: int, kind: Any) -> Any:
+        return b.load(b.inttoptr(b.add(function.args[1], i64(offset)), kind.as_pointer()))
+
+    def end_if(condition: Any) -> None:
+        with b.if_then(condition, likely=False):
+            libc("_exit", ir.VoidType(), i32(128 + signal.SIGBUS))
+
+    end_if(b.icmp_signed("!=", about(SIGINFO_CODE, i32), i32(BUS_ADRERR)))
+    address = about(SIGINFO_ADDRESS, i64)
     page, flags = b.and_(address, i64(-mmap.PAGESIZE)), MAP_FIXED | mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     b.atomic_rmw("add", b.inttoptr(i64(ctypes.addressof(_pages)), i64.as_pointer()), i64(1), "monotonic")
     made = libc("mmap", i64, page, i64(mmap.PAGESIZE), i32(mmap.PROT_READ), i32(flags), i32(-1), i64(0))
-    with b.if_then(b.icmp_signed("==", made, i64(MAP_FAILED)), likely=False):
-        libc("_exit", ir.VoidType(), i32(128 + signal.SIGBUS))
+    end_if(b.icmp_signed("==", made, i64(MAP_FAILED)))
     b.ret_void()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,17 @@ def test_a_server_survives_a_file_that_is_cut_while_kernels_read_it(model: Path)
     told = [line.split(" ", 1) for line in done.stdout.splitlines()]
     assert [words for _, words in told] == ["the model ends early: the file was changed while it was read"] * 2
     assert [zeros for zeros, _ in told] == ["True", "True"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is no handler")
+def test_the_signal_for_any_other_reason_ends_the_process() -> None:
+    """Sent by a person here; broken memory is alike, and zeros in its place would be wrong numbers."""
+    code = (
+        "import os, signal; from ggmlpy.files.bus_errors import survive_cut_files; "
+        "assert survive_cut_files(); os.kill(os.getpid(), signal.SIGBUS); print('lived')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGBUS, "")
 
 
 @pytest.mark.parametrize("other", ["a", "b"])
