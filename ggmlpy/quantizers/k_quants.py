@@ -33,7 +33,7 @@ from ggmlpy.formats.tensor_types import QK_K, TENSOR_TYPES, TensorType
 from ggmlpy.machine.c_arithmetic import narrow
 from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
-from ggmlpy.machine.vectors import f16_of_bits
+from ggmlpy.machine.vectors import f16_of_bits, load_i8x16, load_u8, moved_bits, or_bits, store_i8x16
 
 from .search import clipped, magnitude_of, nearest_int, search_affine, search_symmetric
 
@@ -131,14 +131,23 @@ def in_order(codes, offset, flat):
 @inlined
 def pack_bits(flat, size, shift, width, apart, out, start):
     """Put ``width`` bits of each code, from bit ``shift``, into bytes that hold values ``apart`` from each other."""
-    per_byte, mask = 8 // width, np.uint8((1 << width) - 1)
+    per_byte, mask = 8 // width, np.int32((1 << width) - 1)
+    codes, bytes_at = np.int64(flat.ctypes.data), np.int64(out.ctypes.data) + start
     for j in range(size // (apart * per_byte)):
-        for l in range(apart):  # noqa: E741 - as in the original
-            byte = np.uint8(0)
-            for k in range(per_byte):
-                part = (flat[apart * (per_byte * j + k) + l] >> np.uint8(shift)) & mask
-                byte |= np.uint8(part << np.uint8(width * k))
-            out[start + apart * j + l] = byte
+        first = codes + apart * per_byte * j
+        if apart >= 16:
+            for l in range(0, apart, 16):  # noqa: E741 - as in the original
+                some = moved_bits(load_i8x16(first + l), np.int32(shift), mask, np.int32(0))
+                for k in range(1, per_byte):
+                    more = load_i8x16(first + apart * k + l)
+                    some = or_bits(some, moved_bits(more, np.int32(shift), mask, np.int32(width * k)))
+                store_i8x16(bytes_at + apart * j + l, some)
+        else:
+            for l in range(apart):  # noqa: E741
+                byte = np.int32(0)
+                for k in range(per_byte):
+                    byte |= ((load_u8(first + apart * k + l) >> np.int32(shift)) & mask) << np.int32(width * k)
+                out[start + apart * j + l] = np.uint8(byte)
 
 
 class Packing(NamedTuple):

@@ -222,10 +222,12 @@ def pairs_of_6_bits(scale, minimum_of, out, at, d, ds, ms):
 @inlined
 def scales_of_6_bits(scale, out, at, d, ds):
     """The low four bits of sixteen scales fill eight bytes, their high two bits four bytes more."""
-    out[at.scales : at.scales + 12] = 0
+    for k in range(8):
+        out[at.scales + k] = np.uint8((scale[k] & 15) | (scale[k + 8] & 15) << 4)
+    for k in range(4):
+        low, high = scale[k] >> 4 | scale[k + 4] >> 4 << 2, scale[k + 8] >> 4 | scale[k + 12] >> 4 << 2
+        out[at.scales + 8 + k] = np.uint8(low | high << 4)
     for k in range(16):
-        out[at.scales + k % 8] |= np.uint8((scale[k] & np.int32(15)) << np.int32(4 * (k // 8)))
-        out[at.scales + 8 + k % 4] |= np.uint8((scale[k] >> np.int32(4)) << np.int32(2 * (k // 4)))
         ds[k] = d * np.float32(scale[k] - 32)
 
 
@@ -337,8 +339,6 @@ def search(x, w, codes, way):
     if way.affine:
         to = way.search
         return fit_affine(x, w, codes, way.run, way.limit, to.first, to.step, to.tries, to.squared, way.by)
-    if way.width == 3 and not way.weighted:
-        return fit_and_improve(x, w, codes, way.run, way.zero, way.nothing.improved, way.by), zeros()
     return fit_symmetric(x, w, codes, way.run, way.zero, way.nothing.symmetric, way.by, way.tried), zeros()
 
 
@@ -374,12 +374,13 @@ def rows_kernel(record: TensorType, way: Way) -> Callable:
     """
     at, packing = places_of(record), packing_of(record)
     width, run, subs, affine, weighted, doubled = way.width, way.run, way.subs, way.affine, way.weighted, way.doubled
-    by = way.by
+    by, improves = way.by, width == 3 and not weighted
     tiles, tile = BLOCKS * subs // 16, 64 * run
 
     def quantize_blocks(rows, importance, out):
         memory, flat = np.zeros((7, BLOCKS * QK_K), np.float32), np.empty(QK_K, np.uint8)
         small, ints = np.zeros((11, 512), np.float32), np.empty((2, 16), np.int32)
+        places = np.empty(64, np.int64)
         values, weights, x, codes, w, work, natural = [np.int64(memory[k].ctypes.data) for k in range(7)]
         scales, mins, totals, scale_codes, min_codes, across, variances, ds, ms, d_at, dmins = [
             np.int64(small[k].ctypes.data) for k in range(11)
@@ -401,16 +402,21 @@ def rows_kernel(record: TensorType, way: Way) -> Callable:
 
             for t in range(tiles):
                 side_by_side(values + tile * t, run, x + tile * t)
+                here = w + tile * t
                 if weighted:
-                    side_by_side(weights + tile * t, run, w)
+                    side_by_side(weights + tile * t, run, here)
                     if width != 6:
-                        raise_weights(x + tile * t, run, load(variances + 64 * t), w, by)
+                        raise_weights(x + tile * t, run, load(variances + 64 * t), here, by)
                 else:
-                    weights_of_values(x + tile * t, run, width, w, by)
-                scale, minimum_of = search(x + tile * t, w, codes + tile * t, way)
-                store(scales + 64 * t, scale)
-                store(mins + 64 * t, minimum_of)
-                store(totals + 64 * t, total_of(w, run))
+                    weights_of_values(x + tile * t, run, width, here, by)
+                if not improves:
+                    scale, minimum_of = search(x + tile * t, here, codes + tile * t, way)
+                    store(scales + 64 * t, scale)
+                    store(mins + 64 * t, minimum_of)
+                store(totals + 64 * t, total_of(here, run))
+            if improves:
+                to = way.nothing.improved, scales, places, natural, by
+                fit_and_improve(x, w, codes, tiles, run, way.zero, *to)
 
             transpose_f32(totals, 4 * subs, work + 1024)
             transpose_f32(scales, 4 * subs, work)

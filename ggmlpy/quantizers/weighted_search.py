@@ -31,7 +31,9 @@ from ggmlpy.machine.vectors import (
     difference_of_products,
     div,
     fill,
+    largest,
     load,
+    load_f32,
     low_bytes,
     maximum,
     minimum,
@@ -42,6 +44,7 @@ from ggmlpy.machine.vectors import (
     nearest_codes_of_product,
     sqrt,
     store,
+    store_f32,
     sub,
     sub_mul,
     transpose_f32,
@@ -70,6 +73,7 @@ ROW = 64  # bytes from a value of each lane to the next ones
 NEGLIGIBLE, ONLY_ZERO = np.float32(1e-15), np.float32(1e-45)
 INT_MIN = -(1 << 31)
 ROUNDS = 5
+F0 = np.float32(0)
 TENTH = np.float32(0.1)
 
 
@@ -285,47 +289,150 @@ def fit_symmetric(x, w, codes, n, zero, nothing, by, tried):
 
 
 @inlined
-def improve(x, w, codes, n, low, high, sum_lx, sum_l2, positive, by):
-    """Change single codes while that raises (sum w x l)^2 / sum w l^2, at most five rounds; return the sums.
+def improve_one(x, w, codes, low, high, sum_lx, sum_l2, changed, positive, by):
+    """Change the code of one value in each lane where that raises (sum w x l)^2 / sum w l^2; return the sums, and
+    ``changed``, now 1 in these lanes.
 
     Args:
         low, high: the codes allowed.
         positive: codes are bytes, and a sum that is not above 0 without its code stays. If not, one that would not be
             above 0 with the new code does.
     """
-    for _ in range(ROUNDS):
-        for i in range(n):
-            v, weight, code = load(x + ROW * i), load(w + ROW * i), load(codes + ROW * i)
-            a = sub_mul(sum_lx, mul(weight, v), code, by.both)
-            b = sub_mul(sum_l2, mul(weight, code), code, by.both)
-            new = nearest_codes(div(mul(v, b), a), np.int32(low), np.int32(high))
-            new_a, new_b = mul_add(mul(weight, v), new, a, by.both), mul_add(mul(weight, new), new, b, by.both)
-            gained, had = mul(mul(new_a, new_a), sum_l2), mul(mul(sum_lx, sum_lx), new_b)
-            had = where_greater(a, zeros(), had, fill(np.float32(np.inf)))
-            had = where_greater(b if positive else new_b, zeros(), had, fill(np.float32(np.inf)))
-            had = where_equal(new, code, fill(np.float32(np.inf)), had)
-            kept = low_bytes(new) if positive else new
-            store(codes + ROW * i, where_greater(gained, had, kept, code))
-            sum_lx, sum_l2 = where_greater(gained, had, new_a, sum_lx), where_greater(gained, had, new_b, sum_l2)
-    return sum_lx, sum_l2
+    v, weight, code = load(x), load(w), load(codes)
+    a = sub_mul(sum_lx, mul(weight, v), code, by.both)
+    b = sub_mul(sum_l2, mul(weight, code), code, by.both)
+    new = nearest_codes(div(mul(v, b), a), np.int32(low), np.int32(high))
+    new_a, new_b = mul_add(mul(weight, v), new, a, by.both), mul_add(mul(weight, new), new, b, by.both)
+    gained, had = mul(mul(new_a, new_a), sum_l2), mul(mul(sum_lx, sum_lx), new_b)
+    had = where_greater(a, zeros(), had, fill(np.float32(np.inf)))
+    had = where_greater(b if positive else new_b, zeros(), had, fill(np.float32(np.inf)))
+    had = where_equal(new, code, fill(np.float32(np.inf)), had)
+    kept = low_bytes(new) if positive else new
+    store(codes, where_greater(gained, had, kept, code))
+    changed = where_greater(gained, had, fill(np.float32(1)), changed)
+    return where_greater(gained, had, new_a, sum_lx), where_greater(gained, had, new_b, sum_l2), changed
 
 
 @inlined
-def fit_and_improve(x, w, codes, n, zero, nothing, by):
-    """Fit x = scale * (code - zero) with one scale, improve single codes; return the scale. A lane of nothing has the
-    codes 0."""
-    most, greatest = extreme_of(x, n)
-    inverse = div(fill(np.float32(-zero)), most)
-    sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse, by.gcc, by.both)
+def improve(x, w, codes, n, low, high, sum_lx, sum_l2, by):
+    """Improve codes of bytes one at a time, in at most five rounds; return the sums."""
+    for _ in range(ROUNDS):
+        changed = zeros()
+        for at in range(0, ROW * n, ROW):
+            places = x + at, w + at, codes + at
+            sum_lx, sum_l2, changed = improve_one(*places, low, high, sum_lx, sum_l2, changed, True, by)
+        if largest(changed) == F0:
+            break
+    return sum_lx, sum_l2
+
+
+#: the sums of sixteen groups, and whether their codes changed, in memory: three rows of lanes
+SUM_LX, SUM_L2, CHANGED, STATE = 0, ROW, 2 * ROW, 3 * ROW
+AT_ONCE = 4  # tiles of sixteen groups that are improved at a time
+
+
+@inlined
+def start_improving(x, w, codes, n, zero, state, by):
+    """The codes of one scale, from -zero to zero - 1, and their sums."""
+    inverse = div(fill(np.float32(-zero)), extreme_of(x, n)[0])
     for i in range(n):
         code = nearest_codes_of_product(inverse, load(x + ROW * i), np.int32(-zero), np.int32(zero - 1), by.gcc)
         store(codes + ROW * i, code)
-    sum_lx, sum_l2 = improve(x, w, codes, n, -zero, zero - 1, sum_lx, sum_l2, False, by)
+    sum_lx, sum_l2 = symmetric_sums(x, w, n, zero, inverse, by.gcc, by.both)
+    store(state + SUM_LX, sum_lx)
+    store(state + SUM_L2, sum_l2)
+
+
+@inlined
+def improve_four(x, w, codes, n, zero, state, rounds, by):
+    """Improve the codes of four tiles, one after another in memory, in at most ``rounds`` rounds.
+
+    Each change waits for the sums of the one before; so four tiles take turns.
+    """
+    tile, low, high = ROW * n, -zero, zero - 1
+    s0, s1, s2, s3 = state, state + STATE, state + 2 * STATE, state + 3 * STATE
+    a0, a1, a2, a3 = load(s0 + SUM_LX), load(s1 + SUM_LX), load(s2 + SUM_LX), load(s3 + SUM_LX)
+    b0, b1, b2, b3 = load(s0 + SUM_L2), load(s1 + SUM_L2), load(s2 + SUM_L2), load(s3 + SUM_L2)
+    for _ in range(rounds):
+        d0, d1, d2, d3 = zeros(), zeros(), zeros(), zeros()
+        for i in range(0, tile, ROW):
+            j, k, m = i + tile, i + 2 * tile, i + 3 * tile
+            a0, b0, d0 = improve_one(x + i, w + i, codes + i, low, high, a0, b0, d0, False, by)
+            a1, b1, d1 = improve_one(x + j, w + j, codes + j, low, high, a1, b1, d1, False, by)
+            a2, b2, d2 = improve_one(x + k, w + k, codes + k, low, high, a2, b2, d2, False, by)
+            a3, b3, d3 = improve_one(x + m, w + m, codes + m, low, high, a3, b3, d3, False, by)
+        for at, a, b, changed in ((s0, a0, b0, d0), (s1, a1, b1, d1), (s2, a2, b2, d2), (s3, a3, b3, d3)):
+            store(at + SUM_LX, a)
+            store(at + SUM_L2, b)
+            store(at + CHANGED, changed)
+        if largest(maximum(maximum(d0, d1), maximum(d2, d3))) == F0:
+            break
+
+
+@inlined
+def copy_lane(source, target, n):
+    """``n`` values of a lane to another lane."""
+    for i in range(0, ROW * n, ROW):
+        store_f32(target + i, load_f32(source + i))
+
+
+@inlined
+def improve_gathered(x, w, codes, n, zero, state, count, places, room, by):
+    """Improve the codes of those ``count`` groups whose ``places`` (tile and lane) say where they are."""
+    tile = ROW * n
+    packed, sums = AT_ONCE * tile, room + 3 * AT_ONCE * tile
+    for k in range(count):
+        at, to = tile * (places[k] // 16) + 4 * (places[k] % 16), tile * (k // 16) + 4 * (k % 16)
+        copy_lane(x + at, room + to, n)
+        copy_lane(w + at, room + packed + to, n)
+        copy_lane(codes + at, room + 2 * packed + to, n)
+        at, to = STATE * (places[k] // 16) + 4 * (places[k] % 16), STATE * (k // 16) + 4 * (k % 16)
+        copy_lane(state + at, sums + to, 2)
+    improve_four(room, room + packed, room + 2 * packed, n, zero, sums, ROUNDS - 1, by)
+    for k in range(count):
+        at, to = tile * (places[k] // 16) + 4 * (places[k] % 16), tile * (k // 16) + 4 * (k % 16)
+        copy_lane(room + 2 * packed + to, codes + at, n)
+        at, to = STATE * (places[k] // 16) + 4 * (places[k] % 16), STATE * (k // 16) + 4 * (k % 16)
+        copy_lane(sums + to, state + at, 2)
+
+
+@inlined
+def end_improving(x, codes, n, zero, nothing, state):
+    """Make the codes begin at 0, and return the scale; both are 0 in a lane of nothing."""
+    greatest, sum_lx, sum_l2 = extreme_of(x, n)[1], load(state + SUM_LX), load(state + SUM_L2)
     for i in range(n):
         code = add(load(codes + ROW * i), fill(np.float32(zero)))
         store(codes + ROW * i, where_greater(fill(nothing.magnitude), greatest, zeros(), code))
     scale = positive_ratio(sum_lx, sum_l2, nothing)
     return where_greater(fill(nothing.magnitude), greatest, zeros(), scale)
+
+
+@inlined
+def fit_and_improve(x, w, codes, tiles, n, zero, nothing, scales, places, room, by):
+    """Fit x = scale * (code - zero) with one scale, and improve single codes; fill ``scales``, float32 [tiles, 16].
+
+    In one round a fifth of the groups change, and what does not change never will. So behind the first round the
+    others are gathered, and only they go on.
+
+    Args:
+        x, w, codes: ``tiles`` tiles of sixteen groups, one after another in memory.
+        places, room: int64 [64] and 16 kB to work in.
+    """
+    tile, state, count = ROW * n, room + 12 * ROW * n + AT_ONCE * STATE, 0
+    for t in range(tiles):
+        start_improving(x + tile * t, w + tile * t, codes + tile * t, n, zero, state + STATE * t, by)
+    for t in range(0, tiles, AT_ONCE):
+        improve_four(x + tile * t, w + tile * t, codes + tile * t, n, zero, state + STATE * t, 1, by)
+    for place in range(16 * tiles):
+        if load_f32(state + STATE * (place // 16) + CHANGED + 4 * (place % 16)) > F0:
+            places[count] = place
+            count += 1
+        if count == len(places) or place == 16 * tiles - 1:
+            improve_gathered(x, w, codes, n, zero, state, count, places, room, by)
+            count = 0
+    for t in range(tiles):
+        scale = end_improving(x + tile * t, codes + tile * t, n, zero, nothing, state + STATE * t)
+        store(scales + ROW * t, scale)
 
 
 @inlined
@@ -372,7 +479,7 @@ def fit_positive(x, w, codes, n, limit, nothing, by):
         sum_lx = mul_add(mul(weight, v), code, sum_lx, by.both)
         sum_l2 = mul_add(mul(weight, code), code, sum_l2, by.both)
         store(codes + ROW * i, low_bytes(code))
-    sum_lx, sum_l2 = improve(x, w, codes, n, INT_MIN, limit, sum_lx, sum_l2, True, by)
+    sum_lx, sum_l2 = improve(x, w, codes, n, INT_MIN, limit, sum_lx, sum_l2, by)
     for i in range(n):
         store(codes + ROW * i, where_greater(fill(nothing.magnitude), greatest, zeros(), load(codes + ROW * i)))
     scale = positive_ratio(sum_lx, sum_l2, nothing)

@@ -52,6 +52,7 @@ __all__ = [
     "fifth_bits",
     "look_up",
     "minus",
+    "moved_bits",
     "nibbles_in_halves",
     "nibbles_in_pairs",
     "nibbles_of_two",
@@ -154,6 +155,13 @@ def or_codes(b: ir.IRBuilder, x: Any, y: Any) -> Any:
 def minus(b: ir.IRBuilder, x: Any, offset: Any) -> Any:
     """Every code minus an offset (which fits a byte)."""
     return b.sub(x, spread(b, b.trunc(offset, I8), i8x32.llvm))
+
+
+@op(i8x16, i8x16, int32, int32, int32)
+def moved_bits(b: ir.IRBuilder, x: Any, down: Any, mask: Any, up: Any) -> Any:
+    """((x >> down) & mask) << up, of bytes."""
+    down, mask, up = (spread(b, b.trunc(each, I8), i8x16.llvm) for each in (down, mask, up))
+    return b.shl(b.and_(b.lshr(x, down), mask), up)
 
 
 @op(nothing, address, integer, int32, address)

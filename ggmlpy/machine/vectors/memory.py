@@ -60,6 +60,7 @@ __all__ = [
     "store",
     "store_f32",
     "store_f64x16",
+    "store_i8x16",
     "store_i8x32",
     "store_i32",
     "store_i32x16",
@@ -93,7 +94,7 @@ def store_operation(kind: Any) -> Any:
 load, load_f32x8, load_f64x16 = map(load_operation, (f32x16, f32x8, f64x16))
 load_i8x16, load_i8x32, load_i32x8 = map(load_operation, (i8x16, i8x32, i32x8))
 store, store_f64x16, store_i8x32 = map(store_operation, (f32x16, f64x16, i8x32))
-store_i32x16 = store_operation(i32x16)
+store_i8x16, store_i32x16 = map(store_operation, (i8x16, i32x16))
 store_f32, store_i32, store_i64 = map(store_operation, (number, int32, integer))
 
 
