@@ -67,7 +67,6 @@ from ggmlpy.machine.vectors import (
     load,
     load_f32,
     load_i32,
-    load_u8,
     mul,
     nearest_codes,
     store,
@@ -78,7 +77,7 @@ from ggmlpy.machine.vectors import (
 
 from .grid_packing import PACKERS
 from .k_quants import store_half
-from .neighbors import ADDRESSES, neighbor_finder, numbers_of_levels
+from .neighbors import ADDRESSES, neighbor_finder
 from .search import clipped
 from .weighted_search import NEGLIGIBLE, ROW, Least, fit_positive
 
@@ -203,7 +202,7 @@ def fits_of(xv, w, run, numbers, sums):
 
 def placers(width: int, bits: int, top: int) -> tuple[Callable, Callable]:
     """Functions about the ``width`` values at an address that become one point, with levels 0 … ``top``."""
-    best_neighbor = neighbor_finder(width)
+    best_neighbor, numbers_of_levels = neighbor_finder(width)
 
     def levels_at(xv, inverse, numbers, place_at):
         """Give values their nearest levels with each of sixteen scales."""
@@ -218,14 +217,14 @@ def placers(width: int, bits: int, top: int) -> tuple[Callable, Callable]:
     def put_on_grid(xv, wa, scale, tables, place, numbers):
         """Give values of a lane the levels of the best point near theirs; return -1 if theirs are a point, 1 if others
         had to be found, and 0 if there are none."""
-        places, starts, near, near_levels, points = tables
+        places, starts, near, near_lanes, _, point_numbers = tables
         where = np.int64(load_i32(places + 4 * np.int64(place)))
         if where >= 0:
             return np.float32(-1)
-        best = best_neighbor(xv, wa, scale, numbers_of_levels(F1, F2), starts, near, near_levels, -1 - where)
+        best = best_neighbor(xv, wa, scale, numbers_of_levels(F1, F2), starts, near, near_lanes, -1 - where)
+        point = point_numbers + 4 * width * np.int64(max(best, np.int32(0)))
         for i in range(width):
-            level = load_u8(points + width * np.int64(max(best, np.int32(0))) + i)
-            store_f32(numbers + ROW * i, np.float32(np.int32(2) * level + np.int32(1)))
+            store_f32(numbers + ROW * i, load_f32(point + 4 * i))
         return F1 if best >= 0 else F0
 
     return inlined(levels_at), inlined(put_on_grid)

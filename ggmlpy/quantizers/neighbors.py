@@ -21,24 +21,23 @@ from ggmlpy.machine.vectors import (
     add,
     fill,
     first_lane,
-    lane_numbers,
     least,
-    load_f32,
     load_i32,
+    lookups_of_levels,
     mul,
-    picked,
     sub,
     where_greater,
-    zeros,
 )
 
-__all__ = ["ADDRESSES", "NeighborTables", "neighbor_finder", "neighbor_tables", "numbers_of_levels"]
+__all__ = ["ADDRESSES", "NeighborTables", "neighbor_finder", "neighbor_tables"]
 
 #: of each grid: the number of distinct distances
 SHELLS = {"iq2xxs": 2, "iq2xs": 2, "iq2s": 1, "iq1s": 3, "iq3xxs": 2, "iq3s": 3, "iq1s-2024-02": 3, "iq3s-2024-02": 3}
 AT_ONCE = 512
-ADDRESSES = types.UniTuple(types.int64, 5)
+ADDRESSES = types.UniTuple(types.int64, 6)
 LANES = 16
+LEVELS_OF_WIDTH = {8: 4, 4: 8}  # of that many values in a point: levels for which there is room
+LOOKUPS = {levels: lookups_of_levels(levels) for levels in (4, 8)}
 FLT_MAX, INF = np.float32(np.finfo(np.float32).max), np.float32(np.inf)
 
 
@@ -49,15 +48,17 @@ class NeighborTables(NamedTuple):
         places: int32 [numbers of levels], the index of a point; ``-1 - k`` where there is none, k being a list's.
         starts: int32 [lists + 1], the first row of each list.
         near: int32 [rows, 16], the indices of neighbors. A list's last row is filled with its first neighbor.
-        near_levels: uint8 [rows, width, 16], their levels.
+        near_lanes: uint8 [rows, width, 16], their levels, as lanes of :func:`lookups_of_levels`.
         points: uint8 [points, width], the levels of all points.
+        numbers: float32 [points, width], what they stand for in IQ2 and IQ3: 2 l + 1.
     """
 
     places: NDArray[np.int32]
     starts: NDArray[np.int32]
     near: NDArray[np.int32]
-    near_levels: NDArray[np.uint8]
+    near_lanes: NDArray[np.uint8]
     points: NDArray[np.uint8]
+    numbers: NDArray[np.float32]
 
     @property
     def addresses(self) -> tuple[int, ...]:
@@ -80,8 +81,10 @@ def neighbor_tables(name: str) -> NeighborTables:
         lists += _nearest(outside[first : first + AT_ONCE], points, SHELLS[name])
     starts = np.cumsum([0, *(len(rows) for rows in lists)], dtype=np.int32)
     near = np.concatenate(lists)
-    near_levels = np.ascontiguousarray(points[near].transpose(0, 2, 1))
-    return NeighborTables(places, starts, near, near_levels, points)
+    levels = LEVELS_OF_WIDTH[grid.width]
+    near_lanes = points[near].transpose(0, 2, 1) + levels * (np.arange(grid.width) % (LANES // levels))[:, None]
+    numbers = (2 * points + 1).astype(np.float32)
+    return NeighborTables(places, starts, near, near_lanes.astype(np.uint8, order="C"), points, numbers)
 
 
 def _nearest(some: NDArray[np.uint8], points: NDArray[np.uint8], shells: int) -> list[NDArray[np.int32]]:
@@ -99,31 +102,34 @@ def _nearest(some: NDArray[np.uint8], points: NDArray[np.uint8], shells: int) ->
     return found
 
 
-@inlined
-def numbers_of_levels(low, step):
-    """Lane l has low + step * l."""
-    return add(fill(low), mul(fill(step), lane_numbers()))
-
-
-def neighbor_finder(width: int) -> Callable:
-    """The function (x, w, scale, numbers, starts, near, near_levels, k) -> the index of that point of list ``k`` which
+def neighbor_finder(width: int) -> tuple[Callable, Callable]:
+    """The function (x, w, scale, numbers, starts, near, near_lanes, k) -> the index of that point of list ``k`` which
     leaves the least weighted error of the ``width`` values at ``x``, the first of equals; -1 if no error is a number.
 
-    Lane l of ``numbers`` says what level l stands for, times the scale. All but these two and ``k`` are addresses.
+    ``numbers`` says what levels stand for, times the scale; it is made by the second function, (low, step) -> low +
+    step * level. All but these two and ``k`` are addresses.
     """
+    lane_levels, each_repeated, sums_picked = LOOKUPS[LEVELS_OF_WIDTH[width]]
+    half, row_bytes = 2 * width, LANES * width
 
-    def best_neighbor(x, w, scale, numbers, starts, near, near_levels, k):
+    def errors_of_levels(scaled, x, w):
+        left = sub(scaled, each_repeated(x))
+        return mul(mul(each_repeated(w), left), left)
+
+    errors_of_levels = inlined(errors_of_levels)
+
+    def best_neighbor(x, w, scale, numbers, starts, near, near_lanes, k):
         scaled, best, smallest = mul(fill(scale), numbers), np.int32(-1), FLT_MAX
+        first, second = errors_of_levels(scaled, x, w), errors_of_levels(scaled, x + half, w + half)
         for row in range(np.int64(load_i32(starts + 4 * k)), np.int64(load_i32(starts + 4 * k + 4))):
-            error = zeros()
-            for i in range(width):
-                left = sub(scaled, fill(load_f32(x + 4 * i)))
-                of_levels = mul(mul(fill(load_f32(w + 4 * i)), left), left)
-                error = add(error, picked(of_levels, near_levels + LANES * (width * row + i)))
+            error = sums_picked(first, second, near_lanes + row_bytes * row)
             error = where_greater(fill(FLT_MAX), error, error, fill(INF))
             here = least(error)
             if here < smallest:
                 smallest, best = here, load_i32(near + 4 * (LANES * row + first_lane(error, here)))
         return best
 
-    return inlined(best_neighbor)
+    def numbers_of_levels(low, step):
+        return add(fill(low), mul(fill(step), lane_levels()))
+
+    return inlined(best_neighbor), inlined(numbers_of_levels)

@@ -52,7 +52,7 @@ from ggmlpy.machine.vectors import load_i32
 
 from .grid_packing import store_bytes
 from .k_quants import store_half
-from .neighbors import ADDRESSES, neighbor_finder, numbers_of_levels
+from .neighbors import ADDRESSES, neighbor_finder
 from .search import clipped
 from .ternary_splits import (
     MOVE,
@@ -76,7 +76,7 @@ TWENTIETH_MORE = np.float32(1.05)
 S_D, S_QS, S_QH = (TENSOR_TYPES["iq1_s"].offset(field) for field in ("d", "qs", "qh"))
 OLD_SCALES = TENSOR_TYPES["iq1_s-2024-02"].offset("scales")
 M_QS, M_QH, M_SCALES = (TENSOR_TYPES["iq1_m"].offset(field) for field in ("qs", "qh", "scales"))
-best_neighbor = neighbor_finder(8)
+best_neighbor, numbers_of_levels = neighbor_finder(8)
 
 
 class Way(NamedTuple):
@@ -138,13 +138,13 @@ def place(x, w, first, scale, move, points, tables, levels):
     number = 0
     for i in range(8):
         number |= np.int32(levels[first + i]) << (2 * i)
-    places, starts, near, near_levels, _ = tables
+    places, starts, near, near_lanes, _, _ = tables
     where = np.int64(load_i32(places + 4 * np.int64(number)))
     if where >= 0:
         return where, False
     x_at, w_at = np.int64(x.ctypes.data) + 4 * first, np.int64(w.ctypes.data) + 4 * first
     numbers = numbers_of_levels(np.float32(move) * MOVE - F1, F1)
-    best = best_neighbor(x_at, w_at, scale, numbers, starts, near, near_levels, -1 - where)
+    best = best_neighbor(x_at, w_at, scale, numbers, starts, near, near_lanes, -1 - where)
     best = max(best, np.int32(0))
     for i in range(8):
         levels[first + i] = points[best, i]
@@ -210,7 +210,7 @@ def search_8(x, w, points, tables, order, sums, levels, indices, way):
     number = 0
     for i in range(8):
         number |= np.int32(levels[i]) << (2 * i)
-    places, starts, near, _, _ = tables
+    places, starts, near, _, _, _ = tables
     where = np.int64(load_i32(places + 4 * np.int64(number)))
     if where >= 0:
         indices[0] = where

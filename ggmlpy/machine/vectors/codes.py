@@ -18,6 +18,7 @@ from .language import (
     I32,
     I32X16,
     I64,
+    LANES,
     address,
     at,
     call,
@@ -51,6 +52,7 @@ __all__ = [
     "codes_rounded",
     "fifth_bits",
     "look_up",
+    "lookups_of_levels",
     "minus",
     "moved_bits",
     "nibbles_in_halves",
@@ -58,7 +60,6 @@ __all__ = [
     "nibbles_of_two",
     "or_bits",
     "or_codes",
-    "picked",
     "shift_left",
     "shift_right",
     "transpose_nibbles",
@@ -95,20 +96,49 @@ def _compare_with_each(levels: Sequence[int]) -> Callable[[ir.IRBuilder, Any], A
     return look_up_each
 
 
-@op(f32x16, f32x16, address)
-def picked(b: ir.IRBuilder, table: Any, a: Any) -> Any:
-    """table[code], a float, for the sixteen codes 0 … 7 at an address."""
-    codes = b.zext(load_as(b, a, i8x16.llvm), I32X16)
+def _picked(b: ir.IRBuilder, table: Any, codes: Any, first: int, n: int) -> Any:
+    """table[code], a float, for sixteen codes, all of them ``first`` … ``first + n - 1``, which lie in one half."""
     if MACHINE.has("avx512f"):
         return call(b, "llvm.x86.avx512.permvar.sf.512", F32X16, [table, codes])
     if MACHINE.has("avx2"):
-        name, row = "llvm.x86.avx2.permps", split(b, table, 2)[0]
+        name, row = "llvm.x86.avx2.permps", split(b, table, 2)[first // 8]
         return join(b, [call(b, name, f32x8.llvm, [row, half]) for half in split(b, codes, 2)])
     result = constant(0.0, F32X16)
-    for code in range(8):
+    for code in range(first, first + n):
         entry = spread(b, b.extract_element(table, I32(code)), F32X16)
         result = b.select(b.icmp_unsigned("==", codes, constant(code, I32X16)), entry, result)
     return result
+
+
+def lookups_of_levels(n: int) -> tuple[Any, Any, Any]:
+    """Operations about values that have ``n`` levels, 4 or 8: lane n * i + l of a vector is about level l of value i.
+
+    * () -> the level of each lane;
+    * (address) -> in the lanes of value i, the float i that lies there;
+    * (table, table, address) -> the sum, one after another, of what sixteen times the levels of all values of two
+      tables say; at the address their lanes lie in their tables, as bytes [values, 16].
+    """
+    per_table = LANES // n
+
+    @op(f32x16)
+    def lane_levels(b: ir.IRBuilder) -> Any:
+        return constant([float(lane % n) for lane in range(LANES)], F32X16)
+
+    @op(f32x16, address)
+    def each_repeated(b: ir.IRBuilder, a: Any) -> Any:
+        few = load_as(b, a, vector(F32, per_table))
+        return shuffle(b, few, few, [lane // n for lane in range(LANES)])
+
+    @op(f32x16, f32x16, f32x16, address)
+    def sums_picked(b: ir.IRBuilder, first: Any, second: Any, a: Any) -> Any:
+        total = None
+        for i in range(2 * per_table):
+            codes = b.zext(load_as(b, at(b, a, LANES * i), i8x16.llvm), I32X16)
+            here = _picked(b, (first, second)[i // per_table], codes, i % per_table * n, n)
+            total = here if total is None else b.fadd(total, here)
+        return total
+
+    return lane_levels, each_repeated, sums_picked
 
 
 PAIRS = [k // 2 + 16 * (k % 2) for k in range(32)]  # of 16 low and 16 high nibbles
