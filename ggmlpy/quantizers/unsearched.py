@@ -203,7 +203,7 @@ def exponent_of(greatest):
 
 @inlined
 def levels_by_middles(v, d):
-    """The same as :func:`nearest_levels` where no level exceeds a float, nor a value 16 d.
+    """The same as :func:`nearest_levels` where no level exceeds a float, and all values are below 16 d.
 
     The differences to the two levels around a value are exact then. So the nearer one is told by the middle between
     them, which belongs to the lower; of two as far on both sides of 0 the first is the one of the value's sign.
@@ -234,7 +234,7 @@ def mxfp4_kernel() -> Callable:
                 exponent = exponent_of(scales[0, k])
                 out[start + k, MX_E], scales[1, k] = np.uint8(exponent), power_of_two(exponent)
             d, most = load(np.int64(scales[1].ctypes.data)), extreme_of(x, size)[1]
-            far = where_greater(most, mul(fill(np.float32(16)), d), fill(F1), zeros())
+            far = where_greater(mul(fill(np.float32(16)), d), most, zeros(), fill(F1))
             far = where_greater(d, fill(np.float32(2.0**124)), fill(F1), far)
             plain, made = largest(far) == F0, np.int64(codes[0].ctypes.data)
             for j in range(half):

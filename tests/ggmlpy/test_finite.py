@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from ggmlpy import TENSOR_TYPES, OutTensor, open_model, types_of
 from ggmlpy.formats.dequantize import dequantize
+from ggmlpy.formats.finite_bits import all_finite
 from ggmlpy.look.finite import SCALES, not_finite, not_finite_tensors, not_finite_words
 from ggmlpy.look.identify import identify
 from tests.ggmlpy.models import finite_blocks, write_tiny
@@ -74,3 +75,14 @@ def test_whole_numbers_are_always_numbers() -> None:
             assert not_finite(OutTensor("x", record, (32,), lambda values=values: [values])) is None, record.name
     f64 = next(record for record in types_of("gguf", 3).values() if record.name == "f64")
     assert not_finite(OutTensor("x", f64, (2,), lambda: [np.array([1.0, -np.inf])])) is not None
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_bits_tell_what_numpy_says(dtype) -> None:
+    unusual = np.array([np.nan, -np.nan, np.inf, -np.inf, np.finfo(dtype).max, np.finfo(dtype).min, -0.0], dtype)
+    for value in unusual:
+        values = np.full(37, -1.5, dtype)
+        assert all_finite(values)
+        values[-1] = value
+        assert all_finite(values) == bool(np.isfinite(value)), value
+    assert all_finite(unusual[:0])

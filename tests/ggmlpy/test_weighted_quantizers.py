@@ -7,8 +7,10 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ggmlpy import UsageError
+from ggmlpy import TENSOR_TYPES, UsageError
 from ggmlpy.formats.eras import GGUF_ERAS, TODAY
 from ggmlpy.quantizers.rows import quantize_rows
 
@@ -119,3 +121,28 @@ def test_importance_is_refused_where_there_is_none():
         quantize_rows(x, "q4_K", "2023-09-15", importance=np.ones(256, np.float32))
     with pytest.raises(UsageError, match="rows of 256 values need as many weights"):
         quantize_rows(x, "q4_K", "today", importance=np.ones(255, np.float32))
+
+
+def levels_one_by_one(x, exponent):
+    """The codes of mxfp4: of each value the first level that, times the scale, leaves the least."""
+    levels = np.array(TENSOR_TYPES["mxfp4"].levels, np.float32)
+    with np.errstate(all="ignore"):
+        scale = np.float32(2.0 ** (int(exponent) - 128))
+        errors = np.abs(levels * scale - x[:, None])
+    best = np.zeros(len(x), int)
+    for level in range(1, 16):
+        best = np.where(errors[np.arange(len(x)), best] > errors[:, level], level, best)
+    return best
+
+
+UNUSUAL = [0.0, -0.0, 0.25, 0.75, -1.25, 2.5, -5.0, 3.4e38, 1e-38, 1e-45, float("inf"), float("-inf"), float("nan")]
+
+
+@given(st.lists(st.one_of(st.sampled_from(UNUSUAL), st.floats(width=32)), min_size=32, max_size=32), st.integers(0, 20))
+def test_mxfp4_takes_the_first_of_the_nearest_levels(values, n_before):
+    """In a block of any values, wherever it stands among the sixteen that are made at a time."""
+    x = np.ones((n_before + 1, 32), np.float32)
+    x[-1] = values
+    block = quantize_rows(x, "mxfp4", "today")[-1]
+    codes = np.concatenate([block[1:] & 15, block[1:] >> 4])
+    assert codes.tolist() == levels_one_by_one(x[-1], block[0]).tolist()
