@@ -11,6 +11,7 @@ from ggmlpy.machine.features import MACHINE
 from ggmlpy.machine.jit import types
 
 from .language import (
+    F32,
     F32X16,
     I1,
     I8,
