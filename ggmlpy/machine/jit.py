@@ -26,6 +26,7 @@ __all__ = [
     "models",
     "njit",
     "register_model",
+    "serialize",
     "types",
 ]
 
@@ -52,7 +53,7 @@ def _config_file_ignored() -> Iterator[None]:
 
 with _config_file_ignored():
     from numba import njit, types
-    from numba.core import cgutils, config, event
+    from numba.core import cgutils, config, event, serialize
     from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
     from numba.extending import intrinsic, models, register_model
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from ggmlpy.files.caches import cache_directory, is_own, is_own_folder
 from ggmlpy.files.errors import OutputError
 
 from . import jit
-from .jit import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
+from .jit import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, serialize
 
 __all__ = ["KernelCache"]
 
@@ -45,6 +46,20 @@ class KernelCache(FunctionCache):
         self._impl_class = _at_own_place(stamp)
         super().__init__(function)
         self._cache_file = OwnFiles(self._cache_path, self._impl.filename_base, stamp)
+
+    def _index_key(self, signature: Any, codegen: Any) -> Any:
+        """What tells the code of functions of one place apart. Numba's own key is another one in each process where a
+        function closes over a compiled one, for those have numbers of their own."""
+        return signature, codegen.magic_tuple(), hashlib.sha256(repr(_told_apart(self._py_func)).encode()).hexdigest()
+
+
+def _told_apart(value: Any) -> Any:
+    """What a function is made of: its code, and whatever it closes over, in a form that is the same in each process."""
+    function = getattr(value, "py_func", getattr(value, "_defn", value))  # of what is compiled, of an intrinsic
+    if not inspect.isfunction(function):
+        return serialize.dumps(value)
+    cells = [_told_apart(cell.cell_contents) for cell in function.__closure__ or ()]
+    return function.__module__, function.__qualname__, function.__code__.co_code, cells
 
 
 class OwnPlace:

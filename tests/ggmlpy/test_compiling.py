@@ -190,3 +190,31 @@ def test_two_processes_that_save_at_once_keep_their_code_apart(tmp_path: Path, m
     reader = cache_of_a_kernel(monkeypatch, tmp_path, "sources")
     assert reader.load("q3_K") in (None, "code of q3_K")
     assert reader.load("q2_K") in (None, "code of q2_K")
+
+
+def kernel_over(inner: Any, number: int) -> Any:
+    """A kernel that closes over a compiled function, which is another object each time."""
+    called = kernels.inlined(inner)
+
+    def outer(x: int) -> int:
+        return int(called(x)) + number
+
+    return kernels.kernel(outer)
+
+
+def test_code_is_found_again_whatever_a_kernel_closes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba's own key of such a kernel is another one in each process."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def once(x: int) -> int:
+        return x
+
+    def twice(x: int) -> int:
+        return 2 * x
+
+    kinds = [(once, 1), (once, 2), (twice, 1)]
+    made = [[kernel_over(*kind) for kind in kinds] for _ in range(2)]
+    codegen = made[0][0].targetctx.codegen()
+    first, again = ([each._cache._index_key("signature", codegen) for each in row] for row in made)
+    assert first == again
+    assert len(set(first)) == 3
