@@ -85,7 +85,7 @@ __all__ = ["ON_GRID", "grid_quantizer"]
 
 F0, F1, F2, HALF = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
 NOTHING = np.float32(-1)  # instead of a scale
-NOTHING_NOW = Least(NEGLIGIBLE)
+NOTHING_NOW, AS_WRITTEN = Least(NEGLIGIBLE), COMPILERS[BASELINE]
 SUMS, INVERSE = 16 * ROW, 18 * ROW  # where they are in the memory of lanes
 
 
@@ -370,7 +370,7 @@ def fit_codes(xv, w, limit, lanes):
         for i in range(run):
             lanes[0, i, k], lanes[1, i, k] = xv[run * k + i], w[run * k + i]
     x_at, w_at, codes_at, scale_at = [np.int64(lanes[k].ctypes.data) for k in range(4)]
-    store(scale_at, fit_positive(x_at, w_at, codes_at, run, limit, NOTHING_NOW, COMPILERS[BASELINE]))
+    store(scale_at, fit_positive(x_at, w_at, codes_at, run, limit, NOTHING_NOW, AS_WRITTEN))
 
 
 @inlined
