@@ -33,7 +33,7 @@ from ggmlpy.machine.vectors import mul_add
 
 from .k_quants import store_half
 from .search import clipped_product, magnitude_of
-from .weighted_search import NEGLIGIBLE, ONLY_ZERO
+from .weighted_search import NEGLIGIBLE, OLD_ZERO, Least
 
 __all__ = ["NON_LINEAR_WAYS", "non_linear_quantizer"]
 
@@ -52,21 +52,20 @@ class Way(NamedTuple):
     """What eras do differently: constants of a kernel.
 
     Attributes:
-        negligible: 32 values whose greatest magnitude is below it are all zero.
-        without: the first scale of values that count nothing, from which all tries are measured.
+        nothing: below which greatest magnitude 32 values are all zero; and the first scale of values that count
+            nothing, from which all tries are measured.
         codes_of_scale: whether the codes of iq4_nl are those of its scale; or those that led to it, if it is anything.
     """
 
-    negligible: np.float32
-    without: np.float32
+    nothing: Least
     codes_of_scale: bool
 
 
 NON_LINEAR_WAYS: dict[Era, Way] = {
-    FEBRUARY_21_24: Way(ONLY_ZERO, np.float32(np.nan), False),
-    FEBRUARY_27_24: Way(ONLY_ZERO, np.float32(np.nan), True),
-    MAY_18_24: Way(NEGLIGIBLE, np.float32(np.nan), True),
-    TODAY: Way(NEGLIGIBLE, F0, True),
+    FEBRUARY_21_24: Way(OLD_ZERO, False),
+    FEBRUARY_27_24: Way(OLD_ZERO, True),
+    MAY_18_24: Way(Least(NEGLIGIBLE, True), True),
+    TODAY: Way(Least(NEGLIGIBLE), True),
 }
 
 
@@ -108,11 +107,11 @@ def scale_of(x, w, levels, way, by):
     for v in x:
         if magnitude_of(v) > greatest:
             greatest, most = magnitude_of(v), v
-    if greatest < way.negligible:
+    if greatest < way.nothing.magnitude:
         return F0, F1
     kept = F1 / (-most / LOWEST)
     sum_qx, sum_q2 = sums_at(x, w, kept, levels, by)
-    scale = sum_qx / sum_q2 if sum_q2 > F0 else way.without
+    scale = sum_qx / sum_q2 if way.nothing.divides or sum_q2 > F0 else F0
     best = scale * sum_qx
     for k in range(-TRIES, TRIES + 1):
         inverse = (np.float32(k) + LOWEST) / most

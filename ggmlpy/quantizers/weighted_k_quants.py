@@ -75,6 +75,7 @@ from ggmlpy.machine.vectors import (
 from .k_quants import pack, packing_of, places_of, store_half
 from .weighted_search import (
     NEGLIGIBLE,
+    OLD_ZERO,
     ONLY_ZERO,
     ROW,
     Least,
@@ -264,8 +265,6 @@ class Nothing(NamedTuple):
     positive: Least
     block: np.float32
 
-
-OLD_ZERO = Least(ONLY_ZERO, True)
 
 #: since an era
 NOTHING: dict[Era, Nothing] = {

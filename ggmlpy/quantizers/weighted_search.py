@@ -55,6 +55,7 @@ from ggmlpy.machine.vectors import (
 
 __all__ = [
     "NEGLIGIBLE",
+    "OLD_ZERO",
     "ONLY_ZERO",
     "ROW",
     "Least",
@@ -82,11 +83,16 @@ class Least(NamedTuple):
 
     Attributes:
         magnitude: a group whose greatest magnitude is below it is all zero.
-        divides: whether sums of nothing are divided all the same, which gives no number; if not, the scale is 0.
+        divides: whether sums of nothing are divided all the same, which gives no number; if not, the scale is 0. Sums
+            of squares of values below 1e-23 are nothing, too, as are those of values that weigh nothing.
     """
 
     magnitude: np.float32
     divides: bool = False
+
+
+#: before May 2024
+OLD_ZERO = Least(ONLY_ZERO, True)
 
 
 @inlined
