@@ -50,22 +50,12 @@ from ggmlpy.machine.jit import types
 from ggmlpy.machine.kernels import inlined, kernel
 from ggmlpy.machine.vectors import load_i32
 
+from .early_ternary_splits import early_splitter
 from .grid_packing import store_bytes
 from .k_quants import store_half
 from .neighbors import ADDRESSES, neighbor_finder
 from .search import clipped
-from .ternary_splits import (
-    MOVE,
-    MOVES,
-    cut,
-    greatest_magnitude,
-    number_of,
-    sort,
-    split_alike,
-    split_halves,
-    split_in_order,
-    weigh,
-)
+from .ternary_splits import MOVE, MOVES, number_of, splitter, weigh
 from .weighted_search import ONLY_ZERO
 
 __all__ = ["TERNARY", "ternary_quantizer"]
@@ -129,7 +119,7 @@ TERNARY: dict[str, dict[Era, Way]] = {
 # fmt: on
 
 
-# ── one run: how it is cut, see ternary_splits ───────────────────────────────────────────────────────────────────────
+# ── one run: how it is cut, see ternary_splits and early_ternary_splits ───────────────────────────────────────────────
 
 
 @inlined
@@ -152,44 +142,46 @@ def place(x, w, first, scale, move, points, tables, levels):
 
 
 @inlined
-def fit_again(x, w, levels, run, first_move, second_move, factor, sums):
-    """Add sum w q x and sum w q q over a run to ``sums``; a level stands for ``factor`` times its number."""
+def fit_again(x, w, levels, run, first_move, second_move, factor, sum_qx, sum_q2):
+    """Both sums, with sum w q x and sum w q q of a run added; a level stands for ``factor`` times its number."""
     for i in range(run):
         q = number_of(levels[i], first_move if 2 * i < run else second_move) * factor
-        sums[0] += w[i] * q * x[i]
-        sums[1] += w[i] * q * q
+        sum_qx += w[i] * q * x[i]
+        sum_q2 += w[i] * q * q
+    return sum_qx, sum_q2
 
 
 @inlined
-def sorted_split(x, w, order, sums, levels, way):
-    """iq1_s: whether there is a way to cut, the scale of the run, and its move; fills its levels."""
-    sort(x, order)
-    scale, first, second, move = split_alike(x, w, order, sums, way)
-    if first < 0:
-        return False, F0, 1
-    cut(order, first, second, levels)
-    if scale < F0:
-        scale, move = -scale, -move
-        for i in range(len(x)):
-            levels[i] = np.uint8(2) - levels[i]
-    return True, scale, move
+def turn(levels):
+    """The levels of the same values with a scale of the other sign."""
+    for i in range(len(levels)):
+        levels[i] = np.uint8(2) - levels[i]
 
 
-@inlined
-def search_s(x, w, points, tables, order, sums, levels, indices, way):
-    """iq1_s: whether there is a fit, the scale of a run, and how it is moved; fills ``indices`` [4]."""
-    fits, scale, move = sorted_split(x, w, order, sums, levels, way)
-    if not fits:
-        return False, F0, 1
-    missed, fit = False, np.zeros(2, np.float32)
-    for k in range(4):
-        indices[k], found = place(x, w, 8 * k, scale, move, points, tables, levels)
-        missed |= found
-    if missed:
-        fit_again(x, w, levels, 32, move, move, F1, fit)
-        if fit[0] > F0 and fit[1] > F0:
-            scale = fit[0] / fit[1]
-    return True, scale, move
+def searcher(run: int, halves: bool, split: Callable) -> Callable:
+    """The function (x, w, points, tables, room, lane, levels, indices) -> whether there is a fit, the scale of a run,
+    and how it is moved: by how much, or in which way its ``halves`` are; it fills ``indices`` [run / 8]."""
+
+    def search(x, w, points, tables, room, lane, levels, indices):
+        fits, scale, way = split(x, w, room, lane, levels)
+        if not fits:
+            return False, F0, 0 if halves else 1
+        if scale < F0:
+            scale, way = -scale, 3 - way if halves else -way
+            turn(levels)
+        first, second = MOVES[way] if halves else (way, way)
+        missed = False
+        for k in range(run // 8):
+            move = first if 16 * k < run else second
+            indices[k], found = place(x, w, 8 * k, scale, move, points, tables, levels)
+            missed |= found
+        if missed:
+            sum_qx, sum_q2 = fit_again(x, w, levels, run, first, second, F1, F0, F0)
+            if sum_qx > F0 and sum_q2 > F0:
+                scale = sum_qx / sum_q2
+        return True, scale, way
+
+    return inlined(search)
 
 
 @inlined
@@ -203,48 +195,55 @@ def scale_at(x, w, point):
     return sum_qx, sum_q2
 
 
-@inlined
-def search_8(x, w, points, tables, order, sums, levels, indices, way):
-    """iq1_s of February 2024: whether there is a fit, and the scale of eight values; fills ``indices`` [1]."""
-    _, scale, _ = sorted_split(x, w, order, sums, levels, way)
-    number = 0
-    for i in range(8):
-        number |= np.int32(levels[i]) << (2 * i)
-    places, starts, near, _, _, _ = tables
-    where = np.int64(load_i32(places + 4 * np.int64(number)))
-    if where >= 0:
-        indices[0] = where
-        return True, scale, 0
-    first, end = load_i32(starts + 4 * (-1 - where)), load_i32(starts + 4 * (-where))
-    best, kept = F0, -1
-    for some in range(2):  # the points near it; and if none fits, all
-        for k in range(16 * np.int64(first), 16 * np.int64(end)) if some == 0 else range(np.int64(0), len(points)):
-            index = np.int64(load_i32(near + 4 * k)) if some == 0 else k
-            sum_qx, sum_q2 = scale_at(x, w, points[index])
-            if sum_qx > F0 and sum_q2 > F0 and sum_qx * sum_qx > best * sum_q2:
-                scale, kept = sum_qx / sum_q2, index
-                best = scale * sum_qx
-        if kept >= 0:
-            break
-    indices[0] = max(kept, 0)
-    return kept >= 0, scale * TWENTIETH_MORE, 0
+def searcher_8(split: Callable) -> Callable:
+    """iq1_s of February 2024: the same of eight values, which are one point; it fills ``indices`` [1]."""
+
+    def search(x, w, points, tables, room, lane, levels, indices):
+        _, scale, _ = split(x, w, room, lane, levels)
+        if scale < F0:
+            scale = -scale
+            turn(levels)
+        number = 0
+        for i in range(8):
+            number |= np.int32(levels[i]) << (2 * i)
+        places, starts, near, _, _, _ = tables
+        where = np.int64(load_i32(places + 4 * np.int64(number)))
+        if where >= 0:
+            indices[0] = where
+            return True, scale, 0
+        first, end = load_i32(starts + 4 * (-1 - where)), load_i32(starts + 4 * (-where))
+        best, kept = F0, -1
+        for some in range(2):  # the points near it; and if none fits, all
+            for k in range(16 * np.int64(first), 16 * np.int64(end)) if some == 0 else range(np.int64(0), len(points)):
+                index = np.int64(load_i32(near + 4 * k)) if some == 0 else k
+                sum_qx, sum_q2 = scale_at(x, w, points[index])
+                if sum_qx > F0 and sum_q2 > F0 and sum_qx * sum_qx > best * sum_q2:
+                    scale, kept = sum_qx / sum_q2, index
+                    best = scale * sum_qx
+            if kept >= 0:
+                break
+        indices[0] = max(kept, 0)
+        return kept >= 0, scale * TWENTIETH_MORE, 0
+
+    return inlined(search)
 
 
-def block_of_iq1_s(way: Way) -> Callable:
-    """The function that makes one block, and returns how many runs have no fit."""
-    run, groups, top, search = way.run, way.run // 8, way.top, search_8 if way.run == 8 else search_s
-    stale, fudge, negligible, old = way.stale, way.fudge, way.negligible, way.run == 8
+def block_of_iq1_s(way: Way, split: Callable, greatest: Callable) -> Callable:
+    """The function that makes one block, whose first run is number ``lane``, and returns how many runs have no fit."""
+    run, groups, top, old = way.run, way.run // 8, way.top, way.run == 8
+    stale, fudge, negligible = way.stale, way.fudge, way.negligible
+    search = searcher_8(split) if old else searcher(run, False, split)
 
-    def block(x, importance, weighted, mean, points, tables, work, out):
-        order, sums, levels, w, scales, moves, indices = work
+    def block(x, w, lane, room, points, tables, work, out):
+        levels, scales, moves, indices = work
         most, failures = F0, 0
         for k in range(QK_K // run):
-            part, found = x[run * k : run * k + run], indices[groups * k : groups * k + groups]
-            weigh(part, importance[run * k : run * k + run], mean, weighted, w)
+            part, here = x[run * k : run * k + run], w[run * k : run * k + run]
+            found = indices[groups * k : groups * k + groups]
             scales[k], moves[k] = F0, moves[k] if stale else 1
             found[:] = found[0] & 256 if old else 0
-            if greatest_magnitude(part) >= negligible:
-                fits, scale, move = search(part, w, points, tables, order, sums, levels, found, way)
+            if greatest(part, room, lane + k) >= negligible:
+                fits, scale, move = search(part, here, points, tables, room, lane + k, levels, found)
                 scales[k], moves[k] = scale, move
                 failures += stale and not fits
             most = most if most > scales[k] else scales[k]
@@ -274,60 +273,33 @@ def put_run(indices, k, code, out):
     store_bytes(out, S_QH + 2 * k, word, 2)
 
 
-@inlined
-def search_m(x, w, points, tables, order, sums, levels, indices, least, in_order):
-    """iq1_m: whether there is a fit, the scale of a run, and how its halves are moved; fills ``indices`` [2]."""
-    sort(x, order)
-    if in_order:
-        scale, first, second, way = split_in_order(x, w, order, least)
-    else:
-        scale, first, second, way = split_halves(x, w, order, sums, least)
-    if first < 0:
-        return False, F0, 0
-    cut(order, first, second, levels)
-    if scale < F0:
-        scale, way = -scale, 3 - way
-        for i in range(len(x)):
-            levels[i] = np.uint8(2) - levels[i]
-    missed, fit = False, np.zeros(2, np.float32)
-    for k in range(2):
-        indices[k], found = place(x, w, 8 * k, scale, MOVES[way][k], points, tables, levels)
-        missed |= found
-    if missed:
-        fit_again(x, w, levels, 16, MOVES[way][0], MOVES[way][1], F1, fit)
-        if fit[0] > F0 and fit[1] > F0:
-            scale = fit[0] / fit[1]
-    return True, scale, way
+def block_of_iq1_m(way: Way, split: Callable, greatest: Callable) -> Callable:
+    """The function that makes one block, whose first run is number ``lane``, and returns how many runs have no fit."""
+    top, fudge, negligible, stale, search = way.top, way.fudge, way.negligible, way.stale, searcher(16, True, split)
 
-
-def block_of_iq1_m(way: Way) -> Callable:
-    """The function that makes one block, and returns how many runs have no fit."""
-    top, fudge, negligible, least, in_order = way.top, way.fudge, way.negligible, way.least, way.sums_in_order
-    stale = way.stale
-
-    def block(x, importance, weighted, mean, points, tables, work, out):
-        order, sums, levels, w, scales, ways, indices = work
+    def block(x, w, lane, room, points, tables, work, out):
+        levels, scales, ways, indices = work
         most, failures = F0, 0
         for k in range(16):
             part, here, found = x[16 * k : 16 * k + 16], w[16 * k : 16 * k + 16], indices[2 * k : 2 * k + 2]
-            weigh(part, importance[16 * k : 16 * k + 16], mean, weighted, here)
             scales[k], ways[k], found[:] = F0, ways[k] if stale else 0, 0
-            if greatest_magnitude(part) >= negligible:
-                fits, scale, halves = search_m(part, here, points, tables, order, sums, levels, found, least, in_order)
+            if greatest(part, room, lane + k) >= negligible:
+                fits, scale, halves = search(part, here, points, tables, room, lane + k, levels, found)
                 scales[k], ways[k] = scale, halves
                 failures += stale and not fits
             most = most if most > scales[k] else scales[k]
         if most == F0:
             return failures
-        d, fit, words = most / np.float32(2 * top + 1), np.zeros(2, np.float32), np.zeros(4, np.uint32)
+        d, words, sum_qx, sum_q2 = most / np.float32(2 * top + 1), np.zeros(4, np.uint32), F0, F0
         for k in range(16):
             code = clipped(HALF * (F1 / d * scales[k] - F1), 0, top)
             words[k // 4] |= np.uint32(code) << np.uint32(3 * (k % 4))
             put_halves(indices, k, MOVES[ways[k]], points, levels, out)
             part, here = x[16 * k : 16 * k + 16], w[16 * k : 16 * k + 16]
             first, second = MOVES[ways[k]]
-            fit_again(part, here, levels, 16, first, second, np.float32(2 * code + 1), fit)
-        d = fit[0] / fit[1] if fit[1] > F0 else d
+            factor = np.float32(2 * code + 1)
+            sum_qx, sum_q2 = fit_again(part, here, levels, 16, first, second, factor, sum_qx, sum_q2)
+        d = sum_qx / sum_q2 if sum_q2 > F0 else d
         bits_of_d = np.uint32(narrow(d * fudge))
         for k in range(4):
             word = words[k] | (bits_of_d >> np.uint32(4 * k) & np.uint32(15)) << np.uint32(12)
@@ -357,20 +329,28 @@ def rows_kernel(name: str, way: Way) -> Callable:
     ``importance``: float32 [blocks per row, 256], the weights of one row's values, if they are ``weighted``.
     ``tables``: see :mod:`ggmlpy.quantizers.neighbors`.
     """
-    block_of = block_of_iq1_s(way) if name == "iq1_s" else block_of_iq1_m(way)
     run, factor, still = way.run, np.float32(2 if way.doubled else 1), 1 if name == "iq1_s" else 0
+    together, room_for, prepare, greatest, split = early_splitter(name, way) if way.stale else splitter(name, run)
+    block_of = (block_of_iq1_s if name == "iq1_s" else block_of_iq1_m)(way, split, greatest)
 
     def quantize_blocks(rows, importance, weighted, points, tables, out):
-        order, sums, levels = np.empty(run, np.int64), np.empty((4, run + 1), np.float32), np.empty(run, np.uint8)
-        w, scales, moves = np.empty(QK_K, np.float32), np.empty(32, np.float32), np.full(32, still, np.int64)
-        work, failures = (order, sums, levels, w, scales, moves, np.zeros(32, np.int32)), 0
-        for block in range(rows.shape[0]):
-            x, total = rows[block], F0
-            for v in x:
-                total += v * v
-            out[block, :] = 0
-            mean, weights = factor * total / np.float32(QK_K), importance[block % importance.shape[0]]
-            failures += block_of(x, weights, weighted, mean, points, tables, work, out[block])
+        room, levels, scales = room_for(), np.empty(run, np.uint8), np.empty(32, np.float32)
+        work, failures = (levels, scales, np.full(32, still, np.int64), np.zeros(32, np.int32)), 0
+        values, weights = np.zeros((together, QK_K), np.float32), np.zeros((together, QK_K), np.float32)
+        for start in range(0, rows.shape[0], together):
+            n = min(together, rows.shape[0] - start)
+            for k in range(n):
+                total = F0
+                for v in rows[start + k]:
+                    total += v * v
+                values[k] = rows[start + k]
+                mean = factor * total / np.float32(QK_K)
+                weigh(values[k], importance[(start + k) % importance.shape[0]], mean, weighted, weights[k])
+            prepare(values, weights, room)
+            for k in range(n):
+                out[start + k] = 0
+                lane = QK_K // run * k
+                failures += block_of(values[k], weights[k], lane, room, points, tables, work, out[start + k])
         return failures
 
     return quantize_blocks

@@ -7,6 +7,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from ggmlpy.machine.jit import types
+
 from .arithmetic import maximum, minimum
 from .language import (
     I1,
@@ -29,6 +31,7 @@ from .language import (
 
 __all__ = [
     "add_in_order",
+    "any_greater",
     "first_lane",
     "gather_sums",
     "largest",
@@ -65,6 +68,13 @@ def largest(b: ir.IRBuilder, x: Any) -> Any:
 def least(b: ir.IRBuilder, x: Any) -> Any:
     """The minimum of all lanes, none of which is NaN."""
     return _fold(b, x, minimum.emit)
+
+
+@op(types.boolean, f32x16, f32x16)
+def any_greater(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    """Whether x > y in any lane."""
+    greater = b.bitcast(b.fcmp_ordered(">", x, y), I16)
+    return b.icmp_unsigned("!=", greater, I16(0))
 
 
 @op(integer, f32x16, number)
