@@ -54,7 +54,13 @@ def _config_file_ignored() -> Iterator[None]:
 with _config_file_ignored():
     from numba import njit, types
     from numba.core import cgutils, config, event, serialize
+    from numba.core.bytecode import FunctionIdentity
     from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
     from numba.extending import intrinsic, models, register_model
 
 config._config_fname = os.devnull  # no file is read again
+
+# Functions of one name are told apart in machine code by numbers. Numba counts from one in each process; code from the
+# cache, made by several processes, would then have the same names, and be linked to each other's parts.
+_identity: Any = FunctionIdentity
+_identity._unique_ids = iter(lambda: int.from_bytes(os.urandom(7), "big"), None)

@@ -218,3 +218,41 @@ def test_code_is_found_again_whatever_a_kernel_closes_over(tmp_path: Path, monke
     first, again = ([each._cache._index_key("signature", codegen) for each in row] for row in made)
     assert first == again
     assert len(set(first)) == 3
+
+
+FACTORS = """
+import math, sys
+from ggmlpy.machine.kernels import inlined, kernel
+
+def times(factor):
+    def part(n):  # large enough for the compiler to call it, rather than to put it in place
+        total = 0.0
+        for i in range(n):
+            for k in range(n):
+                total += math.sin(i) * math.cos(k) + math.tan(i) * math.exp(k) + math.log(1.0 + i) * math.atan(k)
+            if total > 1e9:
+                total = math.sinh(total) * math.asinh(total) + math.cosh(total) + math.log1p(total)
+        return n * factor + 0 * total
+
+    part = inlined(part)
+
+    def whole(n):
+        return part(n) + part(n + 1) - part(n + 2) + part(n + 3)
+
+    return kernel(whole)
+
+for factor in sys.argv[1:]:
+    print(int(times(int(factor))(1)))
+"""
+
+
+def test_code_that_two_processes_compiled_keeps_its_own_parts_in_a_third(tmp_path: Path) -> None:
+    """Parts of one name, each the first that its process compiled."""
+    (tmp_path / "factors.py").write_text(FACTORS, encoding="utf-8")
+
+    def run(*factors: str) -> list[str]:
+        command = [sys.executable, str(tmp_path / "factors.py"), *factors]
+        done = subprocess.run(command, env=environment_of(tmp_path), capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert [run("2"), run("3"), run("2", "3")] == [["8"], ["12"], ["8", "12"]]
