@@ -74,7 +74,8 @@ def turned(x: np.ndarray) -> np.ndarray:
 DIFFERS, FINE = 1, 0
 DEVIATIONS = {
     "another mix": (lambda s, o: made(s, o, pure=True), FINE, "(Q4_K_M, --pure)"),
-    "another version": (lambda s, o: made(s, o, "Q2_K", "2024-01-02"), FINE, "llama-quantize of 2023-10-28"),
+    "another version": (
+        lambda s, o: made(s, o, "Q2_K", "2024-01-02"), FINE, "llama-quantize of 2023-10-20 to before 2024-01-11"),
     "one tensor of another type": (
         lambda s, o: made(s, o, tensors=[("blk.1.ffn_up", "q6_K")]), FINE, "--tensor-type blk.1.ffn_up.weight=q6_K"),
     "embeddings of another model": (

@@ -133,8 +133,8 @@ def test_one_flipped_bit_is_no_quantizers(source, tmp_path, seed):
 @pytest.mark.parametrize(
     ("era", "words"),
     [
-        ("2023-09-15", "of 2023-08-22 to before 2023-10-28"),
-        ("2024-06-10", "of 2023-10-28 to before 2024-10-31"),
+        ("2023-09-15", "of 2023-08-27 to before 2023-10-20"),
+        ("2024-06-10", "of 2023-10-20 to before 2024-10-31"),
         ("today", "of 2025-01-07 or later"),
     ],
 )
