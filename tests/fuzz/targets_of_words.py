@@ -174,8 +174,6 @@ def read_requests(folder: Path, name: str) -> None:
     if isinstance(body, (ChatRequest, CompletionRequest)):
         body.sampling(SamplingOptions(), 61, 1)
         checked_biases(body.biases, 61)
-    if isinstance(body, CompletionRequest):
-        body.prompts()
 
 
 def request_damage(rng: random.Random, name: str, data: bytes, donors: Sequence[bytes], spans: Spans) -> bytes:
