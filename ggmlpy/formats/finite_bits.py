@@ -23,6 +23,7 @@ INFINITY = {  # the bits of the infinity of each type of plain numbers; whole nu
 def all_finite(floats: NDArray[Any]) -> bool:
     """Whether no float16, float32 or float64 of an array is NaN or infinite.
 
+    >>> import numpy as np
     >>> all_finite(np.float16([1, -65504])), all_finite(np.float32([1, -np.inf])), all_finite(np.float16([np.nan]))
     (True, False, False)
     """
