@@ -10,11 +10,13 @@ import pytest
 
 import ggmlpy
 from ggmlpy.files.errors import UsageError
+from ggmlpy.machine import contraction
 from ggmlpy.quantizers.gguf_plan import GgufOptions
 from ggmlpy.quantizers.rows import quantize_rows
 from ggmlpy.quantizers.whole_file import quantize_file
 from ggmlpy.verify.quantization import verify_files
 from tests.quantized_today import input_file
+from toolchain.commands import files
 from toolchain.commands.main import main
 
 # fmt: off
@@ -41,6 +43,12 @@ CASES = [
     for compiler in ("gcc-fma", "clang-fma")
     for weighted in (False, True)
 ]
+
+
+def test_the_command_offers_them_all() -> None:
+    """Its help names them without importing the table."""
+    assert tuple(contraction.COMPILERS) == files.COMPILERS
+    assert files.COMPILERS[0] == contraction.BASELINE
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ggmlpy.machine.contraction import BASELINE, COMPILERS
 from toolchain.terminal.bars import progress_bar
 from toolchain.terminal.foreign import one_line
 from toolchain.terminal.program import spoken
@@ -17,6 +16,8 @@ from .options import Commands, command, era_option, json_option, threads_option,
 
 if TYPE_CHECKING:
     from ggmlpy.quantizers.gguf_plan import GgufOptions
+
+COMPILERS = ("baseline", "gcc-fma", "clang-fma")  # as in ggmlpy.machine.contraction; help starts without it
 
 
 def add_migrate(commands: Commands) -> None:
@@ -145,8 +146,8 @@ def _gguf_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keep-split", action="store_true", help="write as many files as the input has")
     group.add_argument(
         "--compiler",
-        choices=tuple(COMPILERS),
-        default=BASELINE,
+        choices=COMPILERS,
+        default=COMPILERS[0],
         help="what built llama-quantize (default baseline, as today's on x86-64): with fused multiply-add, as cmake "
         "did until 2024-11 and builds for arm64 do, scales of k-quants differ a little; types iq1, iq2, iq3: baseline",
     )
