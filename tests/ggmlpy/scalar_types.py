@@ -79,6 +79,13 @@ def iq3_s(block, i):
     return scale * f32(coordinate("iq3s", index, i % 4)) * sign(block["signs"][i // 8], i % 8)
 
 
+def iq3_s_2024_02(block, i):
+    n = i // 4
+    index = int(block["qs"][n]) | bit(block["qh"][n // 8], n % 8) << 8
+    scale = f32(f32(block["d"]) * (f32(0.5) + f32(nibble(block["scales"], i // 32)))) * f32(0.5)
+    return scale * f32(coordinate("iq3s-2024-02", index, i % 4)) * sign(block["signs"][i // 8], i % 8)
+
+
 def iq1(block, d, scale: int, index: int, down: int, i: int):
     point = f32(coordinate("iq1s", index, i % 8) // 8)
     return f32(d * f32(2 * scale + 1)) * (point + f32(-0.125 if down else 0.125))
@@ -88,6 +95,19 @@ def iq1_s(block, i):
     n, high = i // 8, int(block["qh"][i // 32])
     index = int(block["qs"][n]) | (high >> 3 * (n % 4) & 7) << 8
     return iq1(block, f32(block["d"]), high >> 12 & 7, index, bit(high, 15), i)
+
+
+def iq1_s_2024_02(block, i):
+    n = i // 8
+    high = nibble(block["scales"], n)
+    point = coordinate("iq1s-2024-02", int(block["qs"][n]) | bit(high, 3) << 8, i % 8) // 8
+    return f32(f32(block["d"]) * f32(2 * (high & 7) + 1)) * f32(point)
+
+
+def iq1_s_2024_03(block, i):
+    n, high = i // 8, int(block["qh"][i // 32])
+    point = coordinate("iq1s", int(block["qs"][n]) | (high >> 3 * (n % 4) & 7) << 8, i % 8) // 8
+    return f32(f32(block["d"]) * f32(2 * (high >> 12) + 1)) * f32(point)
 
 
 def iq1_m(block, i):
@@ -149,4 +169,8 @@ VALUES = {
         *(iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs),
         *(tq1_0, tq2_0, mxfp4, nvfp4, q1_0, q2_0),
     )
+} | {  # of the first weeks
+    "iq1_s-2024-02": iq1_s_2024_02,
+    "iq1_s-2024-03": iq1_s_2024_03,
+    "iq3_s-2024-02": iq3_s_2024_02,
 }

@@ -23,8 +23,8 @@ def value_of(block, record, i: int) -> np.float32:
     name = record.name
     if name.endswith("_K"):
         return K_VALUES[name](block, i)
-    if name in LATER_VALUES:
-        return LATER_VALUES[name](block, i)
+    if record.layout in LATER_VALUES:
+        return LATER_VALUES[record.layout](block, i)
     d, qs = f32(block["d"]), block["qs"]
     if name == "q8_0":
         return f32(int(qs[i])) * d
