@@ -125,10 +125,13 @@ const SCALES = {
   q5_K: (block, run) => ofBlock(block, sixBits(block, run, false)),
   q6_K: (block, run) => ofBlock(block, block.get("scales", run)),
   iq1_m: iq1mScale,
+  "iq1_s-2024-02": (block, run) => ofBlock(block, odd(block.bits("scales", 4, run) & 7, 1 / 8)),
+  "iq1_s-2024-03": (block, run) => ofBlock(block, odd(block.get("qh", run) >> 12, 1 / 8)),
   iq1_s: (block, run) => ofBlock(block, odd((block.get("qh", run) >> 12) & 7, 1 / 8)),
   iq2_s: (block, run) => ofBlock(block, odd(block.bits("scales", 4, run), 1 / 8)),
   iq2_xs: (block, run) => ofBlock(block, odd(block.bits("scales", 4, run), 1 / 8)),
   iq2_xxs: (block, run) => ofBlock(block, odd(block.get("qs", 8 * run + 7) >> 4, 1 / 8)),
+  "iq3_s-2024-02": (block, run) => ofBlock(block, odd(block.bits("scales", 4, run), 1 / 4)),
   iq3_s: (block, run) => ofBlock(block, odd(block.bits("scales", 4, run), 1)),
   iq3_xxs: (block, run) => ofBlock(block, odd(block.get("signs", run) >>> 28, 1 / 4)),
   iq4_xs: (block, run) =>
@@ -143,7 +146,7 @@ const MINIMUMS = {
   q5_K: (block, run) => minOfBlock(block, sixBits(block, run, true)),
 };
 
-export const scaleOf = (block, run) => (SCALES[block.type.name] ?? ((each) => each.get("d")))(block, run);
+export const scaleOf = (block, run) => (SCALES[block.type.layout] ?? ((each) => each.get("d")))(block, run);
 
 // What is added to the scaled code (in k-quants a minimum is subtracted); null where there is none.
 export function addedTo(block, run) {

@@ -13,6 +13,18 @@ function evenSigns(seven) {
 // iq2_xxs, iq3_xxs: 28 bits of a word are the signs of 32 values, seven for eight.
 const sevenBitSigns = (word, index) => evenSigns((word >>> (7 * ((index >> 3) & 3))) & 127);
 
+// iq3_s: one more bit of an index is in `qh`; all eight signs are there.
+function iq3sPoint(block, index) {
+  const group = index >> 2;
+  return { point: block.get("qs", group) | (block.bits("qh", 1, group) << 8), signs: block.get("signs", index >> 3) };
+}
+
+// iq1_s: three more bits of each of four indices are in a word of `qh`.
+function elevenBits(block, group) {
+  const high = (block.get("qh", group >> 2) >> (3 * (group & 3))) & 7;
+  return block.get("qs", group) | (high << 8);
+}
+
 // For a value's number: which point of the grid, and the signs of its eight, or (IQ1) by what all are moved.
 const POINTS = {
   iq2_xxs: (block, index) => {
@@ -32,15 +44,16 @@ const POINTS = {
     point: block.get("qs", index >> 2),
     signs: sevenBitSigns(block.get("signs", index >> 5), index),
   }),
-  iq3_s: (block, index) => {
-    const group = index >> 2;
-    return { point: block.get("qs", group) | (block.bits("qh", 1, group) << 8), signs: block.get("signs", index >> 3) };
+  "iq3_s-2024-02": iq3sPoint,
+  iq3_s: iq3sPoint,
+  "iq1_s-2024-02": (block, index) => {
+    const group = index >> 3;
+    return { point: block.get("qs", group) | ((block.bits("scales", 4, group) >> 3) << 8), moved: 0 };
   },
+  "iq1_s-2024-03": (block, index) => ({ point: elevenBits(block, index >> 3), moved: 0 }),
   iq1_s: (block, index) => {
     const group = index >> 3;
-    const word = block.get("qh", group >> 2);
-    const high = (word >> (3 * (group & 3))) & 7;
-    return { point: block.get("qs", group) | (high << 8), moved: word & 0x8000 ? -1 : 1 };
+    return { point: elevenBits(block, group), moved: block.get("qh", group >> 2) & 0x8000 ? -1 : 1 };
   },
   iq1_m: (block, index) => {
     const group = index >> 3;
@@ -52,7 +65,7 @@ const POINTS = {
 // A value in units of its scale.
 export function pointOf(block, index) {
   const { width, numbers, levels } = TABLES.grids[block.type.grid];
-  const { point, signs, moved } = POINTS[block.type.name](block, index);
+  const { point, signs, moved } = POINTS[block.type.layout](block, index);
   const number = numbers[levels.charCodeAt(point * width + (index % width)) - 48];
   if (moved !== undefined) return number + moved;
   return negative(signs, index) ? -number : number;
