@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlpy.formats.codes import signed_codes
+from ggmlpy.formats.containers import CONTAINERS, GGUF
 from ggmlpy.formats.dequantize import dequantize, scales_of
-from ggmlpy.formats.tensor_types import TENSOR_TYPES
+from ggmlpy.formats.tensor_types import TENSOR_TYPES, types_of
 from ggmlpy.machine.kernels import kernel
 from ggmlpy.machine.vectors import store_i8x32
 from llama_ref.arithmetic.exact import k_quants, layouts
@@ -21,7 +22,10 @@ from llama_ref.arithmetic.fast.layouts import LAYOUTS, SIXTEENS, of_sixteens
 
 SEEDS = st.integers(0, 2**32)
 K_QUANTS = [layout for layout, record in TENSOR_TYPES.items() if record.is_k_quant]
-WIDENED = [name for name, record in TENSOR_TYPES.items() if record.quantized and name not in LAYOUTS]
+# What a file can be read as. No file says that it has iq1_s of 2024-02, whose scales serve eight values, not sixteen.
+CONTAINER_VERSIONS = [(each.name, version) for each in (*CONTAINERS.values(), GGUF) for version in each.versions]
+IN_FILES = {record.layout for container in CONTAINER_VERSIONS for record in types_of(*container).values()}
+WIDENED = [name for name, record in TENSOR_TYPES.items() if record.quantized and name in IN_FILES - LAYOUTS.keys()]
 
 
 def random_blocks(seed, layout, count):
