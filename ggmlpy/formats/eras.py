@@ -352,9 +352,12 @@ def eras_writing(record: TensorType) -> list[Era]:
 
     >>> print(*eras_writing(MARCH_31.type("q4_0")))
     2023-03-31 2023-03-19 2023-03-30 2023-04-30
+    >>> print(*eras_writing(TENSOR_TYPES["iq3_s-2024-02"]), *eras_writing(TENSOR_TYPES["iq3_s"]))
+    2024-02-28 2026-10
     """
     found = [era for era in ERAS.values() if era.writes(record)]
-    return sorted(found, key=lambda era: era.date != DEFAULT_ERA) or [TODAY] * TODAY.writes(record)
+    of_gguf = [era for era in GGUF_ERAS.values() if era.writes(record)]
+    return sorted(found, key=lambda era: era.date != DEFAULT_ERA) or of_gguf[-1:]
 
 
 def tensor_type_of(type: str | TensorType, era: str | Era | None = None) -> TensorType:

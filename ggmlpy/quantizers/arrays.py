@@ -46,7 +46,7 @@ def quantize(
         type: a name ("q4_0"), or a record such as a tensor's ``type``; see
             :func:`~ggmlpy.formats.eras.tensor_type_of`.
         era: a date, see :mod:`ggmlpy.formats.eras`; by default the one that writes such blocks (2023-03-31 if
-            several do). Types that only GGUF has are today's.
+            several do). For types that only GGUF has it is the last.
         importance: float32 [n], how much an error in each column counts, as an importance matrix says it.
         compiler: what built the program, see :mod:`ggmlpy.quantizers.compilers`.
 

@@ -45,6 +45,10 @@ def test_the_eras_that_write_a_type_are_those_that_have_it():
         for era in ERAS.values():
             assert era.writes(record) == (era in eras_writing(record)) == (record in era.types.values())
     assert eras_writing(TENSOR_TYPES["q4_3"]) == []
+    last = {"iq1_s-2024-02": "2024-03-08", "iq1_s-2024-03": "2024-03-11T08", "iq3_s-2024-02": "2024-02-28"}
+    assert {layout: [era.date for era in eras_writing(TENSOR_TYPES[layout])] for layout in last} == {
+        layout: [date] for layout, date in last.items()
+    }
     assert eras_writing(TENSOR_TYPES["bf16"]) == eras_writing(TENSOR_TYPES["iq4_nl"]) == [TODAY]
 
 
