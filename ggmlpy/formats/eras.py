@@ -228,14 +228,18 @@ AUGUST_21 = Era("2023-08-21", "p5", "dadbed99e", "ggjt", 3, (*_MARCH, *_FIVES, *
 # fmt: on
 
 
+GGUF_ERAS: dict[str, Era] = {}  # by date; each era below enters itself, in order
+
+
 def _after(before: Era, date: str, commit: str, *types: str, version: int = 0, pin: str = "") -> Era:
     """The era of GGUF that follows another: with more types, or others in the place of those of the same name."""
     names = {kind.split("-")[0]: kind for kind in (*before.type_names, *types)}
-    return Era(date, pin, commit, "gguf", version or before.version, tuple(names.values()))
+    GGUF_ERAS[date] = Era(date, pin, commit, "gguf", version or before.version, tuple(names.values()))
+    return GGUF_ERAS[date]
 
 
 # fmt: off
-AUGUST_22      = Era("2023-08-22", "", "bac66994c", "gguf", 1, AUGUST_21.type_names)
+AUGUST_22      = _after(AUGUST_21,      "2023-08-22", "bac66994c", version=1)
 AUGUST_26      = _after(AUGUST_22,      "2023-08-26", "04f4b1eb1")
 AUGUST_27      = _after(AUGUST_26,      "2023-08-27", "d0cee0d36", version=2)
 SEPTEMBER_5    = _after(AUGUST_27,      "2023-09-05", "d59bd9706")
@@ -279,17 +283,6 @@ TODAY          = _after(JANUARY_7_25,   "2026-10",    "0.3.36", "mxfp4", "nvfp4"
 # fmt: on
 
 ERAS: dict[str, Era] = {era.date: era for era in (MARCH_19, MARCH_30, MARCH_31, APRIL_30, MAY_19, AUGUST_21)}
-GGUF_ERAS: dict[str, Era] = {
-    era.date: era
-    for era in (
-        *(AUGUST_22, AUGUST_26, AUGUST_27, SEPTEMBER_5, SEPTEMBER_6, OCTOBER_20, OCTOBER_28, DECEMBER_13),
-        *(JANUARY_11_24, JANUARY_14_24, JANUARY_15_24, JANUARY_16_24, JANUARY_17_24, JANUARY_22_24, JANUARY_25_24),
-        *(JANUARY_30_24, FEBRUARY_5_24, FEBRUARY_6_24, FEBRUARY_18_24, FEBRUARY_21_24, FEBRUARY_24_24),
-        *(FEBRUARY_26_24, FEBRUARY_27_24, FEBRUARY_28_24, MARCH_2_24, MARCH_8_24, MARCH_11_24_08, MARCH_11_24),
-        *(MARCH_22_24, MARCH_26_24, APRIL_3_24, APRIL_12_24, APRIL_26_24, MAY_8_24, MAY_18_24, MAY_19_24, JUNE_16_24),
-        *(SEPTEMBER_5_24, OCTOBER_31_24, JANUARY_7_25, TODAY),
-    )
-}
 DEFAULT_ERA = MARCH_31.date
 GGUF_ERA = AUGUST_21.date  # GGUF came the same day, with the same bytes; today's llama.cpp still reads and writes them
 
