@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,20 @@ def test_a_closed_model_is_no_longer_touched(tmp_path, monkeypatch: pytest.Monke
         model.touch_ahead()
         assert touching_threads() == []  # too small
     assert len(stopped) == 1
+
+
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
+
+
+@pytest.mark.skipif(not LARGE_PAGES.exists(), reason="this system has no large pages to ask for")
+def test_large_pages_are_asked_for_where_a_model_is_read_whole(tmp_path) -> None:
+    def flags() -> list[str]:
+        """Of the memory that is the file: "hg" says that large pages were asked for."""
+        text = Path("/proc/self/smaps").read_text()
+        return re.findall(rf"{re.escape(str(path))}\n(?:.*\n)*?VmFlags: (.*)", text)
+
+    path = write_tiny(tmp_path / "m.bin")
+    with open_model(path) as model:
+        assert [" hg" in found for found in flags()] == [False]
+        model.touch_ahead()
+        assert [" hg" in found for found in flags()] == [True]
