@@ -185,7 +185,10 @@ class Evaluator:
             raise UsageError("evaluate_each takes at least one token, and each token needs a cache of its own")
         with self._turn:
             self._check_open()
-            tokens = np.concatenate([self._checked([token], n_past, cache.length) for token, n_past, cache in steps])
+            for token, n_past, cache in steps:
+                if not (0 <= token < self.n_vocab and 0 <= n_past <= cache.length and n_past < self.n_ctx):
+                    self._checked([token], n_past, cache.length)  # says what is wrong
+            tokens = np.array([token for token, _, _ in steps], np.int64)
             self.file.check_length()
             with np.errstate(all="ignore"):
                 logits = self.backend.forward_each(self.weights, caches, tokens, [n_past for _, n_past, _ in steps])

@@ -12,7 +12,7 @@ era          what is particular (function, commit)
 
 All of them end in ``std::discrete_distribution`` over ``std::mt19937``: two draws of 32 bits make one number in
 [0, 1); a single candidate needs no draw. Equal logits are in the order of ``std::partial_sort`` or ``std::sort``, see
-:mod:`llama_ref.text.std_sort`.
+:mod:`llama_ref.arithmetic.exact.std_sort`.
 
 One thing is ours: temperature 0 is greedy (the early eras divide by it and get nonsense).
 """
@@ -345,7 +345,7 @@ def _top_k(scores: np.ndarray, k: int, *, sorts_all: bool = False) -> np.ndarray
     order = _order_without_ties(scores, k)
     if order is not None:
         return order
-    from .std_sort import partial_sort, sort
+    from llama_ref.arithmetic.exact.std_sort import partial_sort, sort
 
     return sort(scores) if sorts_all and k == len(scores) else partial_sort(scores, k)
 

@@ -96,7 +96,7 @@ class Utf8Stream:
     def feed(self, data: bytes) -> bytes:
         """The bytes that are ready now that ``data`` has arrived."""
         data = self._held + data
-        ready = complete_length(data)
+        ready = len(data) if data.isascii() else complete_length(data)
         self._held = data[ready:]
         return data[:ready]
 

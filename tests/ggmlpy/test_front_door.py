@@ -129,6 +129,16 @@ def test_a_tensor_is_an_array(path: Path) -> None:
             tensor.__array__(copy=False)
 
 
+def test_some_rows_of_a_tensor(path: Path) -> None:
+    with ggmlpy.open_model(path) as model:
+        tensor = model.tensors["tok_embeddings.weight"]
+        places = [2, 0, 2, tensor.n_rows - 1]
+        assert np.array_equal(tensor.rows_at(places), tensor.numpy()[places])
+        for place in (-1, tensor.n_rows):
+            with pytest.raises(IndexError, match="rows"):
+                tensor.rows_at([0, place])
+
+
 @pytest.mark.parametrize("container", ["ggml", "ggmf", "ggjt1", "ggjt2", "ggjt3", "gguf"])
 @pytest.mark.parametrize("kind", ["f32", "f16", "q4_0"])
 def test_a_file_from_arrays(tmp_path: Path, container: str, kind: str) -> None:

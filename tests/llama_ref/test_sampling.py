@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from ggmlpy.files.errors import FormatError, UsageError
 from llama_ref.arithmetic.exact.expf import _fused, expf
+from llama_ref.arithmetic.exact.std_sort import partial_sort, sort
 from llama_ref.text.model import Model
 from llama_ref.text.sampling import Mt19937, Sampler, SamplingOptions, _top_k, largest, log_softmax_of
-from llama_ref.text.std_sort import partial_sort, sort
 
 ROWS = json.loads((Path(__file__).parents[1] / "data" / "ggml" / "sample_eras.json").read_text())["rows"]
 ERAS = ("p0", "p1", "p2", "p3", "p4", "p5")

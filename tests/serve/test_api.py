@@ -271,7 +271,8 @@ def test_what_is_wrong_with_a_model_is_told_without_the_places_of_files(client, 
     def cut(*_: object, **__: object) -> None:
         raise TruncatedError("the model ends early", path="/home/me/model.bin", offset=5)
 
-    monkeypatch.setattr(engine.model, "evaluate", cut)
+    for way in ("evaluate", "evaluate_each"):
+        monkeypatch.setattr(engine.model, way, cut)
     for _ in range(2):
         answer = client.post("/v1/completions", json={"prompt": "x"})
         assert (answer.status_code, answer.json()["error"]["message"]) == (500, "the model ends early")

@@ -153,7 +153,7 @@ def test_a_mistake_ends_one_job_and_not_the_server(path, heard, monkeypatch):
     try:
         with monkeypatch.context() as patch:
             patch.setattr(engine.model, "evaluate", lambda *_, **__: [][1])
-            broken = heard([1], max_tokens=3)
+            broken = heard([1, 2], max_tokens=3)
             engine.submit(broken.job)
             assert "a mistake of the server: IndexError: list index" in broken.end().message
         whole = heard([1], max_tokens=3)

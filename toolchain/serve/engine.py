@@ -1,9 +1,10 @@
 """One thread that evaluates a model for many clients: jobs take turns in places, each with its key/value cache.
 
 In each round the oldest prompt that is still being read is read on by one batch, and every answer that is being written
-gets its next token; these tokens are evaluated together, in one pass over the model's weights. A job's text does not
-depend on what else goes on: its cache, its random numbers and its window of last tokens are its own, and the fast
-arithmetic gives the same bits however tokens are batched.
+gets its next token; these tokens are chosen together, in one call of compiled code, and evaluated together, in one pass
+over the model's weights. So is the last token of a prompt. A job's text does not depend on what else goes on: its
+cache, its random numbers and its window of last tokens are its own, and the fast arithmetic gives the same bits however
+tokens are batched.
 
 A place that is free keeps its cache. A job gets the place whose tokens begin like its prompt for longest, and reads
 only the rest; that too gives the same bits.
@@ -16,17 +17,22 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggmlpy.files.errors import FormatError, UsageError
+from ggmlpy.formats.eras import era_of
 from llama_ref.text.conversation import Conversation
 from llama_ref.text.model import Model
-from llama_ref.text.sampling import Sampler
+from llama_ref.text.samplers import Samplers
 from llama_ref.text.stop_words import StopWords
 from llama_ref.vocabulary.utf8 import Utf8Stream
 
 from .jobs import Event, Failed, Finished, Job, Piece, PromptScored, Scored, adjusted, best_tokens
+
+if TYPE_CHECKING:
+    from llama_ref.arithmetic.transformer import KVCache
 
 __all__ = ["Busy", "Engine"]
 
@@ -43,12 +49,17 @@ class Place:
 
     Attributes:
         tokens: those whose keys and values the cache holds, one for each position.
+        unread: tokens of the prompt that are read next, by batches.
+        next: the token that is evaluated next, together with those of other places.
+        logits: of the last token, once there is nothing else to evaluate.
     """
 
-    conversation: Conversation
+    number: int
+    cache: KVCache
     tokens: list[int] = field(default_factory=list)
     job: Job | None = None
     unread: list[int] = field(default_factory=list)
+    next: int | None = None
     counts: Counter[int] = field(default_factory=Counter)
     scores: list[Scored | None] = field(default_factory=list)
     logits: np.ndarray | None = None
@@ -60,9 +71,11 @@ class Place:
     used: float = 0.0
 
     @property
-    def writes(self) -> bool:
-        """Whether its prompt has been read."""
-        return self.job is not None and not self.unread and self.logits is not None
+    def choice(self) -> tuple[Place, Job, np.ndarray] | None:
+        """What a token is to be chosen from, if that comes next."""
+        if self.job is None or self.unread or self.next is not None or self.logits is None:
+            return None
+        return self, self.job, self.logits
 
 
 class Engine:
@@ -76,9 +89,10 @@ class Engine:
 
     def __init__(self, model: Model, *, places: int = 4, queue: int = 64) -> None:
         self.model = model
-        self.places = [Place(Conversation(model)) for _ in range(places)]
-        self.tokenizer = self.places[0].conversation.tokenizer
-        self.era = self.places[0].conversation.sampler.era
+        usual = Conversation(model)
+        self.tokenizer = usual.tokenizer
+        self.places = [Place(number, model.new_cache()) for number in range(places)]
+        self._samplers = Samplers(places, n_vocab=model.n_vocab, n_ctx=model.n_ctx, era=era_of(usual.sampler.era))
         self._most = queue
         self._waiting: deque[Job] = deque()
         self._news: list[tuple[Job, Event]] = []  # of this round
@@ -161,14 +175,13 @@ class Engine:
         # the last token is always evaluated, for its logits; to score a prompt, all of them are
         place.reused = 0 if job.echo else min(_common(place.tokens, job.prompt), len(job.prompt) - 1)
         place.tokens = place.tokens[: place.reused]
-        place.unread = list(job.prompt[place.reused :])
         place.job, place.logits, place.made, place.scores = job, None, 0, []
+        place.unread, place.next = list(job.prompt[place.reused :]), None
+        if len(place.unread) == 1 and not job.echo:
+            place.next = place.unread.pop()
         place.counts, place.stream, place.words = Counter(), Utf8Stream(), StopWords(job.stop)
         place.began = time.perf_counter()
-        conversation = place.conversation
-        conversation.sampler = Sampler(job.sampling, self.era)
-        conversation.recent = [0] * self.model.n_ctx
-        conversation.remember(job.prompt)
+        self._samplers.begin(place.number, job.sampling, job.prompt)
 
     def _round(self) -> None:
         """One batch of the oldest prompt, and one token of every answer."""
@@ -177,20 +190,23 @@ class Engine:
                 self._end(place, "cancelled")
         reading = [place for place in self.places if place.unread]
         if reading:
-            self._guarded(min(reading, key=lambda place: place.began), self._read)
-        writing = [place for place in self.places if place.writes]
-        chosen = [(place, self._guarded(place, self._write)) for place in writing]
-        self._evaluate_each([(place, token) for place, token in chosen if token is not None])
+            oldest = min(reading, key=lambda place: place.began)
+            self._guarded([oldest], self._read, oldest)
+        writing = [each for place in self.places if (each := place.choice) and self._goes_on(*each[:2])]
+        if writing:
+            self._guarded([place for place, _, _ in writing], self._write, writing)
+        ready = [(place, place.next) for place in self.places if place.next is not None]
+        if ready:
+            self._deliver()
+            self._guarded([place for place, _ in ready], self._evaluate_each, ready)
 
-    def _guarded(self, place: Place, step: Callable[[Place, Job], int | None]) -> int | None:
-        """A model whose file was cut off, or a mistake of ours, ends one job and not the server."""
-        job = place.job
-        assert job is not None
+    def _guarded(self, places: list[Place], step: Callable[..., None], *what: Any) -> None:
+        """A model whose file was cut off, or a mistake of ours, ends the jobs that it concerns and not the server."""
         try:
-            return step(place, job)
+            step(*what)
         except Exception as error:
-            self._fail(place, error)
-            return None
+            for place in places:
+                self._fail(place, error)
 
     def _fail(self, place: Place, error: Exception) -> None:
         job = place.job
@@ -202,23 +218,17 @@ class Engine:
             short = error.problem if isinstance(error, FormatError) else error
             self._tell(job, Failed(f"{whose}{error}", f"{whose}{short}"))
 
-    def _evaluate_each(self, chosen: list[tuple[Place, int]]) -> None:
-        """The next token of several answers."""
-        if not chosen:
-            return
-        self._deliver()
-        steps = [(token, len(place.tokens), place.conversation.cache) for place, token in chosen]
-        try:
-            rows = self.model.evaluate_each(steps)
-        except Exception as error:
-            for place, _ in chosen:
-                self._fail(place, error)
-            return
-        for (place, token), row in zip(chosen, rows, strict=True):
-            place.logits = row
+    def _evaluate_each(self, ready: list[tuple[Place, int]]) -> None:
+        """The next token of several texts."""
+        rows = self.model.evaluate_each([(token, len(place.tokens), place.cache) for place, token in ready])
+        for (place, token), row in zip(ready, rows, strict=True):
             place.tokens.append(token)
+            place.next, place.logits = None, row
 
-    def _read(self, place: Place, job: Job) -> None:
+    def _read(self, place: Place) -> None:
+        """The next batch of a prompt."""
+        job = place.job
+        assert job is not None
         batch, place.unread = place.unread[:BATCH], place.unread[BATCH:]
         if not job.echo:
             place.logits = self._evaluate(place, batch, last_only=True)
@@ -231,35 +241,36 @@ class Engine:
         if not place.unread:
             self._tell(job, PromptScored(tuple(place.scores)))
 
-    def _write(self, place: Place, job: Job) -> int | None:
-        """Choose a token and say what became whole with it; the token, if it is to be evaluated."""
-        if place.made >= job.max_tokens or len(place.tokens) >= self.model.n_ctx:
-            self._end(place, "length")
-            return None
-        assert place.logits is not None
-        conversation = place.conversation
-        sample = conversation.sampler.choose(adjusted(place.logits, job, place.counts), conversation.recent)
-        token = sample.token
-        if token in self.tokenizer.ends:
-            self._end(place, "stop")
-            return None
-        conversation.remember([token])
-        place.counts[token] += 1
+    def _goes_on(self, place: Place, job: Job) -> bool:
+        """Whether there may be another token; else that is the end."""
+        if place.made < job.max_tokens and len(place.tokens) < self.model.n_ctx:
+            return True
+        self._end(place, "length")
+        return False
+
+    def _write(self, writing: list[tuple[Place, Job, np.ndarray]]) -> None:
+        """Choose the next tokens of several answers, and say what became whole with them."""
+        logits = [adjusted(logits, job, place.counts) for place, job, logits in writing]
+        tokens = self._samplers.choose([place.number for place, _, _ in writing], logits)
+        for each, token in zip(writing, tokens, strict=True):
+            if token in self.tokenizer.ends:
+                self._end(each[0], "stop")
+            else:
+                self._guarded([each[0]], self._add, *each, token)
+
+    def _add(self, place: Place, job: Job, logits: np.ndarray, token: int) -> None:
         place.made += 1
-        text = place.stream.feed(self.tokenizer.piece(token)).decode("utf-8", "replace")
-        shown = place.words.feed(text)
-        scored = Scored(token) if job.logprobs is None else best_tokens(place.logits, token, job.logprobs)
+        place.counts[token] += 1
+        shown = place.words.feed(place.stream.feed(self.tokenizer.piece(token)).decode("utf-8", "replace"))
+        scored = Scored(token) if job.logprobs is None else best_tokens(logits, token, job.logprobs)
         self._tell(job, Piece(shown, scored))
         if place.words.found:
             self._end(place, "stop")
-            return None
-        if place.made < job.max_tokens and len(place.tokens) < self.model.n_ctx:
-            return token
-        return None
+        elif self._goes_on(place, job):
+            place.next = token
 
     def _evaluate(self, place: Place, tokens: Sequence[int], *, last_only: bool) -> np.ndarray:
-        cache = place.conversation.cache
-        logits = self.model.evaluate(tokens, len(place.tokens), last_only=last_only, cache=cache)
+        logits = self.model.evaluate(tokens, len(place.tokens), last_only=last_only, cache=place.cache)
         place.tokens.extend(tokens)
         return logits
 
@@ -271,7 +282,8 @@ class Engine:
         self._tell(job, Finished(reason, len(job.prompt), place.made, place.words.rest(), place.reused, seconds))
 
     def _leave(self, place: Place) -> None:
-        place.job, place.unread, place.logits, place.used = None, [], None, time.perf_counter()
+        place.job, place.unread, place.next, place.logits = None, [], None, None
+        place.used = time.perf_counter()
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

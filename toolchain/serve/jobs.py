@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +24,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """A token with its log-probability and the most likely tokens at its place, the best first.
 
     Attributes:
@@ -36,8 +36,7 @@ class Scored:
     best: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A token that was generated, and the text that became whole with it (often none, sometimes several characters)."""
 
     text: str

@@ -18,6 +18,7 @@ from ggmlpy.machine.kernels import kernel
 __all__ = ["partial_sort", "sort"]
 
 SMALL = 16  # libstdc++'s _S_threshold: ranges of this size are left to the insertion sort
+STRIP = 64  # values that are looked at together: most have none that belongs to the largest
 
 
 def partial_sort(scores: Iterable[float], k: int) -> NDArray[np.int64]:
@@ -74,13 +75,24 @@ def _sift(values, heap, base, hole, size, item):
 
 
 @kernel
+def _any_above(values, least):
+    found = 0
+    for value in values:
+        found |= value > least
+    return found != 0
+
+
+@kernel
 def _heap_order(values, heap):
     k = len(heap)
     for hole in range(k // 2 - 1, -1, -1):
         _sift(values, heap, 0, hole, k, heap[hole])
-    for index in range(k, len(values)):
-        if values[index] > values[heap[0]]:
-            _sift(values, heap, 0, 0, k, index)
+    for start in range(k, len(values), STRIP):
+        stop = min(start + STRIP, len(values))
+        if _any_above(values[start:stop], values[heap[0]]):
+            for index in range(start, stop):
+                if values[index] > values[heap[0]]:
+                    _sift(values, heap, 0, 0, k, index)
     for size in range(k - 1, 0, -1):
         last = heap[size]
         heap[size] = heap[0]
