@@ -62,8 +62,10 @@ from .layouts import (
     A_STARTS,
     A_SUMS16,
     A_SUMS32,
+    FEW_TOKENS,
     GROUP,
     GROUP_BYTES,
+    K_TOKENS,
     LEAST_ZERO,
     OFFSET,
     OFFSET_FIRST,
@@ -86,8 +88,8 @@ __all__ = [
     "quantize_groups",
     "quantize_superblocks",
     "quantize_token",
+    "quantize_token_superblocks",
     "silu_mul",
-    "superblocks_bytes",
 ]
 
 
@@ -216,8 +218,12 @@ def store_sums_of_32(b: ir.IRBuilder, record: Any) -> None:
 
 
 @compiled
-def quantize_superblocks(x, n, record):
-    """A vector f32 [n] to the records of 256 values each that k-quants meet; what is left of n is left out."""
+def quantize_superblocks(x, n, record, step):
+    """A vector f32 [n] to the records of 256 values each that k-quants meet; what is left of n is left out.
+
+    Args:
+        record, step: address of the first record; the next is `step` on.
+    """
     keep_apart()
     for _ in range(n // 256):
         most = zeros()
@@ -231,13 +237,18 @@ def quantize_superblocks(x, n, record):
             store_sixteen_codes(record, np.int32(i), codes)
         store_sums_of_32(record)
         store_f32(record + A_SCALE, da)
-        x, record = x + 1024, record + A_BYTES
+        x, record = x + 1024, record + step
 
 
 @compiled
-def superblocks_bytes(n):
-    """Bytes of a vector of n values as `quantize_superblocks` writes it."""
-    return n // 256 * A_BYTES
+def quantize_token_superblocks(x, n, records, token, tokens):
+    """The same of one of some tokens. The product with many reads tiles of them: [tile][block][token of the tile]."""
+    step = A_BYTES if tokens <= FEW_TOKENS else K_TOKENS * A_BYTES
+    if tokens <= FEW_TOKENS:
+        place = token * (n // 256)
+    else:
+        place = token // K_TOKENS * K_TOKENS * (n // 256) + token % K_TOKENS
+    quantize_superblocks(x, n, records + place * A_BYTES, step)
 
 
 @compiled

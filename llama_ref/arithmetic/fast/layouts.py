@@ -158,8 +158,9 @@ class Tile:
     tokens: int
 
 
-TILE = {"amx": Tile(1, 16), "vnni": Tile(2, 8)}.get(MACHINE.simd, Tile(1, 4))
-K_TILE = Tile(2, 8) if MACHINE.wide else Tile(1, 4)  # of k-quants
+TILE = {"amx": Tile(1, 16), "vnni": Tile(1, 8)}.get(MACHINE.simd, Tile(1, 4))
+K_TOKENS = 8 if MACHINE.wide else 4  # of k-quants: the same, of sixteen rows
+K_BLOCKS = 2  # that meet all tokens before the next
 FEW_TOKENS = 8 if MACHINE.simd == "amx" else 32  # that meet the rows without packing these
 # Of floats: rows and tokens whose sums fit the registers; how many columns and such tiles the caches keep meanwhile.
 FLOAT_ROWS, FLOAT_TOKENS = (4, 6) if MACHINE.wide else (2, 2)
@@ -255,7 +256,7 @@ def work_sizes(
     n_embd: int, n_ff: int, n_q: int, n_kv: int, head_dim: int, n_ctx: int, n_tokens: int, kinds: Iterable[str]
 ) -> WorkSizes:
     """The working memory for up to n_tokens tokens a call, with matrices of these kinds."""
-    n_most, n_padded = max(n_embd, n_ff, n_q), rounded(n_tokens, max(TILE.tokens, K_TILE.tokens))
+    n_most, n_padded = max(n_embd, n_ff, n_q), rounded(n_tokens, max(TILE.tokens, K_TOKENS))
     blocks, groups, superblocks = n_most // 32, -(-n_most // (32 * GROUP)), n_most // 256
     kinds = list(kinds)
     layouts = [LAYOUTS[kind] for kind in kinds if kind in LAYOUTS]
@@ -270,7 +271,7 @@ def work_sizes(
         "records_at": max(n_padded * blocks * TOKEN_BYTES, FEW_TOKENS * groups * GROUP_BYTES) if layouts else 0,
         "superblocks_at": n_padded * superblocks * A_BYTES if k_quants else 0,
     }
-    sums = max(LEVELS * PANELS * TILE.tokens, 2 * K_TILE.panels * K_TILE.tokens, GROUP * (FEW_TOKENS + 1)) * 64
+    sums = max(LEVELS * PANELS * TILE.tokens, 2 * PANELS * n_padded, GROUP * (FEW_TOKENS + 1)) * 64
     float_sums = 64 * FLOAT_TILES * FLOAT_TOKENS * (GROUP * PANELS + FLOAT_ROWS)
     packed = [blocks * panel_bytes(layout) for layout in layouts]
     packed += [superblocks * superblock_panel_parts(record)["end"] for record in k_quants]

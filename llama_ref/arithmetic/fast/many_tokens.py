@@ -17,10 +17,9 @@ from .activations import (
     leave_out_token,
     normalize_or_copy,
     quantize_groups,
-    quantize_superblocks,
     quantize_token,
+    quantize_token_superblocks,
     silu_mul,
-    superblocks_bytes,
 )
 from .attention import attention_head, remember_head
 from .layouts import AS_FLOATS, FEW_TOKENS, GROUP, IN_BLOCKS, PANELS
@@ -95,7 +94,7 @@ def prepare_token(plan, x, norm, n, t, tokens, scratch):
         y = normed_at(plan) + 4 * n * t
     normalize_or_copy(plan, source, norm, n, y)
     if any_superblocks(plan) != 0:
-        quantize_superblocks(y, n, superblocks_at(plan) + t * superblocks_bytes(n))
+        quantize_token_superblocks(y, n, superblocks_at(plan), t, tokens)
     if any_blocks(plan) == 0:
         return
     if tokens <= FEW_TOKENS:

@@ -15,7 +15,7 @@ from ggmlpy.machine.vectors import load_f32, store_f32
 
 from .activations import normalize_or_copy, quantize_groups, quantize_superblocks, silu_mul
 from .attention import attention_group
-from .layouts import AS_FLOATS, IN_SUPERBLOCKS, LONG_STREAMS, ROWS, SIDE_BY_SIDE
+from .layouts import A_BYTES, AS_FLOATS, IN_SUPERBLOCKS, LONG_STREAMS, ROWS, SIDE_BY_SIDE
 from .matrix_functions import PANEL_SIGNATURE, ROWS_SIGNATURE, call_by_address
 from .plan_fields import (
     MATRIX_SIZE,
@@ -82,7 +82,7 @@ def prepare(plan, x, norm, n, scratch):
     if any_blocks(plan) != 0:
         quantize_groups(y, n, scratch + scratch_record(plan))
     if any_superblocks(plan) != 0:
-        quantize_superblocks(y, n, scratch + scratch_superblocks(plan))
+        quantize_superblocks(y, n, scratch + scratch_superblocks(plan), A_BYTES)
 
 
 @compiled

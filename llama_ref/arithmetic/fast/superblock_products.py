@@ -46,12 +46,13 @@ from ggmlpy.machine.vectors import (
 
 from .blocks import times_zero
 from .few_superblocks import make_few
-from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, K_TILE, START_ZERO
+from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, K_BLOCKS, K_TOKENS, START_ZERO
 from .layouts import superblock_panel_parts as parts_of
 from .matrix_functions import Product, put, put_four
 from .panel_products import put_rows
 from .side_by_side import halves_of_rows
 from .superblocks import Superblock, totals, totals_of_quarters
+from .work import units
 
 __all__ = ["make_superblock_product"]
 
@@ -156,94 +157,111 @@ def make_pack_block(block: Superblock) -> Any:
 
 
 class SuperblockTile:
-    """One block of sixteen rows, or of a few times sixteen, times a few tokens."""
+    """One block of sixteen rows times a few tokens, whose sums stay in registers.
 
-    def __init__(self, block: Superblock) -> None:
-        self.block, self.parts = block, parts_of(block.record)
-        self.places = [(p, t) for p in range(K_TILE.panels) for t in range(K_TILE.tokens)]
+    Args:
+        panel: address of the packed block (`make_pack_block`).
+        tokens: address of the tokens' records, one after the other.
+    """
 
-    def whole_sums(self, b: ir.IRBuilder, panels: Sequence[Any], tokens: Sequence[Any]) -> list[Any]:
-        """S i32 [16 rows] for each panel and token."""
-        slots = [cgutils.alloca_once(b, I32X16) for _ in self.places]
+    def __init__(self, b: ir.IRBuilder, block: Superblock, panel: Any, tokens: Any) -> None:
+        self.b, self.block, self.parts, self.panel = b, block, parts_of(block.record), panel
+        self.tokens = [at(b, tokens, A_BYTES * t) for t in range(K_TOKENS)]
+
+    def _rows(self, part: str, offset: Any, kind: Any) -> Any:
+        """A register of what was packed of sixteen rows."""
+        return load_as(self.b, self.b.add(at(self.b, self.panel, self.parts[part]), offset), kind)
+
+    def _of_tokens(self, offset: Any, kind: Any, lanes: Any) -> list[Any]:
+        """A number of each token's record, in all lanes."""
+        return [spread(self.b, load_as(self.b, self.b.add(token, offset), kind), lanes) for token in self.tokens]
+
+    def whole_sums(self) -> list[Any]:
+        """S i32 [16 rows] for each token."""
+        b = self.b
+        slots = [cgutils.alloca_once(b, I32X16) for _ in self.tokens]
         for slot in slots:
             b.store(constant(0, I32X16), slot)
         with cgutils.for_range(b, I64(self.block.runs)) as loop:
-            dots = self._dots(b, loop.index, panels, tokens)
-            place = b.add(I64(self.parts["scales"]), b.mul(loop.index, I64(64)))
-            scales = [load_as(b, b.add(panel, place), I32X16) for panel in panels]
-            for slot, dot, (p, _) in zip(slots, dots, self.places, strict=True):
-                b.store(b.add(b.load(slot), b.mul(dot, scales[p])), slot)
+            scales = self._rows("scales", b.mul(loop.index, I64(64)), I32X16)
+            for slot, dots in zip(slots, self._dots(loop.index), strict=True):
+                b.store(b.add(b.load(slot), b.mul(dots, scales)), slot)
         return [b.load(slot) for slot in slots]
 
-    def _dots(self, b: ir.IRBuilder, run: Any, panels: Sequence[Any], tokens: Sequence[Any]) -> list[Any]:
+    def _dots(self, run: Any) -> list[Any]:
         """Σ (code - zero)·a over a run."""
-        values, zero = self.block.record.run, self.block.zero
-        dots, small = [constant(0, I32X16)] * len(self.places), self.block.small
-        if zero:
-            place = b.add(I64(A_RUN_STARTS), b.mul(run, I64(4 * values // 16)))
-            starts = [self._start(b, b.add(token, place)) for token in tokens]
-            dots = [spread(b, starts[t], I32X16) for _, t in self.places]
+        b, values = self.b, self.block.record.run
+        dots = self._starts(run)
         for word in range(values // 4):
-            place = b.add(I64(16 * 4 * word), b.mul(run, I64(16 * values)))
-            codes = [load_as(b, b.add(at(b, panel, self.parts["codes"]), place), I32X16) for panel in panels]
-            place = b.add(I64(A_CODES + 4 * word), b.mul(run, I64(values)))
-            four = [spread(b, load_as(b, b.add(token, place), I32), I32X16) for token in tokens]
-            dots = [dot_bytes(b, dot, codes[p], four[t], small) for dot, (p, t) in zip(dots, self.places, strict=True)]
+            codes = self._rows("codes", b.add(I64(64 * word), b.mul(run, I64(16 * values))), I32X16)
+            four = self._of_tokens(b.add(I64(A_CODES + 4 * word), b.mul(run, I64(values))), I32, I32X16)
+            dots = [dot_bytes(b, dot, codes, a, self.block.small) for dot, a in zip(dots, four, strict=True)]
         return dots
 
-    def _start(self, b: ir.IRBuilder, starts: Any) -> Any:
-        """What the sum of a run begins with: minus the zero times its codes of the vector."""
-        sums = [load_as(b, at(b, starts, 4 * i), I32) for i in range(self.block.record.run // 16)]
-        return times_zero(b, functools.reduce(b.add, sums), self.block.zero, START_ZERO)
+    def _starts(self, run: Any) -> list[Any]:
+        """What the sums of a run begin with: minus the zero times its codes of the vector."""
+        b, n = self.b, self.block.record.run // 16
+        if not self.block.zero:
+            return [constant(0, I32X16)] * K_TOKENS
+        place = b.add(I64(A_RUN_STARTS), b.mul(run, I64(4 * n)))
+        sums = [self._of_tokens(b.add(place, I64(4 * i)), I32, I32X16) for i in range(n)]
+        return [times_zero(b, functools.reduce(b.add, x), self.block.zero, START_ZERO) for x in zip(*sums, strict=True)]
 
-    def min_sums(self, b: ir.IRBuilder, panels: Sequence[Any], tokens: Sequence[Any]) -> list[Any]:
-        """M i32 [16 rows] for each panel and token."""
-        sums = [constant(0, I32X16)] * len(self.places)
+    def min_sums(self) -> list[Any]:
+        """M i32 [16 rows] for each token."""
+        b, sums = self.b, [constant(0, I32X16)] * K_TOKENS
         begin = A_SUMS16 if self.block.record.run == 16 else A_SUMS32
         for pair in range(self.block.runs // 2):
-            mins = [load_as(b, at(b, panel, self.parts["mins"] + 64 * pair), I16X32) for panel in panels]
-            two = [spread(b, load_as(b, at(b, token, begin + 4 * pair), I32), I32X16) for token in tokens]
-            two = [b.bitcast(x, I16X32) for x in two]
-            sums = [dot_words(b, s, mins[p], two[t]) for s, (p, t) in zip(sums, self.places, strict=True)]
+            mins = self._rows("mins", I64(64 * pair), I16X32)
+            two = [b.bitcast(x, I16X32) for x in self._of_tokens(I64(begin + 4 * pair), I32, I32X16)]
+            sums = [dot_words(b, s, mins, x) for s, x in zip(sums, two, strict=True)]
         return sums
 
-    def add(self, b: ir.IRBuilder, panels: Sequence[Any], tokens: Sequence[Any], sums: Any) -> None:
-        """sums, f32 [d, dmin][panels][tokens][16 rows], += what the block adds."""
-        das = [spread(b, load_as(b, at(b, token, A_SCALE), F32), F32X16) for token in tokens]
+    def add(self, floats: Sequence[Any]) -> None:
+        """Variables f32 [16 rows], [d, dmin][tokens], += what the block adds."""
+        b, das = self.b, self._of_tokens(I64(A_SCALE), F32, F32X16)
         for i, name in enumerate(self.block.factor_names):
-            whole = (self.whole_sums, self.min_sums)[i](b, panels, tokens)
-            factors = [load_as(b, at(b, panel, self.parts[name]), F32X16) for panel in panels]
-            for k, (p, t) in enumerate(self.places):
-                place = at(b, sums, 64 * (i * len(self.places) + k))
-                factor = b.fmul(factors[p], das[t])
-                store_as(b, place, mad.emit(b, b.sitofp(whole[k], F32X16), factor, load_as(b, place, F32X16)))
+            factors = self._rows(name, I64(0), F32X16)
+            whole = (self.whole_sums, self.min_sums)[i]()
+            for slot, x, da in zip(floats[K_TOKENS * i :], whole, das, strict=False):
+                b.store(mad.emit(b, b.sitofp(x, F32X16), b.fmul(factors, da), b.load(slot)), slot)
 
 
 def make_tile(block: Superblock) -> Any:
-    """The operation (panel, distance of the next, tokens, distance of the next, sums): `SuperblockTile.add`."""
-    tile = SuperblockTile(block)
+    """The operation that adds some blocks of sixteen rows times those of K_TOKENS tokens.
 
-    @op(nothing, address, integer, address, integer, address)
-    def add_tile(b: ir.IRBuilder, panel: Any, stride: Any, token: Any, apart: Any, sums: Any) -> None:
-        panels = [b.add(panel, b.mul(stride, I64(p))) for p in range(K_TILE.panels)]
-        tokens = [b.add(token, b.mul(apart, I64(t))) for t in range(K_TILE.tokens)]
-        tile.add(b, panels, tokens, sums)
+    Args of the operation:
+        panel, tokens: addresses of the first packed block and of the tokens' first records, [blocks][K_TOKENS].
+        count: how many blocks.
+        sums: address of f32 [d, dmin][K_TOKENS][16 rows].
+    """
+    packed, n_sums = parts_of(block.record)["end"], K_TOKENS * len(block.factor_names)
+
+    @op(nothing, address, address, integer, address)
+    def add_tile(b: ir.IRBuilder, panel: Any, tokens: Any, count: Any, sums: Any) -> None:
+        floats = [cgutils.alloca_once(b, F32X16) for _ in range(n_sums)]
+        for i, slot in enumerate(floats):
+            b.store(load_as(b, at(b, sums, 64 * i), F32X16), slot)
+        with cgutils.for_range(b, count) as loop:
+            here = b.add(panel, b.mul(loop.index, I64(packed)))
+            records = b.add(tokens, b.mul(loop.index, I64(K_TOKENS * A_BYTES)))
+            SuperblockTile(b, block, here, records).add(floats)
+        for i, slot in enumerate(floats):
+            store_as(b, at(b, sums, 64 * i), b.load(slot))
 
     return add_tile
 
 
-TILE_PANELS, TILE_TOKENS = K_TILE.panels, K_TILE.tokens
-TILE_SUMS = 64 * TILE_PANELS * TILE_TOKENS  # bytes
+TILE_SUMS = 64 * K_TOKENS  # bytes of those that meet d, and of those that meet dmin
 
 
 @compiled
 def put_tile(sums, tokens, row, last, y, y_stride, accumulate):
     """Write (or add) a tile's results: the first sums minus the second, rows from `row` to `last`."""
-    for p in range(TILE_PANELS):
-        for t in range(tokens):
-            place, first = sums + 64 * (p * TILE_TOKENS + t), row + GROUP * p
-            value = sub(load(place), load(place + TILE_SUMS))
-            put_rows(y + t * y_stride + 4 * first, value, last - first, accumulate)
+    for t in range(tokens):
+        place = sums + 64 * t
+        value = sub(load(place), load(place + TILE_SUMS))
+        put_rows(y + t * y_stride + 4 * row, value, last - row, accumulate)
 
 
 def make_panel(block: Superblock) -> Any:
@@ -262,19 +280,24 @@ def make_panel(block: Superblock) -> Any:
 
     @compiled
     def panel_product(base, cols, first, last, n, x, panel, sums, y, y_stride, accumulate):
+        """Some blocks of sixteen rows, which the first-level cache keeps, meet all tokens before the next do."""
         keep_apart()
-        n_blocks, n_panels = cols // values, (last - first + GROUP - 1) // GROUP
-        row_bytes, stride, apart = n_blocks * size, n_blocks * packed, n_blocks * A_BYTES
-        n_panels = (n_panels + TILE_PANELS - 1) // TILE_PANELS * TILE_PANELS
+        n_blocks, n_tiles, n_panels = cols // values, units(n, K_TOKENS), units(last - first, GROUP)
+        row_bytes, stride, token_bytes = n_blocks * size, n_blocks * packed, K_TOKENS * A_BYTES
         for i in range(n_panels):
-            pack(base, row_bytes, min(first + GROUP * i, last - 1), last, n_blocks, sums, panel + i * stride)
-        for t in range(0, n, TILE_TOKENS):
-            for i in range(0, n_panels, TILE_PANELS):
-                zero_bytes(sums, 2 * TILE_SUMS)
-                for k in range(n_blocks):
-                    add_tile(panel + i * stride + k * packed, stride, x + t * apart + k * A_BYTES, apart, sums)
-                place = y + t * y_stride
-                put_tile(sums, min(TILE_TOKENS, n - t), first + GROUP * i, last, place, y_stride, accumulate)
+            pack(base, row_bytes, first + GROUP * i, last, n_blocks, sums, panel + i * stride)
+        zero_bytes(sums, 2 * TILE_SUMS * n_panels * n_tiles)
+        for k in range(0, n_blocks, K_BLOCKS):
+            count = min(K_BLOCKS, n_blocks - k)
+            for i in range(n_panels):
+                for t in range(n_tiles):
+                    place = sums + 2 * TILE_SUMS * (i * n_tiles + t)
+                    add_tile(panel + i * stride + k * packed, x + (t * n_blocks + k) * token_bytes, count, place)
+        for i in range(n_panels):
+            for t in range(n_tiles):
+                place, target, row = sums + 2 * TILE_SUMS * (i * n_tiles + t), t * K_TOKENS, first + GROUP * i
+                tokens = min(K_TOKENS, n - target)
+                put_tile(place, tokens, row, last, y + target * y_stride, y_stride, accumulate)
         return 0
 
     return panel_product
