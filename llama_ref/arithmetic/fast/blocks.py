@@ -66,11 +66,10 @@ from .layouts import (
     GROUP,
     LEAST_ZERO,
     ODD,
-    PANELS,
     QUAD,
     SCALE,
     SECOND,
-    TILE,
+    TILE_TOKENS,
     TOKEN_BYTES,
     Layout,
     panel_bytes,
@@ -269,7 +268,7 @@ def make_pack_block(layout: Layout) -> Any:
 
 # Many tokens: the inner loop of the matrix product.
 
-Slots = Sequence[Sequence[Any]]  # variables f32 [16], [panels][tokens]
+Slots = Sequence[Any]  # variables f32 [16 rows], [tokens]
 
 
 @dataclass(frozen=True)
@@ -279,16 +278,16 @@ class Part:
     A record of sixteen rows is described at `make_pack_block`, one of tokens at `make_tile`.
     """
 
-    records: Sequence[Any]  # [panels]
+    record: Any
     token: Any
     half: int  # 0 or 1
 
 
 def make_tile(layout: Layout) -> Any:
-    """The operation that multiplies count blocks of 16 · `TILE.panels` rows with `TILE.tokens` tokens.
+    """The operation that multiplies count blocks of sixteen rows with TILE_TOKENS tokens.
 
     Args of the operation:
-        panel, stride: address of `count` records of sixteen rows (`make_pack_block`); the next panel is `stride` on.
+        panel: address of `count` records of sixteen rows (`make_pack_block`).
         tokens: address of as many records (TOKEN_BYTES for each token): codes u8 or i8 [tokens][32], da f32 [tokens],
             da·Σa f32 [tokens], the same of the first and of the second halves.
         count: how many blocks: one of the sixteen chains in which the floats of a row are added.
@@ -296,19 +295,17 @@ def make_tile(layout: Layout) -> Any:
     """
     tile = MatrixTile(layout) if MACHINE.simd == "amx" else RegisterTile(layout)
 
-    @op(nothing, address, integer, address, integer, address, integer)
-    def multiply_tile(b: ir.IRBuilder, panel: Any, stride: Any, tokens: Any, count: Any, sums: Any, level: Any) -> None:
-        floats = [[cgutils.alloca_once(b, F32X16) for _ in range(TILE.tokens)] for _ in range(TILE.panels)]
-        for slots in floats:
-            for slot in slots:
-                b.store(constant(0.0, F32X16), slot)
+    @op(nothing, address, address, integer, address, integer)
+    def multiply_tile(b: ir.IRBuilder, panel: Any, tokens: Any, count: Any, sums: Any, level: Any) -> None:
+        floats = [cgutils.alloca_once(b, F32X16) for _ in range(TILE_TOKENS)]
+        for slot in floats:
+            b.store(constant(0.0, F32X16), slot)
 
         with cgutils.for_range(b, count) as loop:
             record = b.add(panel, b.mul(loop.index, I64(panel_bytes(layout))))
-            records = [b.add(record, b.mul(stride, I64(p))) for p in range(TILE.panels)]
-            token = b.add(tokens, b.mul(loop.index, I64(TOKEN_BYTES * TILE.tokens)))
+            token = b.add(tokens, b.mul(loop.index, I64(TOKEN_BYTES * TILE_TOKENS)))
             for half in range(layout.parts):
-                tile.add_part(b, Part(records, token, half), floats)
+                tile.add_part(b, Part(record, token, half), floats)
         put_sums(b, floats, sums, level)
 
     return multiply_tile
@@ -321,17 +318,16 @@ def put_sums(b: ir.IRBuilder, floats: Slots, sums: Any, level: Any) -> None:
     pairs, of fours …: a chain adds `level` sums, one from each level below, and is written to that level.
 
     Args:
-        sums: address of f32 [levels][panels][tokens][16].
+        sums: address of f32 [levels][tokens][16].
     """
-    places = [(slot, 64 * (p * TILE.tokens + t)) for p, slots in enumerate(floats) for t, slot in enumerate(slots)]
-    level_bytes = I64(64 * TILE.tokens * PANELS)
+    level_bytes = I64(64 * TILE_TOKENS)
     with cgutils.for_range(b, level) as loop:
         below = b.add(sums, b.mul(loop.index, level_bytes))
-        for slot, place in places:
-            b.store(b.fadd(load_as(b, at(b, below, place), F32X16), b.load(slot)), slot)
+        for t, slot in enumerate(floats):
+            b.store(b.fadd(load_as(b, at(b, below, 64 * t), F32X16), b.load(slot)), slot)
     here = b.add(sums, b.mul(level, level_bytes))
-    for slot, place in places:
-        store_as(b, at(b, here, place), b.load(slot))
+    for t, slot in enumerate(floats):
+        store_as(b, at(b, here, 64 * t), b.load(slot))
 
 
 class RegisterTile:
@@ -341,33 +337,30 @@ class RegisterTile:
         self.layout = layout
 
     def add_part(self, b: ir.IRBuilder, part: Part, floats: Slots) -> None:
-        dots = self.dots(b, part)
-        scales = [self.scales(b, record, part.half) for record in part.records]
-        for (p, t), value in dots.items():
-            self.add_dots(b, floats[p][t], value, scales[p], self.numbers(b, part, t))
+        scales = self.scales(b, part)
+        for t, (slot, dots) in enumerate(zip(floats, self.dots(b, part), strict=True)):
+            self.add_dots(b, slot, dots, scales, self.numbers(b, part, t))
 
-    def dots(self, b: ir.IRBuilder, part: Part) -> dict[tuple[int, int], Any]:
-        """i32 [16 rows] for each panel and token."""
-        sums = [load_as(b, at(b, r, 512 + 64 * part.half), I32X16) for r in part.records]
-        dots = {(p, t): sums[p] for p in range(TILE.panels) for t in range(TILE.tokens)}
+    def dots(self, b: ir.IRBuilder, part: Part) -> list[Any]:
+        """i32 [16 rows] for each token."""
+        dots = [load_as(b, at(b, part.record, 512 + 64 * part.half), I32X16)] * TILE_TOKENS
         for word in range(4 * part.half, 4 * part.half + 4) if self.layout.halves else range(8):
-            codes = [load_as(b, at(b, r, 64 * word), I32X16) for r in part.records]
-            for t in range(TILE.tokens):
+            codes = load_as(b, at(b, part.record, 64 * word), I32X16)
+            for t in range(TILE_TOKENS):
                 a = spread(b, load_as(b, at(b, part.token, 32 * t + 4 * word), I32), I32X16)
-                for p, rows in enumerate(codes):
-                    dots[p, t] = dot_bytes(b, dots[p, t], a, rows, self.layout.small)
+                dots[t] = dot_bytes(b, dots[t], a, codes, self.layout.small)
         return dots
 
-    def scales(self, b: ir.IRBuilder, record: Any, half: int) -> tuple[Any, Any]:
+    def scales(self, b: ir.IRBuilder, part: Part) -> tuple[Any, Any]:
         """d and m (or None) of sixteen rows."""
-        n = self.layout.parts
-        d = load_as(b, at(b, record, 512 + 64 * (n + half)), F32X16)
-        return d, None if self.layout.m is None else load_as(b, at(b, record, 512 + 64 * (2 * n + half)), F32X16)
+        n, half = self.layout.parts, part.half
+        d = load_as(b, at(b, part.record, 512 + 64 * (n + half)), F32X16)
+        return d, None if self.layout.m is None else load_as(b, at(b, part.record, 512 + 64 * (2 * n + half)), F32X16)
 
     def numbers(self, b: ir.IRBuilder, part: Part, t: int) -> list[Any]:
         """da and da·Σa of token t."""
-        da = at(b, part.token, 32 * TILE.tokens + 4 * t)
-        offset = at(b, da, 4 * TILE.tokens * (2 + part.half if self.layout.halves else 1))
+        da = at(b, part.token, 32 * TILE_TOKENS + 4 * t)
+        offset = at(b, da, 4 * TILE_TOKENS * (2 + part.half if self.layout.halves else 1))
         return [spread(b, load_as(b, place, F32), F32X16) for place in (da, offset)]
 
     def add_dots(self, b: ir.IRBuilder, slot: Any, dots: Any, scales: tuple[Any, Any], numbers: Sequence[Any]) -> None:
@@ -391,12 +384,12 @@ class MatrixTile(RegisterTile):
     def shapes(self) -> list[tuple[int, int]]:
         """(rows, bytes of a row) of SUMS i32 [tokens][16 rows], TOKENS i8 [tokens][k], ROWS i8 [k/4][16 rows][4]."""
         k = 32 // self.layout.parts
-        return [(TILE.tokens, 64), (TILE.tokens, k), (k // 4, 64)]
+        return [(TILE_TOKENS, 64), (TILE_TOKENS, k), (k // 4, 64)]
 
-    def dots(self, b: ir.IRBuilder, part: Part) -> dict[tuple[int, int], Any]:
-        room = b.ptrtoint(cgutils.alloca_once(b, ir.ArrayType(I32X16, TILE.tokens)), I64)
+    def dots(self, b: ir.IRBuilder, part: Part) -> list[Any]:
+        room = b.ptrtoint(cgutils.alloca_once(b, ir.ArrayType(I32X16, TILE_TOKENS)), I64)
         tile_load(b, TOKENS, at(b, part.token, 16 * part.half), 32)
-        tile_load(b, ROWS, at(b, part.records[0], 256 * part.half), 64)
+        tile_load(b, ROWS, at(b, part.record, 256 * part.half), 64)
         tile_dots(b, SUMS, TOKENS, ROWS)
         tile_store(b, SUMS, room, 64)
-        return {(0, t): load_as(b, at(b, room, 64 * t), I32X16) for t in range(TILE.tokens)}
+        return [load_as(b, at(b, room, 64 * t), I32X16) for t in range(TILE_TOKENS)]

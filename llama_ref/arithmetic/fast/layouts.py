@@ -150,16 +150,9 @@ LAYOUTS["sixteens"] = Layout(48, 8, codes=8, zero=128, d=0, scale="<f4", m=4, co
 SIXTEENS = np.dtype([("d", "<f4"), ("m", "<f4"), ("codes", "i1", 16)])
 
 
-@dataclass(frozen=True)
-class Tile:
-    """How many rows and tokens a step of the product covers: their sums must fit the registers."""
-
-    panels: int  # x 16 rows
-    tokens: int
-
-
-TILE = {"amx": Tile(1, 16), "vnni": Tile(1, 8)}.get(MACHINE.simd, Tile(1, 4))
-K_TOKENS = 8 if MACHINE.wide else 4  # of k-quants: the same, of sixteen rows
+#: tokens that meet sixteen rows in a step of the product with many: their sums must fit the registers
+TILE_TOKENS = {"amx": 16, "vnni": 8}.get(MACHINE.simd, 4)
+K_TOKENS = 8 if MACHINE.wide else 4  # the same of k-quants
 K_BLOCKS = 2  # that meet all tokens before the next
 FEW_TOKENS = 8 if MACHINE.simd == "amx" else 32  # that meet the rows without packing these
 # Of floats: rows and tokens whose sums fit the registers; how many columns and such tiles the caches keep meanwhile.
@@ -256,7 +249,7 @@ def work_sizes(
     n_embd: int, n_ff: int, n_q: int, n_kv: int, head_dim: int, n_ctx: int, n_tokens: int, kinds: Iterable[str]
 ) -> WorkSizes:
     """The working memory for up to n_tokens tokens a call, with matrices of these kinds."""
-    n_most, n_padded = max(n_embd, n_ff, n_q), rounded(n_tokens, max(TILE.tokens, K_TOKENS))
+    n_most, n_padded = max(n_embd, n_ff, n_q), rounded(n_tokens, max(TILE_TOKENS, K_TOKENS))
     blocks, groups, superblocks = n_most // 32, -(-n_most // (32 * GROUP)), n_most // 256
     kinds = list(kinds)
     layouts = [LAYOUTS[kind] for kind in kinds if kind in LAYOUTS]
@@ -271,7 +264,7 @@ def work_sizes(
         "records_at": max(n_padded * blocks * TOKEN_BYTES, FEW_TOKENS * groups * GROUP_BYTES) if layouts else 0,
         "superblocks_at": n_padded * superblocks * A_BYTES if k_quants else 0,
     }
-    sums = max(LEVELS * PANELS * TILE.tokens, 2 * PANELS * n_padded, GROUP * (FEW_TOKENS + 1)) * 64
+    sums = max(LEVELS * n_padded, 2 * PANELS * n_padded, GROUP * (FEW_TOKENS + 1)) * 64
     float_sums = 64 * FLOAT_TILES * FLOAT_TOKENS * (GROUP * PANELS + FLOAT_ROWS)
     packed = [blocks * panel_bytes(layout) for layout in layouts]
     packed += [superblocks * superblock_panel_parts(record)["end"] for record in k_quants]

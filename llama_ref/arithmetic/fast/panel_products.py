@@ -24,13 +24,15 @@ from ggmlpy.machine.vectors import (
 )
 
 from .blocks import MatrixTile, make_pack_block, make_tile
-from .layouts import GROUP, LEVELS, PANELS, TILE, TOKEN_BYTES, Layout, panel_bytes
+from .layouts import GROUP, LEVELS, TOKEN_BYTES, Layout, panel_bytes
+from .layouts import TILE_TOKENS as TOKENS
 from .matrix_functions import put
+from .work import units
 
 __all__ = ["TOKENS", "lane_count", "lane_start", "make_panel", "put_rows"]
 
-TILE_PANELS, TOKENS = TILE.panels, TILE.tokens
-SUMS_STRIDE = 64 * TOKENS
+LEVEL = 64 * TOKENS  # bytes of a tile's sums
+TREE = LEVEL * LEVELS
 
 
 @compiled
@@ -90,17 +92,17 @@ def make_pack(layout: Layout) -> Any:
 
 
 @compiled
-def put_tile(sums, tile, n, first, last, y, y_stride, accumulate):
-    """Write (or add) the whole sums of a tile's tokens, rows from `first` to `last`."""
-    whole = sums + (LEVELS - 1) * PANELS * SUMS_STRIDE
-    for t in range(tile * TOKENS, min(tile * TOKENS + TOKENS, n)):
-        for row in range(first, last, GROUP):
-            value = load(whole + (row - first) // GROUP * SUMS_STRIDE + 64 * (t % TOKENS))
-            put_rows(y + t * y_stride + 4 * row, value, last - row, accumulate)
+def put_tile(whole, tokens, row, last, y, y_stride, accumulate):
+    """Write (or add) the whole sums of a tile's tokens, rows from `row` to `last`."""
+    for t in range(tokens):
+        put_rows(y + t * y_stride + 4 * row, load(whole + 64 * t), last - row, accumulate)
 
 
 def make_panel(layout: Layout) -> Any:
-    """The function `Product.panel` of a layout: sixteen rows, or a few times sixteen, times all tokens."""
+    """The function `Product.panel` of a layout.
+
+    What is packed of a chain of sixteen rows, a few KB, meets all tokens before the next does.
+    """
     pack, multiply_tile = make_pack(layout), make_tile(layout)
     size, record_size = layout.size, panel_bytes(layout)
 
@@ -112,21 +114,21 @@ def make_panel(layout: Layout) -> Any:
     @compiled
     def panel_product(base, cols, first, last, n, records, panel, sums, y, y_stride, accumulate):
         keep_apart()
-        n_blocks, n_tiles, n_panels = cols // 32, (n + TOKENS - 1) // TOKENS, (last - first + GROUP - 1) // GROUP
-        row_bytes, panel_stride = n_blocks * size, n_blocks * record_size
-        table = sums  # nothing is summed yet
-        n_panels = (n_panels + TILE_PANELS - 1) // TILE_PANELS * TILE_PANELS
-        for i in range(n_panels):
-            pack(base, row_bytes, min(first + GROUP * i, last - 1), last, n_blocks, table, panel + i * panel_stride)
+        n_blocks, n_tiles, row_bytes = cols // 32, units(n, TOKENS), cols // 32 * size
+        panel_stride, table = n_blocks * record_size, sums  # nothing is summed yet
+        for row in range(first, last, GROUP):
+            pack(base, row_bytes, row, last, n_blocks, table, panel + (row - first) // GROUP * panel_stride)
         begin_tiles()
-        for tile in range(n_tiles):
+        for row in range(first, last, GROUP):
             for step in range(GROUP):
                 count, start = lane_count(CHAINS[step], n_blocks), lane_start(CHAINS[step], n_blocks)
-                tokens = records + (start * n_tiles + tile * count) * TOKENS * TOKEN_BYTES
-                for i in range(0, n_panels, TILE_PANELS):
-                    rows = panel + i * panel_stride + start * record_size
-                    multiply_tile(rows, panel_stride, tokens, count, sums + i * SUMS_STRIDE, COMPLETED[step])
-            put_tile(sums, tile, n, first, last, y, y_stride, accumulate)
+                codes = panel + (row - first) // GROUP * panel_stride + start * record_size
+                for tile in range(n_tiles):
+                    tokens = records + (start * n_tiles + tile * count) * TOKENS * TOKEN_BYTES
+                    multiply_tile(codes, tokens, count, sums + tile * TREE, COMPLETED[step])
+            for tile in range(n_tiles):
+                whole, t = sums + tile * TREE + (LEVELS - 1) * LEVEL, tile * TOKENS
+                put_tile(whole, min(TOKENS, n - t), row, last, y + t * y_stride, y_stride, accumulate)
         end_tiles()
         return 0
 
