@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import statistics
@@ -34,9 +35,14 @@ CLI = [sys.executable, str(ROOT / "cli.py")]
 PROMPT, LONG_PROMPT, GENERATED = 128, 2048, 16
 
 
+#: for the commands: compiled modules are kept, as they are where nothing forbids it
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def run(command: list[str]) -> str:
     """What a command prints."""
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    options = {"text": True, "errors": "replace", "stdin": subprocess.DEVNULL, "env": ENVIRONMENT}
+    done = subprocess.run(command, capture_output=True, **options)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\nended with code {done.returncode}:\n{done.stderr[-2000:]}")
     return done.stdout
