@@ -40,6 +40,7 @@ Sources: llama_model_quantize_internal in llama.cpp and examples/quantize/quanti
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ from .eras import (
 )
 from .tensor_types import QK_K, TensorType
 
-__all__ = ["FILE_TYPES", "FTYPES", "FileType", "TypeChooser", "file_type_of", "file_types"]
+__all__ = ["FILE_TYPES", "FTYPES", "FileType", "TypeChooser", "fallback_notes", "file_type_of", "file_types"]
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,9 @@ class TypeChooser:
         file_type: what was asked for.
         names: the names of all tensors (their layers are counted).
         leave_output: keep ``output.weight`` as it is.
+
+    Attributes:
+        instead_of: the tensors whose rows no block of the type that they were to have divides, and that type.
     """
 
     def __init__(
@@ -239,6 +243,7 @@ class TypeChooser:
         names = list(names)
         self._layers = {part: sum(part in name for name in names) for part in (WV, W2)}
         self._seen = {WV: 0, W2: 0}
+        self.instead_of: dict[str, str] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], now: TensorType) -> TensorType | None:
         """The type that a tensor of ``shape`` (rows, columns) gets; None if it stays as it is.
@@ -270,6 +275,7 @@ class TypeChooser:
         if not chosen.endswith("_K") or divisible(shape):
             return chosen
         if name in (OUTPUT, EMBEDDING):
+            self.instead_of[name] = chosen
             return "f16" if name == OUTPUT else "q4_0"
         raise ShapeError(
             f"tensor {name!r} can't be {chosen}: k-quants need both dimensions to be multiples of {QK_K}",
@@ -279,6 +285,19 @@ class TypeChooser:
             cause="a small or unusual model (llama.cpp says: Unsupported tensor size encountered)",
             next_step="choose Q4_0, Q5_0 or Q8_0, whose blocks are 32 values",
         )
+
+
+def fallback_notes(fallbacks: Iterable[tuple[str, str]]) -> list[str]:
+    """What to say of tensors that got another type: of each its type, and the one that it was to have.
+
+    >>> fallback_notes([("q5_0", "q4_K"), ("q5_0", "q4_K")])
+    ['2 tensors became q5_0 instead of q4_K, whose blocks do not fit their rows: llama.cpp does the same']
+    """
+    return [
+        f"{n} tensor{'s' * (n > 1)} became {got} instead of {wanted}, whose blocks do not fit their rows: llama.cpp "
+        "does the same"
+        for (got, wanted), n in Counter(fallbacks).items()
+    ]
 
 
 OUTPUT, EMBEDDING = "output.weight", "tok_embeddings.weight"

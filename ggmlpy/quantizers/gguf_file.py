@@ -111,7 +111,13 @@ def _report_of(tensor: PlannedTensor) -> TensorReport:
     source, target = tensor.source, tensor.target
     before = int(np.prod(source.shape[:-1])) * source.type.row_bytes(source.shape[-1])
     return TensorReport(
-        source.name, source.shape, source.type, source.type if tensor.copied else target, before, tensor.nbytes
+        source.name,
+        source.shape,
+        source.type,
+        source.type if tensor.copied else target,
+        before,
+        tensor.nbytes,
+        tensor.instead_of,
     )
 
 

@@ -175,12 +175,14 @@ class PlannedTensor:
         target: its type; the source's if it is copied.
         importance: float32 [experts, columns].
         compiler: what built the quantizer.
+        instead_of: the type that it was to have, if its rows do not fit that.
     """
 
     source: SourceTensor
     target: TensorType
     importance: Importance | None = None
     compiler: str = BASELINE
+    instead_of: str = ""
 
     @property
     def copied(self) -> bool:
@@ -288,7 +290,7 @@ def _planned_tensor(
     except FormatError as error:
         error.name_file(where["path"])
         raise
-    if target is None:
+    if choose is None or target is None:
         return PlannedTensor(tensor, tensor.type)
     matrix = request.importance
     optional = tensor.name == "token_embd.weight"
@@ -314,10 +316,11 @@ def _planned_tensor(
             cause="this file is itself a quantized model; quantizing it again would lose more",
             next_step="quantize the f16 file that it was made from, or insist with --allow-requantize", **where,
         )  # fmt: skip
+    instead_of = choose.instead_of.get(tensor.name, "")
     if target.quantized:
         contraction_of(request.compiler, target.name, request.era)  # refuses before anything is written
-        return PlannedTensor(tensor, target, weights, request.compiler)
-    return PlannedTensor(tensor, target)
+        return PlannedTensor(tensor, target, weights, request.compiler, instead_of)
+    return PlannedTensor(tensor, target, instead_of=instead_of)
 
 
 # ── the keys ──────────────────────────────────────────────────────────────────────────────────────────────────────────

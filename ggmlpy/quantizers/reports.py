@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlpy.formats.eras import APRIL_30, MARCH_19, Era
-from ggmlpy.formats.file_types import FileType
+from ggmlpy.formats.file_types import FileType, fallback_notes
 from ggmlpy.formats.tensor_types import TensorType
 
 __all__ = ["QuantizeReport", "TensorReport"]
@@ -24,6 +24,7 @@ class TensorReport:
         name, shape: of the tensor, rows first.
         source, target: its type before and after; the same if it was copied.
         source_bytes, target_bytes: its size before and after.
+        instead_of: the type that it was to have, if its rows do not fit that.
         histogram: int64 [16], how often each code occurs (k-quants and copies count nothing).
     """
 
@@ -33,6 +34,7 @@ class TensorReport:
     target: TensorType
     source_bytes: int
     target_bytes: int
+    instead_of: str = ""
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros(16, np.int64))
 
     @property
@@ -67,6 +69,11 @@ class QuantizeReport:
     @property
     def target_bytes(self) -> int:
         return sum(tensor.target_bytes for tensor in self.tensors)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know: tensors that did not become what was asked for."""
+        return fallback_notes((t.target.name, t.instead_of) for t in self.tensors if t.instead_of)
 
     @property
     def histogram(self) -> NDArray[np.int64]:

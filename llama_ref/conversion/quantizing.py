@@ -11,7 +11,7 @@ from ggmlpy.files.errors import FormatError
 from ggmlpy.files.ordered import Workers
 from ggmlpy.formats.era_of_file import file_order
 from ggmlpy.formats.eras import TODAY
-from ggmlpy.formats.file_types import FileType
+from ggmlpy.formats.file_types import FileType, fallback_notes
 from ggmlpy.formats.gguf_mixes import MixChooser, needs_importance
 from ggmlpy.formats.out_tensor import OutTensor
 from ggmlpy.formats.tensor_names import gguf_name
@@ -39,9 +39,11 @@ def quantized_plan(plan: Plan, file_type: FileType, workers: Workers | None = No
     ordered = sorted(converted, key=lambda tensor: file_order(gguf_name(tensor.name)))
     choose = MixChooser(file_type, TODAY, model_shape(metadata, [gguf_name(tensor.name) for tensor in ordered]))
     tensors = [_quantized(tensor, choose, workers) for tensor in ordered]
+    fallen = [(tensor.type.name, choose.instead_of.get(gguf_name(tensor.name), "")) for tensor in tensors]
+    notes = fallback_notes(pair for pair in fallen if pair[1])
     hparams = replace(plan.hparams, ftype=file_type.id)
     size = written_size("gguf", plan.version, hparams, plan.vocab, tensors, keys)
-    return replace(plan, files={path: size}, hparams=hparams, parts=[tensors], keys=[keys])
+    return replace(plan, files={path: size}, hparams=hparams, parts=[tensors], keys=[keys], notes=[*plan.notes, *notes])
 
 
 def _quantized(tensor: OutTensor, choose: MixChooser, workers: Workers | None) -> OutTensor:

@@ -79,6 +79,7 @@ class Quality:
         divergence: of its probabilities from the source's, the mean over the positions, in nats.
         agreement: how often its most likely token is the source's, 0 to 1.
         tokens_per_second: generated one at a time.
+        notes: what the user should know of the file.
     """
 
     type: str
@@ -89,6 +90,7 @@ class Quality:
     divergence: float
     agreement: float
     tokens_per_second: float
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -191,8 +193,8 @@ class Study:
         path = self.directory / f"{self.source.stem}-{name}{self.source.suffix}"
         self.progress(f"quantize {name}", 0, len(tokens) // self.n_ctx)
         options = None if self.options == GgufOptions() else self.options
-        quantize_file(self.source, path, name, self.era, threads=self.threads, options=options)
-        row = self._measured(path, name, tokens, logits)
+        report = quantize_file(self.source, path, name, self.era, threads=self.threads, options=options)
+        row = replace(self._measured(path, name, tokens, logits), notes=report.notes)
         if not self.keep:
             path.unlink()
         return row

@@ -27,7 +27,7 @@ from ggmlpy.files.json_files import read_json
 from ggmlpy.formats.carrying import carry
 from ggmlpy.formats.containers import CONTAINERS, GGUF
 from ggmlpy.formats.eras import GGUF_ERA, era_of
-from ggmlpy.formats.file_types import TypeChooser, file_type_of
+from ggmlpy.formats.file_types import TypeChooser, fallback_notes, file_type_of
 from ggmlpy.formats.model_params import ModelParams
 from ggmlpy.formats.out_tensor import OutTensor, made_by_rows
 from ggmlpy.formats.tensor_names import ggml_names, is_known, meta_names, plain_name, rename, shard_axis, unwrapped
@@ -253,17 +253,25 @@ class GgmlTarget(Target):
         return replace(p, n_vocab=self.plan.chain.n_vocab, ftype=file_type)
 
     def notes(self) -> list[str]:
-        return carried_notes(
-            self.plan.base, GGUF if self.container == "gguf" else CONTAINERS[self.container], self.version
-        )
+        container = GGUF if self.container == "gguf" else CONTAINERS[self.container]
+        choose = self._chooser()
+        types = {tensor.name: tensor.type.name for tensor in self.tensors(choose)}
+        fallen = choose.instead_of.items() if choose else ()
+        notes = fallback_notes((types[name], wanted) for name, wanted in fallen)
+        return [*carried_notes(self.plan.base, container, self.version), *notes]
 
-    def tensors(self) -> list[OutTensor]:
-        """In the order of the era's converter."""
+    def _names(self) -> list[str]:
         n_layer = self.plan.base.params.n_layer
-        names = ggml_names(n_layer) if self.era.has_convert_py else meta_names(n_layer)
-        choose = TypeChooser(self.file_type, self.era, names) if self.file_type else None
+        return ggml_names(n_layer) if self.era.has_convert_py else meta_names(n_layer)
+
+    def _chooser(self) -> TypeChooser | None:
+        return TypeChooser(self.file_type, self.era, self._names()) if self.file_type else None
+
+    def tensors(self, choose: TypeChooser | None = None) -> list[OutTensor]:
+        """In the order of the era's converter."""
+        choose = choose or self._chooser()
         scaling = rope_freqs_of(self.plan.base.params) if self.container == "gguf" else []
-        return [*scaling, *(self._tensor(self.plan.model.tensor(name), choose) for name in names)]
+        return [*scaling, *(self._tensor(self.plan.model.tensor(name), choose) for name in self._names())]
 
     def _tensor(self, tensor: MergedTensor, choose: TypeChooser | None) -> OutTensor:
         source = type_named("f16" if len(tensor.shape) == 2 else "f32", self.container, self.version)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
+from collections import Counter
 
 import pytest
 
@@ -16,6 +18,7 @@ from ggmlpy.formats.gguf import open_gguf
 from ggmlpy.formats.importance import open_importance
 from ggmlpy.quantizers.gguf_plan import GgufOptions, GgufRequest, parsed_override, planned, request_of
 from ggmlpy.quantizers.whole_file import quantize_file
+from tests.ggmlpy.models import write_tiny
 from tests.quantized_today import input_file, manifest
 from toolchain.commands.main import main
 
@@ -209,3 +212,19 @@ def test_what_only_gguf_has_is_refused_elsewhere(golden, model, tmp_path):
         quantize_file(model("a4gqa.f16.gguf"), tmp_path / "out.gguf", "q4_0", "2022-01-01")
     with pytest.raises(UsageError, match="no tensor type 'q9_9'"):
         quantize_file(model("a4gqa.f16.gguf"), tmp_path / "out.gguf", "q4_0", options=GgufOptions(output="q9_9"))
+
+
+def test_tensors_of_another_type_than_asked_for_are_told(tmp_path, capsys):
+    """Rows of 32 values take no blocks of 256: what they became instead is what the file says."""
+    source, target = write_tiny(tmp_path / "f16.gguf", "gguf", 3, "f16"), tmp_path / "out.gguf"
+    assert main(["quantize", str(source), str(target), "q4_K_M"]) == 0
+    with open_model(target) as made:
+        # the output is meant to be q8_0 here: the mix says so
+        types = Counter(t.type.name for t in made.stored if len(t.shape) == 2 and t.name != "output.weight")
+    assert set(types) == {"q5_0", "q8_0"}
+    told = [line for line in capsys.readouterr().err.splitlines() if "instead of" in line]
+    assert sorted(re.findall(r"note: (\d+) tensors? became (\w+) instead of (q\d_K)", "\n".join(told))) == sorted(
+        (str(types[kind]), kind, wanted) for kind, wanted in (("q5_0", "q4_K"), ("q8_0", "q6_K"))
+    )
+    assert main(["quantize", str(source), str(target), "q8_0"]) == 0
+    assert "instead of" not in capsys.readouterr().err

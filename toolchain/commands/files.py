@@ -209,6 +209,8 @@ def run_quantize(args: argparse.Namespace) -> int:
         print_json(report.as_dict())
     elif not args.quiet:
         put(*report.closing_lines())
+    for note in report.notes:
+        say(args, f"note: {spoken(note)}")
     warn_of_values(args, args.input, *report.paths)
     say(args, f"quantize time = {1000 * (time.perf_counter() - start):8.2f} ms")
     return 0

@@ -70,5 +70,8 @@ def run_quality(args: argparse.Namespace) -> int:
         print_json([asdict(row) for row in rows])
     else:
         put_text(markdown(rows))
+    for row in rows:
+        for note in row.notes:
+            say(args, f"note: {row.type}: {note}")
     say(args, f"kept in {directory}")
     return 0
