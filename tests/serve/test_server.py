@@ -72,6 +72,15 @@ def connections_to(app: object) -> Iterator[tuple[uvicorn.Server, tuple[str, int
             thread.join(10)
 
 
+def test_an_answer_is_one_packet(app):
+    with connections_to(app) as (_, place), socket.create_connection(place) as connection:
+        connection.settimeout(20)
+        for _ in range(3):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            head, _, body = connection.recv(4096).partition(b"\r\n\r\n")
+            assert (head[:13], body) == (b"HTTP/1.1 200 ", b'{"status":"ok"}')
+
+
 def healthy(connection: socket.socket) -> bool:
     connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     answer = b""

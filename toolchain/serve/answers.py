@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-import secrets
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +20,13 @@ __all__ = [
     "chat_delta",
     "chat_opening",
     "completion_choice",
+    "event_of",
     "usage",
 ]
 
+NUMBERS = random.Random()  # names for answers, no secrets; asking the system each time would give Python's lock away
+ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+LINE_ENDS = "\x85\u2028\u2029"
 NEVER = -9999.0  # how the API writes the logarithm of nothing
 
 
@@ -78,7 +83,7 @@ class Envelope:
     @classmethod
     def new(cls, kind: str, model: str) -> Envelope:
         prefix = "chatcmpl" if kind.startswith("chat") else "cmpl"
-        return cls(kind, model, f"{prefix}-{secrets.token_hex(12)}")
+        return cls(kind, model, f"{prefix}-{NUMBERS.getrandbits(96):024x}")
 
     def __call__(self, choices: list[dict[str, Any]], *, chunk: bool = False, **more: Any) -> dict[str, Any]:
         kind = f"{self.kind}.chunk" if chunk and self.kind.startswith("chat") else self.kind
@@ -91,6 +96,33 @@ class Envelope:
             "choices": choices,
             **more,
         }
+
+    def chunks(self, **more: Any) -> Callable[[dict[str, Any]], bytes]:
+        """Makes events of choices, one each; what they have in common is written once.
+
+        >>> Envelope("text_completion", "m", "cmpl-1", created=0).chunks()({"text": "a"})[-31:]
+        b', "choices": [{"text": "a"}]}\\n\\n'
+        """
+        before, after = event_of(self([], chunk=True, **more)).split(b'"choices": []')
+
+        def chunk(choice: dict[str, Any]) -> bytes:
+            return b'%b"choices": [%b]%b' % (before, json_of(choice), after)
+
+        return chunk
+
+
+def json_of(content: dict[str, Any]) -> bytes:
+    """JSON on one line, for all who read it: some clients cut lines at these characters too."""
+    text = ENCODE(content)
+    for mark in LINE_ENDS:
+        if mark in text:
+            text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text.encode()
+
+
+def event_of(content: dict[str, Any]) -> bytes:
+    """An event of a stream (server-sent events, of the HTML standard)."""
+    return b"data: %b\n\n" % json_of(content)
 
 
 def usage(choices: list[Choice], n: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -28,6 +27,7 @@ from .answers import (
     chat_delta,
     chat_opening,
     completion_choice,
+    event_of,
     usage,
 )
 from .bodies import ChatRequest, CompletionRequest, DetokenizeRequest, Generation, TokenizeRequest
@@ -41,10 +41,11 @@ from .work import Served, Work
 __all__ = ["create_app"]
 
 B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
 SLOWEST_READER = 60.0  # seconds for which a client may take nothing of what is sent
+SHORT = 1024  # characters that become tokens in a millisecond or so
 MOST_ANSWERS = 64  # of one request
 MOST_SCORES = 1 << 20  # log-probabilities of prompts in one answer
-LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}  # where some clients cut lines
 
 
 def create_app(models: Sequence[Served], *, seconds: float = 600.0) -> Starlette:
@@ -102,7 +103,7 @@ class Server:
     async def tokenize(self, request: Request) -> Response:
         body = await self._body(request, TokenizeRequest)
         model = self._model(body.model)
-        tokens = await asyncio.to_thread(model.tokens, body)
+        tokens = await _aside(len(body.content or body.prompt or ""), model.tokens, body)
         shown = [{"id": token, "piece": _text_or_bytes(model.piece(token))} for token in tokens]
         content = {"tokens": shown if body.with_pieces else tokens, "count": len(tokens)}
         return self._json(request, {**content, "max_model_len": model.engine.model.n_ctx})
@@ -129,7 +130,7 @@ class Server:
         prompts: list[str | list[int]] = body.prompt
         if not 1 <= len(prompts) * body.n <= MOST_ANSWERS:
             raise ApiError(400, f"a request may ask for 1 to {MOST_ANSWERS} answers", "prompt")
-        tokens = [await asyncio.to_thread(_prompt_tokens, prompt, model) for prompt in prompts]
+        tokens = [await _prompt_tokens(prompt, model) for prompt in prompts]
         scored = body.echo and body.logprobs is not None
         if scored and sum(map(len, tokens)) * body.n * (1 + (body.logprobs or 0)) > MOST_SCORES:
             words = f"that is more than {MOST_SCORES:,} log-probabilities; send fewer prompts at a time"
@@ -154,8 +155,9 @@ class Server:
         model = self._model(body.model)
         messages = [(message.speaker, message.content) for message in body.messages]
         try:
-            _check_length(sum(len(text) for _, text in messages), model)
-            tokens = await asyncio.to_thread(model.prompt.tokens, messages)
+            size = sum(len(text) for _, text in messages)
+            _check_length(size, model)
+            tokens = await _aside(size, model.prompt.tokens, messages)
         except (UsageError, FormatError) as error:
             raise ApiError(400, str(error), "messages") from error
         room = model.engine.model.n_ctx - len(tokens)
@@ -187,9 +189,10 @@ class Server:
             leaving.cancel()
 
     async def _collect(self, work: Work) -> None:
-        async for choice, event in work.events(self.seconds):
-            self._count(event)
-            choice.take(event)
+        async for batch in work.batches(self.seconds):
+            for choice, event in batch:
+                self._count(event)
+                choice.take(event)
 
     async def _streamed(
         self,
@@ -202,26 +205,30 @@ class Server:
     ) -> Response:
         self._submit(work)
         wants_usage = body.stream_options is not None and body.stream_options.include_usage
-        none_yet: dict[str, Any] = {"usage": None} if wants_usage else {}
+        chunk = envelope.chunks(usage=None) if wants_usage else envelope.chunks()
 
-        async def chunks() -> AsyncIterator[dict[str, str]]:
+        async def chunks() -> AsyncIterator[bytes]:
             try:
                 for opening in openings:
-                    yield _sse(envelope([opening], chunk=True, **none_yet))
-                async for choice, event in work.events(self.seconds):
-                    self._count(event)
-                    choice.take(event)
-                    yield _sse(envelope([delta(choice, event)], chunk=True, **none_yet))
-                if wants_usage:
-                    yield _sse(envelope([], chunk=True, usage=usage(work.choices, body.n)))
-                yield {"data": "[DONE]"}
+                    yield chunk(opening)
+                async for batch in work.batches(self.seconds):
+                    said = []
+                    for choice, event in batch:
+                        self._count(event)
+                        choice.take(event)
+                        said.append(chunk(delta(choice, event)))
+                    if not work.left and wants_usage:
+                        said.append(event_of(envelope([], chunk=True, usage=usage(work.choices, body.n))))
+                    if not work.left:
+                        said.append(b"data: [DONE]\n\n")
+                    yield b"".join(said)
             except ApiError as error:
-                yield {"data": error.body.decode()}
+                yield b"data: %b\n\n" % error.body
             finally:
                 self.metrics.cancelled.inc(work.cancel())
 
-        self.metrics.requests.labels(request.url.path, 200).inc()
-        return Stream(chunks(), sep="\n", send_timeout=SLOWEST_READER)
+        self.metrics.requests.labels(request.scope["path"], 200).inc()
+        return Stream(chunks(), send_timeout=SLOWEST_READER)
 
     def _submit(self, work: Work) -> None:
         try:
@@ -263,12 +270,12 @@ class Server:
             self.metrics.finished(event)
 
     def _json(self, request: Request, content: Any) -> Response:
-        self.metrics.requests.labels(request.url.path, 200).inc()
+        self.metrics.requests.labels(request.scope["path"], 200).inc()
         return JSONResponse(content)
 
     async def refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        self.metrics.requests.labels(request.url.path, error.status).inc()
+        self.metrics.requests.labels(request.scope["path"], error.status).inc()
         retry = {"retry-after": "1"} if error.status == 429 else None
         return Response(error.body, error.status, media_type="application/json", headers=retry)
 
@@ -288,10 +295,6 @@ class Stream(EventSourceResponse):
             await super().__call__(scope, receive, send)
 
 
-def _sse(content: dict[str, Any]) -> dict[str, str]:
-    return {"data": json.dumps(content, ensure_ascii=False).translate(LINE_ENDS)}
-
-
 def _described(model: Served) -> dict[str, Any]:
     shape = model.engine.model
     about = {"context_length": shape.n_ctx, "vocabulary": shape.n_vocab}
@@ -304,12 +307,17 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _prompt_tokens(prompt: str | list[int], model: Served) -> list[int]:
+async def _prompt_tokens(prompt: str | list[int], model: Served) -> list[int]:
     if isinstance(prompt, str):
         _check_length(len(prompt), model)
-        return list(model.engine.tokenizer.encode_first(prompt))
+        return list(await _aside(len(prompt), model.engine.tokenizer.encode_first, prompt))
     _check_tokens(prompt, model, "prompt")
     return prompt
+
+
+async def _aside(characters: int, cut: Callable[[Any], T], text: Any) -> T:
+    """Cut a long text into tokens in another thread, so that others are answered meanwhile; a short one at once."""
+    return cut(text) if characters <= SHORT else await asyncio.to_thread(cut, text)
 
 
 def _check_length(characters: int, model: Served) -> None:

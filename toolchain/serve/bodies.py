@@ -14,7 +14,7 @@ response_format, modalities, tool_choice    where they ask for what there is: te
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from llama_ref.text.sampling import SamplingOptions
 
 __all__ = ["ChatRequest", "CompletionRequest", "DetokenizeRequest", "Generation", "TokenizeRequest"]
 
+SEEDS = random.Random()
 LONGEST_STOP, MOST_STOPS, MOST_CHOICES, MOST_ALTERNATIVES, MOST_BIASES = 256, 16, 16, 20, 1024
 
 
@@ -104,7 +105,7 @@ class Generation(Body):
 
     def sampling(self, usual: SamplingOptions, n_vocab: int, choice: int) -> SamplingOptions:
         """How a choice chooses: as asked, else as the server was started. Its seed is ``seed + choice``."""
-        seed = secrets.randbits(31) if self.seed is None else self.seed
+        seed = SEEDS.getrandbits(31) if self.seed is None else self.seed
         top_k = usual.top_k if self.top_k is None else self.top_k or n_vocab
         return SamplingOptions(
             seed=(seed + choice) % 2**32,

@@ -6,12 +6,41 @@ import asyncio
 import contextlib
 import socket
 import sys
+from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 __all__ = ["MOST_CONNECTIONS", "Impatient", "make_room"]
 
 MOST_CONNECTIONS = 2048  # beyond them requests are answered with 503
+
+
+class Joined:
+    """A transport that writes in one packet what is written in one go: the head of an answer and its body.
+
+    Each packet is a system call, after which the thread has to wait until it gets Python's lock back.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts:
+            self._transport.write(b"".join(parts))
 
 
 class Impatient(H11Protocol):
@@ -27,7 +56,7 @@ class Impatient(H11Protocol):
     patience = 30.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.loop.call_later(self.patience, self._look, None)
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakKeyDictionary, ref
 
 from llama_ref.text.chat_prompt import ChatPrompt
 from llama_ref.text.sampling import SamplingOptions
@@ -20,6 +21,8 @@ from .guard import ApiError
 from .jobs import Event, Failed, Finished, Job
 
 __all__ = ["Served", "Work"]
+
+PAUSE = 0.01  # seconds between two packets of a stream: what a small model says within shares one
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,44 @@ class Served:
         return max(len(self.piece(token)) for token in range(self.engine.model.n_vocab))
 
 
+class Post:
+    """Wakes those who wait for events of other threads: all of one round of an engine at once.
+
+    Waking a loop costs a system call, and then its thread wants Python's lock, which the engine has.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)
+        self._due: deque[asyncio.Event] = deque()
+        self._called = False
+
+    def wake(self, event: asyncio.Event) -> None:
+        """Set an event of the loop, from another thread."""
+        self._due.append(event)
+        loop = self._loop()
+        if loop is not None and not self._called:
+            self._called = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
+                loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._called = False
+        while self._due:
+            self._due.popleft().set()
+
+
+_POSTS: WeakKeyDictionary[asyncio.AbstractEventLoop, Post] = WeakKeyDictionary()
+
+
+def _post_of(loop: asyncio.AbstractEventLoop) -> Post:
+    return _POSTS.setdefault(loop, Post(loop))
+
+
 class Work:
     """The jobs of one request: one for each prompt and choice.
+
+    Attributes:
+        left: how many of them have not ended.
 
     Args:
         prompts: token ids; each is continued ``body.n`` times.
@@ -94,8 +133,10 @@ class Work:
         self._loop = asyncio.get_running_loop()
         self._news: deque[tuple[int, Event]] = deque()
         self._more = asyncio.Event()
+        self._post = _post_of(self._loop)
         self._each = body.stream  # whether each event is passed on as it comes, or all of them with the end
-        self._left = len(prompts) * body.n
+        self._listens = self._each  # whether it is, at this moment
+        self.left = len(prompts) * body.n
         each = [tuple(prompt) for prompt in prompts for _ in range(body.n)]
         self.choices = [Choice(index, model.piece, prompt) for index, prompt in enumerate(each)]
         self.jobs = [
@@ -119,36 +160,51 @@ class Work:
 
         def tell(event: Event) -> None:
             self._news.append((index, event))
-            if self._each or isinstance(event, Finished | Failed):
-                with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
-                    self._loop.call_soon_threadsafe(self._more.set)
+            if self._listens or isinstance(event, Finished | Failed):
+                self._post.wake(self._more)
 
         return tell
 
-    async def events(self, seconds: float) -> AsyncIterator[tuple[Choice, Event]]:
-        """Each event with its choice, until all choices have ended.
+    async def batches(self, seconds: float) -> AsyncIterator[list[tuple[Choice, Event]]]:
+        """The events that came since the last batch, each with its choice, until all choices have ended.
+
+        What comes within ``PAUSE`` of a batch waits for the next, unless it is an end.
 
         Raises:
             ApiError: that takes longer than it may.
         """
         end = self._loop.time() + seconds
-        timer = self._loop.call_at(end, self._more.set)
+        timers = [self._loop.call_at(end, self._more.set)]
         try:
-            while self._left:
+            while self.left:
                 await self._more.wait()
                 self._more.clear()
-                while self._news:
-                    index, event = self._news.popleft()
-                    self._left -= isinstance(event, Finished | Failed)
-                    yield self.choices[index], event
-                if self._left and self._loop.time() >= end:
+                self._listens = False
+                if batch := self._arrived():
+                    yield batch
+                if self.left and self._loop.time() >= end:
                     raise ApiError(504, f"the answer took more than {seconds:g} seconds", code="timeout")
+                timers[1:] = [self._loop.call_later(PAUSE, self._listen)]
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
+
+    def _arrived(self) -> list[tuple[Choice, Event]]:
+        batch = []
+        while self._news:
+            index, event = self._news.popleft()
+            self.left -= isinstance(event, Finished | Failed)
+            batch.append((self.choices[index], event))
+        return batch
+
+    def _listen(self) -> None:
+        self._listens = self._each
+        if self._each and self._news:
+            self._more.set()
 
     def cancel(self) -> int:
         """Nobody waits any longer; how many jobs that ended."""
         for job in self.jobs:
             job.cancel()
-        left, self._left = self._left, 0
+        left, self.left = self.left, 0
         return left
