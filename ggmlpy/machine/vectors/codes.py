@@ -49,6 +49,7 @@ from .memory import rows_at, transpose
 __all__ = [
     "and_bits",
     "bit_plane",
+    "bits_in_bytes",
     "codes_cut_off",
     "codes_rounded",
     "fifth_bits",
@@ -82,6 +83,20 @@ def look_up(b: ir.IRBuilder, codes: Any, table: Sequence[int]) -> Any:
             return join(b, [b.bitcast(x, vector(I32, 16 // parts)) for x in found])
     found = call_once_made(b, _compare_with_each(levels), I8X64, b.bitcast(codes, I8X64))
     return b.bitcast(found, I32X16)
+
+
+def bits_in_bytes(b: ir.IRBuilder, x: Any, places: Sequence[int], to: int) -> Any:
+    """Of each of 64 bytes only bit ``to``: bit ``places[i]`` of a word of which x, <16 x i32>, has two in each eight bytes."""
+    only = constant(0x01010101 << to, I32X16)
+    if MACHINE.has("avx512vbmi"):
+        control = constant([signed_byte((place - to) % 64) for place in places], I8X64)
+        moved = call(b, "llvm.x86.avx512.pmultishift.qb.512", I8X64, [control, b.bitcast(x, I8X64)])
+        return b.and_(b.bitcast(moved, I32X16), only)
+    x = b.bitcast(x, I8X64)
+    byte = shuffle(b, x, x, [i // 8 * 8 + place // 8 for i, place in enumerate(places)])
+    mask = constant([signed_byte(1 << (place % 8)) for place in places], I8X64)
+    present = b.icmp_unsigned("!=", b.and_(byte, mask), constant(0, I8X64))
+    return b.and_(b.bitcast(b.sext(present, I8X64), I32X16), only)
 
 
 def _compare_with_each(levels: Sequence[int]) -> Callable[[ir.IRBuilder, Any], Any]:

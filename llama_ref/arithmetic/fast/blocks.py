@@ -28,7 +28,6 @@ from ggmlpy.machine.vectors import (
     F32,
     F32X16,
     I8,
-    I8X64,
     I16,
     I16X32,
     I32,
@@ -36,6 +35,7 @@ from ggmlpy.machine.vectors import (
     I64,
     address,
     at,
+    bits_in_bytes,
     constant,
     dot_bytes,
     f32x16,
@@ -49,7 +49,6 @@ from ggmlpy.machine.vectors import (
     nothing,
     op,
     shuffle,
-    signed_byte,
     spread,
     store_as,
     tile_dots,
@@ -85,32 +84,26 @@ def sixteen_bytes(b: ir.IRBuilder, p: Any, layout: Layout, offset: int) -> Any:
     return join(b, quarters)
 
 
-def permuted_codes(b: ir.IRBuilder, p: Any, layout: Layout) -> Any:
-    """`sixteen_bytes` of the codes, with two loads that overlap and one permutation."""
+def words_of_quad(b: ir.IRBuilder, p: Any, layout: Layout, offset: int, n: int) -> Any:
+    """n words from each of four blocks, repeated to 16 bytes, with two loads that overlap and one permutation."""
     last = QUAD * layout.size - 64  # where the second load begins
     x, y = load_as(b, p, I16X32), load_as(b, at(b, p, last), I16X32)
-    places = [block * layout.size + layout.codes + byte for block in range(QUAD) for byte in range(0, 16, 2)]
+    places = [block * layout.size + offset + 2 * (word % n) for block in range(QUAD) for word in range(8)]
     chosen = shuffle(b, x, y, [a // 2 if a < 64 else 32 + (a - last) // 2 for a in places])
     return b.bitcast(chosen, I32X16)
 
 
-def fifth_bits(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
-    """Bit 4 of each code, in place: 0x10 or 0 in each byte, for `first` and `second`."""
+def with_fifth_bits(b: ir.IRBuilder, p: Any, layout: Layout, codes: Sequence[Any]) -> list[Any]:
+    """The four low bits of `first` and `second`, i32 [16] each, with the fifth ones."""
     assert layout.high is not None
-    kind = vector(I32, 4)
-    words = ir.Constant(kind, ir.Undefined)
-    for k in range(QUAD):
-        words = b.insert_element(words, load_as(b, at(b, p, k * layout.size + layout.high), I32), I32(k))
-    each = b.bitcast(shuffle(b, words, words, [lane // 4 for lane in range(16)]), I8X64)  # the word 4 x in 16 bytes
-
-    def spread_bits(elements: Sequence[int]) -> Any:
-        byte = shuffle(b, each, each, [16 * (i // 16) + elements[i % 16] // 8 for i in range(64)])
-        mask = constant([signed_byte(1 << (elements[i % 16] % 8)) for i in range(64)], I8X64)
-        present = b.icmp_unsigned("!=", b.and_(byte, mask), constant(0, I8X64))
-        return b.bitcast(b.select(present, constant(0x10, I8X64), constant(0, I8X64)), I32X16)
-
+    if MACHINE.wide:
+        each = words_of_quad(b, p, layout, layout.high, 2)
+    else:
+        words = [load_as(b, at(b, p, k * layout.size + layout.high), I32) for k in range(QUAD)]
+        each = join(b, [spread(b, word, vector(I32, 4)) for word in words])  # the word 4 x in 16 bytes
     step, second = (2, 1) if layout.interleaved else (1, 16)
-    return spread_bits([step * j for j in range(16)]), spread_bits([step * j + second for j in range(16)])
+    places = [[step * (lane % 16) + start for lane in range(64)] for start in (0, second)]
+    return [b.or_(x, bits_in_bytes(b, each, elements, 4)) for x, elements in zip(codes, places, strict=True)]
 
 
 def codes_of_quad(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
@@ -121,12 +114,13 @@ def codes_of_quad(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
         first = sixteen_bytes(b, p, layout, layout.codes)
         second = sixteen_bytes(b, p, layout, layout.codes_second)
         return b.xor(first, flip), b.xor(second, flip)
-    nibbles = permuted_codes(b, p, layout) if MACHINE.wide else sixteen_bytes(b, p, layout, layout.codes)
+    nibbles = (
+        words_of_quad(b, p, layout, layout.codes, 8) if MACHINE.wide else sixteen_bytes(b, p, layout, layout.codes)
+    )
     low = constant(0x0F0F0F0F, I32X16)
     first, second = b.and_(nibbles, low), b.and_(b.lshr(nibbles, constant(4, I32X16)), low)
     if layout.high is not None:
-        high_first, high_second = fifth_bits(b, p, layout)
-        first, second = b.or_(first, high_first), b.or_(second, high_second)
+        first, second = with_fifth_bits(b, p, layout, (first, second))
     if layout.levels:
         unsigned = [level + layout.zero for level in layout.levels]
         first, second = look_up(b, first, unsigned), look_up(b, second, unsigned)
@@ -135,25 +129,44 @@ def codes_of_quad(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
 
 def scales_of_group(b: ir.IRBuilder, p: Any, layout: Layout, offset: int, quads: int) -> Any:
     """The scales of up to sixteen blocks: lane 4L + j is that of block 4j + L."""
-    if MACHINE.wide and 3 * layout.size + layout.scale_bytes <= 64:
-        return permuted_scales(b, at(b, p, offset), layout, quads)
     blocks = [4 * j + lane if j < quads else None for lane in range(QUAD) for j in range(4)]
+    if MACHINE.wide and layout.scaled_together > 1:
+        return permuted_scales(b, p, layout, offset, blocks)
     return scales_at(b, [None if k is None else at(b, p, k * layout.size + offset) for k in blocks], layout)
 
 
-def permuted_scales(b: ir.IRBuilder, p: Any, layout: Layout, quads: int) -> Any:
-    """The same where a register that is loaded from the first scale of four blocks holds them all."""
-    element, step = (I32, layout.size // 4) if layout.scale_bytes == 4 else (I16, layout.size // 2)
-    n = 64 // layout.scale_bytes  # elements of such a register
-    x = [load_as(b, at(b, p, QUAD * layout.size * j), vector(element, n)) for j in range(quads)]
-    x += [constant(0, vector(element, n))] * (4 - quads)
-    blocks = range(QUAD)
-    first, second = (
-        shuffle(b, x[j], x[j + 1], [k * step for k in blocks] + [n + k * step for k in blocks]) for j in (0, 2)
-    )  # [8]: blocks 4j … 4j+3, 4j+4 … 4j+7
-    order = [4 * j + block if j < 2 else 8 + 4 * (j - 2) + block for block in blocks for j in range(4)]
-    words = shuffle(b, first, second, order)
-    return b.bitcast(words, F32X16) if element is I32 else widen_f16(b, b.bitcast(words, vector(F16, GROUP)))
+def permuted_scales(b: ir.IRBuilder, p: Any, layout: Layout, offset: int, blocks: Sequence[int | None]) -> Any:
+    """The same from registers that hold the scales of several blocks each."""
+    element, step = (F32, 4) if layout.scale_bytes == 4 else (I16, 2)
+    count = sum(k is not None for k in blocks)
+    found = []
+    for first in range(0, count, layout.scaled_together):
+        start = min(first * layout.size + layout.first_scale, count * layout.size - 64)
+        of = range(first, min(first + layout.scaled_together, count))
+        register = load_as(b, at(b, p, start), vector(element, 64 // step))
+        found.append((register, {k: (k * layout.size + offset - start) // step for k in of}))
+    if None in blocks:
+        found.append((constant(0, found[0][0].type), {None: 0}))
+    scales, _ = picked_lanes(b, found, blocks)
+    return scales if element is F32 else widen_f16(b, b.bitcast(scales, vector(F16, GROUP)))
+
+
+Named = tuple[Any, dict[int | None, int]]  # a register, and which of its lanes hold what
+
+
+def picked_lanes(b: ir.IRBuilder, found: Sequence[Named], wanted: Sequence[int | None]) -> Named:
+    """What is wanted, in this order, of several registers; two are made one at a time."""
+    if len(found) == 1:
+        return found[0]
+    half = (len(found) // 2 + 1) // 2 * 2 if len(found) > 2 else 1
+    (x, of_x), (y, of_y) = (picked_lanes(b, part, wanted) for part in (found[:half], found[half:]))
+    n = max(x.type.count, y.type.count)
+    x, y = (v if v.type.count == n else shuffle(b, v, v, [*range(v.type.count)] * (n // v.type.count)) for v in (x, y))
+    lanes = of_x | {k: n + lane for k, lane in of_y.items()}
+    picked = [k for k in wanted if k in lanes]
+    places = [lanes[k] for k in picked]
+    places += places[:1] * ((1 << (len(places) - 1).bit_length()) - len(places))
+    return shuffle(b, x, y, places), {k: i for i, k in enumerate(picked)}
 
 
 # A group of a row times a group of the vector.

@@ -98,6 +98,17 @@ class Layout:
         return [(self.d, self.m), *second]
 
     @property
+    def first_scale(self) -> int:
+        """Where in a block the first of all its scales lies."""
+        return min(place for places in self.scale_places for place in places if place is not None)
+
+    @property
+    def scaled_together(self) -> int:
+        """How many blocks that follow have all their scales in 64 bytes."""
+        last = max(place for places in self.scale_places for place in places if place is not None)
+        return max(0, 64 - self.scale_bytes - last + self.first_scale) // self.size + 1
+
+    @property
     def number_places(self) -> list[tuple[int, int]]:
         """Where a group of the vector has START and OFFSET of each part."""
         return [(START_FIRST, OFFSET_FIRST), (START_SECOND, OFFSET_SECOND)] if self.halves else [(START, OFFSET)]
