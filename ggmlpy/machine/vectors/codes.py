@@ -53,7 +53,9 @@ __all__ = [
     "codes_cut_off",
     "codes_rounded",
     "fifth_bits",
+    "has_lookup",
     "look_up",
+    "look_up_in_quarters",
     "lookups_of_levels",
     "minus",
     "moved_bits",
@@ -71,22 +73,35 @@ __all__ = [
 def look_up(b: ir.IRBuilder, codes: Any, table: Sequence[int]) -> Any:
     """table[code], a byte with or without sign, for 64 codes 0…15; both as <16 x i32>."""
     levels = [signed_byte(level) for level in table]
-    for feature, parts, name in (
-        ("avx512bw", 1, "llvm.x86.avx512.pshuf.b.512"),
-        ("avx2", 2, "llvm.x86.avx2.pshuf.b"),
-        ("ssse3", 4, "llvm.x86.ssse3.pshuf.b.128"),
-    ):
-        if MACHINE.has(feature):
-            kind = vector(I8, 64 // parts)
-            row = constant(levels * (4 // parts), kind)
-            found = [call(b, name, kind, [row, b.bitcast(x, kind)]) for x in split(b, codes, parts)]
-            return join(b, [b.bitcast(x, vector(I32, 16 // parts)) for x in found])
+    if has_lookup():
+        return look_up_in_quarters(b, codes, b.bitcast(constant(levels * 4, I8X64), I32X16))
     found = call_once_made(b, _compare_with_each(levels), I8X64, b.bitcast(codes, I8X64))
     return b.bitcast(found, I32X16)
 
 
+LOOKUPS = (
+    ("avx512bw", 1, "llvm.x86.avx512.pshuf.b.512"),
+    ("avx2", 2, "llvm.x86.avx2.pshuf.b"),
+    ("ssse3", 4, "llvm.x86.ssse3.pshuf.b.128"),
+)
+
+
+def has_lookup() -> bool:
+    """Whether an instruction looks up bytes in a register."""
+    return any(MACHINE.has(feature) for feature, _, _ in LOOKUPS)
+
+
+def look_up_in_quarters(b: ir.IRBuilder, codes: Any, table: Any) -> Any:
+    """Each quarter's codes 0…15 in the same quarter of the table, whose entries are bytes; all as <16 x i32>."""
+    parts, name = next((parts, name) for feature, parts, name in LOOKUPS if MACHINE.has(feature))
+    kind = vector(I8, 64 // parts)
+    halves = zip(split(b, table, parts), split(b, codes, parts), strict=True)
+    found = [call(b, name, kind, [b.bitcast(row, kind), b.bitcast(x, kind)]) for row, x in halves]
+    return join(b, [b.bitcast(x, vector(I32, 16 // parts)) for x in found])
+
+
 def bits_in_bytes(b: ir.IRBuilder, x: Any, places: Sequence[int], to: int) -> Any:
-    """Of each of 64 bytes only bit ``to``: bit ``places[i]`` of a word of which x, <16 x i32>, has two in each eight bytes."""
+    """64 bytes, 0 but for bit ``to``: bit ``places[i]`` of those eight bytes of x among which byte i is; <16 x i32>."""
     only = constant(0x01010101 << to, I32X16)
     if MACHINE.has("avx512vbmi"):
         control = constant([signed_byte((place - to) % 64) for place in places], I8X64)

@@ -62,6 +62,8 @@ from .layouts import (
     A_STARTS,
     A_SUMS16,
     A_SUMS32,
+    A_SUMS_EVEN,
+    A_SUMS_ODD,
     FEW_TOKENS,
     GROUP,
     GROUP_BYTES,
@@ -205,16 +207,18 @@ def store_sixteen_codes(b: ir.IRBuilder, record: Any, i: Any, codes: Any) -> Non
     store_as(b, at(b, place, A_STARTS), b.mul(fours, less))
     all_ = total_int.emit(b, codes)
     store_as(b, at(b, b.add(record, b.mul(i, ir.Constant(i.type, 4))), A_RUN_STARTS), b.mul(all_, I32(-START_ZERO)))
-    for copy in (0, 32):
-        store_as(b, at(b, b.add(record, b.mul(i, ir.Constant(i.type, 2))), A_SUMS16 + copy), b.trunc(all_, I16))
+    store_as(b, at(b, b.add(record, b.mul(i, ir.Constant(i.type, 2))), A_SUMS16), b.trunc(all_, I16))
 
 
 @op(nothing, address)
-def store_sums_of_32(b: ir.IRBuilder, record: Any) -> None:
-    """The sums of every 32 codes, from those of every sixteen."""
+def store_pairs_of_sums(b: ir.IRBuilder, record: Any) -> None:
+    """The sums of every sixteen codes parted in even and odd ones, and those of every 32."""
     sums = load_as(b, at(b, record, A_SUMS16), vector(I16, 16))
-    sums = b.add(shuffle(b, sums, sums, range(0, 16, 2)), shuffle(b, sums, sums, range(1, 16, 2)))
-    store_as(b, at(b, record, A_SUMS32), shuffle(b, sums, sums, [*range(8)] * 4))
+    even, odd = (shuffle(b, sums, sums, range(first, 16, 2)) for first in (0, 1))
+    store_as(b, at(b, record, A_SUMS_EVEN), even)
+    store_as(b, at(b, record, A_SUMS_ODD), odd)
+    both = b.add(even, odd)
+    store_as(b, at(b, record, A_SUMS32), shuffle(b, both, both, [*range(8)] * 4))
 
 
 @compiled
@@ -235,7 +239,7 @@ def quantize_superblocks(x, n, record, step):
         for i in range(16):
             codes = round_to_int(mul(load(x + 64 * i), fill(inverse)))
             store_sixteen_codes(record, np.int32(i), codes)
-        store_sums_of_32(record)
+        store_pairs_of_sums(record)
         store_f32(record + A_SCALE, da)
         x, record = x + 1024, record + step
 

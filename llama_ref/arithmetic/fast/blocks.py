@@ -135,11 +135,14 @@ def scales_of_group(b: ir.IRBuilder, p: Any, layout: Layout, offset: int, quads:
     return scales_at(b, [None if k is None else at(b, p, k * layout.size + offset) for k in blocks], layout)
 
 
+Named = tuple[Any, dict[int | None, int]]  # a register, and which of its lanes hold what
+
+
 def permuted_scales(b: ir.IRBuilder, p: Any, layout: Layout, offset: int, blocks: Sequence[int | None]) -> Any:
     """The same from registers that hold the scales of several blocks each."""
     element, step = (F32, 4) if layout.scale_bytes == 4 else (I16, 2)
     count = sum(k is not None for k in blocks)
-    found = []
+    found: list[Named] = []
     for first in range(0, count, layout.scaled_together):
         start = min(first * layout.size + layout.first_scale, count * layout.size - 64)
         of = range(first, min(first + layout.scaled_together, count))
@@ -149,9 +152,6 @@ def permuted_scales(b: ir.IRBuilder, p: Any, layout: Layout, offset: int, blocks
         found.append((constant(0, found[0][0].type), {None: 0}))
     scales, _ = picked_lanes(b, found, blocks)
     return scales if element is F32 else widen_f16(b, b.bitcast(scales, vector(F16, GROUP)))
-
-
-Named = tuple[Any, dict[int | None, int]]  # a register, and which of its lanes hold what
 
 
 def picked_lanes(b: ir.IRBuilder, found: Sequence[Named], wanted: Sequence[int | None]) -> Named:

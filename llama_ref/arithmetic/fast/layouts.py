@@ -34,7 +34,8 @@ LEAST_ZERO = 8  # the smallest code that means 0; larger ones are multiples by a
 # The vector for k-quants: a record for each 256 values, byte offsets of its parts.
 A_CODES = 0  # int8 [256], in order
 A_STARTS = 256  # i32 [64] -START_ZERO times the sum of every four codes
-A_SUMS16 = 512  # i16 [2][16] the sum of every sixteen codes, twice
+A_SUMS16 = 512  # i16 [16] the sum of every sixteen codes
+A_SUMS_EVEN, A_SUMS_ODD = 544, 560  # i16 [8] the first, third … of these; the second, fourth …
 A_SUMS32 = 576  # i16 [4][8] of every 32, four times
 A_RUN_STARTS = 640  # i32 [16] -START_ZERO times the sum of every sixteen
 A_SCALE = 704  # f32 da

@@ -20,6 +20,7 @@ from ggmlpy.machine.vectors import (
     I64,
     address,
     at,
+    bits_in_bytes,
     constant,
     gather,
     join,
@@ -165,9 +166,5 @@ def interleave(b: ir.IRBuilder, x: Any, y: Any) -> list[Any]:
 
 
 def fifth_bits_of_word(b: ir.IRBuilder, bits: Any, elements: Sequence[int]) -> Any:
-    """Bit 4 of four codes of sixteen rows, in place."""
-    word = constant(0, I32X16)
-    for i, element in enumerate(elements):
-        bit = b.and_(b.lshr(bits, constant(element, I32X16)), constant(1, I32X16))
-        word = b.or_(word, b.shl(bit, constant(8 * i + 4, I32X16)))
-    return word
+    """Bit 4 of four codes of sixteen rows, in place. bits: those of a row in each lane."""
+    return bits_in_bytes(b, bits, [32 * (i % 8 // 4) + elements[i % 4] for i in range(64)], 4)

@@ -25,7 +25,6 @@ from ggmlpy.machine.vectors import (
     dot_words,
     f32x16,
     integer,
-    join,
     keep_apart,
     load,
     load_as,
@@ -41,7 +40,6 @@ from ggmlpy.machine.vectors import (
     sub,
     vector,
     zero_bytes,
-    zeros,
 )
 
 from .blocks import times_zero
@@ -51,7 +49,8 @@ from .layouts import superblock_panel_parts as parts_of
 from .matrix_functions import Product, put, put_four
 from .panel_products import put_rows
 from .side_by_side import halves_of_rows
-from .superblocks import Superblock, totals, totals_of_quarters
+from .superblocks import ROWS as ROWS_READ
+from .superblocks import Superblock, totals
 from .work import units
 
 __all__ = ["make_superblock_product"]
@@ -67,27 +66,47 @@ def make_superblock_product(record: TensorType) -> Product:
 # One vector: four rows at a time.
 
 
-def make_add_block(block: Superblock) -> Any:
-    """The operation (acc, four addresses of blocks, address of the vector's record) -> acc.
+def make_four_rows(block: Superblock) -> Any:
+    """The operation (address of a row, distance of the next, vector, blocks, far, near) -> f32 [16].
 
-    acc is f32 [16]: the sums of d·da·S of four rows, those of dmin·da·M, and eight lanes of nothing.
+    That is the sums of d·da·S of four rows, those of dmin·da·M, and eight lanes of nothing.
+
+    The whole numbers of a block are scaled and added while those of the next one are found: else the processor, which
+    has room for one block and a half, would wait for the last of them.
     """
+    size = block.record.type_size
+    fetch_block = make_fetch_ahead(size)
 
-    @op(f32x16, f32x16, address, address, address, address, address)
-    def add_block(b: ir.IRBuilder, acc: Any, *addresses: Any) -> Any:
-        *blocks, vector_at = addresses
-        headers = block.headers(b, blocks)
-        scales, mins, begin = block.scales(b, headers)
-        whole = totals(b, [block.row_sums(b, a, row, scales, vector_at) for row, a in enumerate(blocks)])
-        if mins is not None:
-            whole = join(b, [whole, totals_of_quarters(b, block.min_sums(b, mins, begin, vector_at))])
-        n = whole.type.count
-        da = load_as(b, at(b, vector_at, A_SCALE), F32)
-        factor = b.fmul(block.factors(b, blocks, headers), spread(b, da, vector(F32, n)))
-        sums = mad.emit(b, b.sitofp(whole, vector(F32, n)), factor, shuffle(b, acc, acc, range(n)))
-        return shuffle(b, sums, constant(0.0, sums.type), [lane if lane < n else n for lane in range(16)])
+    @op(f32x16, address, integer, address, integer, integer, integer)
+    def four_rows(b: ir.IRBuilder, p: Any, apart: Any, x: Any, n_blocks: Any, far: Any, near: Any) -> Any:
+        n = ROWS_READ * len(block.factor_names)
+        kinds = [vector(F32, n), I32X16, I32X16, vector(F32, n)]
+        acc, whole, mins, factor = slots = [cgutils.alloca_once(b, kind) for kind in kinds]
+        for slot, kind in zip(slots, kinds, strict=True):
+            b.store(constant(0, kind), slot)
 
-    return add_block
+        def add_found() -> None:
+            sums = totals(b, b.load(whole), b.load(mins) if block.has_mins else None)
+            b.store(mad.emit(b, b.sitofp(sums, kinds[0]), b.load(factor), b.load(acc)), acc)
+
+        with cgutils.for_range(b, n_blocks) as loop:
+            place = b.mul(loop.index, I64(size))
+            blocks = [b.add(b.add(p, place), b.mul(apart, I64(row))) for row in range(ROWS_READ)]
+            vector_at = b.add(x, b.mul(loop.index, I64(A_BYTES)))
+            for a in blocks:
+                fetch_block.emit(b, a, far, near)
+            add_found()
+            headers = block.headers(b, blocks)
+            scales, of_mins, begin = block.scales(b, headers)
+            b.store(block.quarter_sums(b, blocks, scales, vector_at), whole)
+            if block.has_mins:
+                b.store(block.min_sums(b, of_mins, begin, vector_at), mins)
+            da = spread(b, load_as(b, at(b, vector_at, A_SCALE), F32), kinds[0])
+            b.store(b.fmul(block.factors(b, blocks, headers), da), factor)
+        add_found()
+        return shuffle(b, b.load(acc), constant(0.0, kinds[0]), [lane if lane < n else n for lane in range(16)])
+
+    return four_rows
 
 
 @op(nothing, address, f32x16)
@@ -98,19 +117,12 @@ def store_four(b: ir.IRBuilder, a: Any, acc: Any) -> None:
 
 def make_rows(block: Superblock) -> Any:
     """The function `Product.rows`."""
-    add_block, size, values = make_add_block(block), block.record.type_size, block.record.blck_size
-    fetch_block = make_fetch_ahead(size)
+    four_rows, size, values = make_four_rows(block), block.record.type_size, block.record.blck_size
 
     @compiled
     def four_dots(p0, apart, x, n_blocks, y, far, near):
         """Four rows, `apart` bytes from one to the next, times a vector: f32 [4] at y."""
-        p1, p2, p3, acc = p0 + apart, p0 + 2 * apart, p0 + 3 * apart, zeros()
-        for _ in range(n_blocks):
-            fetch_block(p0, far, near), fetch_block(p1, far, near)
-            fetch_block(p2, far, near), fetch_block(p3, far, near)
-            acc = add_block(acc, p0, p1, p2, p3, x)
-            p0, p1, p2, p3, x = p0 + size, p1 + size, p2 + size, p3 + size, x + A_BYTES
-        store_four(y, acc)
+        store_four(y, four_rows(p0, apart, x, n_blocks, far, near))
         return load_f32(y), load_f32(y + 4), load_f32(y + 8), load_f32(y + 12)
 
     @compiled

@@ -39,9 +39,11 @@ from ggmlpy.machine.vectors import (
     dot_words,
     gather,
     gather_sums,
+    has_lookup,
     join,
     load_as,
     look_up,
+    look_up_in_quarters,
     pack_words,
     shuffle,
     vector,
@@ -49,7 +51,7 @@ from ggmlpy.machine.vectors import (
 )
 
 from .blocks import times_zero
-from .layouts import A_CODES, A_STARTS, A_SUMS16, A_SUMS32, START_ZERO, zero_of
+from .layouts import A_CODES, A_RUN_STARTS, A_STARTS, A_SUMS32, A_SUMS_EVEN, A_SUMS_ODD, START_ZERO, zero_of
 from .side_by_side import columns_of_block, columns_of_quarters
 
 __all__ = ["Register", "Superblock", "registers_of"]
@@ -183,18 +185,70 @@ class Superblock:
 
     # Whole numbers of a block.
 
-    def row_sums(self, b: ir.IRBuilder, block: Any, row: int, scales: Any, vector_at: Any) -> Any:
-        """S of one row: lanes i32 [16] that add up to it."""
-        acc = constant(0, I32X16)
+    def quarter_sums(self, b: ir.IRBuilder, blocks: Sequence[Any], scales: Any, vector_at: Any) -> Any:
+        """S of four rows in quarters, i32 [16]: that of row j is the sum of the lanes j, j+4, j+8 and j+12."""
         if not self.small:
-            for r in self.registers:
-                factors = as_integers(b, scales, [16 * row + value // self.record.run for value in r.values[::4]])
-                factors = b.sub(factors, constant(self.scale_zero, I32X16))
-                acc = b.add(acc, b.mul(self._dots(b, block, r, vector_at), factors))
-            return acc
+            return self._sums_of_runs(b, blocks, scales, vector_at)
+        row_sums = self._sums_of_scaled_codes if self.scaled_codes else self._row_sums
+        return gather_sums(b, [row_sums(b, block, row, scales, vector_at) for row, block in enumerate(blocks)], b.add)
+
+    def _sums_of_runs(self, b: ir.IRBuilder, blocks: Sequence[Any], scales: Any, vector_at: Any) -> Any:
+        """The same where each quarter of a register is of one run, and the sums of these need 32 bits."""
+        acc = constant(0, I32X16)
+        for runs, registers in self._registers_of_runs().items():
+            start = self._start_of_runs(b, runs, vector_at)
+            dots = [start] * len(blocks)
+            for r in registers:
+                a = codes_of(b, r, vector_at)
+                dots = [
+                    dot_bytes(b, dot, self.codes(b, block, r), a, self.small)
+                    for dot, block in zip(dots, blocks, strict=True)
+                ]
+            factors = as_integers(b, scales, [16 * row + run for run in runs for row in range(ROWS)])
+            factors = b.sub(factors, constant(self.scale_zero, I32X16))
+            acc = b.add(acc, b.mul(gather_sums(b, dots, b.add), factors))
+        return acc
+
+    def _registers_of_runs(self) -> dict[tuple[int, ...], list[Register]]:
+        """The registers, by the runs of their quarters."""
+        found: dict[tuple[int, ...], list[Register]] = {}
+        for r in self.registers:
+            found.setdefault(self._runs_of(r), []).append(r)
+        return found
+
+    def _runs_of(self, register: Register) -> tuple[int, ...]:
+        """The run of each quarter."""
+        return tuple(value // self.record.run for value in register.values[::16])
+
+    def _start_of_runs(self, b: ir.IRBuilder, runs: Sequence[int], vector_at: Any) -> Any:
+        """Lanes i32 [16] whose quarters add up to minus the zero times what the vector's codes of these runs do."""
+        each = self.record.run // 16
+        places = [run * each + i if i < each else 16 for run in runs for i in range(4)]
+        starts = load_as(b, at(b, vector_at, A_RUN_STARTS), I32X16)
+        return times_zero(b, shuffle(b, starts, constant(0, I32X16), places), self.zero, START_ZERO)
+
+    @property
+    def scaled_codes(self) -> bool:
+        """Whether a code times its scale is a byte, and a table of a row, with four entries per run, says which."""
+        return self.record.name == "q2_K" and has_lookup()
+
+    def _sums_of_scaled_codes(self, b: ir.IRBuilder, block: Any, row: int, scales: Any, vector_at: Any) -> Any:
+        """S of one row: lanes i32 [16] that add up to it. A quarter of the table is about the runs of its codes."""
+        runs = zip(*map(self._runs_of, self.registers), strict=True)
+        factors = as_integers(b, scales, [16 * row + run for of_quarter in runs for run in of_quarter])
+        table = b.mul(factors, constant(0x03020100, I32X16))
+        acc = constant(0, I32X16)
+        for i, r in enumerate(self.registers):
+            place = b.or_(self.codes(b, block, r), in_every_byte(4 * i))
+            acc = dot_bytes(b, acc, look_up_in_quarters(b, place, table), codes_of(b, r, vector_at), self.small)
+        return acc
+
+    def _row_sums(self, b: ir.IRBuilder, block: Any, row: int, scales: Any, vector_at: Any) -> Any:
+        """The same by words: the sums of four products times the scales of their runs."""
+        acc = constant(0, I32X16)
         for pair in zip(self.registers[::2], self.registers[1::2], strict=True):
             dots = [self._dots(b, block, r, vector_at) for r in pair]
-            runs = [r.values[16 * part] // self.record.run for part in range(4) for r in pair for _ in range(4)]
+            runs = [self._runs_of(r)[part] for part in range(4) for r in pair for _ in range(4)]
             words = as_words(b, scales, [16 * row + run for run in runs])
             if self.scale_zero:
                 words = b.sub(words, constant(self.scale_zero, I16X32))
@@ -214,14 +268,19 @@ class Superblock:
 
     def min_sums(self, b: ir.IRBuilder, mins: Any, begin: int, vector_at: Any) -> Any:
         """M of four rows: four lanes each, i32 [16], that add up to it."""
-        places = [16 * row + begin + run for row in range(ROWS) for run in range(self.runs)]
         zero = constant(0, I32X16)
         if self.runs == 8:
+            places = [16 * row + begin + run for row in range(ROWS) for run in range(self.runs)]
             return dot_words(b, zero, as_words(b, mins, places), load_as(b, at(b, vector_at, A_SUMS32), I16X32))
-        sums = load_as(b, at(b, vector_at, A_SUMS16), I16X32)
-        x, y = (dot_words(b, zero, as_words(b, mins, part), sums) for part in (places[:32], places[32:]))
-        low = [8 * (lane // 4) + lane % 4 for lane in range(16)]
-        return b.add(shuffle(b, x, y, low), shuffle(b, x, y, [lane + 4 for lane in low]))
+        words = b.bitcast(mins, I16X32)
+        even, odd = b.and_(words, constant(0xFF, I16X32)), b.lshr(words, constant(8, I16X32))
+        x, y = (self._repeated(b, at(b, vector_at, place)) for place in (A_SUMS_EVEN, A_SUMS_ODD))
+        return dot_words(b, dot_words(b, zero, even, x), odd, y)
+
+    def _repeated(self, b: ir.IRBuilder, a: Any) -> Any:
+        """Eight words, four times."""
+        x = load_as(b, a, vector(I16, 8))
+        return shuffle(b, x, x, [*range(8)] * 4)
 
     # Sixteen rows side by side.
 
@@ -351,17 +410,24 @@ def in_order(b: ir.IRBuilder, register: Register, a: Any) -> Any:
     """A byte for each value, or four for every four, in the order of a register, whose halves or quarters follow on."""
     values = register.values
     parts = next(n for n in (1, 2, 4) if all(values[i] + 1 == values[i + 1] for i in range(63) if (i + 1) % (64 // n)))
-    return join(b, [load_as(b, at(b, a, value), vector(I32, 16 // parts)) for value in values[:: 64 // parts]])
+    if parts < 4:
+        return join(b, [load_as(b, at(b, a, value), vector(I32, 16 // parts)) for value in values[:: 64 // parts]])
+    first = min(values)
+    x, y = (load_as(b, at(b, a, first + start), I32X16) for start in (0, 64))
+    return shuffle(b, x, y, [(value - first) // 4 for value in values[::4]])
 
 
-def totals(b: ir.IRBuilder, sums: Sequence[Any]) -> Any:
-    """The totals of four registers i32 [16], as i32 [4]."""
-    x = gather_sums(b, sums, b.add)
-    x = b.add(shuffle(b, x, x, range(8)), shuffle(b, x, x, range(8, 16)))
-    return b.add(shuffle(b, x, x, range(4)), shuffle(b, x, x, range(4, 8)))
+def totals(b: ir.IRBuilder, whole: Any, mins: Any) -> Any:
+    """The totals of four rows, i32 [4], and then of their mins, if any.
 
-
-def totals_of_quarters(b: ir.IRBuilder, x: Any) -> Any:
-    """The totals of the four quarters of i32 [16], as i32 [4]."""
-    columns = [shuffle(b, x, x, range(i, 16, 4)) for i in range(4)]
-    return b.add(b.add(columns[0], columns[1]), b.add(columns[2], columns[3]))
+    Args:
+        whole: i32 [16], as `Superblock.quarter_sums` gives it.
+        mins: i32 [16], as `Superblock.min_sums` gives it, or None.
+    """
+    if mins is None:
+        x = b.add(shuffle(b, whole, whole, range(8)), shuffle(b, whole, whole, range(8, 16)))
+        return b.add(shuffle(b, x, x, range(4)), shuffle(b, x, x, range(4, 8)))
+    mins = shuffle(b, mins, mins, [4 * row + i for i in range(4) for row in range(ROWS)])
+    low, high = ([*range(start, start + 8), *range(start + 16, start + 24)] for start in (0, 8))
+    x = b.add(shuffle(b, whole, mins, low), shuffle(b, whole, mins, high))
+    return b.add(shuffle(b, x, x, [0, 1, 2, 3, 8, 9, 10, 11]), shuffle(b, x, x, [4, 5, 6, 7, 12, 13, 14, 15]))
