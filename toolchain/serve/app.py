@@ -68,7 +68,7 @@ def create_app(models: Sequence[Served], *, seconds: float = 600.0) -> Starlette
         Route("/detokenize", server.detokenize, methods=["POST"]),
         Route("/tokenizer_info", server.tokenizer_info),
     ]
-    handlers: dict[Any, Any] = {ApiError: server.refused, HTTPException: server.not_here}
+    handlers: dict[Any, Any] = {ApiError: server.refused, HTTPException: server.not_here, Exception: server.failed}
     return Starlette(routes=routes, exception_handlers=handlers)
 
 
@@ -103,7 +103,8 @@ class Server:
     async def tokenize(self, request: Request) -> Response:
         body = await self._body(request, TokenizeRequest)
         model = self._model(body.model)
-        tokens = await _aside(len(body.content or body.prompt or ""), model.tokens, body)
+        field = "prompt" if body.content is None else "content"
+        tokens = await _cut(len(body.content or body.prompt or ""), model.tokens, body, model, field)
         shown = [{"id": token, "piece": _text_or_bytes(model.piece(token))} for token in tokens]
         content = {"tokens": shown if body.with_pieces else tokens, "count": len(tokens)}
         return self._json(request, {**content, "max_model_len": model.engine.model.n_ctx})
@@ -154,12 +155,9 @@ class Server:
         body = await self._body(request, ChatRequest)
         model = self._model(body.model)
         messages = [(message.speaker, message.content) for message in body.messages]
-        try:
-            size = sum(len(text) for _, text in messages)
-            _check_length(size, model)
-            tokens = await _aside(size, model.prompt.tokens, messages)
-        except (UsageError, FormatError) as error:
-            raise ApiError(400, str(error), "messages") from error
+        size = sum(len(text) for _, text in messages)
+        _check_length(size, model)
+        tokens = await _cut(size, model.prompt.tokens, messages, model, "messages")
         room = model.engine.model.n_ctx - len(tokens)
         wanted = max(room, 0) if body.wanted_tokens is None else body.wanted_tokens
         logprobs = body.top_logprobs if body.logprobs else None
@@ -286,6 +284,12 @@ class Server:
         body = error_body(error.status_code, words)
         return Response(body, error.status_code, media_type="application/json", headers=error.headers)
 
+    async def failed(self, _: Request, error: Exception) -> Response:
+        """A mistake of ours; Starlette raises it again, for whoever runs the server."""
+        self.metrics.requests.labels("other", 500).inc()
+        body = error_body(500, f"a mistake of the server: {type(error).__name__}")
+        return Response(body, 500, media_type="application/json")
+
 
 class Stream(EventSourceResponse):
     """Ends where the client does not read on; that is no mistake of the server."""
@@ -310,14 +314,23 @@ async def _left(request: Request) -> None:
 async def _prompt_tokens(prompt: str | list[int], model: Served) -> list[int]:
     if isinstance(prompt, str):
         _check_length(len(prompt), model)
-        return list(await _aside(len(prompt), model.engine.tokenizer.encode_first, prompt))
+        return await _cut(len(prompt), model.engine.tokenizer.encode_first, prompt, model, "prompt")
     _check_tokens(prompt, model, "prompt")
     return prompt
 
 
-async def _aside(characters: int, cut: Callable[[Any], T], text: Any) -> T:
-    """Cut a long text into tokens in another thread, so that others are answered meanwhile; a short one at once."""
-    return cut(text) if characters <= SHORT else await asyncio.to_thread(cut, text)
+async def _cut(characters: int, cut: Callable[[T], Sequence[int]], text: T, model: Served, field: str) -> list[int]:
+    """A text as tokens. A long one is cut in another thread, so that others are answered meanwhile."""
+    try:
+        tokens = cut(text) if characters <= SHORT else await asyncio.to_thread(cut, text)
+    except (UsageError, FormatError) as error:
+        words = error.problem if isinstance(error, FormatError) else str(error)
+        raise ApiError(400, words, field) from error
+    n_vocab = model.engine.model.n_vocab
+    if beyond := [token for token in tokens if not 0 <= token < n_vocab]:
+        words = f"this model's vocabulary of {n_vocab} pieces cannot write the text: a byte of it would be token"
+        raise ApiError(400, f"{words} {beyond[0]}; send token ids, or other characters", field)
+    return list(tokens)
 
 
 def _check_length(characters: int, model: Served) -> None:
