@@ -81,15 +81,17 @@ def test_a_large_vocabulary_and_many_draws(era) -> None:
         assert samplers.choose([0], [logits]) == recent[-1:]
 
 
-def test_all_candidates_of_a_large_vocabulary() -> None:
+@pytest.mark.parametrize("era", [MARCH_31, AUGUST_21], ids=lambda era: era.date)
+@pytest.mark.parametrize("top_k", [1, 2, 40, 374, 375, 2999, 3000])
+@pytest.mark.parametrize("values", [3, 40, 1000, 10**6])
+def test_equal_scores_of_a_large_vocabulary(era, top_k: int, values: int) -> None:
     rng = np.random.default_rng(2)
-    for era in (MARCH_31, AUGUST_21):
-        samplers = Samplers(1, n_vocab=3000, n_ctx=8, era=era)
-        for seed in range(20):
-            how = SamplingOptions(top_k=3000, top_p=1.0, temp=2.0, seed=seed)
-            samplers.begin(0, how, [])
-            logits = rng.integers(-20, 20, 3000).astype(np.float32)  # equal ones in plenty
-            assert samplers.choose([0], [logits]) == [Sampler(how, era).choose(logits, [0] * 8).token]
+    samplers = Samplers(1, n_vocab=3000, n_ctx=8, era=era)
+    for seed in range(8):
+        how = SamplingOptions(top_k=top_k, top_p=1.0, temp=1e4, seed=seed)
+        samplers.begin(0, how, [])
+        logits = rng.integers(-values, values, 3000).astype(np.float32)
+        assert samplers.choose([0], [logits]) == [Sampler(how, era).choose(logits, [0] * 8).token]
 
 
 @given(st.integers(0, 2**32 - 1))

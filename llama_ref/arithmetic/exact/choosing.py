@@ -14,7 +14,7 @@ import numpy as np
 from ggmlpy.machine.kernels import kernel
 
 from .libm import _expf
-from .std_sort import _heap_order, _intro_order
+from .std_sort import STRIP, _any_above, _heap_order, _intro_order
 
 __all__ = [
     "BY_NUMPY",
@@ -32,8 +32,9 @@ __all__ = [
 BY_NUMPY, GREEDY, MARCH, CHAIN, CHAIN_CROSSING = range(-1, 4)
 MT_WORDS, MT_MIDDLE = 624, 397
 LOW_32 = np.uint64(0xFFFFFFFF)
+WIDTH = 4  # of rows in which many scores are looked through, for each that is looked for
 TWO_64 = 2.0**64
-EXPONENT = np.int32(0x7F800000)  # the bits of a float that are all set in infinity and NaN
+LARGEST = np.finfo(np.float32).max
 BELOW_1 = math.nextafter(1.0, 0.0)
 
 # fmt: off
@@ -93,18 +94,18 @@ def _canonical(words):
 @kernel
 def _scored(logits, how, recent, said, scores):
     """Logits × scale, × or / penalty for tokens said lately; whether all are finite."""
-    exponent = np.int32(0)
+    scale, strange = how.scale, np.int32(0)
     for i in range(len(logits)):
-        scores[i] = logits[i] * how.scale
+        scores[i] = logits[i] * scale
     for back in range(1, min(how.last_n, len(recent)) + 1):
         token = recent[(said - back) % len(recent)]
         if 0 <= token < len(logits):
             less = logits[token] < 0 or (logits[token] == 0 and how.rule >= CHAIN)
-            score = logits[token] * how.scale
+            score = logits[token] * scale
             scores[token] = score * how.penalty if less else score / how.penalty
-    for bits in scores.view(np.int32):
-        exponent = max(exponent, bits & EXPONENT)
-    return exponent < EXPONENT
+    for i in range(len(scores)):
+        strange += np.int32(not abs(scores[i]) <= LARGEST)
+    return strange == 0
 
 
 @kernel
@@ -121,6 +122,8 @@ def _ordered(scores, how, order):
     """Put the largest scores' ids in front, in falling order; how many."""
     n = len(scores)
     k = min(how.top_k, n)
+    if WIDTH * k <= n // 2 and _ordered_without_ties(scores, k, order):
+        return k
     for i in range(k):
         order[i] = i
     if k == n and how.rule >= CHAIN:
@@ -128,6 +131,41 @@ def _ordered(scores, how, order):
     else:
         _heap_order(scores, order[:k])
     return k
+
+
+@kernel
+def _raise_to(tops, scores):
+    for i in range(len(tops)):
+        tops[i] = scores[i] if scores[i] > tops[i] else tops[i]
+
+
+@kernel
+def _ordered_without_ties(scores, k, order):
+    """The same for a few of many, where every sorting algorithm agrees; whether that is so.
+
+    Written in rows, each column has a largest score, and the k-th largest of these is no more than the k-th of all.
+    """
+    width = WIDTH * k
+    tops = scores[:width].copy()
+    for row in range(1, len(scores) // width):
+        _raise_to(tops, scores[row * width : (row + 1) * width])
+    for i in range(k):
+        order[i] = i
+    _heap_order(tops, order[:k])
+    below, found = np.nextafter(tops[order[k - 1]], np.float32(-np.inf)), 0
+    for start in range(0, len(scores), STRIP):
+        stop = min(start + STRIP, len(scores))
+        if _any_above(scores[start:stop], below):
+            for i in range(start, stop):
+                order[found] = i
+                found += scores[i] > below
+            if found > len(scores) - STRIP:
+                return False
+    _intro_order(scores, order[:found])
+    ties = 0
+    for i in range(min(k, found - 1)):
+        ties += scores[order[i]] == scores[order[i + 1]]
+    return ties == 0
 
 
 @kernel

@@ -76,10 +76,10 @@ def _sift(values, heap, base, hole, size, item):
 
 @kernel
 def _any_above(values, least):
-    found = 0
-    for value in values:
-        found |= value > least
-    return found != 0
+    found = False
+    for i in range(len(values)):
+        found |= values[i] > least
+    return found
 
 
 @kernel
