@@ -42,6 +42,7 @@ __all__ = [
     "total_int_high",
     "total_int_low",
     "total_neighbors",
+    "totals_in_lanes",
 ]
 
 
@@ -56,6 +57,20 @@ def _fold(b: ir.IRBuilder, x: Any, combine: Callable[[ir.IRBuilder, Any, Any], A
 def total(b: ir.IRBuilder, x: Any) -> Any:
     """The sum of all lanes: i with i+8, then i+4, i+2, i+1 (as ``_mm512_reduce_add_ps`` does)."""
     return _fold(b, x, lambda b, x, y: b.fadd(x, y))
+
+
+def totals_in_lanes(b: ir.IRBuilder, vectors: Sequence[Any]) -> Any:
+    """Lane i becomes the `total` of vector i of sixteen, its lanes added in the same order."""
+    for distance in (8, 4, 2, 1):
+        first, second = vectors[:distance], vectors[distance:]
+        low = [
+            lane // (2 * distance) * 2 * distance + lane % distance + lane // distance % 2 * LANES
+            for lane in range(LANES)
+        ]
+        high = [lane + distance for lane in low]
+        pairs = zip(first, second, strict=True)
+        vectors = [b.fadd(shuffle(b, x, y, low), shuffle(b, x, y, high)) for x, y in pairs]
+    return vectors[0]
 
 
 @op(number, f32x16)

@@ -65,6 +65,7 @@ from .layouts import (
     A_SUMS_EVEN,
     A_SUMS_ODD,
     FEW_TOKENS,
+    FLOAT_TOKENS,
     GROUP,
     GROUP_BYTES,
     K_TOKENS,
@@ -87,6 +88,7 @@ __all__ = [
     "groups_bytes",
     "leave_out_token",
     "normalize_or_copy",
+    "put_in_tile",
     "quantize_groups",
     "quantize_superblocks",
     "quantize_token",
@@ -121,6 +123,17 @@ def normalize_or_copy(plan, x, norm, n, y):
         normalize(x, norm, n, norm_scale(x, n, load_f32(plan + EPS)), y)
     else:
         copy_bytes(y, x, 4 * n)
+
+
+@compiled
+def put_in_tile(x, n, tiles, token, tokens):
+    """One of some vectors f32 [n] to where the product of floats with many reads it (`float_products`)."""
+    keep_apart()
+    tile = token // FLOAT_TOKENS * FLOAT_TOKENS
+    width = min(FLOAT_TOKENS, tokens - tile)
+    place = tiles + 4 * (tile * n + (token - tile) * 16)
+    for i in range(0, 4 * n, 64):
+        store(place + width * i, load(x + i))
 
 
 @compiled

@@ -13,9 +13,11 @@ from ggmlpy.machine.jit import cgutils
 from ggmlpy.machine.kernels import compiled
 from ggmlpy.machine.vectors import (
     F32X16,
+    I8,
     I64,
     address,
     at,
+    f32x16,
     integer,
     keep_apart,
     load,
@@ -26,12 +28,17 @@ from ggmlpy.machine.vectors import (
     op,
     store_as,
     total,
+    totals_in_lanes,
+    vector,
     zero_bytes,
     zeros,
 )
 
-from .layouts import FLOAT_COLUMNS, FLOAT_ROWS, FLOAT_TILES, FLOAT_TOKENS
+from .layouts import FLOAT_COLUMNS, FLOAT_ROWS, FLOAT_TAIL, FLOAT_TILES, FLOAT_TOKENS, GROUP
 from .matrix_functions import Product, put, put_four
+from .panel_products import put_rows
+from .side_by_side import make_fetch
+from .work import units
 
 __all__ = ["make_float_product"]
 
@@ -94,86 +101,127 @@ def make_rows(row_dot: Any, four_dots: Any, size: int) -> Any:
     return rows
 
 
-# Many vectors: the sums of a few rows times a few tokens stay in registers.
+# Many vectors. They lie in tiles of FLOAT_TOKENS, the last of as many as are left: [tile][column / 16][tokens][16].
+# Sixteen rows are packed in the same way.
+
+
+def make_pack(size: int) -> Any:
+    """The function that packs some columns of sixteen rows: [GROUP / FLOAT_ROWS][columns / 16][FLOAT_ROWS][16]."""
+
+    @compiled
+    def pack(w, w_stride, rows, columns, panel):
+        """Address of the first row, distance of the next, how many there are: the last stands for what is missing."""
+        keep_apart()
+        for row in range(GROUP):
+            place = panel + (row // FLOAT_ROWS * columns * FLOAT_ROWS + row % FLOAT_ROWS * 16) * size
+            source = w + min(row, rows - 1) * w_stride
+            for column in range(0, columns, 16):
+                copy_values(place + column * FLOAT_ROWS * size, source + column * size)
+
+    @op(nothing, address, address)
+    def copy_values(b: ir.IRBuilder, target: Any, source: Any) -> None:
+        store_as(b, target, load_as(b, source, vector(I8, 16 * size)))
+
+    return pack
 
 
 def make_tile(load_values: Any, size: int, tokens: int) -> Any:
-    """The operation that adds columns of FLOAT_ROWS rows times as many of `tokens` tokens.
+    """The operation that adds columns of FLOAT_ROWS packed rows times as many of `tokens` tokens of a tile.
 
     Args of the operation:
-        w, w_stride, rows: address of the first row; the next is `w_stride` on; how many there are, the last of which
-            stands for those that are missing.
-        x, x_stride, n: the same of the vectors.
+        w, x: addresses of the rows and of the first token.
+        step, apart: how far the next sixteen columns of a token are, and the next token.
         columns: how many, a multiple of sixteen.
-        sums: address of f32 [FLOAT_ROWS][tokens][16].
+        sums: address of f32 [FLOAT_ROWS][FLOAT_TOKENS][16], at the first token.
     """
+    places = [64 * (FLOAT_TOKENS * row + t) for row in range(FLOAT_ROWS) for t in range(tokens)]
 
-    @op(nothing, address, integer, integer, address, integer, integer, integer, address)
-    def add_tile(
-        b: ir.IRBuilder, w: Any, w_stride: Any, rows: Any, x: Any, x_stride: Any, n: Any, columns: Any, sums: Any
-    ) -> None:
-        def places(first: Any, stride: Any, count: Any, most: int) -> list[Any]:
-            last = b.sub(count, I64(1))
-            numbers = [b.select(b.icmp_signed("<", I64(i), count), I64(i), last) for i in range(most)]
-            return [b.add(first, b.mul(stride, number)) for number in numbers]
-
-        at_rows, at_vectors = places(w, w_stride, rows, FLOAT_ROWS), places(x, x_stride, n, tokens)
-        slots = [cgutils.alloca_once(b, F32X16) for _ in range(FLOAT_ROWS * tokens)]
-        for i, slot in enumerate(slots):
-            b.store(load_as(b, at(b, sums, 64 * i), F32X16), slot)
+    @op(nothing, address, address, integer, integer, integer, address)
+    def add_tile(b: ir.IRBuilder, w: Any, x: Any, step: Any, apart: Any, columns: Any, sums: Any) -> None:
+        slots = [cgutils.alloca_once(b, F32X16) for _ in places]
+        for place, slot in zip(places, slots, strict=True):
+            b.store(load_as(b, at(b, sums, place), F32X16), slot)
         with cgutils.for_range(b, b.udiv(columns, I64(16))) as loop:
-            vectors = [load_as(b, b.add(a, b.mul(loop.index, I64(64))), F32X16) for a in at_vectors]
-            for row, a in enumerate(at_rows):
-                values = load_values.emit(b, b.add(a, b.mul(loop.index, I64(16 * size))))
-                for slot, vector in zip(slots[tokens * row :], vectors):
-                    b.store(mad.emit(b, values, vector, b.load(slot)), slot)
-        for i, slot in enumerate(slots):
-            store_as(b, at(b, sums, 64 * i), b.load(slot))
+            rows = b.add(w, b.mul(loop.index, I64(16 * size * FLOAT_ROWS)))
+            here = b.add(x, b.mul(loop.index, step))
+            vectors = [load_as(b, b.add(here, b.mul(apart, I64(t))), F32X16) for t in range(tokens)]
+            for row in range(FLOAT_ROWS):
+                values = load_values.emit(b, at(b, rows, 16 * size * row))
+                for slot, one in zip(slots[tokens * row :], vectors):
+                    b.store(mad.emit(b, values, one, b.load(slot)), slot)
+        for place, slot in zip(places, slots, strict=True):
+            store_as(b, at(b, sums, place), b.load(slot))
 
     return add_tile
 
 
-def make_tokens(load_values: Any, size: int, tokens: int) -> Any:
-    """The functions for all rows of a unit: add some columns, and write (or add) what they give."""
-    add_tile = make_tile(load_values, size, tokens)
+@op(f32x16, address, integer)
+def totals_of_rows(b: ir.IRBuilder, sums: Any, stride: Any) -> Any:
+    """`total` of each of sixteen vectors, `stride` bytes apart."""
+    return totals_in_lanes(b, [load_as(b, b.add(sums, b.mul(stride, I64(row))), F32X16) for row in range(GROUP)])
 
-    @compiled
-    def add_columns(w, w_stride, n_rows, x, x_stride, n, columns, sums):
-        for row in range(0, n_rows, FLOAT_ROWS):
-            rows, place = min(FLOAT_ROWS, n_rows - row), sums + 64 * tokens * row
-            add_tile(w + row * w_stride, w_stride, rows, x, x_stride, n, columns, place)
 
-    @compiled
-    def put_tokens(sums, n_rows, n, y, y_stride, accumulate):
-        for row in range(n_rows):
-            for t in range(n):
-                value = total(load(sums + 64 * (tokens * row + t)))
-                put(y + t * y_stride + 4 * row, value, accumulate)
+GROUP_SUMS = 64 * GROUP * FLOAT_TOKENS  # bytes, of sixteen rows and a tile
 
-    return add_columns, put_tokens
+
+@compiled
+def put_tile(sums, tokens, rows, y, y_stride, accumulate):
+    """Write (or add) what a tile's sums of `rows` rows give."""
+    for t in range(tokens):
+        put_rows(y + t * y_stride, totals_of_rows(sums + 64 * t, 64 * FLOAT_TOKENS), rows, accumulate)
 
 
 def make_panel(load_values: Any, size: int) -> Any:
     """The function `Product.panel`."""
-    add_columns, put_tokens = make_tokens(load_values, size, FLOAT_TOKENS)
+    pack = make_pack(size)
+    fetch_columns = make_fetch(FLOAT_COLUMNS * size)
+    add_tile, add_tail = (make_tile(load_values, size, tokens) for tokens in (FLOAT_TOKENS, FLOAT_TAIL))
 
     @compiled
-    def panel(base, cols, first, last, n, vectors, panel, sums, y, y_stride, accumulate):
+    def multiply_tile(panel, x, columns, tokens, sums):
+        """Some columns of sixteen packed rows, times the tokens of a tile."""
+        for row in range(0, GROUP, FLOAT_ROWS):
+            w, place = panel + row * columns * size, sums + 64 * FLOAT_TOKENS * row
+            if tokens == FLOAT_TOKENS:
+                add_tile(w, x, 64 * FLOAT_TOKENS, 64, columns, place)
+            else:
+                for t in range(0, tokens, FLOAT_TAIL):
+                    apart = 64 if t + FLOAT_TAIL <= tokens else 0  # one stands for those that are missing
+                    add_tail(w, x + 64 * t, 64 * tokens, apart, columns, place + 64 * t)
+
+    @compiled
+    def panel_product(base, cols, first, last, n, vectors, panel, sums, y, y_stride, accumulate):
+        """Some columns of sixteen rows, which the first-level cache keeps, meet some tokens before the next do.
+
+        They lie behind the sums, so that a single vector, for which there is no panel, can be one of a few.
+        """
         keep_apart()
-        w_stride, x_stride, n_rows = cols * size, 4 * cols, last - first
-        tile_bytes = 64 * FLOAT_TOKENS * (n_rows + FLOAT_ROWS)
-        for begin in range(0, n, FLOAT_TOKENS * FLOAT_TILES):
-            tokens = min(FLOAT_TOKENS * FLOAT_TILES, n - begin)
-            zero_bytes(sums, FLOAT_TILES * tile_bytes)
+        w_stride, n_groups, most = cols * size, units(last - first, GROUP), FLOAT_TOKENS * FLOAT_TILES
+        for begin in range(0, n, most):
+            end, n_tiles = min(begin + most, n), units(min(most, n - begin), FLOAT_TOKENS)
+            packed = sums + n_groups * n_tiles * GROUP_SUMS
+            zero_bytes(sums, n_groups * n_tiles * GROUP_SUMS)
             for start in range(0, cols, FLOAT_COLUMNS):
-                w, columns = base + first * w_stride + start * size, min(FLOAT_COLUMNS, cols - start)
-                for t in range(0, tokens, FLOAT_TOKENS):
-                    x, place = vectors + (begin + t) * x_stride + 4 * start, sums + t // FLOAT_TOKENS * tile_bytes
-                    count = min(FLOAT_TOKENS, tokens - t)
-                    add_columns(w, w_stride, n_rows, x, x_stride, count, columns, place)
-            for t in range(0, tokens, FLOAT_TOKENS):
-                place, target = sums + t // FLOAT_TOKENS * tile_bytes, y + (begin + t) * y_stride + 4 * first
-                put_tokens(place, n_rows, min(FLOAT_TOKENS, tokens - t), target, y_stride, accumulate)
+                columns = min(FLOAT_COLUMNS, cols - start)
+                for i in range(n_groups):
+                    row, place = first + GROUP * i, sums + i * n_tiles * GROUP_SUMS
+                    w = base + row * w_stride + start * size
+                    pack(w, w_stride, last - row, columns, packed)
+                    ahead = w + GROUP * w_stride
+                    if i == n_groups - 1:
+                        ahead = base + first * w_stride + (start + columns) * size
+                    for t in range(begin, end, FLOAT_TOKENS):
+                        fetch_columns(ahead), fetch_columns(ahead + w_stride)
+                        ahead += 2 * w_stride
+                        tokens = min(FLOAT_TOKENS, end - t)
+                        multiply_tile(packed, vectors + 4 * (t * cols + start * tokens), columns, tokens, place)
+                        place += GROUP_SUMS
+            for i in range(n_groups):
+                row, place = first + GROUP * i, sums + i * n_tiles * GROUP_SUMS
+                for t in range(begin, end, FLOAT_TOKENS):
+                    target = y + t * y_stride + 4 * row
+                    put_tile(place, min(FLOAT_TOKENS, end - t), last - row, target, y_stride, accumulate)
+                    place += GROUP_SUMS
         return 0
 
-    return panel
+    return panel_product

@@ -167,9 +167,10 @@ TILE_TOKENS = {"amx": 16, "vnni": 8}.get(MACHINE.simd, 4)
 K_TOKENS = 8 if MACHINE.wide else 4  # the same of k-quants
 K_BLOCKS = 2  # that meet all tokens before the next
 FEW_TOKENS = 8 if MACHINE.simd == "amx" else 32  # that meet the rows without packing these
-# Of floats: rows and tokens whose sums fit the registers; how many columns and such tiles the caches keep meanwhile.
-FLOAT_ROWS, FLOAT_TOKENS = (4, 6) if MACHINE.wide else (2, 2)
-FLOAT_COLUMNS, FLOAT_TILES = 512, 5
+# Of floats: rows and tokens whose sums fit the registers, and how many tokens of a last tile do; how many columns of
+# sixteen rows and of such a tile the first cache keeps, and of how many tiles the second one keeps the sums.
+FLOAT_ROWS, FLOAT_TOKENS, FLOAT_TAIL = (4, 6, 2) if MACHINE.wide else (2, 2, 2)
+FLOAT_COLUMNS, FLOAT_TILES = 512, 11
 ROWS = 64  # in a unit of work of the product with one vector
 # Which rows meet one vector together: those of four streams of a unit's own; of four that run on through a thread's
 # share of the matrix; sixteen side by side, as for a few vectors.
@@ -277,7 +278,7 @@ def work_sizes(
         "superblocks_at": n_padded * superblocks * A_BYTES if k_quants else 0,
     }
     sums = max(LEVELS * n_padded, 2 * PANELS * n_padded, GROUP * (FEW_TOKENS + 1)) * 64
-    float_sums = 64 * FLOAT_TILES * FLOAT_TOKENS * (GROUP * PANELS + FLOAT_ROWS)
+    float_sums = GROUP * (64 * FLOAT_TILES * FLOAT_TOKENS * PANELS + 4 * FLOAT_COLUMNS)
     packed = [blocks * panel_bytes(layout) for layout in layouts]
     packed += [superblocks * superblock_panel_parts(record)["end"] for record in k_quants]
     parts = {

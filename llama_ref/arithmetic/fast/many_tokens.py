@@ -16,6 +16,7 @@ from .activations import (
     groups_bytes,
     leave_out_token,
     normalize_or_copy,
+    put_in_tile,
     quantize_groups,
     quantize_token,
     quantize_token_superblocks,
@@ -90,9 +91,9 @@ def prepare_token(plan, x, norm, n, t, tokens, scratch):
     x: f32 [tokens, n].
     """
     source, y = x + 4 * n * t, scratch + scratch_vector(plan)
-    if any_floats(plan) != 0:
-        y = normed_at(plan) + 4 * n * t
     normalize_or_copy(plan, source, norm, n, y)
+    if any_floats(plan) != 0:
+        put_in_tile(y, n, normed_at(plan), t, tokens)
     if any_superblocks(plan) != 0:
         quantize_token_superblocks(y, n, superblocks_at(plan), t, tokens)
     if any_blocks(plan) == 0:
