@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ggmlpy.files.ordered import Workers
 from ggmlpy.files.segments import bytes_of
 from ggmlpy.formats.eras import Era
-from ggmlpy.formats.out_tensor import OutTensor, made_by_rows, row_chunks
+from ggmlpy.formats.out_tensor import OutTensor, made_by_rows
 from ggmlpy.formats.row_reader import RowSource
 from ggmlpy.formats.tensor_types import TensorType
 
@@ -25,13 +25,14 @@ def quantized(tensor: OutTensor, target: TensorType, era: Era, workers: Workers 
     """What an era's quantizer makes of a tensor that is f16 or f32 now.
 
     Args:
+        tensor: one that can make any of its rows by themselves.
         workers: who computes, if it is only read from first to last; by default the reader.
     """
+    made = tensor.rows
+    assert made is not None, tensor
 
     def floats(start: int, stop: int) -> NDArray[Any]:
-        if tensor.rows is None:
-            return np.concatenate([*row_chunks(tensor)])[start:stop].view(tensor.type.block)
-        return np.frombuffer(bytes_of(tensor.rows(start, stop)), tensor.type.block).reshape(stop - start, -1)
+        return np.frombuffer(bytes_of(made(start, stop)), tensor.type.block).reshape(stop - start, -1)
 
     rows = _quantizing(floats, target, era)
     return made_by_rows(tensor.name, target, tensor.shape, rows, workers=workers, taken=tensor.taken)
