@@ -52,6 +52,7 @@ __all__ = [
     "bits_in_bytes",
     "codes_cut_off",
     "codes_rounded",
+    "fields_of_bytes",
     "fifth_bits",
     "has_lookup",
     "look_up",
@@ -112,6 +113,18 @@ def bits_in_bytes(b: ir.IRBuilder, x: Any, places: Sequence[int], to: int) -> An
     mask = constant([signed_byte(1 << (place % 8)) for place in places], I8X64)
     present = b.icmp_unsigned("!=", b.and_(byte, mask), constant(0, I8X64))
     return b.and_(b.bitcast(b.sext(present, I8X64), I32X16), only)
+
+
+def fields_of_bytes(b: ir.IRBuilder, x: Any, shift: int, width: int, plus: int = 0) -> Any:
+    """Some bits of every byte, at its lower end, or-ed with `plus`; <16 x i32>."""
+    if MACHINE.has("gfni") and MACHINE.has("avx512f") and (shift or plus):
+        rows = sum(1 << (shift + i + 8 * (7 - i)) for i in range(width))  # one for each bit of the result, from above
+        matrix = b.bitcast(constant(rows, vector(I64, 8)), I8X64)
+        moved = call(b, "llvm.x86.vgf2p8affineqb.512", I8X64, [b.bitcast(x, I8X64), matrix, I8(plus)])
+        return b.bitcast(moved, I32X16)
+    moved = b.lshr(x, constant(shift, I32X16)) if shift else x
+    found = b.and_(moved, constant(0x01010101 * ((1 << width) - 1), I32X16))
+    return b.or_(found, constant(0x01010101 * plus, I32X16)) if plus else found
 
 
 def _compare_with_each(levels: Sequence[int]) -> Callable[[ir.IRBuilder, Any], Any]:

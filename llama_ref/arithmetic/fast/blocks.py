@@ -39,6 +39,7 @@ from ggmlpy.machine.vectors import (
     constant,
     dot_bytes,
     f32x16,
+    fields_of_bytes,
     gather_sums,
     i32x16,
     integer,
@@ -117,8 +118,7 @@ def codes_of_quad(b: ir.IRBuilder, p: Any, layout: Layout) -> tuple[Any, Any]:
     nibbles = (
         words_of_quad(b, p, layout, layout.codes, 8) if MACHINE.wide else sixteen_bytes(b, p, layout, layout.codes)
     )
-    low = constant(0x0F0F0F0F, I32X16)
-    first, second = b.and_(nibbles, low), b.and_(b.lshr(nibbles, constant(4, I32X16)), low)
+    first, second = (fields_of_bytes(b, nibbles, shift, 4) for shift in (0, 4))
     if layout.high is not None:
         first, second = with_fifth_bits(b, p, layout, (first, second))
     if layout.levels:

@@ -37,6 +37,7 @@ from ggmlpy.machine.vectors import (
     constant,
     dot_bytes,
     dot_words,
+    fields_of_bytes,
     gather,
     gather_sums,
     has_lookup,
@@ -118,13 +119,11 @@ class Superblock:
         """Whether the sum of four products of codes fits 16 bits."""
         return not self.record.levels
 
-    def codes(self, b: ir.IRBuilder, block: Any, register: Register) -> Any:
-        """64 codes without sign, as i32 [16]."""
+    def codes(self, b: ir.IRBuilder, block: Any, register: Register, plus: int = 0) -> Any:
+        """64 codes without sign, or-ed with `plus`, as i32 [16]."""
         low = self.record.codes[0]
         x = load_as(b, at(b, block, register.offset), I32X16)
-        if register.shift:
-            x = b.lshr(x, constant(register.shift, I32X16))
-        x = b.and_(x, in_every_byte((1 << low.width) - 1))
+        x = fields_of_bytes(b, x, register.shift, low.width, plus)
         if self.record.levels:
             return look_up(b, x, [level + self.zero for level in self.record.levels])
         return b.or_(x, self._high_bits(b, block, register)) if len(self.record.codes) > 1 else x
@@ -189,8 +188,18 @@ class Superblock:
         """S of four rows in quarters, i32 [16]: that of row j is the sum of the lanes j, j+4, j+8 and j+12."""
         if not self.small:
             return self._sums_of_runs(b, blocks, scales, vector_at)
+        if self.scales_are_high:
+            scales = b.sub(scales, constant(self.scale_zero, I8X64))
         row_sums = self._sums_of_scaled_codes if self.scaled_codes else self._row_sums
-        return gather_sums(b, [row_sums(b, block, row, scales, vector_at) for row, block in enumerate(blocks)], b.add)
+        sums = [row_sums(b, block, row, scales, vector_at) for row, block in enumerate(blocks)]
+        found = gather_sums(b, sums, b.add)
+        return b.ashr(found, constant(8, I32X16)) if self.scales_are_high else found
+
+    @property
+    def scales_are_high(self) -> bool:
+        """Whether 256 times S fits 32 bits: scales that are the high bytes of words have their sign there."""
+        largest = self.record.blck_size * max(self.zero, 1) * 127 * self.scale_zero
+        return 0 < largest < 1 << 23
 
     def _sums_of_runs(self, b: ir.IRBuilder, blocks: Sequence[Any], scales: Any, vector_at: Any) -> Any:
         """The same where each quarter of a register is of one run, and the sums of these need 32 bits."""
@@ -239,7 +248,7 @@ class Superblock:
         table = b.mul(factors, constant(0x03020100, I32X16))
         acc = constant(0, I32X16)
         for i, r in enumerate(self.registers):
-            place = b.or_(self.codes(b, block, r), in_every_byte(4 * i))
+            place = self.codes(b, block, r, plus=4 * i)
             acc = dot_bytes(b, acc, look_up_in_quarters(b, place, table), codes_of(b, r, vector_at), self.small)
         return acc
 
@@ -249,8 +258,8 @@ class Superblock:
         for pair in zip(self.registers[::2], self.registers[1::2], strict=True):
             dots = [self._dots(b, block, r, vector_at) for r in pair]
             runs = [self._runs_of(r)[part] for part in range(4) for r in pair for _ in range(4)]
-            words = as_words(b, scales, [16 * row + run for run in runs])
-            if self.scale_zero:
+            words = as_words(b, scales, [16 * row + run for run in runs], self.scales_are_high)
+            if self.scale_zero and not self.scales_are_high:
                 words = b.sub(words, constant(self.scale_zero, I16X32))
             acc = dot_words(b, acc, pack_words(b, *dots), words)
         return acc
@@ -380,10 +389,10 @@ def as_integers(b: ir.IRBuilder, x: Any, places: Sequence[int]) -> Any:
     return b.bitcast(shuffle(b, x, nothing, [index for place in places for index in (place, 64, 64, 64)]), I32X16)
 
 
-def as_words(b: ir.IRBuilder, x: Any, places: Sequence[int]) -> Any:
-    """32 of 64 bytes without sign, as i16 [32]."""
-    nothing = constant(0, I8X64)
-    return b.bitcast(shuffle(b, x, nothing, [index for place in places for index in (place, 64)]), I16X32)
+def as_words(b: ir.IRBuilder, x: Any, places: Sequence[int], high: bool = False) -> Any:
+    """32 of 64 bytes without sign, as i16 [32]; or as their high bytes."""
+    pairs = [(64, place) if high else (place, 64) for place in places]
+    return b.bitcast(shuffle(b, x, constant(0, I8X64), [index for pair in pairs for index in pair]), I16X32)
 
 
 def six_bits_of_iq4(b: ir.IRBuilder, x: Any) -> Any:
