@@ -115,16 +115,17 @@ def bits_in_bytes(b: ir.IRBuilder, x: Any, places: Sequence[int], to: int) -> An
     return b.and_(b.bitcast(b.sext(present, I8X64), I32X16), only)
 
 
-def fields_of_bytes(b: ir.IRBuilder, x: Any, shift: int, width: int, plus: int = 0) -> Any:
-    """Some bits of every byte, at its lower end, or-ed with `plus`; <16 x i32>."""
-    if MACHINE.has("gfni") and MACHINE.has("avx512f") and (shift or plus):
-        rows = sum(1 << (shift + i + 8 * (7 - i)) for i in range(width))  # one for each bit of the result, from above
+def fields_of_bytes(b: ir.IRBuilder, x: Any, first: int, width: int, to: int = 0, plus: int = 0) -> Any:
+    """The bits of every byte from ``first`` on, moved to the bits from ``to`` on, or-ed with ``plus``; <16 x i32>."""
+    if first != to and MACHINE.has("gfni") and MACHINE.has("avx512f"):
+        rows = sum(1 << (first + i + 8 * (7 - to - i)) for i in range(width))  # one for each bit of the result
         matrix = b.bitcast(constant(rows, vector(I64, 8)), I8X64)
         moved = call(b, "llvm.x86.vgf2p8affineqb.512", I8X64, [b.bitcast(x, I8X64), matrix, I8(plus)])
         return b.bitcast(moved, I32X16)
-    moved = b.lshr(x, constant(shift, I32X16)) if shift else x
-    found = b.and_(moved, constant(0x01010101 * ((1 << width) - 1), I32X16))
-    return b.or_(found, constant(0x01010101 * plus, I32X16)) if plus else found
+    n = constant(abs(first - to), I32X16)
+    x = b.lshr(x, n) if first > to else b.shl(x, n)
+    found = b.and_(x, constant(0x01010101 * ((1 << width) - 1 << to), I32X16))
+    return b.or_(found, constant(0x01010101 * plus, I32X16))
 
 
 def _compare_with_each(levels: Sequence[int]) -> Callable[[ir.IRBuilder, Any], Any]:

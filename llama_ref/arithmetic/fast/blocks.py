@@ -271,10 +271,8 @@ def make_pack_block(layout: Layout) -> Any:
                 acc = dot_bytes(b, acc, ones, word, layout.small)
             if ACTIVATION_BIAS:
                 store_as(b, at(b, target, 512 + 64 * part), b.mul(acc, constant(-ACTIVATION_BIAS, I32X16)))
-            for i, place in enumerate(layout.scale_places[part]):
-                if place is not None:
-                    value = scales_of_rows(b, rows, layout, place)
-                    store_as(b, at(b, target, 512 + 64 * ((1 + i) * parts + part)), value)
+            for i, value in enumerate(scales_of_rows(b, rows, layout, part)):
+                store_as(b, at(b, target, 512 + 64 * ((1 + i) * parts + part)), value)
 
     return pack_block
 

@@ -62,10 +62,7 @@ def make_add_block(layout: Layout) -> Any:
     def add_block(b: ir.IRBuilder, p: Any, apart: Any, codes: Any, lane: Any, stride: Any, n: Any, sums: Any) -> None:
         rows = [b.add(p, b.mul(apart, I64(row))) for row in range(GROUP)]
         weights = unsigned_codes(b, rows, layout)
-        scales = [
-            [None if place is None else scales_of_rows(b, rows, layout, place) for place in places]
-            for places in layout.scale_places
-        ]
+        scales = [scales_of_rows(b, rows, layout, part) for part in range(layout.parts)]
 
         def dots_of(part: int, vector: Any, start: Any) -> Any:
             dots = constant(0, I32X16)
@@ -81,10 +78,10 @@ def make_add_block(layout: Layout) -> Any:
             vector, numbers = b.add(codes, shift), b.add(lane, shift)
             place = b.add(sums, b.mul(loop.index, I64(64)))
             da, acc = spread(b, load_as(b, at(b, numbers, SCALE), F32), F32X16), load_as(b, place, F32X16)
-            for part, ((d, m), (start, offset)) in enumerate(zip(scales, layout.number_places, strict=True)):
+            for part, ((d, *minimum), (start, offset)) in enumerate(zip(scales, layout.number_places, strict=True)):
                 dots = dots_of(part, vector, at(b, numbers, start))
                 acc = mad.emit(b, b.sitofp(dots, F32X16), b.fmul(d, da), acc)
-                if m is not None:
+                for m in minimum:
                     acc = mad.emit(b, m, spread(b, load_as(b, at(b, numbers, offset), F32), F32X16), acc)
             store_as(b, place, acc)
 

@@ -42,7 +42,7 @@ from ggmlpy.machine.vectors import (
 from .blocks import times_zero
 from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, START_ZERO
 from .panel_products import put_rows
-from .side_by_side import halves_of_rows, make_fetch
+from .side_by_side import make_fetch
 from .superblocks import Superblock
 
 __all__ = ["make_few"]
@@ -101,7 +101,7 @@ class FewVectors:
     def _scale(self, rows: Sequence[Any], mins: Sequence[Any]) -> None:
         """The floats += what the block adds."""
         b, record = self.b, self.block.record
-        factors = [halves_of_rows(b, rows, record.offset(n), record.type_size) for n in self.block.factor_names]
+        factors = self.block.factors_of_rows(b, rows)
         begin, each = A_SUMS16 if record.run == 16 else A_SUMS32, b.mul(self.n, I64(64))
 
         def scale(_: Any, place: Any, vector: Any) -> None:

@@ -22,7 +22,7 @@ from ggmlpy.machine.vectors import (
     at,
     bits_in_bytes,
     constant,
-    gather,
+    fields_of_bytes,
     join,
     load_as,
     look_up,
@@ -40,7 +40,7 @@ from .layouts import GROUP, Layout
 __all__ = [
     "columns_of_block",
     "columns_of_quarters",
-    "halves_of_rows",
+    "factors_of_rows",
     "make_fetch",
     "scales_at",
     "scales_of_rows",
@@ -76,25 +76,45 @@ def scales_at(b: ir.IRBuilder, addresses: Sequence[Any], layout: Layout) -> Any:
     return result if element is F32 else widen_f16(b, result)
 
 
-def scales_of_rows(b: ir.IRBuilder, rows: Sequence[Any], layout: Layout, place: int) -> Any:
-    """The scales at `place` of the blocks of sixteen rows, as f32."""
+def scales_of_rows(b: ir.IRBuilder, rows: Sequence[Any], layout: Layout, part: int) -> list[Any]:
+    """d, and m if there is one, of a part of the blocks of sixteen rows, as f32."""
+    places = [place for place in layout.scale_places[part] if place is not None]
     if layout.scale_bytes == 4:
-        return scales_at(b, [at(b, p, place) for p in rows], layout)
-    return halves_of_rows(b, rows, place, layout.size)
+        return [scales_at(b, [at(b, p, place) for p in rows], layout) for place in places]
+    return factors_of_rows(b, rows, places, layout.size)
 
 
 def halves_of_rows(b: ir.IRBuilder, rows: Sequence[Any], place: int, size: int) -> Any:
     """The float16 at `place` of blocks of `size` bytes of sixteen rows, as f32."""
     early = max(place + 4 - size, 0)  # four bytes are loaded: that takes no shuffle, as inserting two would
-    nothing = constant(0, vector(I32, 4))
     words = [b.lshr(load_as(b, at(b, p, place - early), I32), I32(8 * early)) for p in rows]
-    x = [b.insert_element(nothing, word, I32(0)) for word in words]
-    for element in (I16, I32, I64):  # one value in each, then two, then four
+    return widen_f16(b, b.bitcast(gathered(b, words, I16), vector(F16, GROUP)))
+
+
+def pairs_of_rows(b: ir.IRBuilder, rows: Sequence[Any], place: int) -> list[Any]:
+    """The float16 at `place` of blocks of sixteen rows, and those that follow at once, as f32."""
+    words = gathered(b, [load_as(b, at(b, p, place), I32) for p in rows], I32)
+    halves = [b.trunc(x, vector(I16, GROUP)) for x in (words, b.lshr(words, constant(16, I32X16)))]
+    return [widen_f16(b, b.bitcast(x, vector(F16, GROUP))) for x in halves]
+
+
+def gathered(b: ir.IRBuilder, words: Sequence[Any], least: ir.IntType) -> Any:
+    """The lower ends of sixteen words as lanes, of 16 or 32 bits."""
+    x = [b.insert_element(constant(0, vector(I32, 4)), word, I32(0)) for word in words]
+    widths = (I16, I32, I64)
+    for element in widths[widths.index(least) :]:  # one value in each, then two, then four
         n = 128 // element.width
         first_of_each = [k // 2 + n * (k % 2) for k in range(n)]
         x = [b.bitcast(y, vector(element, n)) for y in x]
         x = [shuffle(b, y, z, first_of_each) for y, z in zip(x[::2], x[1::2], strict=True)]
-    return widen_f16(b, b.bitcast(join(b, x), vector(F16, GROUP)))
+    return b.bitcast(join(b, x), vector(least, GROUP))
+
+
+def factors_of_rows(b: ir.IRBuilder, rows: Sequence[Any], places: Sequence[int], size: int) -> list[Any]:
+    """The float16 at one or two places of blocks of sixteen rows, as f32."""
+    if len(places) == 2 and places[1] == places[0] + 2:
+        return pairs_of_rows(b, rows, places[0])
+    return [halves_of_rows(b, rows, place, size) for place in places]
 
 
 # Codes.
@@ -135,10 +155,9 @@ def unsigned_codes(b: ir.IRBuilder, rows: Sequence[Any], layout: Layout) -> list
         words = columns_of_block(b, rows, layout.codes) + columns_of_block(b, rows, layout.codes_second)
         return [b.xor(word, constant(-0x7F7F7F80, I32X16)) for word in words]  # 0x80 in every byte
     nibbles = columns_of_block(b, rows, layout.codes)
-    low, four = constant(0x0F0F0F0F, I32X16), constant(4, I32X16)
-    words = [b.and_(n, low) for n in nibbles] + [b.and_(b.lshr(n, four), low) for n in nibbles]
+    words = [fields_of_bytes(b, column, shift, 4) for shift in (0, 4) for column in nibbles]
     if layout.high is not None:
-        bits = gather(b, [load_as(b, at(b, p, layout.high), I32) for p in rows])
+        bits = gathered(b, [load_as(b, at(b, p, layout.high), I32) for p in rows], I32)
         step, second = (2, 1) if layout.interleaved else (1, 16)
         places = [range(first, first + 4 * step, step) for half in (0, second) for first in
                   range(half, half + 16 * step, 4 * step)]  # fmt: skip

@@ -48,7 +48,6 @@ from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32
 from .layouts import superblock_panel_parts as parts_of
 from .matrix_functions import Product, put, put_four
 from .panel_products import put_rows
-from .side_by_side import halves_of_rows
 from .superblocks import ROWS as ROWS_READ
 from .superblocks import Superblock, totals
 from .work import units
@@ -148,7 +147,7 @@ def make_pack_block(block: Superblock) -> Any:
 
     The target's parts are those of `layouts.superblock_panel_parts`.
     """
-    record, parts = block.record, parts_of(block.record)
+    parts = parts_of(block.record)
 
     @op(nothing, address, integer, address)
     def pack_block(b: ir.IRBuilder, table: Any, offset: Any, target: Any) -> None:
@@ -161,8 +160,7 @@ def make_pack_block(block: Superblock) -> Any:
             store_as(b, at(b, target, parts["scales"] + 64 * run), x)
         for pair, x in enumerate(mins):
             store_as(b, at(b, target, parts["mins"] + 64 * pair), x)
-        for name in block.factor_names:
-            x = halves_of_rows(b, rows, record.offset(name), record.type_size)
+        for name, x in zip(block.factor_names, block.factors_of_rows(b, rows), strict=True):
             store_as(b, at(b, target, parts[name]), x)
 
     return pack_block

@@ -53,7 +53,7 @@ from ggmlpy.machine.vectors import (
 
 from .blocks import times_zero
 from .layouts import A_CODES, A_RUN_STARTS, A_STARTS, A_SUMS32, A_SUMS_EVEN, A_SUMS_ODD, START_ZERO, zero_of
-from .side_by_side import columns_of_block, columns_of_quarters
+from .side_by_side import columns_of_block, columns_of_quarters, factors_of_rows
 
 __all__ = ["Register", "Superblock", "registers_of"]
 
@@ -123,7 +123,7 @@ class Superblock:
         """64 codes without sign, or-ed with `plus`, as i32 [16]."""
         low = self.record.codes[0]
         x = load_as(b, at(b, block, register.offset), I32X16)
-        x = fields_of_bytes(b, x, register.shift, low.width, plus)
+        x = fields_of_bytes(b, x, register.shift, low.width, plus=plus)
         if self.record.levels:
             return look_up(b, x, [level + self.zero for level in self.record.levels])
         return b.or_(x, self._high_bits(b, block, register)) if len(self.record.codes) > 1 else x
@@ -310,15 +310,13 @@ class Superblock:
 
     def _word(self, b: ir.IRBuilder, column: Any, shift: int, high: dict[int, Any], value: int) -> Any:
         low = self.record.codes[0]
-        x = b.and_(b.lshr(column, constant(shift, I32X16)), in_every_byte((1 << low.width) - 1))
+        x = fields_of_bytes(b, column, shift, low.width)
         if self.record.levels:
             return look_up(b, x, [level + self.zero for level in self.record.levels])
         if not high:
             return x
         byte, left = self._place_of_high(value)
-        bits, count = high[byte], constant(abs(left), I32X16)
-        bits = b.shl(bits, count) if left >= 0 else b.lshr(bits, count)
-        return b.or_(x, b.and_(bits, in_every_byte(((1 << self.record.codes[1].width) - 1) << low.width)))
+        return b.or_(x, fields_of_bytes(b, high[byte], low.width - left, self.record.codes[1].width, to=low.width))
 
     def _place_of_high(self, value: int) -> tuple[int, int]:
         """Which byte of its field holds the high bits of a code, and how far they are shifted to the left."""
@@ -334,6 +332,10 @@ class Superblock:
         starts = range(0, self.record.block[field].itemsize, 16)
         columns = [columns_of_block(b, rows, self.record.offset(field) + start) for start in starts]
         return {start + 4 * i: x for start, four in zip(starts, columns, strict=True) for i, x in enumerate(four)}
+
+    def factors_of_rows(self, b: ir.IRBuilder, rows: Sequence[Any]) -> list[Any]:
+        """d of sixteen rows, and dmin if there is one, as f32 [16] each."""
+        return factors_of_rows(b, rows, [self.record.offset(n) for n in self.factor_names], self.record.type_size)
 
     def scales_of_rows(self, b: ir.IRBuilder, rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Scales i32 [16] of each run of sixteen rows; mins, if any, of each two runs: i32 [16] of two words."""
