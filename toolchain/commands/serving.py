@@ -22,6 +22,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from llama_ref.text.model import Model
     from toolchain.serve.work import Served
 
 USUAL_CONTEXT = 2048
@@ -47,9 +48,8 @@ def add_serve(commands: Commands) -> None:
     parser.add_argument("--api-key", default=os.environ.get("GGMLPY_API_KEY") or None, metavar="KEY", help=key)
     name = "another name by which the server may be called, as behind a reverse proxy (several times)"
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=name)
-    parser.add_argument(
-        "--parallel", type=whole(1, 1024), default=4, metavar="N", help="answers at a time (default %(default)s)"
-    )
+    places = "answers at a time (default: 8; 4 where the caches of 8 would be more than a quarter of the memory)"
+    parser.add_argument("--parallel", type=whole(1, 1024), metavar="N", help=places)
     parser.add_argument(
         "--queue", type=whole(1), default=64, metavar="N", help="how many may wait (default %(default)s)"
     )
@@ -106,8 +106,16 @@ def _served(args: argparse.Namespace, path: str, taken: set[str]) -> Served:
     n_ctx = args.ctx_size or min(file.hparams.context_length, USUAL_CONTEXT)
     say_passed_over(args, file, n_ctx)
     model = Model.from_file(file, n_ctx=n_ctx, **arithmetic_of(args))
-    engine = Engine(model, places=args.parallel, queue=args.queue)
+    engine = Engine(model, places=args.parallel or _usual_places(model), queue=args.queue)
     stem = os.path.basename(path)
     name = next(each for each in (stem, *(f"{stem} ({n})" for n in range(2, 10))) if each not in taken)
     sampling = SamplingOptions(top_k=args.top_k, top_p=args.top_p, temp=args.temp, repeat_penalty=args.repeat_penalty)
     return Served(name, engine, prompt_of(engine.tokenizer, args.chat_template), sampling)
+
+
+def _usual_places(model: Model) -> int:
+    """How many answers are written at a time unless somebody says; caches take their memory as they are filled."""
+    from ggmlpy.files.mapping import physical_memory
+
+    cache = model.new_cache()
+    return 8 if 8 * (cache.k.nbytes + cache.v.nbytes) <= physical_memory() // 4 else 4
