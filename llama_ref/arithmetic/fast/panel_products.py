@@ -27,9 +27,10 @@ from .blocks import MatrixTile, make_pack_block, make_tile
 from .layouts import GROUP, LEVELS, TOKEN_BYTES, Layout, panel_bytes
 from .layouts import TILE_TOKENS as TOKENS
 from .matrix_functions import put
+from .side_by_side import make_fetch
 from .work import units
 
-__all__ = ["TOKENS", "lane_count", "lane_start", "make_panel", "put_rows"]
+__all__ = ["TOKENS", "fetch_part", "lane_count", "lane_start", "make_panel", "put_rows"]
 
 LEVEL = 64 * TOKENS  # bytes of a tile's sums
 TREE = LEVEL * LEVELS
@@ -51,6 +52,15 @@ def lane_count(lane, n_blocks):
 # `total` adds the lanes (lane 4L + j holds chain 4j + L), and how many levels of sums each of them completes.
 CHAINS = tuple(4 * (lane % 4) + lane // 4 for lane in (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15))
 COMPLETED = (0, 1, 0, 2, 0, 1, 0, 3, 0, 1, 0, 2, 0, 1, 0, 4)
+
+fetch_line = make_fetch(64)
+
+
+@compiled
+def fetch_part(start, size, part, parts):
+    """Ask for one of `parts` parts of what is packed next, so that packing does not wait for memory."""
+    for line in range(size * part // parts // 64, size * (part + 1) // parts // 64):
+        fetch_line(start + 64 * line)
 
 
 @compiled
@@ -119,11 +129,14 @@ def make_panel(layout: Layout) -> Any:
         for row in range(first, last, GROUP):
             pack(base, row_bytes, row, last, n_blocks, table, panel + (row - first) // GROUP * panel_stride)
         begin_tiles()
+        parts = units(last - first, GROUP) * GROUP * n_tiles
         for row in range(first, last, GROUP):
             for step in range(GROUP):
                 count, start = lane_count(CHAINS[step], n_blocks), lane_start(CHAINS[step], n_blocks)
                 codes = panel + (row - first) // GROUP * panel_stride + start * record_size
+                part = ((row - first) // GROUP * GROUP + step) * n_tiles
                 for tile in range(n_tiles):
+                    fetch_part(base + last * row_bytes, (last - first) * row_bytes, part + tile, parts)
                     tokens = records + (start * n_tiles + tile * count) * TOKENS * TOKEN_BYTES
                     multiply_tile(codes, tokens, count, sums + tile * TREE, COMPLETED[step])
             for tile in range(n_tiles):

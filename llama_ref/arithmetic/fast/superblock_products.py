@@ -47,7 +47,7 @@ from .few_superblocks import make_few
 from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, K_BLOCKS, K_TOKENS, START_ZERO
 from .layouts import superblock_panel_parts as parts_of
 from .matrix_functions import Product, put, put_four
-from .panel_products import put_rows
+from .panel_products import fetch_part, put_rows
 from .superblocks import ROWS as ROWS_READ
 from .superblocks import Superblock, totals
 from .work import units
@@ -297,10 +297,13 @@ def make_panel(block: Superblock) -> Any:
         for i in range(n_panels):
             pack(base, row_bytes, first + GROUP * i, last, n_blocks, sums, panel + i * stride)
         zero_bytes(sums, 2 * TILE_SUMS * n_panels * n_tiles)
+        parts = units(n_blocks, K_BLOCKS) * n_panels * n_tiles
         for k in range(0, n_blocks, K_BLOCKS):
             count = min(K_BLOCKS, n_blocks - k)
             for i in range(n_panels):
+                part = (k // K_BLOCKS * n_panels + i) * n_tiles
                 for t in range(n_tiles):
+                    fetch_part(base + last * row_bytes, (last - first) * row_bytes, part + t, parts)
                     place = sums + 2 * TILE_SUMS * (i * n_tiles + t)
                     add_tile(panel + i * stride + k * packed, x + (t * n_blocks + k) * token_bytes, count, place)
         for i in range(n_panels):
