@@ -42,7 +42,7 @@ from ggmlpy.machine.vectors import (
 from .blocks import times_zero
 from .layouts import A_BYTES, A_CODES, A_RUN_STARTS, A_SCALE, A_SUMS16, A_SUMS32, GROUP, START_ZERO
 from .panel_products import put_rows
-from .side_by_side import make_fetch
+from .side_by_side import fetch
 from .superblocks import Superblock
 
 __all__ = ["make_few"]
@@ -66,10 +66,16 @@ class FewVectors:
             place = b.add(self.sums, b.mul(loop.index, I64(64)))
             do(loop.index, place, b.add(self.vectors, b.mul(loop.index, self.stride)))
 
-    def add(self, rows: Sequence[Any]) -> None:
-        """All of the block. rows: 16 addresses."""
-        scales, mins = self.block.scales_of_rows(self.b, rows)
-        for step, words in enumerate(self.block.words_of_rows(self.b, rows)):
+    def add(self, rows: Sequence[Any], later: Any) -> None:
+        """All of the block. rows: 16 addresses; later: of as many bytes, which are asked for meanwhile.
+
+        They are asked for bit by bit: more lines at once than a processor can wait for would stop it.
+        """
+        block, size = self.block, GROUP * self.block.record.type_size
+        scales, mins = block.scales_of_rows(self.b, rows)
+        n_steps = block.record.blck_size // 64
+        for step, words in enumerate(block.words_of_rows(self.b, rows)):
+            fetch(self.b, later, range(size * step // n_steps, size * (step + 1) // n_steps))
             self._add_runs(words, scales, begin=step == 0)
         self._scale(rows, mins)
 
@@ -124,12 +130,13 @@ class FewVectors:
 def make_few(block: Superblock, rows_product: Any) -> Any:
     """The function `Product.few`. rows_product: `Product.rows`."""
     size, values = block.record.type_size, block.record.blck_size
-    fetch_next = make_fetch(GROUP * size)
 
-    @op(nothing, address, integer, address, integer, integer, address)
-    def add_block(b: ir.IRBuilder, p: Any, apart: Any, vectors: Any, stride: Any, n: Any, sums: Any) -> None:
+    @op(nothing, address, integer, address, address, integer, integer, address)
+    def add_block(
+        b: ir.IRBuilder, p: Any, apart: Any, later: Any, vectors: Any, stride: Any, n: Any, sums: Any
+    ) -> None:
         rows = [b.add(p, b.mul(apart, I64(row))) for row in range(GROUP)]
-        FewVectors(b, block, vectors, stride, n, sums).add(rows)
+        FewVectors(b, block, vectors, stride, n, sums).add(rows, later)
 
     @compiled
     def few(base, cols, first, last, n, x, panel, sums, y, y_stride, accumulate):
@@ -140,8 +147,8 @@ def make_few(block: Superblock, rows_product: Any) -> Any:
             p = base + row * row_bytes
             zero_bytes(sums, 3 * each)
             for i in range(n_blocks):
-                fetch_next(p + GROUP * (row_bytes + i * size))
-                add_block(p + i * size, row_bytes, x + i * A_BYTES, stride, n, sums)
+                later = p + GROUP * (row_bytes + i * size)
+                add_block(p + i * size, row_bytes, later, x + i * A_BYTES, stride, n, sums)
             for t in range(n):
                 place = sums + each + 64 * t
                 put_rows(y + t * y_stride + 4 * row, sub(load(place), load(place + each)), GROUP, accumulate)

@@ -41,6 +41,7 @@ __all__ = [
     "columns_of_block",
     "columns_of_quarters",
     "factors_of_rows",
+    "fetch",
     "make_fetch",
     "scales_at",
     "scales_of_rows",
@@ -51,13 +52,18 @@ __all__ = [
 # Sixteen rows that follow.
 
 
+def fetch(b: ir.IRBuilder, a: Any, places: range) -> None:
+    """Ask for bytes at these places from an address on, into the second-level cache."""
+    for offset in range(places.start, places.stop, 64):
+        prefetch(b, at(b, a, offset), 2)
+
+
 def make_fetch(size: int) -> Any:
     """The operation that asks for some bytes, into the second-level cache, while there is enough to multiply."""
 
     @op(nothing, address)
     def fetch_next(b: ir.IRBuilder, a: Any) -> None:
-        for offset in range(0, size, 64):
-            prefetch(b, at(b, a, offset), 2)
+        fetch(b, a, range(size))
 
     return fetch_next
 
