@@ -22,7 +22,7 @@ from .jobs import Event, Failed, Finished, Job
 
 __all__ = ["Served", "Work"]
 
-PAUSE = 0.01  # seconds between two packets of a stream: what a small model says within shares one
+PAUSE = 0.01  # seconds between two packets of a stream where several answers are written
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Work:
     async def batches(self, seconds: float) -> AsyncIterator[list[tuple[Choice, Event]]]:
         """The events that came since the last batch, each with its choice, until all choices have ended.
 
-        What comes within ``PAUSE`` of a batch waits for the next, unless it is an end.
+        While several answers are written, what comes within ``PAUSE`` of a batch waits for the next; an end does not.
 
         Raises:
             ApiError: that takes longer than it may.
@@ -184,7 +184,10 @@ class Work:
                     yield batch
                 if self.left and self._loop.time() >= end:
                     raise ApiError(504, f"the answer took more than {seconds:g} seconds", code="timeout")
-                timers[1:] = [self._loop.call_later(PAUSE, self._listen)]
+                if self._each and self.model.engine.working > 1:
+                    timers[1:] = [self._loop.call_later(PAUSE, self._listen)]
+                else:
+                    self._listen()
         finally:
             for timer in timers:
                 timer.cancel()
