@@ -103,17 +103,18 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def of_quantizing(folder: Path, layers: int, rounds: int) -> dict[str, float]:
-    """f16 to q4_0, in seconds, beside reading the one and writing as many bytes as the other."""
+    """f16 to q4_0, in seconds, beside reading the one and writing as many bytes as the other, to new files."""
     source, target, copy = model_of(folder, "f16", layers), folder / "out.gguf", folder / "copy.bin"
+    quantize = [*CLI, "quantize", "-q", str(source), str(target), "q4_0", "--pure"]
+    shell = 'cat "$1" >/dev/null; head -c "$2" "$1" >"$3"'
+    run(quantize)
+    copying = ["sh", "-c", shell, "sh", str(source), str(target.stat().st_size), str(copy)]
 
-    def quantize() -> None:
-        run([*CLI, "quantize", "-q", str(source), str(target), "q4_0", "--pure"])
+    def seconds_of(command: list[str], result: Path) -> float:
+        result.unlink(missing_ok=True)  # what is left of an earlier turn would be thrown away, or written to the disk
+        return seconds(lambda: run(command))
 
-    def copying() -> None:
-        shell = 'cat "$1" >/dev/null; head -c "$2" "$1" >"$3"'
-        run(["sh", "-c", shell, "sh", str(source), str(target.stat().st_size), str(copy)])
-
-    result = in_turns(rounds, lambda: seconds(quantize), lambda: seconds(copying))
+    result = in_turns(rounds, lambda: seconds_of(quantize, target), lambda: seconds_of(copying, copy))
     for path in (target, copy):
         path.unlink()
     return {"ours": result["ours"], "copying": result["peer"], "ratio": result["ratio"]}

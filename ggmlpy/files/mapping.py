@@ -22,7 +22,7 @@ import mmap
 import os
 import stat
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from io import FileIO
 from typing import Any
 
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from .bus_errors import zeros_were_read
 from .errors import MissingFileError, TruncatedError
 
-__all__ = ["Touching", "check_length", "map_file", "read_out", "read_rows_out"]
+__all__ = ["Touching", "check_length", "map_file", "read_out"]
 
 STEP = 1 << 16
 CHUNK = 1 << 30  # bytes between two looks at whether the thread is still wanted
@@ -87,24 +87,11 @@ def read_out(view: NDArray[np.uint8], what: str) -> NDArray[np.uint8]:
     Raises:
         TruncatedError: the file has become shorter since it was mapped.
     """
-    file = _readable_file(view)
-    if file is None:
+    file = _mapped_file(view)
+    if file is None or not view.size or not hasattr(os, "pread"):  # Windows does not let a mapped file be cut short
         return view
-    return np.frombuffer(file.read_at(_offset(view, file), view.nbytes, what), np.uint8).reshape(view.shape)
-
-
-def read_rows_out(grid: NDArray[np.uint8], places: Sequence[int], what: str) -> NDArray[np.uint8]:
-    """Some rows of a contiguous view of a map, in this order, as :func:`read_out` reads all.
-
-    Raises:
-        TruncatedError: the file has become shorter since it was mapped.
-    """
-    file = _readable_file(grid)
-    if file is None:
-        return grid[places]
-    first, width = _offset(grid, file), grid.shape[1]
-    rows = b"".join([file.read_at(first + place * width, width, what) for place in places])
-    return np.frombuffer(rows, np.uint8).reshape(-1, width)
+    offset = view.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data
+    return np.frombuffer(file.read_at(offset, view.nbytes, what), np.uint8).reshape(view.shape)
 
 
 def check_length(buffer: memoryview) -> None:
@@ -123,15 +110,6 @@ def _mapped_file(view: Any) -> MappedFile | None:
         view = view.base
     file = view.obj if isinstance(view, memoryview) else view
     return file if isinstance(file, MappedFile) else None
-
-
-def _readable_file(view: NDArray[np.uint8]) -> MappedFile | None:
-    """The file of a view, if there is something to read; Windows does not let a mapped file be cut short."""
-    return _mapped_file(view) if view.size and hasattr(os, "pread") else None
-
-
-def _offset(view: NDArray[np.uint8], file: MappedFile) -> int:
-    return view.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data
 
 
 def _cut_short(what: str, path: str | os.PathLike[str], offset: int) -> TruncatedError:

@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ggmlpy.files.errors import FormatError
 from ggmlpy.files.html import html_table
-from ggmlpy.files.mapping import Touching, check_length, read_out, read_rows_out
+from ggmlpy.files.mapping import Touching, check_length, read_out
 
 from .containers import Container
 from .dequantize import dequantize
@@ -271,10 +271,7 @@ class Tensor:
         """
         if not all(0 <= place < self.n_rows for place in places):
             raise IndexError(f"tensor {self.name!r} has {self.n_rows} rows")
-        if len(self.pieces) == 1:
-            raw = read_rows_out(self._rows_of_pieces(0, self.n_rows)[0], places, f"tensor {self.name!r}")
-        else:
-            raw = np.concatenate([self.read_rows(place, place + 1) for place in places])
+        raw = np.concatenate([self.read_rows(place, place + 1) for place in places])
         return dequantize(as_blocks(raw, self.type), self.type)
 
     def numpy(self) -> NDArray[np.float32]:

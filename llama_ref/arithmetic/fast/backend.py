@@ -20,7 +20,10 @@ import numpy.typing as npt
 
 from ggmlpy.files.errors import UnsupportedError, UsageError
 from ggmlpy.files.processors import checked_threads
+from ggmlpy.formats.dequantize import dequantize
+from ggmlpy.formats.model_file import as_blocks
 from llama_ref.arithmetic.reference import Matrix, ReferenceBackend
+from llama_ref.arithmetic.transformer import KVCache
 
 from .arrays import address_of, aligned
 from .layouts import (
@@ -43,12 +46,28 @@ from .threads import BARRIER_BYTES, LINE, Team
 if TYPE_CHECKING:
     from ggmlpy.formats.model_file import ModelFile, Tensor
     from ggmlpy.formats.model_params import ModelParams
-    from llama_ref.arithmetic.transformer import KVCache, Weights
+    from llama_ref.arithmetic.transformer import Weights
 
 __all__ = ["FastBackend"]
 
 ANGLES_AT_ONCE = 256  # positions
 F32 = npt.NDArray[np.float32]
+
+
+class FastCache(KVCache):
+    """Keys and values as [n_layer][n_head_kv][n_ctx][head_pad] in memory, seen as `KVCache` shows them.
+
+    Attributes:
+        addresses: of the keys and of the values.
+        form: how both lie; those of one model are alike.
+    """
+
+    def __init__(self, h: ModelParams, n_ctx: int, memory_f32: bool) -> None:
+        super().__init__(h.n_layer, 0, h.n_head_kv, h.head_dim, memory_f32)
+        shape, dtype = (h.n_layer, h.n_head_kv, n_ctx, rounded(h.head_dim, LANES)), self.k.dtype
+        self.k, self.v = (aligned(shape, dtype)[..., : h.head_dim].transpose(0, 2, 1, 3) for _ in "kv")
+        self.addresses = address_of(self.k), address_of(self.v)
+        self.form = shape, self.k.strides, dtype
 
 
 class FastMatrix(Matrix):
@@ -71,6 +90,13 @@ class FastMatrix(Matrix):
             raise UnsupportedError(
                 f"tensor {tensor.name} holds {self.blocks.nbytes} bytes instead of {needed}", field=tensor.name
             )
+
+    def rows_at(self, places: list[int]) -> F32:
+        """Some rows as numbers, f32 [places, cols], from where the kernels read them."""
+        if self.kind == "sixteens":
+            return self.tensor.rows_at(places)
+        raw = self.blocks.reshape(self.rows, -1)[places]
+        return dequantize(as_blocks(raw, self.tensor.type), self.tensor.type)
 
 
 class FastBackend(ReferenceBackend):
@@ -101,16 +127,7 @@ class FastBackend(ReferenceBackend):
         return FastMatrix(tensor)
 
     def new_cache(self, hparams: ModelParams, n_ctx: int, memory_f32: bool) -> KVCache:
-        """The cache as [n_layer][n_head_kv][n_ctx][head_pad] in memory, seen as `KVCache` shows it."""
-        from llama_ref.arithmetic.transformer import KVCache
-
-        h, head_dim = hparams, hparams.head_dim
-        cache = KVCache(h.n_layer, 0, h.n_head_kv, head_dim, memory_f32)
-        shape = (h.n_layer, h.n_head_kv, n_ctx, rounded(head_dim, LANES))
-        for name in ("k", "v"):
-            array = aligned(shape, cache.k.dtype)
-            setattr(cache, name, array[..., :head_dim].transpose(0, 2, 1, 3))
-        return cache
+        return FastCache(hparams, n_ctx, memory_f32)
 
     def prepare(self, weights: Weights, n_ctx: int) -> None:
         """Load (or compile) the kernels, fill in the plan, and take working memory."""
@@ -163,10 +180,9 @@ class FastBackend(ReferenceBackend):
         assert self.kernels is not None
         n, plan = len(tokens), self.plan[0]
         self._fill_angles(max(positions) + 1)
-        self._use_caches(caches)
         self.places[:n, 0] = positions
-        self.places[:n, 1:] = [(address_of(cache.k), address_of(cache.v)) for cache in caches]
-        self.x[:n] = embeddings.tensor.rows_at(tokens.tolist())  # [n_tokens, n_embd]
+        self.places[:n, 1:] = self._use_caches(caches)
+        self.x[:n] = embeddings.rows_at(tokens.tolist())  # [n_tokens, n_embd]
         self.shared[:] = 0
         plan["n_tokens"], plan["one_text"] = n, len(caches) == 1
         plan["n_logits"], plan["logits_at"] = len(logits), address_of(logits)
@@ -227,14 +243,17 @@ class FastBackend(ReferenceBackend):
         self.kept = [layers]
         self._weights, self._n_ctx = weights, 0
 
-    def _use_caches(self, caches: Sequence[KVCache]) -> None:
-        """How the keys and values of this evaluation lie: each conversation has a cache of its own, all alike."""
-        plan, first = self.plan[0], caches[0].k
-        plan["memory_f32"] = first.dtype == np.float32
-        plan["layer_bytes"], plan["position_bytes"], plan["head_bytes"] = first.strides[:3]
-        alike = {(array.strides, array.shape, array.dtype) for cache in caches for array in (cache.k, cache.v)}
-        if len(alike) != 1 or first.strides[3] != first.itemsize:
-            raise UsageError("these caches were not made by new_cache of the same model")
+    def _use_caches(self, caches: Sequence[KVCache]) -> list[tuple[int, int]]:
+        """Say how the keys and values of this evaluation lie, all alike; the addresses of each conversation's own."""
+        first, addresses = caches[0], []
+        for cache in caches:
+            if not isinstance(cache, FastCache) or cache.form != getattr(first, "form", None):
+                raise UsageError("these caches were not made by new_cache of the same model")
+            addresses.append(cache.addresses)
+        plan = self.plan[0]
+        plan["memory_f32"] = first.k.dtype == np.float32
+        plan["layer_bytes"], plan["position_bytes"], plan["head_bytes"] = first.k.strides[:3]
+        return addresses
 
     def _use_context(self, n_ctx: int) -> None:
         """Everything else whose size depends on the context, and the working memory."""
