@@ -94,8 +94,9 @@ class Evaluator:
             build: ``scalar``, ``avx2``, ``avx512`` or ``cmake-avx2`` (``exact`` only); None means ``scalar``.
             n_ctx: positions that the cache holds.
             memory_f32: keep keys and values in float32 instead of float16.
-            n_threads: threads to use; None means one for each processor. Results do not depend on it, except in the
-                ``exact`` arithmetic of 2023-03-19, where they did in llama.cpp too (None means 1 there).
+            n_threads: threads to use; None means one for each processor, but in ``fast`` no more than one for each
+                megabyte of the model. Results do not depend on it, except in the ``exact`` arithmetic of 2023-03-19,
+                where they did in llama.cpp too (None means 1 there).
             norm_eps: what is added to the mean square in every norm; None means what a GGUF file says, else LLaMA's
                 own 1e-6. (llama.cpp of 2023-08-21 took 5e-6 unless told otherwise.)
 

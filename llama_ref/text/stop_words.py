@@ -20,6 +20,8 @@ class StopWords:
 
     def feed(self, text: str) -> str:
         """What may be shown now; sets ``found`` at a stop word."""
+        if not self.words:
+            return text
         text = self.held + text
         places = [place for place in map(text.find, self.words) if place >= 0]
         if places:

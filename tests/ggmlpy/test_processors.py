@@ -80,8 +80,10 @@ import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from ggmlpy.files.ordered import Workers
 from ggmlpy.files.processors import available_processors
+from llama_ref.arithmetic.fast import backend
 from llama_ref.text.model import Model
 import sys
+backend.BYTES_A_THREAD = 1  # however small the model is
 counts = [available_processors(), Workers().n_threads]
 for numerics in ("exact", "fast"):
     counts.append(Model.from_file(sys.argv[1], numerics=numerics).backend.n_threads)

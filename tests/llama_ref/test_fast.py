@@ -317,6 +317,17 @@ def test_ctrl_c_ends_a_long_prompt_at_once_and_leaves_the_model_usable(tmp_path)
         assert same_bits(model.evaluate(tokens[:5], 0), expected)
 
 
+@pytest.mark.parametrize(("asked", "megabytes", "threads"), [(None, 3, 3), (None, 20, 8), (None, 0, 1), (5, 0, 5)])
+def test_each_thread_gets_a_megabyte_unless_somebody_asks(tmp_path, monkeypatch, asked, megabytes, threads):
+    from llama_ref.arithmetic.fast import backend
+
+    path = model_of(tmp_path / "m.bin", type_name="q4_0")
+    monkeypatch.setattr(backend, "checked_threads", lambda n: n or 8)
+    monkeypatch.setattr(backend, "BYTES_A_THREAD", path.stat().st_size // megabytes if megabytes else 1 << 20)
+    with Model.from_file(path, n_threads=asked) as model:
+        assert model.backend.n_threads == threads
+
+
 def test_the_kernels_are_kept_where_the_user_can_write(tmp_path, monkeypatch):
     """A file appears in GGMLPY_CACHE; a damaged one is made again; a place that can't be written costs nothing else."""
     from llama_ref.arithmetic.fast import machine_code as fast_object

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["FastBackend"]
 
 ANGLES_AT_ONCE = 256  # positions
+BYTES_A_THREAD = 1 << 20  # of a model: with less, threads wait for each other longer than they work
 F32 = npt.NDArray[np.float32]
 
 
@@ -106,13 +107,16 @@ class FastBackend(ReferenceBackend):
 
     def __init__(self, file: ModelFile, era: str, n_threads: int | None = None) -> None:
         """Args:
-            n_threads: None means one for each processor that this process may use.
+            n_threads: None means one for each processor that this process may use, but no more than one for each
+                megabyte of the model.
 
         Raises:
             UsageError: n_threads is not positive, or absurd.
         """
         super().__init__(file)
         self.n_threads = checked_threads(n_threads)
+        if n_threads is None:
+            self.n_threads = min(self.n_threads, max(1, file.size // BYTES_A_THREAD))
         self.hparams, self.n_ff = file.hparams, file.n_ff
         self.team = Team(self.n_threads)
         self.kernels: Kernels | None = None
