@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -107,7 +109,6 @@ def test_an_interruption_never_finds_a_job_half_given():
     """Once, a Ctrl-C between two threads' queues left the first waiting at a barrier for the second, for ever."""
     import random
     import signal
-    import time
 
     team, barrier, stopped = Team(2), threading.Barrier(2), []
 
@@ -138,3 +139,39 @@ def test_an_interruption_never_finds_a_job_half_given():
         interruptions += 1
     team.close()
     assert interruptions > 10
+
+
+def in_another_thread(do):
+    """What a function gives that another than the main thread calls."""
+    with ThreadPoolExecutor(1, thread_name_prefix="caller") as pool:
+        return pool.submit(do).result()
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_caller_that_nobody_interrupts_does_a_share_itself(n_threads):
+    team, who, together = Team(n_threads), {}, threading.Barrier(n_threads)
+
+    def work(index):
+        together.wait()  # all at the same time
+        who[index] = threading.current_thread().name
+
+    in_another_thread(lambda: team.run(work))
+    assert [who[index][:6] for index in range(n_threads)] == ["caller", *["llama-"] * (n_threads - 1)]
+    team.run(work)  # and the main thread only waits, as ever
+    assert [who[index] for index in range(n_threads)] == [f"llama-{index}" for index in range(n_threads)]
+    team.close()
+
+
+def test_what_goes_wrong_in_that_share_is_raised_when_the_others_have_ended():
+    team, ended = Team(2), []
+
+    def work(index):
+        if index == 0:
+            raise ValueError("of the first")
+        time.sleep(0.05)
+        ended.append(index)
+
+    with pytest.raises(ValueError, match="of the first"):
+        in_another_thread(lambda: team.run(work))
+    assert ended == [1]
+    team.close()
