@@ -65,7 +65,7 @@ class Machine:
 
     @property
     def fetch_distance(self) -> int:
-        """How many bytes ahead to fetch memory unless that was measured; 0: leave it to the processor."""
+        """How many bytes ahead a loop over rows asks for memory; 0: leave it to the processor."""
         intel = self.is_x86 and not llvm.get_host_cpu_name().startswith(("znver", "bdver", "btver"))
         return 3072 if intel else 0
 

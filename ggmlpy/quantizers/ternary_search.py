@@ -228,25 +228,42 @@ def searcher_8(split: Callable) -> Callable:
     return inlined(search)
 
 
-def block_of_iq1_s(way: Way, split: Callable, greatest: Callable) -> Callable:
-    """The function that makes one block, whose first run is number ``lane``, and returns how many runs have no fit."""
-    run, groups, top, old = way.run, way.run // 8, way.top, way.run == 8
-    stale, fudge, negligible = way.stale, way.fudge, way.negligible
-    search = searcher_8(split) if old else searcher(run, False, split)
+def searcher_of_runs(way: Way, search: Callable, greatest: Callable, resting: int) -> Callable:
+    """The function that searches the runs of one block: how large the largest scale is, and how many have no fit.
 
-    def block(x, w, lane, room, points, tables, work, out):
+    Scales, moves and indices are left in ``work``. A run of nearly nothing gets the scale 0, the move `resting` (where
+    it does not keep that of the block before), and the indices 0; the shortest runs keep a bit of theirs.
+    """
+    run, groups, stale, negligible = way.run, way.run // 8, way.stale, way.negligible
+    kept = 256 if run == 8 else 0
+
+    def runs(x, w, lane, room, points, tables, work):
         levels, scales, moves, indices = work
         most, failures = F0, 0
         for k in range(QK_K // run):
             part, here = x[run * k : run * k + run], w[run * k : run * k + run]
             found = indices[groups * k : groups * k + groups]
-            scales[k], moves[k] = F0, moves[k] if stale else 1
-            found[:] = found[0] & 256 if old else 0
+            scales[k], moves[k] = F0, moves[k] if stale else resting
+            found[:] = found[0] & kept
             if greatest(part, room, lane + k) >= negligible:
                 fits, scale, move = search(part, here, points, tables, room, lane + k, levels, found)
                 scales[k], moves[k] = scale, move
                 failures += stale and not fits
             most = most if most > scales[k] else scales[k]
+        return most, failures
+
+    return inlined(runs)
+
+
+def block_of_iq1_s(way: Way, split: Callable, greatest: Callable) -> Callable:
+    """The function that makes one block, whose first run is number ``lane``, and returns how many runs have no fit."""
+    run, top, old, fudge = way.run, way.top, way.run == 8, way.fudge
+    search = searcher_8(split) if old else searcher(run, False, split)
+    runs = searcher_of_runs(way, search, greatest, resting=1)
+
+    def block(x, w, lane, room, points, tables, work, out):
+        _, scales, moves, indices = work
+        most, failures = runs(x, w, lane, room, points, tables, work)
         if most == F0:
             return failures
         d = most / np.float32(2 * top + 1)
@@ -275,19 +292,11 @@ def put_run(indices, k, code, out):
 
 def block_of_iq1_m(way: Way, split: Callable, greatest: Callable) -> Callable:
     """The function that makes one block, whose first run is number ``lane``, and returns how many runs have no fit."""
-    top, fudge, negligible, stale, search = way.top, way.fudge, way.negligible, way.stale, searcher(16, True, split)
+    top, fudge, runs = way.top, way.fudge, searcher_of_runs(way, searcher(16, True, split), greatest, resting=0)
 
     def block(x, w, lane, room, points, tables, work, out):
         levels, scales, ways, indices = work
-        most, failures = F0, 0
-        for k in range(16):
-            part, here, found = x[16 * k : 16 * k + 16], w[16 * k : 16 * k + 16], indices[2 * k : 2 * k + 2]
-            scales[k], ways[k], found[:] = F0, ways[k] if stale else 0, 0
-            if greatest(part, room, lane + k) >= negligible:
-                fits, scale, halves = search(part, here, points, tables, room, lane + k, levels, found)
-                scales[k], ways[k] = scale, halves
-                failures += stale and not fits
-            most = most if most > scales[k] else scales[k]
+        most, failures = runs(x, w, lane, room, points, tables, work)
         if most == F0:
             return failures
         d, words, sum_qx, sum_q2 = most / np.float32(2 * top + 1), np.zeros(4, np.uint32), F0, F0
