@@ -231,7 +231,7 @@ class TypeChooser:
         leave_output: keep ``output.weight`` as it is.
 
     Attributes:
-        instead_of: the tensors whose rows no block of the type that they were to have divides, and that type.
+        fallbacks: of each tensor asked for so far whose rows its type's blocks do not fit, what it got, and that type.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class TypeChooser:
         names = list(names)
         self._layers = {part: sum(part in name for name in names) for part in (WV, W2)}
         self._seen = {WV: 0, W2: 0}
-        self.instead_of: dict[str, str] = {}
+        self.fallbacks: dict[str, tuple[str, str]] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], now: TensorType) -> TensorType | None:
         """The type that a tensor of ``shape`` (rows, columns) gets; None if it stays as it is.
@@ -275,8 +275,9 @@ class TypeChooser:
         if not chosen.endswith("_K") or divisible(shape):
             return chosen
         if name in (OUTPUT, EMBEDDING):
-            self.instead_of[name] = chosen
-            return "f16" if name == OUTPUT else "q4_0"
+            given = "f16" if name == OUTPUT else "q4_0"
+            self.fallbacks[name] = given, chosen
+            return given
         raise ShapeError(
             f"tensor {name!r} can't be {chosen}: k-quants need both dimensions to be multiples of {QK_K}",
             field="dims",

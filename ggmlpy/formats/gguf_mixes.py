@@ -287,7 +287,7 @@ class MixChooser:
     Attributes:
         file_type, era, model, options: what was asked for, and of what.
         weighted: whether there is an importance matrix.
-        instead_of: the tensors asked for so far whose rows the blocks of a type do not fit, and that type.
+        fallbacks: of each tensor asked for so far whose rows its type's blocks do not fit, what it got, and that type.
     """
 
     file_type: FileType
@@ -295,7 +295,7 @@ class MixChooser:
     model: ModelShape
     options: MixOptions = field(default_factory=MixOptions)
     weighted: bool = False
-    instead_of: dict[str, str] = field(default_factory=dict)
+    fallbacks: dict[str, tuple[str, str]] = field(default_factory=dict)
     _seen: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, name: str, shape: tuple[int, ...], now: TensorType) -> TensorType | None:
@@ -315,7 +315,7 @@ class MixChooser:
             wanted = matched or self._mixed(name, shape)
             given = self._fitting(name, shape, wanted)
             if given != wanted:
-                self.instead_of[name] = wanted
+                self.fallbacks[name] = given, wanted
         chosen = self.era.type(given)
         return None if chosen.layout == now.layout else chosen
 

@@ -117,7 +117,7 @@ def _report_of(tensor: PlannedTensor) -> TensorReport:
         source.type if tensor.copied else target,
         before,
         tensor.nbytes,
-        tensor.instead_of,
+        tensor.fallback,
     )
 
 

@@ -175,14 +175,14 @@ class PlannedTensor:
         target: its type; the source's if it is copied.
         importance: float32 [experts, columns].
         compiler: what built the quantizer.
-        instead_of: the type that it was to have, if its rows do not fit that.
+        fallback: what it got, and the type that it was to have, if its rows do not fit that.
     """
 
     source: SourceTensor
     target: TensorType
     importance: Importance | None = None
     compiler: str = BASELINE
-    instead_of: str = ""
+    fallback: tuple[str, str] | None = None
 
     @property
     def copied(self) -> bool:
@@ -316,11 +316,11 @@ def _planned_tensor(
             cause="this file is itself a quantized model; quantizing it again would lose more",
             next_step="quantize the f16 file that it was made from, or insist with --allow-requantize", **where,
         )  # fmt: skip
-    instead_of = choose.instead_of.get(tensor.name, "")
+    fallback = choose.fallbacks.get(tensor.name)
     if target.quantized:
         contraction_of(request.compiler, target.name, request.era)  # refuses before anything is written
-        return PlannedTensor(tensor, target, weights, request.compiler, instead_of)
-    return PlannedTensor(tensor, target, instead_of=instead_of)
+        return PlannedTensor(tensor, target, weights, request.compiler, fallback)
+    return PlannedTensor(tensor, target, fallback=fallback)
 
 
 # ── the keys ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,7 +24,7 @@ class TensorReport:
         name, shape: of the tensor, rows first.
         source, target: its type before and after; the same if it was copied.
         source_bytes, target_bytes: its size before and after.
-        instead_of: the type that it was to have, if its rows do not fit that.
+        fallback: what it got, and the type that it was to have, if its rows do not fit that.
         histogram: int64 [16], how often each code occurs (k-quants and copies count nothing).
     """
 
@@ -34,7 +34,7 @@ class TensorReport:
     target: TensorType
     source_bytes: int
     target_bytes: int
-    instead_of: str = ""
+    fallback: tuple[str, str] | None = None
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros(16, np.int64))
 
     @property
@@ -73,7 +73,7 @@ class QuantizeReport:
     @property
     def notes(self) -> list[str]:
         """What the user should know: tensors that did not become what was asked for."""
-        return fallback_notes((t.target.name, t.instead_of) for t in self.tensors if t.instead_of)
+        return fallback_notes(tensor.fallback for tensor in self.tensors if tensor.fallback)
 
     @property
     def histogram(self) -> NDArray[np.int64]:

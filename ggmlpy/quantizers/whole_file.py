@@ -183,9 +183,8 @@ def _plan(model: ModelFile, tensors: Sequence[Tensor], job: _Job, report: Quanti
         target = target or tensor.type
         target_bytes = tensor.n_rows * target.row_bytes(tensor.n_cols)
         plan.append((tensor, len(report.tensors)))
-        instead_of = choose.instead_of.get(tensor.name, "")
-        sizes = tensor.nbytes, target_bytes
-        report.tensors.append(TensorReport(tensor.name, tensor.shape, tensor.type, target, *sizes, instead_of))
+        sizes, fallback = (tensor.nbytes, target_bytes), choose.fallbacks.get(tensor.name)
+        report.tensors.append(TensorReport(tensor.name, tensor.shape, tensor.type, target, *sizes, fallback))
     return plan
 
 

@@ -39,11 +39,10 @@ def quantized_plan(plan: Plan, file_type: FileType, workers: Workers | None = No
     ordered = sorted(converted, key=lambda tensor: file_order(gguf_name(tensor.name)))
     choose = MixChooser(file_type, TODAY, model_shape(metadata, [gguf_name(tensor.name) for tensor in ordered]))
     tensors = [_quantized(tensor, choose, workers) for tensor in ordered]
-    fallen = [(tensor.type.name, choose.instead_of.get(gguf_name(tensor.name), "")) for tensor in tensors]
-    notes = fallback_notes(pair for pair in fallen if pair[1])
+    notes = [*plan.notes, *fallback_notes(choose.fallbacks.values())]
     hparams = replace(plan.hparams, ftype=file_type.id)
     size = written_size("gguf", plan.version, hparams, plan.vocab, tensors, keys)
-    return replace(plan, files={path: size}, hparams=hparams, parts=[tensors], keys=[keys], notes=[*plan.notes, *notes])
+    return replace(plan, files={path: size}, hparams=hparams, parts=[tensors], keys=[keys], notes=notes)
 
 
 def _quantized(tensor: OutTensor, choose: MixChooser, workers: Workers | None) -> OutTensor:

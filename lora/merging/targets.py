@@ -255,10 +255,9 @@ class GgmlTarget(Target):
     def notes(self) -> list[str]:
         container = GGUF if self.container == "gguf" else CONTAINERS[self.container]
         choose = self._chooser()
-        types = {tensor.name: tensor.type.name for tensor in self.tensors(choose)}
-        fallen = choose.instead_of.items() if choose else ()
-        notes = fallback_notes((types[name], wanted) for name, wanted in fallen)
-        return [*carried_notes(self.plan.base, container, self.version), *notes]
+        self.tensors(choose)
+        fallbacks = choose.fallbacks.values() if choose else ()
+        return [*carried_notes(self.plan.base, container, self.version), *fallback_notes(fallbacks)]
 
     def _names(self) -> list[str]:
         n_layer = self.plan.base.params.n_layer
